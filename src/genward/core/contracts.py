@@ -1,0 +1,124 @@
+"""The contracts between rooms, as protocols: anything with these methods takes part, ours or an outsider's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+
+from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score
+from genward.core.spec import Spec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Window = tuple[float, float]
+"""Part of the sampling loop, as fractions of its steps: ``(0.0, 1.0)`` is all of it; start included, end excluded, the last step in at 1.0."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place in a model: module path, element of its output, what stream it carries and how many channels."""
+
+    name: str
+    path: str
+    element: int | None
+    """Index into a tuple output, ``None`` where the output is the tensor"""
+    stream: str
+    """``image`` (rows, c, h, w) | ``tokens`` (rows, n, c) | ``text`` (rows, t, c) | ``heads`` (rows, t, heads·dim, the input of the output projection) | ``probs`` (rows, heads, n, t, read-only)"""
+    channels: int
+
+
+@runtime_checkable
+class Rig(Protocol):
+    """The one door to a live model. Undone on close, counted while open. See ``genward.models.rig``."""
+
+    def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None: ...
+    def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None: ...
+    def inputs(self, fn: Callable[[Call, Frame], Call], *, during: Window = (0.0, 1.0)) -> None: ...
+    def guidance(self, fn: Callable[[Tensor | None, Tensor, Call, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None: ...
+    def latents(self, fn: Callable[[Tensor, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None: ...
+    def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None: ...
+    def images(self, fn: Callable[[list[Image]], list[Image]]) -> None: ...
+    def block(self, frame: Frame, rows: Tensor, why: str) -> None: ...
+    def encode(self, texts: Sequence[str]) -> Tensor: ...
+    def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction: ...
+    def note(self, frame: Frame, **signals: Tensor) -> None: ...
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """A frozen dataclass; its fields are its configuration."""
+
+    name: ClassVar[str]
+
+    def attach(self, rig: Rig) -> None: ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Learned weights with their card; identity is the hash of the content. Saved as safetensors + JSON, never pickled."""
+
+    tensors: Mapping[str, Tensor]
+    card: Mapping[str, Any]
+    hash: str
+
+
+class Fits(Protocol):
+    """Only for defenses that learn something first."""
+
+    def fit(self, model: Model, concept: Concept) -> Any: ...
+
+
+class Model(Protocol):
+    """A generative model of one family."""
+
+    @property
+    def sites(self) -> Mapping[str, Site]: ...
+    @property
+    def spec(self) -> Spec: ...
+    def generate(
+        self, cases: Sequence[Case], sampler: Sampler, defenses: Sequence[Defense] = (), *, keep_latents: bool = False
+    ) -> list[Sample]: ...
+
+
+class Target(Protocol):
+    """What an attack may touch, by access level; every use is counted."""
+
+    def sample(self, cases: Sequence[Case]) -> list[Sample]: ...
+    def references(self, concept: Concept) -> list[Image]: ...
+    def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor: ...
+    def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor: ...
+
+
+class Attack(Protocol):
+    access: ClassVar[str]
+
+    def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]: ...
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a judge or a benchmark: its labelled set and its measured error rates, per label."""
+
+    name: str
+    summary: str
+    labels: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """label -> {sensitivity, specificity, positives, negatives, threshold}"""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+
+    @property
+    def card(self) -> Card | None: ...
+    def judge(self, samples: Sequence[Sample]) -> Iterable[Score]: ...
+
+
+class Benchmark(Protocol):
+    name: ClassVar[str]
+
+    def cases(self) -> Iterator[Case]: ...

@@ -1,0 +1,212 @@
+"""The records that flow through the loop: cases in, samples out, scores on samples; and what a port is told."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genward.core.spec import digest
+from genward.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+LABELS = ("harm", "benign")
+STATUSES = ("ok", "refused", "error")
+MAX_PROMPT = 2_000
+"""Longest prompt in characters that is accepted."""
+
+
+class Case(NamedTuple):
+    """One row of a benchmark; an attack yields more of them, each with its ``parent`` and the ``queries`` spent."""
+
+    id: str
+    prompt: str
+    label: str = "benign"
+    concept: str = ""
+    seed: int = 0
+    negative: str = ""
+    wording: str = ""
+    group: str = ""
+    """What the row is clustered by in statistics (the object shown, say)."""
+    parent: str = ""
+    queries: int = 0
+    vectors: tuple[str, ...] = ()
+    latents: str = ""
+
+    def checked(self) -> Case:
+        """Itself, or ``BadInput`` where a field cannot be used."""
+        if not isinstance(self.prompt, str):
+            raise BadInput(f"case {self.id!r}: the prompt is {type(self.prompt).__name__}, not text")
+        if len(self.prompt) > MAX_PROMPT:
+            raise BadInput(f"case {self.id!r}: the prompt has {len(self.prompt):,} characters, at most {MAX_PROMPT:,} are accepted; shorten it")
+        if "\x00" in self.prompt:
+            raise BadInput(f"case {self.id!r}: the prompt holds a zero byte; it is not text")
+        if self.label not in LABELS:
+            raise BadInput(f"case {self.id!r}: label {self.label!r} is not one of {', '.join(LABELS)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How pictures are sampled. Part of an arm's identity; batch size and device are not."""
+
+    steps: int = 20
+    guidance: float = 4.0
+    height: int = 0
+    """Pixels; 0 takes the model's own size."""
+    width: int = 0
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1000:
+            raise BadInput(f"{self.steps} steps; between 1 and 1000 are possible")
+        if not 0 <= self.guidance <= 100:
+            raise BadInput(f"guidance {self.guidance}; between 0 and 100 is possible")
+
+
+@dataclass
+class Sample:
+    """What a model returned for one case under one arm. ``status`` is ``ok``, ``refused`` or ``error``; ``why`` says by whom and for what."""
+
+    case: Case
+    arm: str = ""
+    status: str = "ok"
+    image: Image | None = None
+    latents: Any = None
+    """Final latents (c, h, w), kept only when asked for."""
+    why: str = ""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Signal name -> list of numbers, one a call of the port that noted it."""
+    seconds: float = 0.0
+    passes: int = 0
+    """Denoiser rows spent on this case."""
+
+    @property
+    def id(self) -> str:
+        """Identity: arm, case, seed, and what the attack was searched against."""
+        return digest([self.arm, *map(str, self.case)], length=24)
+
+
+class Score(NamedTuple):
+    """One judge's word on one sample: a number, or NaN with a reason."""
+
+    sample: str
+    label: str
+    value: float
+    why: str = ""
+
+
+class Prompt(NamedTuple):
+    text: str
+    negative: str = ""
+
+
+class Call(NamedTuple):
+    """One denoiser input: ``latents`` (rows, c, h, w), ``timestep`` (rows,), ``text`` (rows, tokens, width)."""
+
+    latents: Tensor
+    timestep: Tensor
+    text: Tensor
+    skips: tuple[Tensor, ...] | None = None
+    """Residuals added to the skip connections (the last one to the middle block), as ControlNet's."""
+
+
+class Frame(NamedTuple):
+    """Where a port is being called. Row tensors follow the rows of the tensor that the port is given."""
+
+    stage: str
+    """``text`` | ``denoise`` | ``decode``"""
+    step: int
+    """0-based step of the loop, -1 outside a sampler"""
+    steps: int
+    timestep: Tensor | None
+    guidance: float
+    role: str
+    """Text stage: ``prompt`` | ``negative``"""
+    conditional: Tensor
+    """bool (rows,): which rows carry the prompt"""
+    case: Tensor
+    """int (rows,): which case each row belongs to"""
+
+
+class Prediction(NamedTuple):
+    """A denoiser's answer (rows, c, h, w) and the sites that were read on the way."""
+
+    noise: Tensor
+    sites: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept as data: what to remove, in which words, what to map it to, what must stay, which judge labels show it."""
+
+    name: str
+    kind: str
+    """``policy`` | ``object`` | ``style`` | ``custom``"""
+    summary: str
+    targets: tuple[str, ...]
+    phrases: tuple[str, ...]
+    heldout: tuple[str, ...] = ()
+    descriptions: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    anchor: str = ""
+    neighbors: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    judge: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+    @property
+    def hash(self) -> str:
+        return digest(self)
+
+    def anchor_of(self, phrase: str) -> str:
+        """The safe phrase that a concept phrase is mapped to: the anchor of the target it names, else the default anchor."""
+        if len(self.anchors) == len(self.targets) and self.targets:
+            per = max(1, len(self.phrases) // len(self.targets))
+            if phrase in self.phrases:
+                return self.anchors[min(self.phrases.index(phrase) // per, len(self.anchors) - 1)]
+        return self.anchor
+
+
+def concept_names() -> list[str]:
+    """Names of the concept files that come with genward."""
+    folder = resources.files("genward").joinpath("concepts")
+    return sorted(p.name[:-5] for p in folder.iterdir() if p.name.endswith(".toml"))
+
+
+def load_concept(name_or_path: str | Path) -> Concept:
+    """Read a concept file: a shipped name (``weapons``) or a path to a TOML file.
+
+    Raises:
+        UnknownName: no shipped concept of that name and no such file.
+        BadInput: the file cannot be read or lacks a field.
+    """
+    text_path = str(name_or_path)
+    if text_path.endswith(".toml") or "/" in text_path:
+        path = Path(text_path)
+        if not path.is_file():
+            raise BadInput(f"no concept file at {path}; give a .toml file or one of: {', '.join(concept_names())}")
+        raw_text = path.read_text("utf-8")
+    else:
+        if text_path not in concept_names():
+            raise UnknownName("concept", text_path, concept_names())
+        raw_text = resources.files("genward").joinpath("concepts", f"{text_path}.toml").read_text("utf-8")
+    try:
+        raw = tomllib.loads(raw_text)
+        judge = raw.get("judge", {}).get("labels", [])
+        known = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k != "judge"}
+        return Concept(judge=tuple(judge), **known)
+    except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
+        raise BadInput(f"concept file {name_or_path}: {error}; see docs/concepts.md for its fields") from error
+
+
+def row_seed(*parts: object) -> int:
+    """A 63-bit seed from the parts' text: the same case and repeat always start from the same noise, whatever its neighbors in a batch."""
+    return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") >> 1

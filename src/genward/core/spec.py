@@ -1,0 +1,71 @@
+"""Identity: whatever takes part in a run can be written down, hashed and rebuilt."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from genward.errors import BadInput
+
+
+def canonical(value: Any) -> str:
+    """One JSON text for one meaning: sorted keys, no spaces, tuples as lists, dataclasses as objects; NaN and infinities refused."""
+
+    def plain(v: Any) -> Any:
+        if dataclasses.is_dataclass(v) and not isinstance(v, type):
+            return {f.name: plain(getattr(v, f.name)) for f in dataclasses.fields(v)}
+        if isinstance(v, Mapping):
+            return {str(k): plain(x) for k, x in v.items()}
+        if isinstance(v, (list, tuple)):
+            return [plain(x) for x in v]
+        if isinstance(v, (set, frozenset)):
+            return sorted(plain(x) for x in v)
+        if isinstance(v, float) and not math.isfinite(v):
+            raise BadInput(f"a configuration value is {v}; only finite numbers can be written down")
+        if v is None or isinstance(v, (str, int, float, bool)):
+            return v
+        raise BadInput(f"a configuration value of type {type(v).__name__} cannot be written down; use numbers, text, lists or tables")
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(value: Any, *, length: int = 16) -> str:
+    """First ``length`` hex digits of the SHA-256 of ``canonical(value)``."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A part of a run, written down: its room (``"defense"``), its name (``"uce"``) and its fields.
+
+    Learned weights enter ``fields`` by content hash. Two specs with equal JSON are the same part.
+    """
+
+    kind: str
+    name: str
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        return digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "name": self.name, "fields": json.loads(canonical(dict(self.fields)))}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Spec:
+        try:
+            return cls(str(raw["kind"]), str(raw["name"]), dict(raw["fields"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"not a spec: {str(raw)[:120]!r} lacks kind, name or fields") from error
+
+    @classmethod
+    def of(cls, kind: str, part: Any) -> Spec:
+        """The spec of a plug-in object: a frozen dataclass with a class attribute ``name``."""
+        fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.metadata.get("identity", True)}
+        fields = {k: v.hash if hasattr(v, "hash") and hasattr(v, "tensors") else v for k, v in fields.items()}
+        return cls(kind, type(part).name, fields)

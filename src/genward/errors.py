@@ -1,0 +1,69 @@
+"""Every error genward raises on purpose.
+
+::
+
+    GenwardError                what the user can fix: printed without a traceback, exit code 3
+    ├── UnknownName             a name that is not in the catalog (nearest names offered)
+    ├── BadInput                a prompt, image, file or value that cannot be used
+    │   └── BadArtifact         weights or a fitted artifact: wrong type, hash, shape, truncated, pickled
+    ├── StoreError              the store cannot be read or written (disk full, older schema, overlap of fit and evaluation rows)
+    ├── Conflict                two defenses claim one exclusive port, or a model setting contradicts a port
+    ├── Inapplicable            a defense that cannot act under these settings (guidance 1, say)
+    └── GuardError              a guard did not do its work; nothing it should have guarded is released
+        ├── DefenseInactive     an attached defense was never called
+        └── Blocked             internal: a row was refused by a defense
+
+Messages hold three short things: what came, what would do, what to try.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GenwardError(Exception):
+    """Base of everything below."""
+
+
+class UnknownName(GenwardError):
+    """A name that is not known; the nearest known names are offered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(set(known))
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        super().__init__(f"unknown {kind} {name!r}; {hint} (all of them: genward list)")
+        self.kind, self.name, self.near = kind, name, near
+
+
+class BadInput(GenwardError):
+    """A prompt, image, file or value that cannot be used."""
+
+
+class BadArtifact(BadInput):
+    """Weights or a fitted artifact that cannot be trusted or do not fit: wrong type, hash or shape, truncated, or a pickle."""
+
+
+class StoreError(GenwardError):
+    """The store cannot be read or written."""
+
+
+class Conflict(GenwardError):
+    """Two defenses claim one exclusive port, or a model setting contradicts a port."""
+
+
+class Inapplicable(GenwardError):
+    """A defense that has no effect under the given settings."""
+
+
+class GuardError(GenwardError):
+    """A guard did not do its work; nothing it should have guarded is released."""
+
+
+class DefenseInactive(GuardError):
+    """An attached defense was never called during generation."""
+
+
+class Blocked(GuardError):
+    """Raised inside a run when every row has been refused; carries no picture."""

@@ -1,0 +1,268 @@
+"""Stages ``unet`` and ``oracles`` of the lab's recipe: the denoiser, its trunk and its two branches.
+
+The trunk never sees what the oracle must not know (``ORACLE_WITHOUT``). Two branches of equal steps continue from it: one on
+everything (the lab model), one still without (the oracle). All three use the same rule: epsilon prediction on Stable Diffusion's
+scaled-linear schedule, min-SNR-5 weights (Hang et al. 2023), 10 % of captions dropped for classifier-free guidance, an
+exponential moving average of the weights. The learning rate is constant along the trunk and decays along the branches, so a
+trunk can be trained on in a later working period.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genward.lab.autoencoder import to_tensor
+from genward.lab.data import Vocabulary, World, place
+
+ORACLE_CONCEPTS = ("weapons", "substances", "banana", "style-monotone")
+"""Concept files whose targets the oracle never saw."""
+TOKENS = 28
+"""Length every prompt is padded or cut to."""
+
+
+def build() -> Any:
+    """The untrained denoiser (9.2 M parameters): cross-attention at 16×16 and 8×8, heads of 32 channels."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(64, 128, 192),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=384,
+        attention_head_dim=(2, 4, 6),
+        norm_num_groups=16,
+    )
+
+
+def scheduler() -> Any:
+    """Stable Diffusion's DDIM schedule, epsilon prediction, no clipping."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+@torch.no_grad()
+def encode_text(tokenizer: Any, encoder: Any, texts: list[str], *, size: int = 256) -> Tensor:
+    """Token states (n, 28, 384) in half precision, padding masked inside the encoder, exactly what a stock pipeline passes on."""
+    out = []
+    for k in range(0, len(texts), size):
+        ids = tokenizer(texts[k : k + size], padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+        with torch.autocast("cpu", torch.bfloat16):
+            out.append(encoder(ids.input_ids, attention_mask=ids.attention_mask)[0].half())
+    return torch.cat(out)
+
+
+@dataclass
+class Pool:
+    """Encoded training rows: latents (n, 4, 16, 16) fp16, captions as indices (n, captions) into text states (m, 28, 384) fp16."""
+
+    latents: Tensor
+    captions: Tensor
+    text: Tensor
+    scenes: Tensor
+    empty: Tensor
+
+    @classmethod
+    def make(
+        cls,
+        world: World,
+        words: Vocabulary,
+        pictures: Mapping[tuple[str, str], Any],
+        vae: Any,
+        tokenizer: Any,
+        encoder: Any,
+        *,
+        singles: int,
+        scenes: int,
+        captions: int = 3,
+        seed: int = 0,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Pool:
+        """Draw ``singles`` + ``scenes`` rows from ``world``, compose and encode them, with ``captions`` wordings a row."""
+        rng = random.Random(seed)
+        latents, index, table, is_scene = [], [], {}, []
+        pending = []
+        for n in range(singles + scenes):
+            scene = n >= singles
+            names, style, first = world.sample(words, rng, scene=1.0 if scene else 0.0)
+            row = [first]
+            for _ in range(captions - 1):
+                row.append(world.reword(words, rng, names, style))
+            index.append([table.setdefault(t, len(table)) for t in row])
+            is_scene.append(scene)
+            pending.append(place([pictures[o, style] for o in names], rng))
+            if len(pending) == 128 or n + 1 == singles + scenes:
+                with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                    latents.append(vae.encode(to_tensor(pending)).latent_dist.mean.half())
+                pending = []
+                progress(f"{n + 1} of {singles + scenes} pictures encoded")
+        text = encode_text(tokenizer, encoder, list(table))
+        progress(f"{len(table)} captions encoded")
+        empty = encode_text(tokenizer, encoder, [""])[0]
+        return cls(torch.cat(latents), torch.tensor(index), text, torch.tensor(is_scene), empty)
+
+    def batch(self, size: int, scene: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``size`` random rows, a share ``scene`` of them scenes, 10 % with the empty caption: latents and text states in float32."""
+        singles = int((~self.scenes).sum())
+        take = torch.rand(size, generator=generator) < scene
+        rows = torch.where(
+            take,
+            singles + (torch.rand(size, generator=generator) * (len(self.scenes) - singles)).long(),
+            (torch.rand(size, generator=generator) * singles).long(),
+        )
+        which = self.captions[rows, torch.randint(self.captions.shape[1], (size,), generator=generator)]
+        text = self.text[which].float()
+        text[torch.rand(size, generator=generator) < 0.1] = self.empty.float()
+        return self.latents[rows].float(), text
+
+
+def loss(unet: Any, sched: Any, z: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+    """Epsilon loss with min-SNR-5 weights, mean over the batch."""
+    noise = torch.randn(z.shape, generator=generator)
+    t = torch.randint(1000, (len(z),), generator=generator)
+    a = sched.alphas_cumprod[t]
+    x = a.sqrt()[:, None, None, None] * z + (1 - a).sqrt()[:, None, None, None] * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        pred = unet(x, t, text).sample.float()
+    snr = a / (1 - a)
+    return ((pred - noise).pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+
+
+class Optimizer:
+    """Muon for every matrix and convolution kernel inside the blocks, AdamW for the rest, one learning rate for both.
+
+    Kernels are handed to ``torch.optim.Muon`` as (out, in·k·k) views of the same storage; its update is scaled to AdamW's root
+    mean square, so that one schedule serves both. ``muon=False`` puts everything on AdamW.
+    """
+
+    def __init__(self, unet: Any, lr: float, *, muon: bool = True) -> None:
+        self.unet, self.views, plain = unet, [], []
+        for name, p in unet.named_parameters():
+            inside = p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
+            if muon and inside:
+                self.views.append((p, torch.nn.Parameter(p.data.view(p.shape[0], -1))))
+            else:
+                plain.append(p)
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, lr, betas=(0.9, 0.99), weight_decay=1e-3)]
+        if self.views:
+            self.parts.append(
+                torch.optim.Muon([v for _, v in self.views], lr, weight_decay=1e-3, momentum=0.95, adjust_lr_fn="match_rms_adamw", ns_steps=4)
+            )
+
+    def step(self, lr: float) -> None:
+        for p, v in self.views:
+            v.grad = p.grad.view_as(v) if p.grad is not None else None
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.unet.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {str(k): part.state_dict() for k, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for k, part in enumerate(self.parts):
+            part.load_state_dict(state[str(k)])
+
+
+def eager_attention(unet: Any) -> None:
+    """Use plain batched matrix products for attention: on two CPU cores the fused kernel's backward pass took 41 % of a training step."""
+    from diffusers.models.attention_processor import AttnProcessor
+
+    unet.set_attn_processor(AttnProcessor())
+
+
+def schedule(step: int, seconds: float, budget: float, *, peak: float, decay: bool, warmup: int = 100) -> float:
+    """Learning rate: linear warm-up, then constant; with ``decay`` a cosine to 2 % of the peak over the budget of seconds."""
+    rate = peak * min(1.0, (step + 1) / warmup)
+    if decay:
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, seconds / budget)))
+    return rate
+
+
+def train(
+    unet: Any,
+    pool: Pool,
+    *,
+    seconds: float,
+    folder: Path,
+    peak: float = 1e-3,
+    decay: bool = False,
+    scene: Callable[[float], float] = lambda done: 0.25 + 0.3 * done,
+    batch: int = 64,
+    ema: float = 0.9985,
+    muon: bool = True,
+    seed: int = 0,
+    steps: int | None = None,
+    start: Mapping[str, Tensor] | None = None,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+) -> dict[str, Tensor]:
+    """Train for ``seconds`` of compute time (or exactly ``steps`` steps) and return the averaged weights.
+
+    A checkpoint (weights, average, optimizer, step, seconds spent) is written aside and renamed into ``folder`` once a minute and
+    picked up again when it is there. ``start`` are weights to begin from when there is no checkpoint.
+    """
+    sched = scheduler()
+    eager_attention(unet)
+    optimizer = Optimizer(unet, peak, muon=muon)
+    average = {k: v.detach().clone() for k, v in (start or unet.state_dict()).items()}
+    if start is not None:
+        unet.load_state_dict(start)
+    step, spent = 0, 0.0
+    file = folder / "checkpoint.pt"
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        unet.load_state_dict(state["weights"])
+        average = state["average"]
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = int(state["step"]), float(state["seconds"])
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    live = unet.state_dict()
+    began, saved, smooth = time.monotonic() - spent, time.monotonic(), 0.0
+    while (spent < seconds) if steps is None else (step < steps):
+        done = min(1.0, spent / seconds if steps is None else step / steps)
+        z, text = pool.batch(batch, scene(done), generator)
+        value = loss(unet, sched, z, text, generator)
+        if not math.isfinite(float(value)):
+            raise FloatingPointError(f"the loss became {float(value)} at step {step}; lower the learning rate and resume from {file}")
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        optimizer.step(schedule(step, done * seconds, seconds, peak=peak, decay=decay))
+        keep = min(ema, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), [live[k] for k in average], 1 - keep)
+        step += 1
+        spent = time.monotonic() - began
+        smooth = 0.98 * smooth + 0.02 * float(value) if smooth else float(value)
+        if step % 50 == 0:
+            report({"step": step, "samples": step * batch, "seconds": spent, "loss": smooth})
+        if time.monotonic() - saved > 60 or (spent >= seconds if steps is None else step == steps):
+            folder.mkdir(parents=True, exist_ok=True)
+            aside = file.with_suffix(".part")
+            torch.save({"weights": unet.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent}, aside)
+            aside.rename(file)
+            saved = time.monotonic()
+    return average
