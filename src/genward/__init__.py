@@ -1,0 +1,45 @@
+"""Safety alignment of generative models: defend, attack, measure, serve.
+
+Public names load on first use, so ``import genward`` costs nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genward import lab
+    from genward.core import Case, Concept, Sample, Sampler, Spec, load_concept
+    from genward.errors import GenwardError
+    from genward.run.guard import Guard
+    from genward.run.models import open_model
+
+__version__ = "0.1.0"
+__all__ = ["Case", "Concept", "GenwardError", "Guard", "Sample", "Sampler", "Spec", "__version__", "lab", "load_concept", "open_model"]
+
+_HOMES = {
+    "Case": "genward.core",
+    "Concept": "genward.core",
+    "GenwardError": "genward.errors",
+    "Guard": "genward.run.guard",
+    "Sample": "genward.core",
+    "Sampler": "genward.core",
+    "Spec": "genward.core",
+    "load_concept": "genward.core",
+    "open_model": "genward.run.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "lab":
+        return import_module("genward.lab")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genward' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -190,10 +190,6 @@ def sprites(icons: Icons, words: Vocabulary) -> dict[tuple[str, str], Image.Imag
 # ------------------------------------------------------------------------------------------------------------ composition
 
 
-class Row(tuple):  # type: ignore[type-arg]
-    """A picture's truth: ``(objects, style, layout)``; layout is ``single``, ``left-right`` or ``top-bottom``."""
-
-
 def place(parts: Sequence[Image.Image], rng: random.Random, *, jitter: bool = True) -> Image.Image:
     """Compose one or two sprites into a ``SIZE`` × ``SIZE`` RGB picture on white.
 
@@ -231,29 +227,40 @@ SINGLE_LEVELS = {"name": 0.38, "synonym": 0.32, "description": 0.2, "kind": 0.1}
 SCENE_LEVELS = {"name": 0.6, "synonym": 0.3, "description": 0.1, "kind": 0.0}
 
 
+BOOST = 2.0
+"""How much more often a branch draws what its trunk never saw."""
+
+
 @dataclass(frozen=True)
 class World:
     """What may be drawn: the trainable pairs, after leaving out held-out pairs and everything in ``without``.
 
-    ``without`` holds object and style names; a picture that shows one of them, and a kind caption that the remaining objects
-    do not cover, never appear.
+    ``without`` holds object and style names; no picture that shows one of them, alone or in a scene, ever appears.
     """
 
     pairs: tuple[tuple[str, str], ...]
     without: frozenset[str]
+    fresh: frozenset[str] = frozenset()
+    """Objects and styles drawn ``BOOST`` times as often: what a branch sees that its trunk never saw."""
 
     @classmethod
-    def build(cls, available: Sequence[tuple[str, str]], without: Sequence[str] = ()) -> World:
+    def build(cls, available: Sequence[tuple[str, str]], without: Sequence[str] = (), fresh: Sequence[str] = ()) -> World:
         drop = frozenset(without)
-        return cls(tuple(p for p in available if not held_out(*p) and not drop & set(p)), drop)
+        return cls(tuple(p for p in available if not held_out(*p) and not drop & set(p)), drop, frozenset(fresh))
 
     def sample(self, words: Vocabulary, rng: random.Random, *, scene: float) -> tuple[tuple[str, ...], str, str]:
         """Draw ``(objects, style, caption)``; two objects with probability ``scene``."""
         by_style = _by_style(self.pairs)
-        style = rng.choice(list(by_style))
+        style = self._draw(list(by_style), rng)
         count = 2 if rng.random() < scene else 1
-        names = tuple(rng.sample(by_style[style], count))
+        names: tuple[str, ...] = (self._draw(by_style[style], rng),)
+        while len(names) < count:
+            other = self._draw(by_style[style], rng)
+            names = names if other in names else (*names, other)
         return names, style, self.reword(words, rng, names, style)
+
+    def _draw(self, names: Sequence[str], rng: random.Random) -> str:
+        return rng.choices(names, [BOOST if n in self.fresh else 1.0 for n in names])[0]
 
     def reword(self, words: Vocabulary, rng: random.Random, names: Sequence[str], style: str) -> str:
         """Draw another trained caption for the same picture."""

@@ -1,0 +1,137 @@
+"""Speed as ratios measured in one run: ``python benchmarks/speed.py [part …] --out results.json``.
+
+Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare pipeline call),
+``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched against one by one), ``recipe``
+(the quick recipe against a script that samples one prompt at a time and makes the base arm again for each method).
+Each timing is the minimum of several repeats, pairs are measured alternately, so that a busy machine hits both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genward import lab
+from genward.core import Call, Case, Sampler
+from genward.ops.closed_form import edit_delta
+from genward.run.models import open_model
+
+LAB_MAPS = [(c, 384) for c in (64, 128, 192, 128, 128, 64, 64) for _ in "kv"]
+SD15_MAPS = [(c, 768) for c, n in ((320, 5), (640, 5), (1280, 6)) for _ in range(n) for _ in "kv"]
+
+
+def alternately(first: Callable[[], Any], second: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
+    """Minimum seconds of each, run in turns."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for k, work in enumerate((first, second)):
+            began = time.perf_counter()
+            work()
+            times[k].append(time.perf_counter() - began)
+    return min(times[0]), min(times[1])
+
+
+def naive_uce(maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5) -> list[torch.Tensor]:
+    """The plain rule, one layer and one concept row at a time, with an inverse a layer."""
+    out = []
+    for w in maps:
+        left, right = lam * w, lam * torch.eye(w.shape[1], dtype=w.dtype)
+        for c, g in zip(concepts, guides, strict=True):
+            left = left + torch.outer(w @ g, c)
+            right = right + torch.outer(c, c)
+        out.append(left @ torch.inverse(right))
+    return out
+
+
+def shared_uce(maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5) -> list[torch.Tensor]:
+    delta = edit_delta(concepts, guides, lam=lam)
+    return [(w.double() + w.double() @ delta).to(w.dtype) for w in maps]
+
+
+def part_uce() -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, shapes in (("lab", LAB_MAPS), ("sd15", SD15_MAPS)):
+        generator = torch.Generator().manual_seed(0)
+        maps = [torch.randn(s, generator=generator, dtype=torch.float64) / s[1] ** 0.5 for s in shapes]
+        for count in (1, 10, 100, 1000):
+            c, g = (torch.randn(count, shapes[0][1], generator=generator, dtype=torch.float64) for _ in range(2))
+            fast, slow = alternately(lambda: shared_uce(maps, c, g), lambda: naive_uce(maps, c, g), 1 if name == "sd15" and count == 1000 else 3)  # noqa: B023
+            worst = max(float((a - b).abs().max()) for a, b in zip(shared_uce(maps, c, g), naive_uce(maps, c, g), strict=True)) if count <= 100 else None
+            out[f"{name}-{count}"] = {"concepts": count, "shared_seconds": fast, "loop_seconds": slow, "ratio": slow / fast, "largest_difference": worst}
+    return out
+
+
+def cases(count: int) -> list[Case]:
+    words = lab.data.vocabulary()
+    return [
+        Case(id=str(k), prompt=f"{words.things[k % len(words.things)].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(count)
+    ]
+
+
+def part_overhead(model: Any, images: int = 32) -> dict[str, Any]:
+    rows, sampler = cases(images), Sampler()
+    start = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(c.seed)) for c in rows])
+
+    def bare() -> Any:
+        return model.pipe([c.prompt for c in rows], latents=start, num_inference_steps=sampler.steps, guidance_scale=sampler.guidance).images
+
+    rig, pipe = alternately(lambda: model.generate(rows, sampler), bare, 5)
+    return {"images": images, "rig_seconds": rig, "pipeline_seconds": pipe, "overhead": rig / pipe - 1}
+
+
+def part_denoiser(model: Any, images: int = 32) -> dict[str, Any]:
+    rows, sampler = cases(images), Sampler()
+    text = model.encode([c.prompt for c in rows]).repeat(2, 1, 1)
+    call = Call(torch.randn(2 * images, 4, 16, 16), torch.full((2 * images,), 500), text)
+
+    def forward() -> None:
+        with torch.no_grad():
+            for _ in range(sampler.steps):
+                model.denoise(call)
+
+    whole, pure = alternately(lambda: model.generate(rows, sampler), forward)
+    return {"images": images, "seconds_per_image": whole / images, "denoiser_seconds_per_image": pure / images, "multiple": whole / pure, "images_per_second": images / whole}
+
+
+def part_judge(model: Any, images: int = 64) -> dict[str, Any]:
+    from genward.judges.lab import LabJudge
+
+    judge, samples = LabJudge(), model.generate(cases(images), Sampler(steps=2))
+    batch, single = alternately(lambda: list(judge.judge(samples)), lambda: [list(judge.judge([s])) for s in samples])
+    return {"images": images, "batch_images_per_second": images / batch, "single_images_per_second": images / single, "ratio": single / batch}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=["uce", "overhead", "denoiser", "judge", "recipe"])
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    done: dict[str, Any] = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+    model = open_model("lab")
+    for part in arguments.parts:
+        print(f"{part} …", file=sys.stderr, flush=True)
+        if part == "uce":
+            done[part] = part_uce()
+        elif part == "recipe":
+            from recipe import part_recipe
+
+            done[part] = part_recipe()
+        else:
+            done[part] = {"overhead": part_overhead, "denoiser": part_denoiser, "judge": part_judge}[part](model)
+    text = json.dumps(done, indent=1)
+    if arguments.out:
+        arguments.out.write_text(text + "\n", "utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

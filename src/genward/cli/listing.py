@@ -1,0 +1,87 @@
+"""``genward list``: what there is, read from source and data files without importing any of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import typer
+
+from genward.cli import common
+from genward.errors import UnknownName
+
+Rows = list[dict[str, str]]
+
+
+def plugins(room: str) -> Callable[[], Rows]:
+    """A reader of the plug-ins of one room."""
+
+    def read() -> Rows:
+        from genward.run import catalog
+
+        return [{"name": e.name, "summary": e.summary, "from": e.origin} for e in catalog.entries(room).values()]
+
+    return read
+
+
+def concepts() -> Rows:
+    from genward.core.records import concept_names, load_concept
+
+    return [{"name": name, "summary": load_concept(name).summary, "from": "genward"} for name in concept_names()]
+
+
+def recipes() -> Rows:
+    from genward.run.plan import read_recipe, recipe_names
+
+    return [{"name": name, "summary": recipe_summary(read_recipe(name)), "from": "genward"} for name in recipe_names()]
+
+
+def recipe_summary(tables: dict[str, object]) -> str:
+    """One line from a recipe's tables."""
+    arms = tables.get("arm", [])
+    named = tables.get("concepts", [])
+    count = len(arms) if isinstance(arms, list) else 0
+    return f"{count} arms, {', '.join(map(str, named)) if isinstance(named, list) else named}, {tables.get('n', '?')} images a cell"
+
+
+def models() -> Rows:
+    summaries = {"lab": "The embedded text-to-image model.", "lab:oracle": "Its twin that never saw some of the concepts."}
+    from genward.run.models import LAB
+
+    known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
+    return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]
+
+
+KINDS: dict[str, Callable[[], Rows]] = {
+    **{room: plugins(room) for room in ("defenses", "attacks", "judges", "benchmarks")},
+    "concepts": concepts,
+    "recipes": recipes,
+    "models": models,
+}
+
+
+def kind_of(word: str) -> str:
+    """``defense`` or ``defenses`` -> ``defenses``."""
+    plural = word if word.endswith("s") else f"{word}s"
+    if plural not in KINDS:
+        raise UnknownName("kind", word, KINDS)
+    return plural
+
+
+def main(
+    kind: str = typer.Argument("", help=f"One of: {', '.join(KINDS)}; all of them by default."),
+    as_json: bool = common.Json,
+) -> None:
+    """List what there is: defenses, judges, benchmarks, concepts, recipes, models."""
+    wanted = [kind_of(kind)] if kind else list(KINDS)
+    found = {k: KINDS[k]() for k in wanted}
+    if as_json:
+        common.emit(found)
+        return
+    for k, rows in found.items():
+        if len(found) > 1:
+            if not rows:
+                continue
+            print(f"{k}:")
+        for row in rows:
+            origin = "" if row["from"] in ("genward", "you") else f"  [{row['from']}]"
+            print(f"  {row['name']:<22} {row['summary']}{origin}".rstrip())

@@ -1,0 +1,30 @@
+"""``genward report``: a run as one HTML file that opens offline."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+import typer
+
+from genward.cli import common
+
+
+def main(
+    name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
+    store: Path = common.StoreFolder,
+    out: Path | None = typer.Option(None, "--out", "-o", help="File to write; by default report.html beside the run's metrics."),
+    show: bool = typer.Option(False, "--open", help="Open it in the browser."),
+    as_json: bool = common.Json,
+) -> None:
+    """Write a run's report: one self-contained HTML file. Needs the store alone."""
+    from genward.report import build
+    from genward.run.storing import open_store
+
+    path = build(open_store(store), name, out)
+    if as_json:
+        common.emit({"run": name, "report": str(path), "bytes": path.stat().st_size})
+    else:
+        print(path)
+    if show:
+        webbrowser.open(path.absolute().as_uri())

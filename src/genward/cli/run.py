@@ -1,0 +1,79 @@
+"""``genward run``: plan, generate, judge, measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from genward.cli import common
+from genward.errors import UnknownName
+
+if TYPE_CHECKING:
+    from genward.run.plan import Plan
+
+PRESETS = ("quick", "standard", "full")
+COLUMNS = ("arm", "concept", "wording", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet", "seconds_per_image", "extra_passes")
+
+
+def recipe_of(benchmark: str, preset: str) -> str:
+    """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is."""
+    if preset.endswith(".toml"):
+        return preset
+    if preset not in PRESETS:
+        raise UnknownName("preset", preset, PRESETS)
+    return f"{benchmark}-{preset}"
+
+
+def show_costs(plan: Plan, rate: float | None = None) -> dict[str, Any]:
+    """The dry run's table, printed."""
+    from genward.run.plan import dry_run
+
+    costs = dry_run(plan, rate=rate)
+    common.table(costs["arms"], ["arm", "rows", "passes"])
+    print(f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} minutes at {costs['rate']:.0f} rows/s")
+    return costs
+
+
+def show_cells(cells: list[dict[str, Any]]) -> None:
+    """The matrix as text."""
+    rows = [{**c, "interval": "-" if c.get("crr_low") is None else f"{c['crr_low']:.2f} … {c['crr_high']:.2f}"} for c in cells]
+    common.table(rows, COLUMNS)
+
+
+def main(
+    benchmark: str = typer.Argument("erasure", help="Benchmark to run; see genward list benchmarks."),
+    preset: str = typer.Option("quick", "--preset", "-p", help="quick, standard, full, or a recipe file."),
+    name: str = typer.Option("", "--name", help="Name of the run; by default the recipe's."),
+    model: str = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's."),
+    concept: list[str] = typer.Option([], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated."),
+    defense: list[str] = typer.Option([], "--defense", "-d", help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated."),
+    n: int = typer.Option(0, "--n", min=0, help="Images a cell; 0 takes the recipe's."),
+    steps: int = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's."),
+    guidance: float | None = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."),
+    seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
+    store: Path = common.StoreFolder,
+    refit: bool = common.Refit,
+    dry: bool = typer.Option(False, "--dry-run", help="Say what it costs and stop."),
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    as_json: bool = common.Json,
+) -> None:
+    """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
+    from genward.run.catalog import entry
+    from genward.run.plan import dry_run, make_plan
+
+    entry("benchmark", benchmark)
+    plan = make_plan(
+        recipe_of(benchmark, preset), name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed
+    )
+    if dry:
+        costs = dry_run(plan)
+        if as_json:
+            common.emit(costs)
+        else:
+            show_costs(plan)
+        return
+    raise NotImplementedError

@@ -1,0 +1,262 @@
+"""What papers claim, held against what was measured: ``holds``, ``does not hold`` or ``cannot tell``.
+
+A claim is data (``genward/benchmarks/claims.toml``): a figure of a run's cells and the numbers that satisfy the claim. It holds if the whole
+interval satisfies it, does not hold if none of it does, and cannot be told otherwise. Comparisons of two arms use the paired intervals
+that ``measure`` wrote; where a run has none, the two cells' own intervals are combined as if they were independent (MOVER: Zou and
+Donner, Statistics in Medicine 2008), which is wider.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genward.errors import BadInput, UnknownName
+
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+FORMS = ("ratio", "difference", "value", "steps", "exact")
+
+
+class Estimate(NamedTuple):
+    """A figure with its 95 % interval; NaN where nothing was measured."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def known(self) -> bool:
+        return all(math.isfinite(v) for v in self)
+
+
+UNKNOWN = Estimate(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of one paper as a predicate on cells; fields as explained in ``claims.toml``."""
+
+    id: str
+    system: str
+    statement: str
+    paper: str
+    form: str
+    command: str
+    measure: str = "crr"
+    arm: str = ""
+    versus: str = ""
+    arms: tuple[str, ...] = ()
+    wording: tuple[str, ...] = ("name",)
+    kinds: tuple[str, ...] = ()
+    check: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise UnknownName("form of claim", self.form, FORMS)
+        if all(b is None for b in (self.at_most, self.at_least, self.below, self.above)):
+            raise BadInput(f"claim {self.id!r} names no numbers that satisfy it; give at_most, at_least, below or above")
+
+
+def load_claims(path: str | Path | None = None) -> list[Claim]:
+    """The claims that come with genward, or those of a TOML file."""
+    source = resources.files("genward").joinpath("benchmarks", "claims.toml") if path is None else Path(path)
+    try:
+        rows: list[dict[str, Any]] = tomllib.loads(source.read_text("utf-8"))["claim"]
+        tables: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        return [Claim(**table) for table in tables]
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise BadInput(f"claims file {path or 'claims.toml'}: {error}; see the text at its top for the fields") from error
+
+
+def verdict(low: float, high: float, holds: Callable[[float], bool]) -> str:
+    """Compare an interval with a half-line predicate: both ends satisfy it, neither does, or one does.
+
+    Sound for predicates that are true on one side of a number and false on the other, and for both bounds of a band that is wider
+    than the interval. NaN gives ``cannot tell``.
+    """
+    if math.isnan(low) or math.isnan(high):
+        return OPEN
+    ends = (holds(low), holds(high))
+    return HOLDS if all(ends) else OPEN if any(ends) else FAILS
+
+
+def _flipped(compare: Callable[[float, float], bool], limit: float, x: float) -> bool:
+    return compare(x, limit)
+
+
+def judge_interval(claim: Claim, low: float, high: float) -> str:
+    """The claim's verdict on an interval; with several bounds all must hold, and one that fails entirely decides."""
+    tests: tuple[tuple[float | None, Callable[[float, float], bool]], ...] = (
+        (claim.at_most, operator.le),
+        (claim.at_least, operator.ge),
+        (claim.below, operator.lt),
+        (claim.above, operator.gt),
+    )
+    found = [verdict(low, high, partial(_flipped, compare, limit)) for limit, compare in tests if limit is not None]
+    return FAILS if FAILS in found else OPEN if OPEN in found else HOLDS
+
+
+# ------------------------------------------------------------------------------------------------- arithmetic on intervals
+
+
+def mean(parts: Sequence[Estimate]) -> Estimate:
+    """Mean of independent estimates; half-widths add in quadrature, lower and upper ones apart."""
+    if not parts or not all(p.known for p in parts):
+        return UNKNOWN
+    count = len(parts)
+    value = sum(p.value for p in parts) / count
+    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / count
+    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / count
+    return Estimate(value, value - below, value + above)
+
+
+def difference(a: Estimate, b: Estimate) -> Estimate:
+    """``a - b`` of independent estimates (MOVER)."""
+    if not (a.known and b.known):
+        return UNKNOWN
+    value = a.value - b.value
+    return Estimate(value, value - math.hypot(a.value - a.low, b.high - b.value), value + math.hypot(a.high - a.value, b.value - b.low))
+
+
+def ratio(a: Estimate, b: Estimate) -> Estimate:
+    """``a / b`` of independent non-negative estimates (MOVER on the logarithm's delta form); unknown where ``b`` may be 0."""
+    if not (a.known and b.known) or b.low <= 0:
+        return UNKNOWN
+    value = a.value / b.value
+    low = value - math.hypot(a.value - a.low, value * (b.high - b.value)) / b.value
+    high = value + math.hypot(a.high - a.value, value * (b.value - b.low)) / b.value
+    return Estimate(value, max(0.0, low), high)
+
+
+# ------------------------------------------------------------------------------------------------------ reading a run's cells
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def _concepts(metrics: Mapping[str, Any], claim: Claim) -> list[str]:
+    kinds = metrics.get("run", {}).get("concepts", {})
+    names = list(dict.fromkeys(c["concept"] for c in metrics["cells"]))
+    return [n for n in names if not claim.kinds or _kind(n, kinds) in claim.kinds]
+
+
+def _kind(name: str, kinds: Mapping[str, Any]) -> str:
+    known = kinds.get(name) if isinstance(kinds, Mapping) else None
+    if known:
+        return str(known)
+    from genward.core.records import concept_names, load_concept
+
+    return load_concept(name).kind if name in concept_names() else "custom"
+
+
+def cell_estimate(cell: Mapping[str, Any], measure: str) -> Estimate:
+    """A cell's figure with its interval; a figure that carries none counts as exact."""
+    value = _number(cell.get(measure))
+    low, high = _number(cell.get(f"{measure}_low", value)), _number(cell.get(f"{measure}_high", value))
+    return Estimate(value, low, high)
+
+
+def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
+    """(concept, wording) pairs the claim looks at: its wordings for crr, one a concept for what does not depend on wording."""
+    cells = metrics["cells"]
+    out = []
+    for concept in _concepts(metrics, claim):
+        there = list(dict.fromkeys(c["wording"] for c in cells if c["concept"] == concept))
+        wanted = [w for w in claim.wording if w in there] if claim.measure == "crr" else there[:1]
+        out += [(concept, w) for w in wanted]
+    return out
+
+
+def _cell(metrics: Mapping[str, Any], arm: str, concept: str, wording: str) -> Mapping[str, Any] | None:
+    return next((c for c in metrics["cells"] if (c["arm"], c["concept"], c["wording"]) == (arm, concept, wording)), None)
+
+
+def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form: str) -> Estimate:
+    """The paired estimate that ``measure`` pooled over the claim's cells, else a combination of the cells' own intervals."""
+    slots = _slots(metrics, claim)
+    combine = ratio if form == "ratio" else difference
+    parts = []
+    for concept, wording in slots:
+        paired = next(
+            (
+                p
+                for p in metrics.get("pairs", ())
+                if (p["arm"], p["versus"], p["concept"], p["wording"], p["measure"]) == (arm, versus, concept, wording, claim.measure)
+            ),
+            None,
+        )
+        if paired is not None and _number(paired.get(form)) == _number(paired.get(form)):
+            parts.append(Estimate(_number(paired[form]), _number(paired[f"{form}_low"]), _number(paired[f"{form}_high"])))
+            continue
+        a, b = _cell(metrics, arm, concept, wording), _cell(metrics, versus, concept, wording)
+        if a is None or b is None:
+            return UNKNOWN
+        parts.append(combine(cell_estimate(a, claim.measure), cell_estimate(b, claim.measure)))
+    return mean(parts)
+
+
+def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
+    """The smallest drop between neighbors along ``claim.arms``, with the smallest of the lower and of the upper ends."""
+    drops = [_pair(metrics, claim, a, b, "difference") for a, b in zip(claim.arms, claim.arms[1:], strict=False)]
+    if not drops or not all(d.known for d in drops):
+        return UNKNOWN
+    return Estimate(min(d.value for d in drops), min(d.low for d in drops), min(d.high for d in drops))
+
+
+def _exact(claim: Claim) -> Estimate:
+    """A check that needs no run: 1 if it passes, 0 if not."""
+    from genward.run.catalog import find
+
+    value = float(bool(getattr(find("defense", claim.arm), claim.check, False)))
+    return Estimate(value, value, value)
+
+
+def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
+    """What the run says about the claim; NaN where an arm, a wording or a kind of concept is missing from it."""
+    if claim.form == "exact":
+        return _exact(claim)
+    if claim.form == "steps":
+        return _steps(metrics, claim)
+    if claim.form == "value":
+        cells = [_cell(metrics, claim.arm, *slot) for slot in _slots(metrics, claim)]
+        return mean([cell_estimate(c, claim.measure) if c is not None else UNKNOWN for c in cells])
+    return _pair(metrics, claim, claim.arm, claim.versus, claim.form)
+
+
+def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> dict[str, Any]:
+    """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high, verdict, command}]}``.
+
+    ``ours``, ``low`` and ``high`` are ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``.
+    """
+    if not isinstance(metrics.get("cells"), list):
+        raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
+    table = []
+    for claim in load_claims() if rows is None else rows:
+        got = estimate(claim, metrics)
+        numbers = [round(v, 4) if math.isfinite(v) else None for v in got]
+        table.append(
+            {
+                "id": claim.id,
+                "system": claim.system,
+                "statement": claim.statement,
+                "paper": claim.paper,
+                "ours": numbers[0],
+                "low": numbers[1],
+                "high": numbers[2],
+                "verdict": judge_interval(claim, got.low, got.high),
+                "command": claim.command,
+            }
+        )
+    return {"claims": table}

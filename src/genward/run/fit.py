@@ -1,0 +1,249 @@
+"""Defenses by name: from ``uce:weapons+sld:weapons,preset=strong`` to objects ready to attach, fitted or reused.
+
+Grammar: parts joined by ``+``; a part is ``name[:concept][,field=value]…``, or the path of a fitted artifact. ``none`` is the empty chain.
+
+A fitted part is looked for in the store (``fits/<key>``), then among the artifacts that come with the lab, else fitted and kept in the store.
+The key is the digest of the defense's name and fitting fields, the concept's content and the model's identity, so an edited concept file
+or another model is another fit. What fitting cost is kept in the artifact's card: reuse reports the true preparation time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genward.core.contracts import Artifact, Defense
+from genward.core.records import Concept, load_concept
+from genward.core.spec import digest
+from genward.errors import BadArtifact, BadInput, UnknownName
+from genward.run import catalog
+
+if TYPE_CHECKING:
+    from genward.models.sd import StableDiffusion
+    from genward.store import Store
+
+Say = Callable[[str], None]
+
+
+class DefenseRequest(NamedTuple):
+    """One part of a defense text."""
+
+    name: str
+    concept: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+    artifact: str = ""
+    """Path of a fitted artifact; ``name`` is then empty, the artifact's card knows it."""
+
+    @property
+    def text(self) -> str:
+        head = self.artifact or self.name + (f":{self.concept}" if self.concept else "")
+        return ",".join([head, *(f"{k}={v}" for k, v in self.options)])
+
+
+class Ready(NamedTuple):
+    """A chain ready to attach, and what preparing it costs in seconds (of fits that were reused: what they cost when they were made)."""
+
+    defenses: list[Defense]
+    prepare_seconds: float
+    artifacts: list[Artifact]
+
+
+def parse_defense(text: str) -> list[DefenseRequest]:
+    """Read a defense text; names are checked against the catalog, nothing is imported.
+
+    Raises:
+        UnknownName: no such defense, field or shipped concept; BadInput: the text does not follow the grammar.
+    """
+    requests = []
+    for part in re.split(r"\+(?=[A-Za-z_./~])", text.strip()):
+        head, *pairs = [p.strip() for p in part.split(",")]
+        options = []
+        for pair in pairs:
+            if not re.fullmatch(r"[A-Za-z_]\w*=.+", pair):
+                raise BadInput(f"defense {part!r}: {pair!r} is not field=value; write it as in uce:weapons,lam=0.1")
+            key, _, value = pair.partition("=")
+            options.append((key, value))
+        if head.endswith((".safetensors", ".bin", ".pt", ".ckpt", ".pkl", ".json")):
+            requests.append(DefenseRequest("", "", tuple(options), head))
+            continue
+        name, _, concept = head.partition(":")
+        if name == "none" and not concept and not pairs:
+            continue
+        if not name:
+            raise BadInput(f"defense {text!r} has an empty part; write it as in uce:weapons+sld:weapons")
+        entry = catalog.entry("defense", name)
+        known = {f.name for f in entry.fields}
+        for key, _ in options:
+            if key not in known:
+                raise UnknownName(f"field of {name}", key, known)
+        if concept:
+            load_concept(concept)
+        requests.append(DefenseRequest(name, concept, tuple(options)))
+    return requests
+
+
+def extra_passes(text: str) -> float:
+    """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_passes``); 0 where they say nothing."""
+    names = [r.name for r in parse_defense(text) if r.name]
+    return float(sum(getattr(catalog.find("defense", n), "extra_passes", 0) for n in names))
+
+
+# ----------------------------------------------------------------------------------------------------------------- building
+
+
+def artifact_field(cls: type[Any]) -> str | None:
+    """Name of the field that holds a defense's learned weights, or ``None`` for one that learns nothing."""
+    return next((f.name for f in dataclasses.fields(cls) if "Artifact" in str(f.type)), None)
+
+
+def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
+    """Identity of a fit: defense and its fitting fields (not those that act ``at_attach``), concept content, model."""
+    return digest({"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash})
+
+
+def fit_fields(defense: Any) -> dict[str, Any]:
+    """The fields that decide what is learned."""
+    skip = {artifact_field(type(defense)), *getattr(type(defense), "at_attach", ("strength",))}
+    return {f.name: getattr(defense, f.name) for f in dataclasses.fields(defense) if f.name not in skip and f.metadata.get("identity", True)}
+
+
+def template(request: DefenseRequest) -> Any:
+    """The defense with its given fields; one that learns has no artifact yet, one that does not is made for the concept."""
+    cls = catalog.find("defense", request.name)
+    given = catalog.options("defense", request.name, dict(request.options))
+    try:
+        if not request.concept or artifact_field(cls):
+            return cls(**given)
+        if not hasattr(cls, "for_concept"):
+            raise BadInput(f"defense {request.name!r} takes no concept; leave out ':{request.concept}'")
+        return cls.for_concept(load_concept(request.concept), **given)
+    except TypeError as error:
+        raise BadInput(f"defense {request.text!r}: {error}; see genward show defense {request.name}") from error
+
+
+def ready(
+    requests: Sequence[DefenseRequest], model: StableDiffusion, store: Store | Path | str | None = None, refit: bool = False, progress: Say | None = None
+) -> Ready:
+    """Build a chain for ``model``; what must be fitted is reused or fitted and kept in the store.
+
+    Args:
+        store: a store or its folder; without one, fits live in a temporary folder for this call only.
+        refit: fit again even where a fitted artifact is at hand.
+        progress: told in words what is being fitted or reused.
+
+    Raises:
+        BadArtifact: an artifact is pickled, corrupt, or was fitted on another model.
+        BadInput: a part needs a concept and has none.
+    """
+    say = progress or (lambda _: None)
+    folder = _fits_folder(store)
+    defenses: list[Defense] = []
+    artifacts: list[Artifact] = []
+    seconds = 0.0
+    for request in requests:
+        if request.artifact:
+            defense, artifact = from_artifact(request, model)
+        else:
+            began = time.perf_counter()
+            defense = template(request)
+            field = artifact_field(type(defense))
+            if field is None or getattr(defense, field) is not None:
+                seconds += time.perf_counter() - began
+                defenses.append(defense)
+                continue
+            artifact = _artifact(request, defense, model, folder, refit, say)
+            defense = dataclasses.replace(defense, **{field: artifact})
+        defenses.append(defense)
+        artifacts.append(artifact)
+        seconds += float(artifact.card.get("seconds", 0.0))
+    return Ready(defenses, seconds, artifacts)
+
+
+def _fits_folder(store: Store | Path | str | None) -> Path | None:
+    if store is None:
+        return None
+    return Path(store if isinstance(store, (str, Path)) else store.root) / "fits"
+
+
+def shipped_artifacts() -> Path:
+    """Folder of the fitted artifacts that come with the lab."""
+    return Path(str(resources.files("genward").joinpath("lab", "artifacts")))
+
+
+def _artifact(request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say) -> Artifact:
+    from genward.ops.artifacts import load
+
+    if not request.concept:
+        raise BadInput(f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward list concepts)")
+    concept = load_concept(request.concept)
+    key = fit_key(defense, concept, model.spec.hash)
+    for place in (folder, shipped_artifacts()):
+        if not refit and place is not None and (place / f"{key}.safetensors").is_file():
+            say(f"{request.text}: reusing {place / key}.safetensors")
+            return _fitting_model(load(place / key), model, str(place / key))
+    say(f"{request.text}: fitting")
+    if folder is not None:
+        return fit_artifact(request.name, defense, concept, model, folder / key, say)
+    with tempfile.TemporaryDirectory() as aside:
+        return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say)
+
+
+def fit_artifact(name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None) -> Artifact:
+    """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows seen, model and seconds)."""
+    from genward.ops.artifacts import save
+
+    began = time.perf_counter()
+    made = defense.fit(model, concept, progress=_tenths(name, progress) if progress else None)
+    artifact = made if hasattr(made, "tensors") else getattr(made, artifact_field(type(defense)) or "")
+    card = {"method": name, "settings": fit_fields(defense), "model_hash": model.spec.hash, "seconds": round(time.perf_counter() - began, 2), **artifact.card}
+    return save(stem, artifact.tensors, card)
+
+
+def _tenths(name: str, say: Say) -> Callable[[int, int, float], None]:
+    """A fit's progress in words, at each tenth of the way."""
+    told = -1
+
+    def progress(step: int, steps: int, loss: float) -> None:
+        nonlocal told
+        tenth = 10 * step // max(1, steps)
+        if tenth > told:
+            told = tenth
+            say(f"{name}: step {step} of {steps}" + (f", loss {loss:.4g}" if loss == loss else ""))
+
+    return progress
+
+
+def _fitting_model(artifact: Artifact, model: StableDiffusion, where: str) -> Artifact:
+    fitted_on = artifact.card.get("model_hash", model.spec.hash)
+    if fitted_on != model.spec.hash:
+        raise BadArtifact(f"{where} was fitted on model {fitted_on}, this one is {model.spec.hash}; fit it again on this model (genward fit)")
+    return artifact
+
+
+def from_artifact(request: DefenseRequest, model: StableDiffusion) -> tuple[Defense, Artifact]:
+    """A defense rebuilt from the path of its artifact.
+
+    Raises:
+        BadArtifact: unreadable, no defense's, or fitted on another model.
+    """
+    from genward.ops.artifacts import load
+
+    path = Path(request.artifact)
+    artifact = load(path)
+    name = str(artifact.card.get("method", ""))
+    if not name:
+        raise BadArtifact(f"{path}: its card names no method; make it with genward fit")
+    cls = catalog.find("defense", name)
+    field = artifact_field(cls)
+    if field is None:
+        raise BadArtifact(f"{path}: defense {name!r} takes no artifact; the card is wrong")
+    known = {f.name for f in dataclasses.fields(cls)}
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(artifact.card.get("settings", {})).items() if k in known}
+    config |= catalog.options("defense", name, dict(request.options))
+    return cls(**{**config, field: _fitting_model(artifact, model, str(path))}), artifact

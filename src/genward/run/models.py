@@ -1,0 +1,92 @@
+"""Models by name: the embedded lab, its oracle, a hub id, a local folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from genward.core.records import load_concept
+from genward.core.spec import Spec
+from genward.errors import UnknownName
+
+if TYPE_CHECKING:
+    from genward.models.sd import StableDiffusion
+
+LAB = ("lab", "lab:oracle")
+"""Names of the embedded models."""
+
+Opener = Callable[[str], "StableDiffusion"]
+
+
+def open_model(name: str, device: str | None = None, dtype: str | None = None, *, download: bool = False) -> StableDiffusion:
+    """``"lab"``, ``"lab:oracle"``, a hub id or a folder as a model, ready to generate.
+
+    Args:
+        device: ``cpu``, ``cuda``, …; the best one there is by default.
+        dtype: ``float32`` (default), ``float16``, ``bfloat16``.
+        download: whether a hub id that is not on this machine may be fetched.
+
+    Raises:
+        BadInput: nothing usable under that name; UnknownName: ``lab:`` with an unknown variant.
+    """
+    from genward.models.sd import StableDiffusion, load_pipeline
+
+    if name != "lab" and not name.startswith("lab:"):
+        return load_pipeline(name, device=device, dtype=dtype or "float32", download=download)
+    if name not in LAB:
+        raise UnknownName("lab model", name, LAB)
+    import torch
+
+    from genward import lab
+
+    which = "oracle" if name == "lab:oracle" else "lab"
+    pipe = lab.pipeline(which)
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, dtype or "float32"))
+    return StableDiffusion(pipe, lab_spec(which, dtype or "float32"))
+
+
+def lab_spec(which: str, dtype: str) -> Spec:
+    """Identity of an embedded model: the files it generates with, not the judges' or the other denoiser's beside them."""
+    from genward import lab
+    from genward.models.sd import folder_spec
+
+    others = ("judge", "second_judge", "unet" if which == "oracle" else "oracle")
+    whole = folder_spec(lab.weights_folder(), f"lab:{which}", dtype)
+    files = {path: value for path, value in whole.fields["files"].items() if path.split("/")[0] not in others and "/" in path}
+    return Spec("model", "sd", {**whole.fields, "files": files})
+
+
+def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False) -> Opener:
+    """``open_model`` with the settings bound, that opens each name once."""
+    opened: dict[str, StableDiffusion] = {}
+
+    def get(name: str) -> StableDiffusion:
+        if name not in opened:
+            opened[name] = open_model(name, device, dtype, download=download)
+        return opened[name]
+
+    return get
+
+
+def words_of(name: str) -> Mapping[str, Any]:
+    """The vocabulary of a model as plain tables (see ``benchmarks.erasure.Words``); empty for any model but the lab's."""
+    if name not in LAB:
+        return {}
+    from genward.lab.data import vocabulary
+
+    words = vocabulary()
+    levels = ("name", "synonym", "synonym-heldout", "description", "description-heldout", "kind")
+    things = {t.name: {level: list(t.wordings(level)) for level in levels} for t in words.things}
+    return {"styles": list(words.style_names), "things": things}
+
+
+def oracle_concepts() -> tuple[str, ...]:
+    """Names of the concepts that the lab's oracle never saw."""
+    from genward.lab.unet import ORACLE_CONCEPTS
+
+    return tuple(ORACLE_CONCEPTS)
+
+
+def unseen_by_oracle() -> tuple[str, ...]:
+    """Objects and styles that the oracle never saw."""
+    return tuple(dict.fromkeys(t for c in oracle_concepts() for t in load_concept(c).targets))

@@ -1,0 +1,338 @@
+"""Plans: which arms see which rows in which batches. A plan is data; it is cut before anything is spent, and worked off in any order.
+
+A recipe (``genward/recipes/<name>.toml``, or a file of your own) holds the same tables as a plan::
+
+    benchmark = "erasure"
+    concepts = ["weapons", "banana"]
+    n = 12                                   # rows a cell
+    batch = 32                               # rows a batch; a batch is the unit of writing
+    sampler = { steps = 20, guidance = 4.0 }
+    [[arm]]
+    label = "uce"
+    defenses = "uce:{concept}"               # one arm a concept; without the placeholder one arm sees all rows
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genward.core.records import Case, Sampler, load_concept
+from genward.core.spec import digest
+from genward.errors import BadInput, UnknownName
+
+CONTROLS = ("", "base", "oracle", "zero")
+ROWS_PER_SECOND = 200.0
+"""Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
+PLACEHOLDER = "{concept}"
+
+
+@dataclass(frozen=True)
+class ArmPlan:
+    """One line of the table: a chain of defenses on a model."""
+
+    label: str
+    defenses: str = "none"
+    """``uce:weapons+sld:weapons,preset=strong``; ``{concept}`` stands for the concept under evaluation."""
+    model: str = ""
+    """Empty: the plan's model."""
+    control: str = ""
+    """``base`` | ``oracle`` | ``zero``, or empty for an arm under test."""
+    concepts: tuple[str, ...] = ()
+    """Concepts whose rows it sees; empty: all of the plan's."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run is made of; equal plans make equal batches."""
+
+    name: str
+    arms: tuple[ArmPlan, ...]
+    concepts: tuple[str, ...]
+    benchmark: str = "erasure"
+    model: str = "lab"
+    preset: str = ""
+    n: int = 12
+    seed: int = 0
+    batch: int = 32
+    sampler: Sampler = field(default_factory=Sampler)
+    judge: str = "lab"
+
+    def __post_init__(self) -> None:
+        labels = [a.label for a in self.arms]
+        if not self.arms or len(set(labels)) < len(labels):
+            raise BadInput(f"a plan wants at least one arm and a different label for each; it got {labels}")
+        if not 1 <= self.batch <= 4096:
+            raise BadInput(f"batch size {self.batch}; between 1 and 4096 are possible")
+        for arm in self.arms:
+            if arm.control not in CONTROLS:
+                raise UnknownName("control", arm.control, [c for c in CONTROLS if c])
+            for concept in arm.concepts:
+                if concept not in self.concepts:
+                    raise UnknownName("concept of the plan", concept, self.concepts)
+
+    @property
+    def hash(self) -> str:
+        return digest({k: v for k, v in asdict(self).items() if k != "name"})
+
+
+class Work(NamedTuple):
+    """One arm bound to the rows it sees: label, model name, defense text without placeholders, and its rows."""
+
+    label: str
+    model: str
+    defenses: str
+    control: str
+    concept: str
+    """The concept it was bound to, or empty where it sees the rows of all."""
+    cases: tuple[Case, ...]
+
+
+class Batch(NamedTuple):
+    """The unit of writing: rows ``start … start + len(cases)`` of one piece of work."""
+
+    work: Work
+    start: int
+    cases: tuple[Case, ...]
+
+
+# ------------------------------------------------------------------------------------------------------------ making plans
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with genward."""
+    return sorted(p.name[:-5] for p in resources.files("genward").joinpath("recipes").iterdir() if p.name.endswith(".toml"))
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """The tables of a shipped recipe (``erasure-quick``) or of a TOML file.
+
+    Raises:
+        UnknownName: no such recipe; BadInput: the file is missing or not TOML.
+    """
+    text = str(name)
+    try:
+        if text.endswith(".toml") or "/" in text:
+            return tomllib.loads(Path(text).read_text("utf-8"))
+        if text not in recipe_names():
+            raise UnknownName("recipe", text, recipe_names())
+        return tomllib.loads(resources.files("genward").joinpath("recipes", f"{text}.toml").read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"recipe {text}: {error}; give a TOML file or one of: {', '.join(recipe_names())}") from error
+
+
+def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
+    """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing or unknown."""
+    tables = dict(raw)
+    try:
+        rows: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in tables.pop("arm", ())]
+        arms = tuple(ArmPlan(**row) for row in rows)
+        sampler = Sampler(**tables.pop("sampler", {}))
+        tables.pop("cases", None)
+        tables["concepts"] = tuple(tables["concepts"])
+        return Plan(**{"name": name, **tables, "arms": arms, "sampler": sampler})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise BadInput(f"plan {name}: {error}; see docs/recipes.md for its fields") from error
+
+
+def make_plan(
+    recipe: str | Path = "erasure-quick",
+    *,
+    name: str = "",
+    model: str = "",
+    concepts: Sequence[str] = (),
+    defenses: Sequence[str] = (),
+    n: int = 0,
+    steps: int = 0,
+    guidance: float | None = None,
+    seed: int | None = None,
+) -> Plan:
+    """A recipe with some of its values replaced.
+
+    Args:
+        recipe: a shipped name or a file.
+        concepts: names or files; replaces the recipe's.
+        defenses: defense texts, or ``label=text``; replaces the recipe's arms under test, controls stay.
+
+    On a model other than the lab the ``oracle`` arm is left out, and so it is for concepts that the oracle saw.
+    """
+    plan = from_tables(read_recipe(recipe), name or Path(str(recipe)).stem)
+    changes: dict[str, Any] = {"model": model or plan.model, "concepts": tuple(concepts) or plan.concepts, "n": n or plan.n}
+    changes["preset"] = plan.preset or Path(str(recipe)).stem.split("-")[-1]
+    changes["seed"] = plan.seed if seed is None else seed
+    changes["sampler"] = replace(plan.sampler, steps=steps or plan.sampler.steps, guidance=plan.sampler.guidance if guidance is None else guidance)
+    arms = list(plan.arms)
+    if defenses:
+        arms = [a for a in arms if a.control in ("base", "oracle")]
+        arms += [ArmPlan(*_labelled(text)) for text in defenses]
+    changes["arms"] = tuple(_fitting(arms, changes["model"], changes["concepts"]))
+    return replace(plan, **changes)
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    """(label, defense text) of ``label=text`` or of a text alone, whose label it is, less the placeholder."""
+    head, equals, rest = text.partition("=")
+    if equals and not any(c in head for c in ":,+"):
+        return head, rest
+    return text.replace(f":{PLACEHOLDER}", ""), text
+
+
+def _fitting(arms: Sequence[ArmPlan], model: str, concepts: Sequence[str]) -> Iterator[ArmPlan]:
+    """The arms, with oracle arms narrowed to the concepts that the oracle never saw, or left out."""
+    for arm in arms:
+        if arm.control != "oracle":
+            yield replace(arm, concepts=tuple(c for c in arm.concepts if c in concepts))
+            continue
+        from genward.run.models import LAB, oracle_concepts
+
+        served = tuple(c for c in concepts if c in oracle_concepts())
+        if model in LAB and served:
+            yield replace(arm, concepts=() if served == tuple(concepts) else served)
+
+
+# --------------------------------------------------------------------------------------------------------------- rows, work
+
+
+def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]:
+    """All rows of the plan's benchmark. ``words`` is the model's vocabulary (looked up when it is not given)."""
+    from genward.run.catalog import find
+    from genward.run.models import LAB, unseen_by_oracle, words_of
+
+    oracle = any(a.control == "oracle" for a in plan.arms)
+    benchmark = find("benchmark", plan.benchmark)(
+        concepts=tuple(load_concept(c) for c in plan.concepts),
+        n=plan.n,
+        seed=plan.seed,
+        words=words_of(plan.model) if words is None else words,
+        avoid=unseen_by_oracle() if oracle and plan.model in LAB else (),
+    )
+    return list(benchmark.cases())
+
+
+def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
+    """The plan's arms bound to rows, in the plan's order; an arm with the placeholder becomes one piece of work a concept."""
+    names = {c: load_concept(c).name for c in plan.concepts}
+    out = []
+    for arm in plan.arms:
+        seen = arm.concepts or plan.concepts
+        model = arm.model or plan.model
+        if PLACEHOLDER in arm.defenses:
+            for concept in seen:
+                rows = tuple(c for c in cases if c.concept == names[concept])
+                out.append(Work(arm.label, model, arm.defenses.replace(PLACEHOLDER, concept), arm.control, names[concept], rows))
+        else:
+            wanted = {names[c] for c in seen}
+            out.append(Work(arm.label, model, arm.defenses, arm.control, "", tuple(c for c in cases if c.concept in wanted)))
+    return out
+
+
+def batches(plan: Plan, pieces: Sequence[Work]) -> list[Batch]:
+    """The plan's cut: at most ``plan.batch`` rows each, never across pieces of work."""
+    return [Batch(w, k, w.cases[k : k + plan.batch]) for w in pieces for k in range(0, len(w.cases), plan.batch)]
+
+
+# ---------------------------------------------------------------------------------------------------------------- dry run
+
+
+def passes_per_image(plan: Plan, extra: float = 0.0) -> float:
+    """Denoiser rows one image costs: steps × (2 under guidance, else 1) + ``extra`` a step."""
+    return plan.sampler.steps * ((2 if plan.sampler.guidance > 1 else 1) + extra)
+
+
+def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None = None) -> dict[str, Any]:
+    """What a run will cost, before anything is spent.
+
+    Args:
+        rate: denoiser rows a second; a measured one (``measured_rate``) or the recorded 200 of the lab on two CPU cores.
+
+    Returns:
+        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` and the same figures by arm;
+        time to fit defenses is not in it.
+    """
+    from genward.run.fit import extra_passes
+
+    pieces = work(plan, plan_cases(plan) if cases is None else cases)
+    speed = rate or ROWS_PER_SECOND
+    arms: dict[str, dict[str, Any]] = {}
+    for piece in pieces:
+        line = arms.setdefault(piece.label, {"arm": piece.label, "defenses": [], "rows": 0, "passes": 0})
+        line["defenses"].append(piece.defenses)
+        line["rows"] += len(piece.cases)
+        line["passes"] += round(len(piece.cases) * passes_per_image(plan, extra_passes(piece.defenses)))
+    rows, passes = sum(a["rows"] for a in arms.values()), sum(a["passes"] for a in arms.values())
+    cells = len({(w.label, c.concept, c.wording) for w in pieces for c in w.cases})
+    return {
+        "plan": plan.name,
+        "rows": rows,
+        "passes": passes,
+        "minutes": round(passes / speed / 60, 1),
+        "rate": speed,
+        "batches": len(batches(plan, pieces)),
+        "cells": cells,
+        "arms": list(arms.values()),
+    }
+
+
+def measured_rate(model: Any, rows: int = 32) -> float:
+    """Denoiser rows a second of ``model`` on this machine, from two calls of ``rows`` rows (the first warms up)."""
+    import time
+
+    import torch
+
+    from genward.core.records import Call
+
+    edge, channels = model.unet.config.sample_size, model.unet.config.in_channels
+    text = model.encode(["a cat"]).expand(rows, -1, -1)
+    call = Call(torch.zeros(rows, channels, edge, edge, dtype=text.dtype, device=text.device), torch.full((rows,), 500, device=text.device), text)
+    began = 0.0
+    with torch.no_grad():
+        for _ in range(2):
+            began = time.perf_counter()
+            model.denoise(call)
+    return rows / max(1e-9, time.perf_counter() - began)
+
+
+# -------------------------------------------------------------------------------------------------------------------- TOML
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float, str)):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(v) for v in value) + "]"
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_value(v)}" for k, v in value.items()) + " }"
+    raise BadInput(f"a plan cannot hold a {type(value).__name__}; use numbers, text, lists or tables")
+
+
+def to_toml(plan: Plan, cases: Sequence[Case] = ()) -> str:
+    """The plan as TOML; with ``cases`` their digest goes in, so that a changed benchmark is noticed on resume."""
+    tables = asdict(plan)
+    arms = tables.pop("arms")
+    if cases:
+        tables["cases"] = cases_digest(cases)
+    lines = [f"{k} = {_value(v)}" for k, v in tables.items()]
+    for arm in arms:
+        lines += ["", "[[arm]]", *(f"{k} = {_value(v)}" for k, v in arm.items() if v)]
+    return "\n".join(lines) + "\n"
+
+
+def from_toml(text: str) -> Plan:
+    """The plan that ``to_toml`` wrote."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"plan: {error}; it was changed by hand or cut short, make it again") from error
+    return from_tables(raw, str(raw.get("name", "plan")))
+
+
+def cases_digest(cases: Sequence[Case]) -> str:
+    """Identity of a list of rows."""
+    return digest([list(map(str, c)) for c in cases])

@@ -1,0 +1,167 @@
+"""The shell around the commands: output, exit codes, errors, speed of the start."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from genward import __version__
+from genward.cli import app as application
+from genward.cli import common, doctor
+from genward.cli.app import STOPPED, status
+from genward.errors import StoreError
+
+COMMANDS = ("list", "show", "generate", "fit", "export", "judge", "run", "report", "claims", "check", "doctor", "lab")
+
+
+def out(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert status(arguments) == code
+    return capsys.readouterr().out
+
+
+def err(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
+    assert status(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+def python(code: str) -> str:
+    """Run code in a fresh interpreter and return what it printed."""
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)).stdout.strip()
+
+
+def test_import_and_parsing_load_nothing_heavy() -> None:
+    heavy = "torch", "diffusers", "transformers", "scipy", "pyarrow", "matplotlib", "PIL"
+    code = f"import sys, genward; print([m for m in {heavy} if m in sys.modules]); from genward.cli.app import status; status(['list', '--json']); "
+    code += f"status(['run', '--help']); print([m for m in {heavy} if m in sys.modules])"
+    lines = python(code).splitlines()
+    assert lines[0] == lines[-1] == "[]"
+
+
+def test_public_names_load_on_first_use() -> None:
+    import genward
+
+    assert genward.Case("a", "a cat").prompt == "a cat"
+    assert genward.load_concept("weapons").kind == "policy"
+    assert set(dir(genward)) == set(genward.__all__)
+    for name in genward.__all__:
+        assert getattr(genward, name) is not None
+    with pytest.raises(AttributeError, match="offers"):
+        genward.nothing  # noqa: B018
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert out(capsys, "--version") == f"genward {__version__}\n"
+    text = out(capsys, "--help")
+    assert all(command in text for command in COMMANDS)
+    for command in COMMANDS:
+        assert "--help" in out(capsys, command, "--help")
+
+
+@pytest.mark.parametrize("line", ["frobnicate", "list --frobnicate", "generate", "generate x --steps many", "generate x --steps 0", "lab frobnicate"])
+def test_usage_errors_exit_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert err(capsys, *line.split(), code=2)
+
+
+def test_unknown_names_exit_with_3_and_offer_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean weapons" in err(capsys, "show", "concept", "weapon", code=3)
+    assert "did you mean concepts" in err(capsys, "list", "concpets", code=3)
+    assert err(capsys, "show", "defense", "zzz", code=3).startswith("error: unknown defense 'zzz'")
+
+
+def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    everything = json.loads(out(capsys, "list", "--json"))
+    assert "weapons" in [c["name"] for c in everything["concepts"]]
+    assert "erasure" in [b["name"] for b in everything["benchmarks"]]
+    assert "weapons" in out(capsys, "list", "concepts")
+    assert json.loads(out(capsys, "show", "concept", "weapons", "--json"))["targets"][0] == "pistol"
+    fields = json.loads(out(capsys, "show", "benchmark", "erasure", "--json"))["fields"]
+    assert {f["field"] for f in fields} >= {"concepts", "n", "seed"}
+    assert "erasure-quick" in out(capsys, "list", "recipes")
+    assert "uce" in out(capsys, "show", "recipe", "erasure-quick")
+
+
+class Ending:
+    """A command that ends in a given way."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def main(self, **_: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (StoreError("no run 'x'; name one"), 3, "error: no run 'x'; name one"),
+        (KeyboardInterrupt(), 130, STOPPED),
+        (typer.Abort(), 130, STOPPED),
+        (OSError(errno.ENOSPC, "No space left on device", "/disk/x"), 3, "error: /disk/x: No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 3, "error: /x: Permission denied"),
+    ],
+)
+def test_how_a_command_ends(error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(application.typer.main, "get_command", lambda _: Ending(error))
+    assert said in err(capsys, "list", code=code)
+
+
+def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(application.typer.main, "get_command", lambda _: Ending(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        status(["list"])
+
+
+def test_json_holds_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    common.emit({"a": float("nan"), "b": (1.5, float("inf")), "c": Path("x")})
+    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [1.5, None], "c": "x"}
+
+
+def test_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    common.table([{"a": "long one", "b_c": 0.123456}, {"a": "x", "b_c": float("nan")}], ["a", "b_c"])
+    assert capsys.readouterr().out.splitlines() == ["a         b c", "long one  0.123", "x         -"]
+
+
+def test_write_whole_leaves_nothing_half_written(tmp_path: Path) -> None:
+    def fails(path: Path) -> None:
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    target = tmp_path / "deep" / "a.png"
+    with pytest.raises(OSError, match="No space"):
+        common.write_whole(target, fails)
+    assert list(tmp_path.rglob("*.*")) == []
+    common.write_whole(target, lambda p: p.write_text("all") and None)
+    assert target.read_text() == "all"
+
+
+def test_doctor_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    code = status(["doctor", "--json", "--store", str(store)])
+    found = json.loads(capsys.readouterr().out)
+    assert code == (0 if found["usable"] else 3)
+    assert {"genward", "torch", "cores", "lab weights", "free disk", "chromium"} <= {f["what"] for f in found["findings"]}
+    assert not store.exists()
+
+
+def test_doctor_sees_a_file_cut_short(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"x": np.zeros(8, np.float32)}, path)
+    assert doctor.whole(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert not doctor.whole(path)
+    path.write_bytes(b"not a header at all")
+    assert not doctor.whole(path)

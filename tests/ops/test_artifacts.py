@@ -1,0 +1,158 @@
+"""Artifacts: what is saved comes back bit for bit; anything else is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from genward.errors import BadArtifact, BadInput
+from genward.ops import artifacts
+
+
+@pytest.fixture
+def tensors() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    return {"b": torch.randn(3, 4, generator=g).half(), "a": torch.randn(5, generator=g), "scalar": torch.tensor(0.5, dtype=torch.float64)}
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    saved = artifacts.save(tmp_path / "new" / "uce-v1.2", tensors, {"method": "uce", "settings": {"lam": 0.5}})
+    for path in (tmp_path / "new" / "uce-v1.2.safetensors", tmp_path / "new" / "uce-v1.2.json"):
+        loaded = artifacts.load(path, expect_shapes={"a": (5,), "b": (3, 4), "scalar": ()})
+        assert loaded.hash == saved.hash == artifacts.content_hash(tensors) and loaded.card == saved.card
+        assert all(torch.equal(loaded.tensors[n], t) and loaded.tensors[n].dtype == t.dtype for n, t in tensors.items())
+    assert saved.card["tensors"]["b"] == {"dtype": "float16", "shape": [3, 4]} and saved.card["settings"] == {"lam": 0.5}
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["uce-v1.2.json", "uce-v1.2.safetensors"], "nothing is left aside"
+    again = artifacts.save(tmp_path / "again", saved.tensors, saved.card)
+    assert again.hash == saved.hash and again.card == saved.card
+
+
+def test_hash_sees_content_and_nothing_else(tensors: dict[str, Tensor]) -> None:
+    base = artifacts.content_hash(tensors)
+    assert base == artifacts.content_hash(dict(reversed(tensors.items())))
+    assert base == artifacts.content_hash({**tensors, "b": tensors["b"].t().contiguous().t()}), "strides do not matter"
+    changed = [
+        {**tensors, "a": tensors["a"] + 1e-6},
+        {**tensors, "a": tensors["a"].reshape(1, 5)},
+        {**tensors, "a": tensors["a"].view(torch.int32)},
+        {("c" if n == "a" else n): t for n, t in tensors.items()},
+    ]
+    assert len({base, *(artifacts.content_hash(c) for c in changed)}) == 5
+
+
+@pytest.mark.parametrize("ending", artifacts.PICKLES)
+def test_pickles_are_refused_unopened(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(b"this is never read")
+    with pytest.raises(BadArtifact, match="pickle"):
+        artifacts.load(path)
+    path.unlink()
+    with pytest.raises(BadArtifact, match="pickle"):
+        artifacts.load(path)
+
+
+def test_a_pickle_in_disguise_is_refused(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    artifacts.save(tmp_path / "x", tensors, {})
+    for data in (pickle.dumps({"a": 1}), b"PK\x03\x04" + b"\0" * 64):
+        (tmp_path / "x.safetensors").write_bytes(data)
+        with pytest.raises(BadArtifact, match="in spite of its name"):
+            artifacts.load(tmp_path / "x")
+
+
+def _header(data: bytes, change: Callable[[bytes], bytes]) -> bytes:
+    size = struct.unpack("<Q", data[:8])[0]
+    header = change(data[8 : 8 + size])
+    return struct.pack("<Q", len(header)) + header + data[8 + size :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda d: b"",
+    "seven bytes": lambda d: d[:7],
+    "half the header": lambda d: d[:40],
+    "one byte short": lambda d: d[:-1],
+    "one byte more": lambda d: d + b"\0",
+    "huge header length": lambda d: struct.pack("<Q", 2**62) + d[8:],
+    "header is no JSON": lambda d: _header(d, lambda h: b"{" + h[1:-1] + b"x"),
+    "unknown dtype": lambda d: _header(d, lambda h: h.replace(b'"F16"', b'"X16"')),
+    "wrong offsets": lambda d: _header(d, lambda h: h.replace(b"[5]", b"[9]")),
+    "one bit of content": lambda d: d[:-1] + bytes([d[-1] ^ 1]),
+    "no tensors": lambda d: struct.pack("<Q", 2) + b"{}",
+}
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGE))
+def test_damaged_tensors_are_refused(tmp_path: Path, tensors: dict[str, Tensor], damage: str) -> None:
+    artifacts.save(tmp_path / "x", tensors, {})
+    file = tmp_path / "x.safetensors"
+    before = file.read_bytes()
+    file.write_bytes(DAMAGE[damage](before))
+    assert file.read_bytes() != before
+    with pytest.raises(BadArtifact) as caught:
+        artifacts.load(tmp_path / "x")
+    assert str(tmp_path) in str(caught.value) and ";" in str(caught.value), "says which file and what to do"
+
+
+@pytest.mark.parametrize(
+    "card", ["", "{", "[]", "{}", '{"hash": 3, "format": 1}', '{"hash": "00", "format": 1}', '{"hash": "00", "format": 99}', "[" * 50_000, "\ufeff{}"]
+)
+def test_damaged_cards_are_refused(tmp_path: Path, tensors: dict[str, Tensor], card: str) -> None:
+    artifacts.save(tmp_path / "x", tensors, {})
+    (tmp_path / "x.json").write_text(card, "utf-8")
+    with pytest.raises(BadArtifact):
+        artifacts.load(tmp_path / "x")
+
+
+def test_shapes_names_dtypes_and_size_are_checked(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    artifacts.save(tmp_path / "x", tensors, {})
+    good = {"a": (5,), "b": (3, 4), "scalar": ()}
+    for expected, told in (({**good, "a": (6,)}, "shape"), ({**good, "z": (1,)}, "lacks 'z'"), ({"a": (5,)}, "unexpected 'b', 'scalar'")):
+        with pytest.raises(BadArtifact, match=told):
+            artifacts.load(tmp_path / "x", expect_shapes=expected)
+    with pytest.raises(BadArtifact, match="at most 10"):
+        artifacts.load(tmp_path / "x", max_bytes=10)
+    artifacts.save(tmp_path / "ints", {"n": torch.arange(3)}, {})
+    with pytest.raises(BadArtifact, match="floating point"):
+        artifacts.load(tmp_path / "ints")
+
+
+def test_missing_halves(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    for ending in (".json", ".safetensors"):
+        artifacts.save(tmp_path / "x", tensors, {})
+        (tmp_path / f"x{ending}").unlink()
+        with pytest.raises(BadArtifact, match="two files"):
+            artifacts.load(tmp_path / "x")
+
+
+def test_what_cannot_be_saved(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(BadInput, match="at least one"):
+        artifacts.save(tmp_path / "x", {}, {})
+    with pytest.raises(BadInput, match="not finite"):
+        artifacts.save(tmp_path / "x", {"a": torch.tensor([1.0, float("nan")])}, {})
+    for value in (float("inf"), {1, 2}, torch.ones(1)):
+        with pytest.raises(BadInput, match="JSON"):
+            artifacts.save(tmp_path / "x", tensors, {"value": value})
+    with pytest.raises(BadInput, match="hash"):
+        artifacts.make(tensors, {"hash": "mine"})
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BadInput, match="cannot be written"):
+        artifacts.save(tmp_path / "file" / "x", tensors, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["file"], "nothing half-written"
+
+
+def test_an_artifact_does_not_alias_what_it_was_made_of(tensors: dict[str, Tensor]) -> None:
+    made = artifacts.make(tensors, {})
+    tensors["a"].zero_()
+    assert artifacts.content_hash(made.tensors) == made.hash
+
+
+def test_the_card_is_plain_json(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    artifacts.save(tmp_path / "x", tensors, {"captions": ["a café"], "pair": (1, 2)})
+    card = json.loads((tmp_path / "x.json").read_text("utf-8"))
+    assert card["captions"] == ["a café"] and card["pair"] == [1, 2] and card["format"] == artifacts.FORMAT

@@ -1,0 +1,177 @@
+"""The page in a real browser (headless Chromium from Debian, driven by selenium): quiet, offline, sortable, un-blurs, narrow screens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+
+from genward.report import build
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
+    assert driver and browser, "these tests need Debian's chromium and chromium-driver: apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900", "--no-first-run"):
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    chrome.get("about:blank")
+    yield chrome
+    chrome.quit()
+
+
+@pytest.fixture
+def page(chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any]) -> webdriver.Chrome:
+    store.write("quick", metrics)
+    path = build(store, "quick")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    chromium.get(path.as_uri())
+    return chromium
+
+
+def click(page: webdriver.Chrome, element: WebElement) -> None:
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    element.click()
+
+
+def column(page: webdriver.Chrome, index: int) -> list[str]:
+    cells = page.find_elements(By.CSS_SELECTOR, f".matrix tbody tr > :nth-child({index})")
+    return [c.get_attribute("data-v") or "" for c in cells[:8]]
+
+
+def heads(page: webdriver.Chrome) -> list[WebElement]:
+    return page.find_elements(By.CSS_SELECTOR, ".matrix")[0].find_elements(By.CSS_SELECTOR, "thead th")
+
+
+def test_it_is_quiet_and_asks_for_nothing(page: webdriver.Chrome) -> None:
+    events = [json.loads(e["message"])["message"] for e in page.get_log("performance")]
+    asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls = [r["request"]["url"] for r in asked if not r["documentURL"].startswith("chrome:")]  # the browser's own start page is not ours
+    assert [u for u in urls if not u.startswith("data:")] == [page.current_url]
+    assert page.get_log("browser") == []
+
+
+def test_hostile_text_stays_text(page: webdriver.Chrome, hostile: str) -> None:
+    assert page.execute_script("return document.querySelectorAll('script').length") == 1
+    assert page.execute_script("return document.querySelectorAll('img[onerror]').length") == 0
+    assert hostile in [q.text for q in page.find_elements(By.TAG_NAME, "q")]
+
+
+def test_headers_sort_up_down_and_back(page: webdriver.Chrome) -> None:
+    before = column(page, 2)
+    for state, order in (("ascending", sorted(before, key=float)), ("descending", sorted(before, key=float, reverse=True)), ("none", before)):
+        click(page, heads(page)[1].find_element(By.TAG_NAME, "button"))
+        assert heads(page)[1].get_attribute("aria-sort") == state
+        assert [float(v) for v in column(page, 2)] == [float(v) for v in order]
+    assert all(h.get_attribute("aria-sort") == "none" for h in heads(page))
+
+
+def test_missing_values_sort_last_both_ways_and_text_sorts_by_keyboard(page: webdriver.Chrome) -> None:
+    for _ in range(2):
+        click(page, heads(page)[3].find_element(By.TAG_NAME, "button"))
+        assert column(page, 4)[-1] == ""
+    heads(page)[0].find_element(By.TAG_NAME, "button").send_keys(Keys.ENTER)
+    assert heads(page)[0].get_attribute("aria-sort") == "ascending"
+    assert heads(page)[3].get_attribute("aria-sort") == "none"
+    assert column(page, 1) == sorted(column(page, 1))
+
+
+def blur(page: webdriver.Chrome, shot: WebElement) -> bool:
+    return "blur" in page.execute_script("return getComputedStyle(arguments[0].querySelector('img')).filter", shot)
+
+
+def test_pictures_unblur_by_click_by_key_and_all_at_once(page: webdriver.Chrome) -> None:
+    shots = page.find_elements(By.CSS_SELECTOR, "button.unsafe")
+    assert shots and all(blur(page, s) for s in shots)
+    click(page, shots[0])
+    assert shots[0].get_attribute("aria-pressed") == "true"
+    assert [blur(page, s) for s in shots[:2]] == [False, True]
+    shots[1].send_keys(Keys.ENTER)
+    shots[0].send_keys(Keys.SPACE)
+    assert [blur(page, s) for s in shots[:2]] == [True, False]
+    everything = page.find_element(By.ID, "show-all")
+    click(page, everything)
+    assert not any(blur(page, s) for s in shots)
+    click(page, everything)
+    assert all(blur(page, s) for s in shots)
+
+
+def test_pictures_are_decoded(page: webdriver.Chrome) -> None:
+    assert page.execute_script(
+        "return Promise.all([...document.images].map((i) => i.decode())).then(() => [...document.images].every((i) => i.naturalWidth > 0))"
+    )
+
+
+def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
+    page.execute_script("const s = document.querySelector('[data-filter=wording]'); s.value = 'kind'; s.dispatchEvent(new Event('change'))")
+    assert [s.is_displayed() for s in page.find_elements(By.CSS_SELECTOR, ".strip")] == [False, True, False]
+    page.execute_script("const s = document.querySelector('[data-plots]'); s.value = '4'; s.dispatchEvent(new Event('change'))")
+    drawn = [s.get_attribute("aria-label") for s in page.find_elements(By.CSS_SELECTOR, ".plot svg") if s.is_displayed()]
+    assert drawn[0] == "Residual weapons against retention, description"
+    mark = next(m for m in page.find_elements(By.CSS_SELECTOR, ".mark.defense") if m.is_displayed())
+    page.execute_script("arguments[0].focus()", mark)
+    assert page.find_element(By.ID, "tip").text == mark.get_attribute("aria-label")
+    more = page.find_element(By.CSS_SELECTOR, ".more")
+    assert not more.is_displayed()
+    click(page, page.find_element(By.ID, "details"))
+    assert more.is_displayed()
+
+
+@pytest.mark.parametrize("width", [360, 768, 1600])
+def test_only_tables_and_plots_scroll_sideways(page: webdriver.Chrome, width: int) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_letters_on_the_heat_map_can_be_read(page: webdriver.Chrome, scheme: str) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    colors = page.execute_script(
+        """const c = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+        const rgb = (color) => { c.fillStyle = color; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };
+        return [...document.querySelectorAll('.heat')].map((e) => [rgb(getComputedStyle(e).backgroundColor), rgb(getComputedStyle(e).color)])"""
+    )
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert len(colors) > 40
+    assert min(contrast(a, b) for a, b in colors) >= 4.0
+
+
+def contrast(a: list[int], b: list[int]) -> float:
+    """WCAG contrast of two sRGB colors."""
+
+    def luminance(color: list[int]) -> float:
+        linear = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_it_works_from_a_path_with_odd_letters(chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], tmp_path: Path) -> None:
+    store.write("quick", metrics)
+    path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html")
+    chromium.get_log("browser")
+    chromium.get(path.as_uri())
+    assert "genward report" in chromium.title
+    assert chromium.get_log("browser") == []

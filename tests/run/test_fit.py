@@ -1,0 +1,106 @@
+"""Defense texts and fits: grammar, reuse by content, artifacts as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from genward.core.records import Case, Sampler, load_concept
+from genward.core.spec import Spec
+from genward.errors import BadArtifact, BadInput, UnknownName
+from genward.run import fit
+from genward.testing import tiny_sd
+from genward.testing.suites import same
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_sd()
+
+
+def test_the_grammar() -> None:
+    uce, sld = fit.parse_defense("uce:weapons,lam=1e+1+sld:weapons,preset=strong")
+    assert uce == fit.DefenseRequest("uce", "weapons", (("lam", "1e+1"),))
+    assert sld.text == "sld:weapons,preset=strong"
+    assert fit.parse_defense("none") == fit.parse_defense("none+none") == []
+    assert fit.parse_defense("some/folder/x.safetensors,strength=0")[0].artifact == "some/folder/x.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("ucee:weapons", UnknownName, "uce"),
+        ("uce:weapon", UnknownName, "weapons"),
+        ("uce:weapons,lamb=1", UnknownName, "lam"),
+        ("uce:weapons,strong", BadInput, "field=value"),
+        ("uce:weapons,,", BadInput, "field=value"),
+        ("", BadInput, "empty"),
+        (":weapons", BadInput, "empty"),
+    ],
+)
+def test_texts_that_cannot_be_read(text: str, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        fit.parse_defense(text)
+
+
+def test_extra_passes_are_the_classes_own_word() -> None:
+    assert fit.extra_passes("sld:weapons+uce:weapons") == 1.0
+    assert fit.extra_passes("none") == 0.0
+
+
+def test_a_method_that_learns_nothing_is_made_for_the_concept(model: Any) -> None:
+    chain = fit.ready(fit.parse_defense("sld:banana,preset=strong+negative_prompt:cat"), model)
+    assert [type(d).name for d in chain.defenses] == ["sld", "negative_prompt"]
+    assert "banana" in chain.defenses[0].text and chain.defenses[0].preset == "strong" and not chain.artifacts  # type: ignore[attr-defined]
+
+
+def test_a_fit_is_kept_and_reused_with_its_true_cost(model: Any, tmp_path: Path) -> None:
+    said: list[str] = []
+    first = fit.ready(fit.parse_defense("uce:banana"), model, tmp_path, progress=said.append)
+    files = sorted((tmp_path / "fits").iterdir())
+    stamps = [f.stat().st_mtime_ns for f in files]
+    again = fit.ready(fit.parse_defense("uce:banana,strength=0.5"), model, tmp_path, progress=said.append)
+    assert [f.suffix for f in files] == [".json", ".safetensors"]
+    assert [f.stat().st_mtime_ns for f in files] == stamps
+    assert again.artifacts[0].hash == first.artifacts[0].hash and again.prepare_seconds == first.prepare_seconds
+    assert said[0].endswith("fitting") and "reusing" in said[-1]
+    assert Spec.of("defense", first.defenses[0]).hash != Spec.of("defense", again.defenses[0]).hash
+    fit.ready(fit.parse_defense("uce:banana"), model, tmp_path, refit=True)
+    assert [f.stat().st_mtime_ns for f in files] != stamps
+
+
+def test_other_settings_concepts_and_models_are_other_fits(model: Any) -> None:
+    uce = fit.template(fit.parse_defense("uce:banana")[0])
+    banana, cat = load_concept("banana"), load_concept("cat")
+    key = fit.fit_key(uce, banana, model.spec.hash)
+    assert key == fit.fit_key(fit.template(fit.parse_defense("uce:banana,strength=0")[0]), banana, model.spec.hash)
+    others = {
+        fit.fit_key(fit.template(fit.parse_defense("uce:banana,lam=0.1")[0]), banana, model.spec.hash),
+        fit.fit_key(uce, cat, model.spec.hash),
+        fit.fit_key(uce, banana, tiny_sd(seed=1).spec.hash),
+    }
+    assert len(others) == 3 and key not in others
+
+
+def test_a_fitted_file_is_a_defense_on_its_model_only(model: Any, tmp_path: Path) -> None:
+    made = fit.ready(fit.parse_defense("uce:banana,lam=0.2"), model, tmp_path)
+    (file,) = (tmp_path / "fits").glob("*.safetensors")
+    loaded = fit.ready(fit.parse_defense(str(file)), model)
+    assert Spec.of("defense", loaded.defenses[0]).hash == Spec.of("defense", made.defenses[0]).hash
+    cases, sampler = [Case("c", "a banana", seed=3)], Sampler(steps=2, guidance=3.0)
+    assert same(model.generate(cases, sampler, loaded.defenses), model.generate(cases, sampler, made.defenses))
+    with pytest.raises(BadArtifact, match="another|fitted on"):
+        fit.ready(fit.parse_defense(str(file)), tiny_sd(seed=1))
+    with pytest.raises(BadArtifact, match="pickle"):
+        fit.ready(fit.parse_defense("x/weights.pt"), model)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(BadArtifact):
+        fit.ready(fit.parse_defense("uce:banana,lam=0.2"), model, tmp_path)
+
+
+def test_a_method_that_learns_wants_a_concept(model: Any) -> None:
+    with pytest.raises(BadInput, match="names none"):
+        fit.ready(fit.parse_defense("uce"), model)
+    assert not list(fit.ready([], model).defenses)
