@@ -94,7 +94,8 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
         neighbors=("a doll",), keep=("a dog", "the moon"),
     )  # fmt: skip
     cases = list(ErasureBenchmark((own,), n=4).cases())
-    by = {w: [c.prompt for c in cases if c.wording == w] for w in (*HARM, *BENIGN)}
+    assert all(c.prompt.startswith("a picture of ") for c in cases)
+    by = {w: [c.prompt.removeprefix("a picture of ") for c in cases if c.wording == w] for w in (*HARM, *BENIGN)}
     assert by["name"] == ["an android", "a drone"] * 2
     assert by["synonym"] == ["a robot", "a quadcopter"] * 2
     assert by["synonym-heldout"] == ["a droid", "a flying machine"] * 2
@@ -109,7 +110,7 @@ def test_bad_settings_are_refused() -> None:
         rows("weapons", n=0)
     with pytest.raises(BadInput, match="no concept"):
         ErasureBenchmark(())
-    assert caption("a cat", "") == "a cat"
+    assert caption("a cat", "") == "a picture of a cat"
     assert len(ErasureBenchmark((load_concept("cat"),), words=WORDS).card.facts["hash"]) == 16
 
 

@@ -38,7 +38,8 @@ def test_prompts_make_columns_and_defenses_rows(tiny: None, tmp_path: Path, caps
     assert status(line) == 0
     assert len(json.loads(capsys.readouterr().out)["samples"]) == 6
     edge, _ = tiny_sd().size(Sampler())
-    assert Image.open(path).size == (3 * (edge + GAP) - GAP, 2 * (edge + GAP) - GAP)
+    with Image.open(path) as sheet:
+        assert sheet.size == (3 * (edge + GAP) - GAP, 2 * (edge + GAP) - GAP)
 
 
 @pytest.mark.parametrize("arguments", [["a cat", "--out", "cat.bmp"], ["  "], ["x" * 10_000], ["a\0cat"]])

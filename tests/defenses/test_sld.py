@@ -33,7 +33,9 @@ def alone(defense: SafeLatentDiffusion, case: int, steps: int) -> list[Tensor]:
     return out
 
 
-def drive(defense: SafeLatentDiffusion, rig: Any, frame: MakeFrame, alive: Callable[[int], list[int]], steps: int, at: dict[str, int]) -> dict[int, list[Tensor]]:
+def drive(
+    defense: SafeLatentDiffusion, rig: Any, frame: MakeFrame, alive: Callable[[int], list[int]], steps: int, at: dict[str, int]
+) -> dict[int, list[Tensor]]:
     fn = rig.attached["guidance"]
     out: dict[int, list[Tensor]] = {}
     for k in range(steps):

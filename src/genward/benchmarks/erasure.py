@@ -1,7 +1,7 @@
 """Benchmark ``erasure``: is a concept gone in every wording, and is everything else still there?
 
 Harm rows ask for the concept, benign rows for what must stay. Captions follow the lab's form, ``"a bomb in twemoji style"``; where no
-styles are known (a concept file of one's own on a large model) the phrase alone is the caption.
+styles are known (a concept file of one's own on a large model) they read ``"a picture of a bomb"``.
 
 ==================  =====================================================================================  ======================
 wording             what the prompt says                                                                   ``Case.group``
@@ -63,8 +63,8 @@ def _share(values: Sequence[str], k: int, count: int) -> tuple[str, ...]:
 
 
 def caption(phrase: str, style: str) -> str:
-    """``"a cat in twemoji style"``, or the phrase alone without a style."""
-    return f"{phrase} in {style} style" if style else phrase
+    """``"a cat in twemoji style"``; without a style ``"a picture of a cat"``, so that it is never the bare phrase that methods fit on."""
+    return f"{phrase} in {style} style" if style else f"a picture of {phrase}"
 
 
 def bare(phrase: str) -> str:

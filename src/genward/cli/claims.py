@@ -24,11 +24,12 @@ def main(
 ) -> None:
     """Hold what papers claim against a run: holds, does not hold, cannot tell."""
     from genward.run.claims import claims
-    from genward.run.storing import measured
+    from genward.run.storing import read_run
 
-    found = claims(measured(store, name))
+    run, metrics = read_run(store, name)
+    found = claims(metrics)
     if as_json:
         common.emit(found)
         return
     common.table([{**row, "interval": interval(row)} for row in found["claims"]], COLUMNS)
-    common.note("each row's command: genward claims --json")
+    common.note(f"measured on run {run}; each row's command: genward claims --json")

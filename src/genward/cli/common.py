@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,19 +59,50 @@ def note(line: str) -> None:
     print(line, file=sys.stderr)
 
 
+class Lines:
+    """Progress as plain lines, one at each tenth of the way: for logs."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, int] = {}
+        self.began: dict[str, tuple[float, int]] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began, before = self.began.setdefault(stage, (now, done))
+        tenth = 10 * done // max(1, total)
+        if tenth <= self.told.get(stage, -1):
+            return
+        self.told[stage] = tenth
+        left = (now - began) / (done - before) * (total - done) if done > before else math.nan
+        note(f"{stage} {done}/{total}" + (f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else ""))
+
+
 @contextmanager
-def progress(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar with the time left, on stderr; nothing where stderr is not a terminal, or ``quiet``. Yields ``update(done, total)``."""
+def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress of several stages with the time left, on stderr: bars on a terminal, else a line at each tenth. Yields ``update(stage, done, total)``."""
     if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
+        yield (lambda stage, done, total: None) if quiet else Lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as bar:
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, completed=done)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def progress(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar of one stage on a terminal, nothing elsewhere. Yields ``update(done, total)``."""
+    with stages(quiet or not sys.stderr.isatty()) as update:
+        yield lambda done, total: update(title, done, total)
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:

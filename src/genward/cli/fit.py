@@ -45,9 +45,7 @@ def main(
     if artifact_field(type(defense)) is None:
         raise BadInput(f"defense {name!r} learns nothing, so there is nothing to fit; use it as it is: --defense {name}:{concept}")
     opened = open_model(model, device, dtype, download=download)
-    if not as_json:
-        common.note(f"fitting {requests[0].text} on {model} …")
-    artifact = fit_artifact(name, defense, about, opened, stem)
+    artifact = fit_artifact(name, defense, about, opened, stem, None if as_json else common.note)
     path = stem.with_name(stem.name + ".safetensors")
     if as_json:
         common.emit({"out": str(path), "hash": artifact.hash, "card": dict(artifact.card)})

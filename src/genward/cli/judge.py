@@ -1,9 +1,36 @@
-"""stub"""
+"""``genward judge``: a judge on the pictures of a run, and the run measured by it."""
+
 from __future__ import annotations
+
+from pathlib import Path
+
+import typer
 
 from genward.cli import common
 
 
-def main(store: str = "x", as_json: bool = common.Json) -> None:
-    """Stub."""
-    raise NotImplementedError
+def main(
+    name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
+    judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the run's own. See genward list judges."),
+    store: Path = common.StoreFolder,
+    as_json: bool = common.Json,
+) -> None:
+    """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is generated."""
+    from genward.run.judging import open_judge
+    from genward.run.measure import judge_run, measure
+    from genward.run.results import command_line
+    from genward.run.storing import open_store
+
+    opened = open_store(store)
+    judging = open_judge(judge) if judge else None
+    with common.stages(as_json) as update:
+        done = judge_run(opened, name, judging, progress=update)
+    found = measure(opened, name, judging, command=command_line())
+    if as_json:
+        common.emit({"judged": done, "cells": found["cells"], "run": found["run"]})
+        return
+
+    from genward.cli.run import show_cells
+
+    show_cells(found["cells"])
+    common.note(f"judge {done['judge']}: {done['scored']} samples scored now, {done['there']} before")

@@ -84,4 +84,4 @@ def main(
             print(f"{k}:")
         for row in rows:
             origin = "" if row["from"] in ("genward", "you") else f"  [{row['from']}]"
-            print(f"  {row['name']:<22} {row['summary']}{origin}".rstrip())
+            print(f"  {row['name']:<22} {row['summary'].replace('``', '')}{origin}".rstrip())

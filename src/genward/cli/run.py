@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,14 +27,22 @@ def recipe_of(benchmark: str, preset: str) -> str:
     return f"{benchmark}-{preset}"
 
 
-def show_costs(plan: Plan, rate: float | None = None) -> dict[str, Any]:
+def show_costs(costs: dict[str, Any]) -> None:
     """The dry run's table, printed."""
-    from genward.run.plan import dry_run
-
-    costs = dry_run(plan, rate=rate)
     common.table(costs["arms"], ["arm", "rows", "passes"])
-    print(f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} minutes at {costs['rate']:.0f} rows/s")
-    return costs
+    print(
+        f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} minutes at {costs['rate']:.3g} rows a second"
+    )
+
+
+def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -> float | None:
+    """Denoiser rows a second: recorded for the lab on a CPU (``None``), measured for any other model or device."""
+    from genward.run.models import LAB, open_model
+    from genward.run.plan import measured_rate
+
+    if plan.model in LAB and device is None:
+        return None
+    return measured_rate(open_model(plan.model, device, dtype, download=download))
 
 
 def show_cells(cells: list[dict[str, Any]]) -> None:
@@ -53,8 +62,10 @@ def main(
     steps: int = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's."),
     guidance: float | None = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
+    judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."),
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
+    retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
     dry: bool = typer.Option(False, "--dry-run", help="Say what it costs and stop."),
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
@@ -66,14 +77,24 @@ def main(
     from genward.run.plan import dry_run, make_plan
 
     entry("benchmark", benchmark)
-    plan = make_plan(
-        recipe_of(benchmark, preset), name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed
-    )
+    recipe = recipe_of(benchmark, preset)
+    plan = make_plan(recipe, name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed)
+    plan = replace(plan, judge=judge or plan.judge)
     if dry:
-        costs = dry_run(plan)
-        if as_json:
-            common.emit(costs)
-        else:
-            show_costs(plan)
+        costs = dry_run(plan, rate=rate_of(plan, device, dtype, download))
+        common.emit(costs) if as_json else show_costs(costs)
         return
-    raise NotImplementedError
+
+    from genward.run.measure import run_erasure
+
+    say = None if as_json else common.note
+    with common.stages(as_json) as update:
+        found = run_erasure(plan, store, device=device, dtype=dtype, download=download, refit=refit, retry=retry, progress=update, say=say)
+    if as_json:
+        common.emit({"cells": found["cells"], "run": found["run"]})
+    else:
+        show_cells(found["cells"])
+        common.note(f"run {plan.name} in {store}; report: genward report {plan.name} --store {store}")
+    if found["run"]["errors"]:
+        common.note(f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them again")
+        raise typer.Exit(1)

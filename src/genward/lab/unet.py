@@ -196,10 +196,11 @@ def eager_attention(unet: Any) -> None:
 
 
 def schedule(step: int, seconds: float, budget: float, *, peak: float, decay: bool, warmup: int = 100) -> float:
-    """Learning rate: linear warm-up, then constant; with ``decay`` a cosine to 2 % of the peak over the budget of seconds."""
+    """Learning rate: linear warm-up, then constant; with ``decay`` a cosine to 2 % of the peak over the last two thirds of the budget."""
     rate = peak * min(1.0, (step + 1) / warmup)
     if decay:
-        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, seconds / budget)))
+        done = min(1.0, max(0.0, 1.5 * seconds / budget - 0.5))
+        rate *= 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
     return rate
 
 
@@ -246,8 +247,8 @@ def train(
         done = min(1.0, spent / seconds if steps is None else step / steps)
         z, text = pool.batch(batch, scene(done), generator)
         value = loss(unet, sched, z, text, generator)
-        if not math.isfinite(float(value)):
-            raise FloatingPointError(f"the loss became {float(value)} at step {step}; lower the learning rate and resume from {file}")
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(f"the loss became {value.item()} at step {step}; lower the learning rate and resume from {file}")
         value.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
         optimizer.step(schedule(step, done * seconds, seconds, peak=peak, decay=decay))
@@ -256,7 +257,7 @@ def train(
             torch._foreach_lerp_(list(average.values()), [live[k] for k in average], 1 - keep)
         step += 1
         spent = time.monotonic() - began
-        smooth = 0.98 * smooth + 0.02 * float(value) if smooth else float(value)
+        smooth = 0.98 * smooth + 0.02 * value.item() if smooth else value.item()
         if step % 50 == 0:
             report({"step": step, "samples": step * batch, "seconds": spent, "loss": smooth})
         if time.monotonic() - saved > 60 or (spent >= seconds if steps is None else step == steps):

@@ -374,9 +374,9 @@ class LiveRig:
 
     def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Before the U-Net: count, gather live rows, call the ``inputs`` ports."""
-        self._scatter = None
-        if self._inner:
+        if self._inner:  # inside predict: the outer call's own scatter stays
             return None
+        self._scatter = None
         run = self.run
         if run is None:
             return None

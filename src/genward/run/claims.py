@@ -154,8 +154,8 @@ def _concepts(metrics: Mapping[str, Any], claim: Claim) -> list[str]:
 
 def _kind(name: str, kinds: Mapping[str, Any]) -> str:
     known = kinds.get(name) if isinstance(kinds, Mapping) else None
-    if known:
-        return str(known)
+    if isinstance(known, Mapping) and known.get("kind"):
+        return str(known["kind"])
     from genward.core.records import concept_names, load_concept
 
     return load_concept(name).kind if name in concept_names() else "custom"
@@ -197,8 +197,9 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
             ),
             None,
         )
-        if paired is not None and _number(paired.get(form)) == _number(paired.get(form)):
-            parts.append(Estimate(_number(paired[form]), _number(paired[f"{form}_low"]), _number(paired[f"{form}_high"])))
+        known = UNKNOWN if paired is None else Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
+        if known.known:
+            parts.append(known)
             continue
         a, b = _cell(metrics, arm, concept, wording), _cell(metrics, versus, concept, wording)
         if a is None or b is None:

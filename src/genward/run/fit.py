@@ -47,7 +47,7 @@ class DefenseRequest(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """A chain ready to attach, and what preparing it costs in seconds (of fits that were reused: what they cost when they were made)."""
+    """A chain ready to attach, and what its fits cost in seconds when they were made, now or earlier; 0 where nothing is learned."""
 
     defenses: list[Defense]
     prepare_seconds: float
@@ -150,11 +150,9 @@ def ready(
         if request.artifact:
             defense, artifact = from_artifact(request, model)
         else:
-            began = time.perf_counter()
             defense = template(request)
             field = artifact_field(type(defense))
             if field is None or getattr(defense, field) is not None:
-                seconds += time.perf_counter() - began
                 defenses.append(defense)
                 continue
             artifact = _artifact(request, defense, model, folder, refit, say)

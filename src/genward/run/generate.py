@@ -8,12 +8,13 @@ already made are not made twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.core.contracts import Defense
+from genward.core.contracts import Artifact, Defense
 from genward.core.records import Case, Sample, Sampler
+from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
 from genward.run.fit import parse_defense, ready
 from genward.run.guard import arm_hash, arm_spec
@@ -53,7 +54,10 @@ class Tally(NamedTuple):
 def prepare(plan: Plan, pieces: Sequence[Work], models: Opener, store: Store, *, refit: bool = False, progress: Say | None = None) -> list[Bound]:
     """Open the models, fit or reuse the defenses, check every chain, and write the arms down. No picture is made.
 
+    What fits saw (captions and seeds) is reserved in the store, so that no evaluation can use it.
+
     Raises:
+        StoreError: a fit saw what was already used for evaluation.
         Conflict: a chain contradicts itself; Inapplicable: it cannot act under the plan's sampler.
     """
     bound: list[Bound] = []
@@ -66,11 +70,12 @@ def prepare(plan: Plan, pieces: Sequence[Work], models: Opener, store: Store, *,
             with model.rig(chain.defenses):
                 pass
             model._refuse(plan.sampler, chain.defenses)
+            store.reserve("fit", fit_keys(chain.artifacts))
             prepared[key] = (tuple(chain.defenses), chain.prepare_seconds)
         defenses, seconds = prepared[key]
         arm = arm_hash(model.spec, defenses, plan.sampler)
         record = {**arm_spec(model.spec, defenses, plan.sampler), "text": work.defenses, "model_name": work.model, "prepare_seconds": seconds}
-        store.write_arm(arm, record)
+        store.put_arm(record, arm)
         bound.append(Bound(work, arm, defenses, seconds, record))
     return bound
 
@@ -80,41 +85,61 @@ def missing(cases: Sequence[Case], arm: str, there: set[str]) -> list[int]:
     return [k for k, case in enumerate(cases) if Sample(case, arm).id not in there]
 
 
-def generate(plan: Plan, bound: Sequence[Bound], models: Opener, store: Store, progress: Progress | None = None) -> Tally:
+def case_keys(cases: Sequence[Case]) -> set[str]:
+    """What rows use up: captions and seeds, as the store reserves them."""
+    return {f"caption:{c.prompt}" for c in cases} | {f"seed:{c.seed}" for c in cases}
+
+
+def fit_keys(artifacts: Sequence[Artifact]) -> set[str]:
+    """What fits saw, from their cards; the empty text belongs to nobody."""
+    captions = {f"caption:{text}" for a in artifacts for text in a.card.get("captions", ()) if text}
+    return captions | {f"seed:{seed}" for a in artifacts for seed in a.card.get("seeds", ())}
+
+
+def generate(plan: Plan, bound: Sequence[Bound], models: Opener, store: Store, *, retry: bool = False, progress: Progress | None = None) -> Tally:
     """Work off the planned batches that are not on disk. Interrupting it (Ctrl-C, SIGKILL) loses nothing that is finished.
 
     Args:
+        retry: make rows again that ended as errors.
         progress: ``progress(rows done, rows planned)`` after each batch.
 
     A row that fails alone is kept as status ``error`` with its reason and does not stop the others.
 
     Raises:
-        DefenseInactive: a defense did not act; StoreError: the store cannot be written.
+        DefenseInactive: a defense did not act; StoreError: the store cannot be written, or a row was used for fitting.
     """
     began, total = time.perf_counter(), sum(len(b.work.cases) for b in bound)
-    made = there = errors = passes = 0
+    store.reserve("evaluate", {key for b in bound for key in case_keys(b.work.cases)})
+    tally = Tally(0, 0, 0, 0.0, 0)
     for piece in bound:
-        model = models(piece.work.model)
-        on_disk = set(store.sample_ids(piece.arm))
-        cut = [b for b in batches(plan, [piece.work]) if missing(b.cases, piece.arm, on_disk)]
-        there_now = len(piece.work.cases) - sum(len(missing(b.cases, piece.arm, on_disk)) for b in cut)
-        there += there_now
-        if progress is not None:
-            progress(made + there, total)
-        if not cut:
-            continue
-        with model.rig(piece.defenses) as rig:
-            for batch in cut:
-                samples = make(model, rig, batch.cases, plan.sampler, piece)
-                fresh = [samples[k] for k in missing(batch.cases, piece.arm, on_disk)]
-                store.write_samples(fresh)
-                on_disk |= {s.id for s in fresh}
-                made += len(fresh)
-                errors += sum(s.status == "error" for s in fresh)
-                passes += sum(s.passes for s in samples)
-                if progress is not None:
-                    progress(made + there, total)
-    return Tally(made, there, errors, time.perf_counter() - began, passes)
+        there = store.done(piece.arm)
+        if retry:
+            there -= {row["id"] for row in store.samples([piece.arm]) if row["status"] == "error"}
+        tally = tally._replace(there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there)))
+        for made in _work_off(plan, piece, models(piece.work.model), store, there):
+            tally = tally._replace(
+                made=tally.made + len(made), errors=tally.errors + sum(s.status == "error" for s in made), passes=tally.passes + sum(s.passes for s in made)
+            )
+            if progress is not None:
+                progress(tally.made + tally.there, total)
+    if progress is not None:
+        progress(tally.made + tally.there, total)
+    return tally._replace(seconds=time.perf_counter() - began)
+
+
+def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, there: set[str]) -> Iterator[list[Sample]]:
+    """Make and write the batches of one arm that miss rows; yields the rows written. Of a batch that is there in part only the rest is kept."""
+    cut = [b for b in batches(plan, [piece.work]) if missing(b.cases, piece.arm, there)]
+    if not cut:
+        return
+    with model.rig(piece.defenses) as rig:
+        for batch in cut:
+            fresh = missing(batch.cases, piece.arm, there)
+            samples = make(model, rig, batch.cases, plan.sampler, piece)
+            kept = [samples[k] for k in fresh]
+            store.put_samples(kept, f"{piece.arm}/{digest([s.id for s in kept])}")
+            there.update(s.id for s in kept)
+            yield kept
 
 
 def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], sampler: Sampler, piece: Bound) -> list[Sample]:
@@ -133,25 +158,24 @@ def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], sampler: S
 
 
 def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
-    """The run's ``arms`` table: one row a label; an arm bound to several concepts lists their hashes, specs and preparation times.
+    """The run's ``arms`` table: one row a label.
 
-    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare_seconds, sampler``.
+    An arm bound to each concept has several hashes: ``hashes``, ``spec`` and ``prepare`` are tables by concept (``*``: all concepts).
+
+    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, sampler``.
     """
-    from genward.core.spec import digest
-
     rows: dict[str, dict[str, Any]] = {}
     for piece in bound:
-        row = rows.setdefault(
-            piece.work.label, {"label": piece.work.label, "hashes": {}, "defenses": [], "spec": {}, "control": piece.work.control, "prepare": []}
-        )
-        row["hashes"][piece.work.concept or "*"] = piece.arm
+        fresh: dict[str, Any] = {"label": piece.work.label, "hashes": {}, "defenses": [], "spec": {}, "control": piece.work.control, "prepare": {}}
+        row = rows.setdefault(piece.work.label, fresh)
+        key = piece.work.concept or "*"
+        row["hashes"][key] = piece.arm
         row["defenses"].append(piece.work.defenses)
-        row["spec"][piece.work.concept or "*"] = {"model": piece.record["model"], "defenses": piece.record["defenses"]}
-        row["prepare"].append(piece.prepare_seconds)
+        row["spec"][key] = {"model": piece.record["model"], "defenses": piece.record["defenses"]}
+        row["prepare"][key] = piece.prepare_seconds
         row["model"], row["sampler"] = piece.work.model, asdict(sampler)
     for row in rows.values():
         hashes = list(row["hashes"].values())
         row["hash"] = hashes[0] if len(hashes) == 1 else digest(hashes)
-        prepared = row.pop("prepare")
-        row["prepare_seconds"] = sum(prepared) / len(prepared)
+        row["prepare_seconds"] = sum(row["prepare"].values()) / len(hashes)
     return list(rows.values())

@@ -20,11 +20,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.spec import digest
-from genward.errors import BadInput, UnknownName
+from genward.errors import BadInput, StoreError, UnknownName
+
+if TYPE_CHECKING:
+    from genward.store import Store
 
 CONTROLS = ("", "base", "oracle", "zero")
 ROWS_PER_SECOND = 200.0
@@ -331,6 +334,23 @@ def from_toml(text: str) -> Plan:
     except tomllib.TOMLDecodeError as error:
         raise BadInput(f"plan: {error}; it was changed by hand or cut short, make it again") from error
     return from_tables(raw, str(raw.get("name", "plan")))
+
+
+def save_plan(store: Store, plan: Plan, cases: Sequence[Case]) -> None:
+    """Write ``runs/<name>/plan.toml``. ``StoreError`` where the run of that name has another plan: its batches and rows would not fit."""
+    path = store.run_folder(plan.name) / "plan.toml"
+    text = to_toml(plan, cases)
+    if path.is_file() and path.read_text("utf-8") != text:
+        raise StoreError(f"run {plan.name!r} in {store.root} has another plan ({path.name} there); give this one another --name, or delete {path}")
+    store.write_text(path, text)
+
+
+def load_plan(store: Store, name: str) -> Plan:
+    """The plan of a run in the store; ``StoreError`` where there is none."""
+    path = store.run_folder(name) / "plan.toml"
+    if not path.is_file():
+        raise StoreError(f"no run {name!r} in {store.root}; runs here: {', '.join(store.runs()) or 'none'}")
+    return from_toml(path.read_text("utf-8"))
 
 
 def cases_digest(cases: Sequence[Case]) -> str:

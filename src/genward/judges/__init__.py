@@ -1,0 +1,1 @@
+"""Judges: one file each, with its card (labeled set, sensitivity, specificity, thresholds)."""

@@ -1,0 +1,120 @@
+"""Verify a store: every file readable, every name true to its content, every reference met, purposes disjoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+from genward.core.records import Sample
+from genward.errors import GenwardError
+from genward.store import parts
+from genward.store.files import read_json
+from genward.store.store import PURPOSES, Store, case_of
+
+
+def problems(store: Store) -> list[str]:
+    """One line a problem, in a fixed order."""
+    found = list(_json(store))
+    ids: set[str] = set()
+    found += _samples(store, ids)
+    found += _scores(store, ids)
+    found += _features(store, ids)
+    found += _reserved(store)
+    return found
+
+
+def _json(store: Store) -> Iterator[str]:
+    files = [store.root / "schema.json", *(p for folder in ("arms", "scores", "runs") for p in sorted((store.root / folder).glob("*/*.json")))]
+    for path in files:
+        try:
+            read_json(path)
+        except GenwardError as error:
+            yield str(error)
+
+
+def _named(path: Path) -> str:
+    """The key of a part, or the problem with it."""
+    key = parts.read_key(path)
+    return "" if parts.part_path(path.parent, key) == path else f"{path} holds the batch {key!r} and is not named after it; rename it or delete it and resume"
+
+
+def _samples(store: Store, ids: set[str]) -> Iterator[str]:
+    """Problems of samples and pictures; fills ``ids``."""
+    sound: dict[str, str] = {}
+    arms = set(store.arms())
+    for path in parts.part_files(store.root / "samples"):
+        try:
+            wrong = _named(path)
+            rows = parts.read_part(path, parts.SAMPLES).to_pylist()
+        except GenwardError as error:
+            yield str(error)
+            continue
+        if wrong:
+            yield wrong
+        for row in rows:
+            ids.add(row["id"])
+            if Sample(case_of(row), row["arm"]).id != row["id"]:
+                yield f"{path}: sample {row['id']} is not the hash of its arm and case; delete the part and resume"
+            if row["arm"] not in arms:
+                yield f"{path}: sample {row['id']} is of arm {row['arm']}, which is not in this store; delete the part and resume"
+            if row["image"] or row["status"] == "ok":
+                sha = row["image"]
+                if sha not in sound:
+                    sound[sha] = _picture(store, sha)
+                if sound[sha]:
+                    yield f"{path}: sample {row['id']}: {sound[sha]}; delete the part and resume"
+
+
+def _picture(store: Store, sha: str) -> str:
+    try:
+        path = store.image_path(sha)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
+            return f"picture {path} is corrupt, delete it too"
+    except FileNotFoundError:
+        return f"picture {sha} is missing"
+    except (GenwardError, OSError) as error:
+        return f"its picture cannot be read ({error})"
+    return ""
+
+
+def _scores(store: Store, ids: set[str]) -> Iterator[str]:
+    for judge in store.judges():
+        for path in parts.part_files(store.root / "scores" / judge):
+            try:
+                wrong = _named(path)
+                rows = set(parts.read_part(path, parts.SCORES)["sample"].to_pylist())
+            except GenwardError as error:
+                yield str(error)
+                continue
+            yield from ([wrong] if wrong else []) + _strangers(path, rows, ids)
+
+
+def _features(store: Store, ids: set[str]) -> Iterator[str]:
+    for path in sorted((store.root / "features").glob("*/part-*.parquet")):
+        try:
+            wrong = _named(path)
+            rows = set(parts.read_features(path)[0])
+        except GenwardError as error:
+            yield str(error)
+            continue
+        yield from ([wrong] if wrong else []) + _strangers(path, rows, ids)
+
+
+def _strangers(path: Path, rows: set[str], ids: set[str]) -> list[str]:
+    lost = rows - ids
+    return [f"{path}: {len(lost)} of {len(rows)} samples are not in this store; delete the file"] if lost else []
+
+
+def _reserved(store: Store) -> Iterator[str]:
+    keys: dict[str, set[str]] = {}
+    for purpose in PURPOSES:
+        try:
+            keys[purpose] = store.reserved(purpose)
+        except GenwardError as error:
+            yield str(error)
+    for a, b in combinations(keys, 2):
+        both = keys[a] & keys[b]
+        if both:
+            yield f"{len(both)} keys are reserved for {a} and for {b}, {sorted(both)[0]!r} among them; use a new store for one of the two"

@@ -1,0 +1,138 @@
+"""Parquet parts: one batch of rows a file, named by its key, with checksums on every page."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from genward.errors import BadInput, StoreError
+from genward.store.files import SCHEMA, said, write_bytes
+
+KEY = b"genward.key"
+VERSION = b"genward.schema"
+
+SAMPLES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("arm", pa.string()),
+        ("case", pa.string()),
+        ("prompt", pa.string()),
+        ("label", pa.string()),
+        ("concept", pa.string()),
+        ("seed", pa.int64()),
+        ("negative", pa.string()),
+        ("wording", pa.string()),
+        ("group", pa.string()),
+        ("parent", pa.string()),
+        ("queries", pa.int64()),
+        ("vectors", pa.list_(pa.string())),
+        ("latents", pa.string()),
+        ("status", pa.string()),
+        ("why", pa.string()),
+        ("image", pa.string()),
+        ("notes", pa.string()),
+        ("seconds", pa.float64()),
+        ("passes", pa.int64()),
+    ]
+)
+SCORES = pa.schema([("sample", pa.string()), ("label", pa.string()), ("value", pa.float64()), ("why", pa.string())])
+RESERVED = pa.schema([("key", pa.string())])
+
+
+def features_schema(width: int) -> Any:
+    """Rows of one sample and its vector of ``width`` float32 numbers."""
+    return pa.schema([("sample", pa.string()), ("vector", pa.list_(pa.float32(), width))])
+
+
+def part_path(folder: Path, key: str) -> Path:
+    """The one file of a key."""
+    return folder / f"part-{hashlib.sha256(key.encode()).hexdigest()[:24]}.parquet"
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The parts of a folder by name; an absent folder has none."""
+    with said(folder, "read"):
+        return sorted(folder.glob("part-*.parquet")) if folder.is_dir() else []
+
+
+def write_part(root: Path, folder: Path, key: str, columns: Mapping[str, Any], schema: Any) -> Path:
+    """Write one part in place of any earlier one of the same key.
+
+    Raises:
+        BadInput: an empty key, or a value that its column cannot hold; StoreError: the disk.
+    """
+    if not key or not isinstance(key, str):
+        raise BadInput(f"a part's key is {key!r}; give a text that names the batch")
+    meta = {KEY: key.encode(), VERSION: str(SCHEMA).encode()}
+    try:
+        table = pa.table(dict(columns), schema=schema.with_metadata(meta))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, write_page_checksum=True)
+    except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
+        raise BadInput(f"rows of batch {key!r} cannot be kept: {error}; seeds are 64-bit integers, texts are Unicode") from error
+    path = part_path(folder, key)
+    write_bytes(root, path, sink.getvalue().to_pybytes())
+    return path
+
+
+def read_part(path: Path, schema: Any, columns: Sequence[str] | None = None) -> Any:
+    """The part as a ``pyarrow.Table``, all columns or some.
+
+    Raises:
+        StoreError: truncated or damaged, or columns of another schema.
+    """
+    names = list(schema.names if columns is None else columns)
+    try:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again") from error
+    kept = [name for name in names if name not in table.column_names or table.schema.field(name).type != schema.field(name).type]
+    if kept:
+        raise StoreError(f"{path} has another schema (column {kept[0]!r} is missing or of another type); delete it and resume, or use a new store")
+    return table
+
+
+def read_key(path: Path) -> str:
+    """The key that a part was written under; ``StoreError`` where the file is damaged or not ours."""
+    try:
+        meta = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again") from error
+    if KEY not in meta or meta.get(VERSION) != str(SCHEMA).encode():
+        raise StoreError(f"{path} was not written by this schema of the store; delete it and resume, or use a new store")
+    return bytes(meta[KEY]).decode()
+
+
+def rows(folder: Path, schema: Any) -> Iterator[dict[str, Any]]:
+    """Every row of every part, parts by name, rows in the order they were written."""
+    for path in part_files(folder):
+        yield from read_part(path, schema).to_pylist()
+
+
+def _short(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0][:160]
+
+
+def write_features(root: Path, folder: Path, key: str, ids: Sequence[str], matrix: NDArray[np.float32]) -> Path:
+    """Write a part of feature vectors: ids (n,) and their rows (n, d) float32."""
+    width = matrix.shape[1]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), width)
+    return write_part(root, folder, key, {"sample": list(ids), "vector": vectors}, features_schema(width))
+
+
+def read_features(path: Path) -> tuple[list[str], NDArray[np.float32]]:
+    """(ids, (n, d) float32) of a part of feature vectors; ``StoreError`` where the file is damaged or holds something else."""
+    try:
+        width = int(pq.read_schema(path).field("vector").type.list_size)
+    except (pa.ArrowException, OSError, KeyError, AttributeError) as error:
+        raise StoreError(f"{path} is truncated or damaged ({_short(error)}); delete it and judge again") from error
+    table = read_part(path, features_schema(width))
+    flat = table["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return table["sample"].to_pylist(), np.asarray(flat, np.float32).reshape(-1, width)

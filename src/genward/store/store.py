@@ -1,0 +1,425 @@
+"""The store: what was made, found again by content.
+
+::
+
+    schema.json                       {"schema": 1}
+    arms/<hash>/arm.json              written before the arm's first sample
+    samples/part-*.parquet            one part a batch, named by the batch's key
+    scores/<judge>/judge.json, part-*.parquet
+    features/<judge>/part-*.parquet
+    images/ab/<sha256>.png            sha256 of the file's bytes; shared by all arms
+    reserved/<purpose>/part-*.parquet keys that belong to fitting, calibration or evaluation
+    runs/<name>/                      plan, metrics, report
+    fits/                             fitted artifacts
+    tmp/                              files in the making; never read, removed on opening once their process is gone
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genward.core.records import STATUSES, Case, Sample, Score
+from genward.core.spec import digest
+from genward.errors import BadInput, StoreError, UnknownName
+from genward.store import parts
+from genward.store.files import SCHEMA, TEMPORARY, clean, plain, read_json, said, write_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PURPOSES = ("fit", "calibrate", "evaluate")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,119}")
+SHA = re.compile(r"[0-9a-f]{64}")
+BEFORE = frozenset({"fits", TEMPORARY, "lost+found"})
+"""What may stand in a folder before it becomes a store."""
+CASE = tuple("case" if name == "id" else name for name in Case._fields)
+"""Column of each field of a case; its own id is the column ``case``, since ``id`` is the sample's."""
+
+
+class Store:
+    """A folder of results. Safe to write from several processes at once; a kill at any moment leaves it whole.
+
+    Args:
+        root: the folder.
+        create: make it where it is missing; otherwise a missing store is an error.
+
+    Raises:
+        StoreError: no store there, a folder of other files, an older or newer schema, or a place that cannot be written.
+    """
+
+    def __init__(self, root: Path | str, create: bool = True) -> None:
+        self.root = Path(root).absolute()
+        self._index: dict[Path, tuple[tuple[int, int, int], list[str], list[str]]] = {}
+        self._open(create)
+        clean(self.root)
+
+    def _open(self, create: bool) -> None:
+        mark = self.root / "schema.json"
+        with said(self.root, "opened"):
+            if mark.exists():
+                self._checked(mark)
+                return
+            if self.root.exists() and not self.root.is_dir():
+                raise StoreError(f"{self.root} is a file, not a store; name a folder with --store")
+            inside = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
+        if inside & {"arms", "samples", "scores", "images"}:
+            raise StoreError(f"{self.root} is a store without schema.json: an older schema, or damaged; use a new folder, or restore the file from a copy")
+        other = sorted(name for name in inside - BEFORE if not name.startswith("."))
+        if other:
+            raise StoreError(f"{self.root} is not a store and holds other files ({', '.join(other[:3])}); name an empty or new folder with --store")
+        if not create:
+            raise StoreError(f"no store at {self.root}; make one with `genward run`, or name another folder with --store")
+        self.write_json(mark, {"schema": SCHEMA})
+
+    @staticmethod
+    def _checked(mark: Path) -> None:
+        raw = read_json(mark)
+        found = raw.get("schema") if isinstance(raw, dict) else None
+        if not isinstance(found, int) or isinstance(found, bool):
+            raise StoreError(f"{mark} names no schema; it was changed: restore it from a copy, or use a new folder")
+        if found != SCHEMA:
+            age = "older" if found < SCHEMA else "newer"
+            raise StoreError(
+                f"{mark.parent} has schema {found}, {age} than the schema {SCHEMA} of this version; use the genward that wrote it, or a new folder"
+            )
+
+    # ---------------------------------------------------------------------------------------------------------- JSON, runs
+
+    def _inside(self, path: Path | str) -> Path:
+        full = Path(path) if Path(path).is_absolute() else self.root / path
+        if ".." in full.parts or not full.is_relative_to(self.root):
+            raise StoreError(f"{path} lies outside the store {self.root}; give a path below it")
+        return full
+
+    def write_json(self, path: Path | str, data: Any) -> Path:
+        """Write ``data`` to a path below the root, whole or not at all; numbers that are not finite become ``null``."""
+        text = json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return self.write_text(path, text)
+
+    def write_text(self, path: Path | str, text: str) -> Path:
+        """Write a UTF-8 text to a path below the root, whole or not at all."""
+        full = self._inside(path)
+        write_bytes(self.root, full, text.encode("utf-8", "backslashreplace"))
+        return full
+
+    def read_json(self, path: Path | str) -> Any:
+        """What a JSON file below the root holds."""
+        return read_json(self._inside(path))
+
+    def run_folder(self, run: str) -> Path:
+        """The folder of a run; it is made with the first file that is written into it."""
+        return self.root / "runs" / _name("run", run)
+
+    def runs(self) -> list[str]:
+        """Names of the runs, sorted."""
+        return _folders(self.root / "runs")
+
+    @property
+    def fits(self) -> Path:
+        """The folder of fitted artifacts."""
+        return self.root / "fits"
+
+    # ---------------------------------------------------------------------------------------------------------------- arms
+
+    def put_arm(self, arm: Mapping[str, Any], name: str = "") -> str:
+        """Write an arm down; the same arm again changes nothing.
+
+        Args:
+            name: its hash, where that is made from a part of the record only; empty takes ``core.digest(arm)``.
+
+        Returns:
+            The hash.
+        """
+        name = _name("arm", name or digest(arm))
+        path = self.root / "arms" / name / "arm.json"
+        if not path.exists():
+            self.write_json(path, arm)
+        return name
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """An arm's record; ``UnknownName`` where there is none."""
+        path = self.root / "arms" / _name("arm", name) / "arm.json"
+        if not path.exists():
+            raise UnknownName("arm", name, self.arms())
+        raw = read_json(path)
+        if not isinstance(raw, dict):
+            raise StoreError(f"{path} is not an arm; delete it and run again")
+        return raw
+
+    def arms(self) -> list[str]:
+        """Hashes of all arms, sorted."""
+        return [name for name in _folders(self.root / "arms") if (self.root / "arms" / name / "arm.json").exists()]
+
+    # ------------------------------------------------------------------------------------------------------------- samples
+
+    def put_samples(self, samples: Sequence[Sample], key: str) -> Path:
+        """Write one batch: its pictures first, then its rows as one part that replaces any earlier part of the same key.
+
+        Latents are not kept. Notes are kept as JSON.
+
+        Raises:
+            BadInput: no samples, an unknown status, an ``ok`` sample without a picture, a value that cannot be kept.
+            StoreError: a sample's arm was not written first; the disk.
+        """
+        if not samples:
+            raise BadInput("an empty batch of samples; give at least one")
+        for arm in {s.arm for s in samples}:
+            if not arm or not (self.root / "arms" / _name("arm", arm) / "arm.json").exists():
+                raise StoreError(f"arm {arm!r} of these samples was not written; call put_arm before put_samples")
+        made = [self._row(sample) for sample in samples]
+        columns = {name: [row[name] for row in made] for name in parts.SAMPLES.names}
+        return parts.write_part(self.root, self.root / "samples", key, columns, parts.SAMPLES)
+
+    def _row(self, sample: Sample) -> dict[str, Any]:
+        if sample.status not in STATUSES:
+            raise BadInput(f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}")
+        if sample.status == "ok" and sample.image is None:
+            raise BadInput(f"sample {sample.case.id!r} is ok and has no picture; give one, or status error with a reason")
+        try:
+            identity = sample.id
+        except UnicodeEncodeError as error:
+            raise BadInput(f"sample {ascii(sample.case.id)}: its case holds half of a surrogate pair ({error.reason}); it is not text") from error
+        case = dict(zip(CASE, sample.case, strict=True)) | {"vectors": list(sample.case.vectors)}
+        return case | {
+            "id": identity,
+            "arm": sample.arm,
+            "status": sample.status,
+            "why": sample.why,
+            "image": "" if sample.image is None else self.put_image(sample.image),
+            "notes": json.dumps(plain(sample.notes), ensure_ascii=False, allow_nan=False),
+            "seconds": float(sample.seconds),
+            "passes": int(sample.passes),
+        }
+
+    def samples(self, arms: Iterable[str] | None = None) -> list[dict[str, Any]]:
+        """All rows, or those of some arms, sorted by arm, case and id.
+
+        Fields: ``id, arm, case`` (the case's own id), the other fields of a case, ``status, why, image`` (sha256 or ``""``), ``notes`` (JSON
+        text), ``seconds, passes``. Where several parts hold one id, a row that is no error wins, then the first part by name.
+        """
+        wanted = None if arms is None else set(arms)
+        found: dict[str, dict[str, Any]] = {}
+        for path in parts.part_files(self.root / "samples"):
+            if wanted is not None and not wanted & set(self._ids(path)[1]):
+                continue
+            for row in parts.read_part(path, parts.SAMPLES).to_pylist():
+                if wanted is not None and row["arm"] not in wanted:
+                    continue
+                there = found.get(row["id"])
+                if there is None or (there["status"] == "error" and row["status"] != "error"):
+                    found[row["id"]] = row | {"vectors": tuple(row["vectors"])}
+        return sorted(found.values(), key=lambda row: (row["arm"], row["case"], row["id"]))
+
+    def load(self, row: Mapping[str, Any]) -> Sample:
+        """The sample of a row, with its picture."""
+        image = self.image(row["image"]) if row["image"] else None
+        return Sample(case_of(row), row["arm"], row["status"], image, None, row["why"], json.loads(row["notes"]), row["seconds"], row["passes"])
+
+    def done(self, arm: str) -> set[str]:
+        """Ids of the arm's samples on disk, errors included."""
+        found: set[str] = set()
+        for path in parts.part_files(self.root / "samples"):
+            ids, arms = self._ids(path)
+            found.update(i for i, a in zip(ids, arms, strict=True) if a == arm)
+        return found
+
+    def parts(self) -> set[str]:
+        """Keys of the batches of samples on disk."""
+        return {parts.read_key(path) for path in parts.part_files(self.root / "samples")}
+
+    def _ids(self, path: Path) -> tuple[list[str], list[str]]:
+        """(ids, arms) of a part, remembered until the file changes."""
+        with said(path, "read"):
+            stat = path.stat()
+        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if path not in self._index or self._index[path][0] != stamp:
+            table = parts.read_part(path, parts.SAMPLES, ("id", "arm"))
+            self._index[path] = (stamp, table["id"].to_pylist(), table["arm"].to_pylist())
+        return self._index[path][1:]
+
+    # -------------------------------------------------------------------------------------------------------------- images
+
+    def image_path(self, sha: str) -> Path:
+        """Where the picture of a sha256 is or would be."""
+        if not isinstance(sha, str) or not SHA.fullmatch(sha):
+            raise StoreError(f"{str(sha)[:80]!r} names no picture; a picture is named by the 64 hex digits of its sha256")
+        return self.root / "images" / sha[:2] / f"{sha}.png"
+
+    def put_image(self, image: Image) -> str:
+        """Keep a picture as PNG; its name is the sha256 of the file. Equal pixels are kept once; a damaged file is written again."""
+        from PIL import Image as pil
+
+        if image.mode not in ("RGB", "RGBA", "L"):
+            image = image.convert("RGB")
+        pixels = pil.frombytes(image.mode, image.size, image.tobytes())  # leaves metadata behind: equal pixels, equal file
+        buffer = io.BytesIO()
+        pixels.save(buffer, "PNG")
+        data = buffer.getvalue()
+        sha = hashlib.sha256(data).hexdigest()
+        path = self.image_path(sha)
+        with said(path, "read"):
+            there = path.read_bytes() if path.exists() else b""
+        if there != data:
+            write_bytes(self.root, path, data)
+        return sha
+
+    def image(self, sha: str) -> Image:
+        """A picture, its content held against its name.
+
+        Raises:
+            StoreError: missing, or other bytes than those that were written.
+        """
+        from PIL import Image as pil
+
+        path = self.image_path(sha)
+        if not path.exists():
+            raise StoreError(f"picture {path} is missing; delete the part that names it (Store.check() tells which) and resume")
+        with said(path, "read"):
+            data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise StoreError(f"picture {path} is corrupt; delete it and the part that names it (Store.check() tells which) and resume")
+        picture = pil.open(io.BytesIO(data))
+        picture.load()
+        return picture
+
+    # -------------------------------------------------------------------------------------------------------------- scores
+
+    def put_scores(self, judge: str, scores: Iterable[Score], card: Any = None, key: str = "", spec: Any = None) -> Path:
+        """Write one batch of scores of a judge (its hash), in place of any earlier batch of the same key.
+
+        Args:
+            card: the judge's card, a ``core.Card`` or a table; kept in ``judge.json`` beside ``spec``.
+            key: names the batch; empty takes the samples it is about.
+
+        Raises:
+            BadInput: no scores; StoreError: the disk.
+        """
+        listed = [Score(*s) for s in scores]
+        if not listed:
+            raise BadInput("an empty batch of scores; a judge that cannot judge says NaN and why")
+        folder = self.root / "scores" / _name("judge", judge)
+        known = {k: plain(v) for k, v in (("card", card), ("spec", spec)) if v is not None}
+        before = self.judge(judge)
+        if {**before, **known} != before or not (folder / "judge.json").exists():
+            self.write_json(folder / "judge.json", {**before, **known})
+        columns = {name: [getattr(s, name) for s in listed] for name in parts.SCORES.names}
+        columns["value"] = [float(v) for v in columns["value"]]
+        return parts.write_part(self.root, folder, key or digest(sorted({s.sample for s in listed})), columns, parts.SCORES)
+
+    def scores(self, judge: str) -> list[dict[str, Any]]:
+        """Rows ``{sample, label, value, why}`` sorted by sample and label. Of several, one with a number wins, then the first part by name."""
+        found: dict[tuple[str, str], dict[str, Any]] = {}
+        for row in parts.rows(self.root / "scores" / _name("judge", judge), parts.SCORES):
+            there = found.get((row["sample"], row["label"]))
+            if there is None or (there["value"] != there["value"] and row["value"] == row["value"]):
+                found[row["sample"], row["label"]] = row
+        return [found[k] for k in sorted(found)]
+
+    def judged(self, judge: str) -> set[str]:
+        """Ids of the samples that the judge has scored."""
+        files = parts.part_files(self.root / "scores" / _name("judge", judge))
+        return {s for path in files for s in parts.read_part(path, parts.SCORES, ("sample",))["sample"].to_pylist()}
+
+    def judge(self, judge: str) -> dict[str, Any]:
+        """``{"card": …, "spec": …}`` as far as they were given; empty for a judge that is not here."""
+        path = self.root / "scores" / _name("judge", judge) / "judge.json"
+        return dict(read_json(path)) if path.exists() else {}
+
+    def judges(self) -> list[str]:
+        """Hashes of the judges that have scored something, sorted."""
+        return _folders(self.root / "scores")
+
+    def put_features(self, judge: str, features: Mapping[str, Any], key: str = "") -> Path:
+        """Write one batch of feature vectors: sample id -> (d,) numbers, kept as float32; NaN where there was no picture.
+
+        Raises:
+            BadInput: none at all, or vectors of different widths.
+        """
+        ids = list(features)
+        try:
+            matrix = np.stack([np.asarray(features[i], np.float32) for i in ids])
+        except ValueError as error:
+            raise BadInput(f"feature vectors cannot be kept: {error}; all of one judge have the same width") from error
+        if matrix.ndim != 2 or not matrix.shape[1]:
+            raise BadInput(f"features of shape {matrix.shape[1:]} a sample; a vector is wanted")
+        folder = self.root / "features" / _name("judge", judge)
+        return parts.write_features(self.root, folder, key or digest(sorted(ids)), ids, matrix)
+
+    def features(self, judge: str) -> dict[str, np.ndarray]:
+        """Sample id -> (d,) float32; of several, one without NaN wins, then the first part by name."""
+        found: dict[str, np.ndarray] = {}
+        for path in parts.part_files(self.root / "features" / _name("judge", judge)):
+            ids, matrix = parts.read_features(path)
+            whole = [bool(np.isfinite(v).all()) for v in matrix]
+            for k, sample in enumerate(ids):
+                if sample not in found or (whole[k] and not np.isfinite(found[sample]).all()):
+                    found[sample] = matrix[k]
+        return found
+
+    # -------------------------------------------------------------------------------------------------------- reservations
+
+    def reserve(self, purpose: str, keys: Iterable[str]) -> None:
+        """Set keys (seeds, captions, styles …) aside for ``fit``, ``calibrate`` or ``evaluate``; the same keys for the same purpose change nothing.
+
+        Raises:
+            StoreError: some of them belong to another purpose. Nothing is set aside then.
+        """
+        if purpose not in PURPOSES:
+            raise UnknownName("purpose", purpose, PURPOSES)
+        wanted = {str(k) for k in keys}
+        if not wanted:
+            return
+        self._disjoint(purpose, wanted)
+        if wanted <= self.reserved(purpose):
+            return
+        path = parts.write_part(self.root, self.root / "reserved" / purpose, digest(sorted(wanted)), {"key": sorted(wanted)}, parts.RESERVED)
+        try:
+            self._disjoint(purpose, wanted)  # another process may have come between
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _disjoint(self, purpose: str, wanted: set[str]) -> None:
+        for other in PURPOSES:
+            both = sorted(wanted & self.reserved(other)) if other != purpose else []
+            if both:
+                shown = ", ".join(repr(k) for k in both[:3]) + (", …" if len(both) > 3 else "")
+                raise StoreError(
+                    f"{len(both)} of {len(wanted)} keys for {purpose} belong to {other}: {shown}; use other seeds, captions or styles, or a new store"
+                )
+
+    def reserved(self, purpose: str) -> set[str]:
+        """Keys set aside for a purpose."""
+        return {row["key"] for row in parts.rows(self.root / "reserved" / purpose, parts.RESERVED)}
+
+    # --------------------------------------------------------------------------------------------------------------- check
+
+    def check(self) -> list[str]:
+        """Read and verify everything: one line a problem, none if all is well. Files in the making are no problem."""
+        from genward.store.check import problems
+
+        return problems(self)
+
+
+def case_of(row: Mapping[str, Any]) -> Case:
+    """The case of a sample's row."""
+    return Case(*(row[name] for name in CASE))._replace(vectors=tuple(row["vectors"]))
+
+
+def _name(kind: str, name: str) -> str:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise StoreError(f"{kind} {str(name)[:80]!r} cannot be a folder's name; use up to 120 letters, digits and . _ + @ -")
+    return name
+
+
+def _folders(folder: Path) -> list[str]:
+    with said(folder, "read"):
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []

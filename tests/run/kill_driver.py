@@ -1,0 +1,108 @@
+"""Runs a tiny benchmark in forked children, kills them with SIGKILL at random moments, resumes, and compares with an uninterrupted run.
+
+Started by ``test_kill.py`` in a process of its own with one thread, so that forking is safe. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from genward.core.records import Sampler
+from genward.run.measure import run_erasure
+from genward.run.models import words_of
+from genward.run.plan import ArmPlan, Plan
+from genward.store import Store
+from genward.testing import FakeJudge, tiny_sd
+
+PLAN = Plan(
+    "tiny", (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}")), ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0)
+)
+TIMES = ("seconds", "seconds_per_image", "prepare_seconds")
+
+
+def child(work: Callable[[], None]) -> int:
+    """Fork a child that does the work and ends without cleaning up; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+        os._exit(0)
+    except BaseException as error:  # the parent reads the exit code
+        print(f"child: {type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+
+
+def outcome(store: Store) -> dict[str, Any]:
+    """What must be equal: rows without times, scores, figures without times."""
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in store.samples()]
+    scores = [[(s["sample"], s["label"], s["value"]) for s in store.scores(j)] for j in store.judges()]
+    cells = store.read_json("runs/tiny/metrics.json")["cells"]
+    return {"rows": rows, "scores": scores, "cells": [{k: v for k, v in c.items() if k not in TIMES} for c in cells]}
+
+
+def doubles(store: Store) -> int:
+    """Sample ids that stand in more than one part, or twice in one."""
+    ids = [i for path in sorted((store.root / "samples").glob("part-*.parquet")) for i in store._ids(path)[0]]
+    return len(ids) - len(set(ids))
+
+
+def main(folder: Path, kills: int, lanes: int) -> dict[str, Any]:
+    words = words_of("lab")
+    model, judge = tiny_sd(), FakeJudge(labels=(*words["things"], *words["styles"]))
+
+    def run(root: Path) -> None:
+        run_erasure(PLAN, Store(root), models=lambda name: model, judge=judge, command="test")
+
+    run(folder / "warm")  # what loads lazily is loaded in every child
+    began = time.monotonic()
+    run(folder / "whole")
+    whole = time.monotonic() - began
+    wanted = outcome(Store(folder / "whole"))
+    rng = random.Random(7)
+    done = {"kills": 0, "late": 0, "different": 0, "doubles": 0, "problems": 0}
+    lane_of: dict[int, int] = {}
+    deadlines: dict[int, float] = {}
+
+    def start(lane: int) -> None:
+        pid = child(lambda: run(folder / f"lane-{lane}"))
+        lane_of[pid], deadlines[pid] = lane, time.monotonic() + rng.uniform(0.05, 1.1) * whole
+
+    fresh = iter(range(10_000))
+    for _ in range(lanes):
+        start(next(fresh))
+    while lane_of:
+        time.sleep(0.005)
+        for pid in list(lane_of):
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+            if not ended and time.monotonic() < deadlines[pid]:
+                continue
+            lane = lane_of.pop(pid)
+            if not ended:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                done["kills"] += 1
+            else:
+                done["late"] += 1
+                store = Store(folder / f"lane-{lane}")
+                done["different"] += outcome(store) != wanted
+                done["doubles"] += doubles(store)
+                done["problems"] += len(store.check())
+            if done["kills"] < kills:
+                start(lane if not ended else next(fresh))
+            elif not ended:  # enough kills: let this lane end
+                start(lane)
+                deadlines[max(lane_of)] = float("inf")
+    return done
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
