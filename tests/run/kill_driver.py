@@ -22,9 +22,7 @@ from genward.run.plan import ArmPlan, Plan
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 
-PLAN = Plan(
-    "tiny", (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}")), ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0)
-)
+PLAN = Plan("tiny", (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}")), ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0))
 TIMES = ("seconds", "seconds_per_image", "prepare_seconds")
 
 
@@ -72,9 +70,9 @@ def main(folder: Path, kills: int, lanes: int) -> dict[str, Any]:
     lane_of: dict[int, int] = {}
     deadlines: dict[int, float] = {}
 
-    def start(lane: int) -> None:
+    def start(lane: int, *, last: bool = False) -> None:
         pid = child(lambda: run(folder / f"lane-{lane}"))
-        lane_of[pid], deadlines[pid] = lane, time.monotonic() + rng.uniform(0.05, 1.1) * whole
+        lane_of[pid], deadlines[pid] = lane, float("inf") if last else time.monotonic() + rng.uniform(0.05, 1.1) * whole
 
     fresh = iter(range(10_000))
     for _ in range(lanes):
@@ -99,8 +97,7 @@ def main(folder: Path, kills: int, lanes: int) -> dict[str, Any]:
             if done["kills"] < kills:
                 start(lane if not ended else next(fresh))
             elif not ended:  # enough kills: let this lane end
-                start(lane)
-                deadlines[max(lane_of)] = float("inf")
+                start(lane, last=True)
     return done
 
 

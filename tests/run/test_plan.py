@@ -48,7 +48,7 @@ def test_what_the_oracle_never_saw_is_left_out_of_what_must_stay() -> None:
 def test_a_dry_run_counts_pictures_passes_and_minutes() -> None:
     plan = tiny(arms=(p.ArmPlan("base", control="base"),))
     figures = p.dry_run(plan)
-    assert figures["rows"] == 54 and figures["passes"] == 54 * 40 and figures["cells"] == 18
+    assert figures["rows"] == 54 and figures["passes"] == 54 * 40 and figures["cells"] == 12
     assert figures["minutes"] == round(54 * 40 / 200 / 60, 1)
     assert p.dry_run(plan, rate=54 * 40 / 60)["minutes"] == 1.0
     assert p.dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["passes"] == 54 * 10

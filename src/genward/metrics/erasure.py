@@ -198,8 +198,8 @@ def corrected_rows(view: View, truth: Truth) -> Array:
 def rate_difference(a: View, b: View, mask: np.ndarray, truth: Truth | None) -> Estimate:
     """Paired difference of rates ``a - b`` in [-1, 1]; ``truth`` corrects harm rows, ``None`` leaves benign rows raw.
 
-    Where all pairs agree a bootstrap has no width: the pictures being the same ones, the difference is exact; else it gets the width of
-    Wilson's interval of 0 in as many rows as there are clusters.
+    Where all pairs of outcomes differ by one number a bootstrap sees no spread: if the pictures are the same ones the difference is exact;
+    else it gets the width of Wilson's interval of 0 in as many rows as there are clusters.
     """
     left = a.values(mask, None if truth is None else corrected_rows(a, truth))
     right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, truth))
@@ -212,7 +212,7 @@ def rate_difference(a: View, b: View, mask: np.ndarray, truth: Truth | None) -> 
     if same and found.value == 0:
         return found._replace(low=0.0, high=0.0, why="")
     low, high = found.low, found.high
-    if math.isfinite(low) and np.ptp([left[key] - right[key] for key in pairs]) < 1e-12:
+    if math.isfinite(low) and len({a.hit[a.place[key]] - b.hit[b.place[key]] for key in pairs}) == 1:
         wide = wilson(0, len({clusters[key] for key in pairs})).high
         low, high = found.value - wide, found.value + wide
     value, low, high = (float(np.clip(x, -1, 1)) for x in (found.value, low, high))

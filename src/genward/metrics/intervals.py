@@ -90,7 +90,7 @@ def card_figures(label: Mapping[str, float]) -> tuple[float, float, float, float
         why = f"the judge's card has sensitivity {sens:.3f}, specificity {spec:.3f}; both lie between 0 and 1"
     elif positives < 1 or negatives < 1:
         why = "the judge's card was measured on no positives or no negatives"
-    elif sens + spec - 1 <= MIN_YOUDEN:
+    elif sens + spec - 1 <= MIN_YOUDEN + 1e-9:
         why = f"the judge tells too little: sensitivity {sens:.3f} + specificity {spec:.3f} is at most {1 + MIN_YOUDEN:.2f}"
     else:
         why = ""

@@ -76,7 +76,9 @@ class Workshop:
             icons = Icons(self.icons or self.work / "icons")
             missing = [s for s in SETS if s not in icons.sets]
             if missing:
-                raise BadInput(f"icon sets {', '.join(missing)} are not in {self.icons or self.work / 'icons'}; run the data stage, or name a folder with --icons")
+                raise BadInput(
+                    f"icon sets {', '.join(missing)} are not in {self.icons or self.work / 'icons'}; run the data stage, or name a folder with --icons"
+                )
             return icons
 
         return self.once("sets", read)

@@ -46,14 +46,14 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None, *
 
 
 def lab_spec(which: str, dtype: str) -> Spec:
-    """Identity of an embedded model: the files it generates with, not the judges' or the other denoiser's beside them."""
+    """Identity of an embedded model: the files it generates with (not the judges' or the other denoiser's beside them) and its text encoder."""
     from genward import lab
     from genward.models.sd import folder_spec
 
-    others = ("judge", "second_judge", "unet" if which == "oracle" else "oracle")
+    parts = ("vae", "scheduler", "oracle" if which == "oracle" else "unet")
     whole = folder_spec(lab.weights_folder(), f"lab:{which}", dtype)
-    files = {path: value for path, value in whole.fields["files"].items() if path.split("/")[0] not in others and "/" in path}
-    return Spec("model", "sd", {**whole.fields, "files": files})
+    files = {path: value for path, value in whole.fields["files"].items() if path.split("/")[0] in parts}
+    return Spec("model", "sd", {**whole.fields, "files": files, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS})
 
 
 def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False) -> Opener:

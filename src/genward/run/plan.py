@@ -254,7 +254,7 @@ def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None 
         rate: denoiser rows a second; a measured one (``measured_rate``) or the recorded 200 of the lab on two CPU cores.
 
     Returns:
-        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` and the same figures by arm;
+        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and the same figures by arm;
         time to fit defenses is not in it.
     """
     from genward.run.fit import extra_passes
@@ -268,7 +268,7 @@ def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None 
         line["rows"] += len(piece.cases)
         line["passes"] += round(len(piece.cases) * passes_per_image(plan, extra_passes(piece.defenses)))
     rows, passes = sum(a["rows"] for a in arms.values()), sum(a["passes"] for a in arms.values())
-    cells = len({(w.label, c.concept, c.wording) for w in pieces for c in w.cases})
+    cells = len({(w.label, c.concept, c.wording) for w in pieces for c in w.cases if c.label == "harm"})
     return {
         "plan": plan.name,
         "rows": rows,

@@ -1,0 +1,54 @@
+"""Models by name, and what the lab's identity depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from genward import lab
+from genward.errors import BadInput, UnknownName
+from genward.run import models
+
+
+def test_unknown_models_are_refused() -> None:
+    with pytest.raises(UnknownName, match="lab:oracle"):
+        models.open_model("lab:orakel")
+    with pytest.raises(BadInput, match="no such folder"):
+        models.open_model("nowhere")
+
+
+def test_only_the_lab_brings_a_vocabulary() -> None:
+    words = models.words_of("lab:oracle")
+    assert words == models.words_of("lab") and len(words["styles"]) == 9
+    assert words["things"]["bomb"]["name"] == ["a bomb"] and "a weapon" in words["things"]["bomb"]["kind"]
+    assert models.words_of("some/folder") == {}
+
+
+def test_what_the_oracle_never_saw_comes_from_the_concept_files() -> None:
+    unseen = models.unseen_by_oracle()
+    assert {"bomb", "pistol", "cigarette", "banana", "monotone"} <= set(unseen) and "cat" not in unseen
+
+
+def test_the_labs_identity_is_what_it_generates_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in ("vae", "unet", "oracle", "judge", "second_judge", "scheduler"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(part)
+    (tmp_path / "card.json").write_text("{}")
+    monkeypatch.setattr(lab, "weights_folder", lambda: tmp_path)
+    before = models.lab_spec("lab", "float32"), models.lab_spec("oracle", "float32")
+    assert before[0].hash != before[1].hash != models.lab_spec("oracle", "float16").hash
+    for part in ("judge", "second_judge", "oracle"):
+        (tmp_path / part / "config.json").write_text("changed")
+    (tmp_path / "card.json").write_text("[]")
+    assert models.lab_spec("lab", "float32").hash == before[0].hash
+    assert models.lab_spec("oracle", "float32").hash != before[1].hash
+    (tmp_path / "vae" / "config.json").write_text("changed")
+    assert models.lab_spec("lab", "float32").hash != before[0].hash
+
+
+def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(models, "open_model", lambda name, *_, **__: asked.append(name) or name)
+    get = models.opener()
+    assert [get("lab"), get("lab:oracle"), get("lab")] == ["lab", "lab:oracle", "lab"] and asked == ["lab", "lab:oracle"]
