@@ -242,7 +242,7 @@ for k in range(10_000):
 def test_a_kill_at_any_moment_leaves_it_whole(tmp_path: Path) -> None:
     root = tmp_path / "store"
     (tmp_path / "test_store_writer.py").write_bytes(Path(__file__).read_bytes())
-    for k in range(4):
+    for k in range(3):
         with subprocess.Popen([sys.executable, "-c", WRITER, str(root), str(tmp_path)], stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
             time.sleep(0.03 + 0.041 * k)

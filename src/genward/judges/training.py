@@ -48,11 +48,13 @@ def train(
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, Tensor]:
     """Binary cross-entropy on every label for ``seconds`` of compute; returns averaged weights. Checkpoints once a minute and resumes."""
+    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net.to(where)
     optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=1e-2)
     average = {k: v.detach().clone() for k, v in net.state_dict().items()}
     step, spent = 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location=where)
         net.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], int(state["step"]), float(state["seconds"])
@@ -64,9 +66,9 @@ def train(
         rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = net(x).float()
-        loss = (F.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights).sum(1).mean()
+        with torch.autocast(where.type, torch.bfloat16):
+            logits = net(x.to(where)).float()
+        loss = (F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none") * weights.to(where)).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -85,7 +87,8 @@ def train(
             torch.save({"weights": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step, "seconds": spent}, aside)
             aside.rename(file)
             saved = time.monotonic()
-    return average
+    net.cpu()
+    return {k: v.cpu() for k, v in average.items()}
 
 
 @torch.no_grad()

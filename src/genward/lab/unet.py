@@ -139,57 +139,26 @@ class Pool:
 
 
 def loss(unet: Any, sched: Any, z: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
-    """Epsilon loss with min-SNR-5 weights, mean over the batch."""
-    noise = torch.randn(z.shape, generator=generator)
+    """Epsilon loss with min-SNR-5 weights, mean over the batch; noise and timesteps come from the CPU generator on any device."""
+    noise = torch.randn(z.shape, generator=generator).to(z.device)
     t = torch.randint(1000, (len(z),), generator=generator)
-    a = sched.alphas_cumprod[t]
+    a = sched.alphas_cumprod[t].to(z.device)
     x = a.sqrt()[:, None, None, None] * z + (1 - a).sqrt()[:, None, None, None] * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        pred = unet(x, t, text).sample.float()
+    with torch.autocast(z.device.type, torch.bfloat16):
+        pred = unet(x, t.to(z.device), text).sample.float()
     snr = a / (1 - a)
     return ((pred - noise).pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
 
 
-class Optimizer:
-    """Muon for every matrix and convolution kernel inside the blocks, AdamW for the rest, one learning rate for both.
-
-    Kernels are handed to ``torch.optim.Muon`` as (out, in·k·k) views of the same storage; its update is scaled to AdamW's root
-    mean square, so that one schedule serves both. ``muon=False`` puts everything on AdamW.
-    """
-
-    def __init__(self, unet: Any, lr: float, *, muon: bool = True) -> None:
-        self.unet, self.views, plain = unet, [], []
-        for name, p in unet.named_parameters():
-            inside = p.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding"))
-            if muon and inside:
-                self.views.append((p, torch.nn.Parameter(p.data.view(p.shape[0], -1))))
-            else:
-                plain.append(p)
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(plain, lr, betas=(0.9, 0.99), weight_decay=1e-3)]
-        if self.views:
-            self.parts.append(
-                torch.optim.Muon([v for _, v in self.views], lr, weight_decay=1e-3, momentum=0.95, adjust_lr_fn="match_rms_adamw", ns_steps=4)
-            )
-
-    def step(self, lr: float) -> None:
-        for p, v in self.views:
-            v.grad = p.grad.view_as(v) if p.grad is not None else None
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
-            part.step()
-        self.unet.zero_grad(set_to_none=True)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {str(k): part.state_dict() for k, part in enumerate(self.parts)}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for k, part in enumerate(self.parts):
-            part.load_state_dict(state[str(k)])
+def device() -> torch.device:
+    """The accelerator when there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def eager_attention(unet: Any) -> None:
-    """Use plain batched matrix products for attention: on two CPU cores the fused kernel's backward pass took 41 % of a training step."""
+    """On the CPU, use plain batched products for attention: the fused kernel's backward pass took 41 % of a training step on two cores."""
+    if device().type != "cpu":
+        return
     from diffusers.models.attention_processor import AttnProcessor
 
     unet.set_attn_processor(AttnProcessor())
@@ -215,7 +184,6 @@ def train(
     scene: Callable[[float], float] = lambda done: 0.25 + 0.3 * done,
     batch: int = 64,
     ema: float = 0.9985,
-    muon: bool = True,
     seed: int = 0,
     steps: int | None = None,
     start: Mapping[str, Tensor] | None = None,
@@ -228,14 +196,15 @@ def train(
     """
     sched = scheduler()
     eager_attention(unet)
-    optimizer = Optimizer(unet, peak, muon=muon)
-    average = {k: v.detach().clone() for k, v in (start or unet.state_dict()).items()}
+    unet.to(where := device())
     if start is not None:
         unet.load_state_dict(start)
+    optimizer = torch.optim.AdamW(unet.parameters(), peak, betas=(0.9, 0.99), weight_decay=1e-3)
+    average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
     step, spent = 0, 0.0
     file = folder / "checkpoint.pt"
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location=where)
         unet.load_state_dict(state["weights"])
         average = state["average"]
         optimizer.load_state_dict(state["optimizer"])
@@ -246,12 +215,15 @@ def train(
     while (spent < seconds) if steps is None else (step < steps):
         done = min(1.0, spent / seconds if steps is None else step / steps)
         z, text = pool.batch(batch, scene(done), generator)
-        value = loss(unet, sched, z, text, generator)
+        value = loss(unet, sched, z.to(where), text.to(where), generator)
         if not math.isfinite(value.item()):
             raise FloatingPointError(f"the loss became {value.item()} at step {step}; lower the learning rate and resume from {file}")
         value.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step(schedule(step, done * seconds, seconds, peak=peak, decay=decay))
+        for group in optimizer.param_groups:
+            group["lr"] = schedule(step, done * seconds, seconds, peak=peak, decay=decay)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         keep = min(ema, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.values()), [live[k] for k in average], 1 - keep)
@@ -266,4 +238,4 @@ def train(
             torch.save({"weights": unet.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent}, aside)
             aside.rename(file)
             saved = time.monotonic()
-    return average
+    return {k: v.cpu() for k, v in average.items()}

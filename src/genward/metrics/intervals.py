@@ -1,6 +1,6 @@
 """Estimates with intervals: rates, rates corrected by a judge's card, clustered means, paired differences and ratios.
 
-Percentile bootstrap over clusters undercovers when clusters are few (at 5 clusters a nominal 95 % interval of a mean holds about 83 % of
+Percentile bootstrap over clusters undercovers when clusters are few (at 5 clusters a nominal 95 % interval of a mean holds about 84 % of
 the time), so below ``FEW`` clusters the interval is value ± t(G-1) · SE with the delete-one-cluster jackknife error (CV3: MacKinnon,
 Nielsen and Webb, Journal of Applied Econometrics 2023), and below two clusters there is none: NaN and a reason.
 """

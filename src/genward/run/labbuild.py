@@ -169,12 +169,15 @@ def stage_autoencoder(shop: Workshop) -> None:
 def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[], Any], seconds: float) -> dict[str, Any]:
     import torch
 
+    from genward.lab.unet import device
+
     file = shop.work / "autoencoder" / "checkpoint.pt"
+    where = model.to(device()).device
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     step, spent = 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = torch.load(file, weights_only=True, map_location=where)
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], state["step"], state["seconds"]
@@ -187,8 +190,8 @@ def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[]
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * decay)
             x, coming = coming.result(), pool.submit(batches)
-            with torch.autocast("cpu", torch.bfloat16):
-                value, mse = ae.loss(model, x)
+            with torch.autocast(where.type, torch.bfloat16):
+                value, mse = ae.loss(model, x.to(where))
             optimizer.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -203,7 +206,8 @@ def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[]
             if time.monotonic() - saved > 60 or spent >= seconds:
                 _save(file, {"weights": model.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent})
                 saved = time.monotonic()
-    return average
+    model.cpu()
+    return {k: v.cpu() for k, v in average.items()}
 
 
 def _save(file: Path, state: dict[str, Any]) -> None:
@@ -265,12 +269,12 @@ def _part(shop: Workshop, part: str) -> None:
         trunk = shop.work / "trunk" / "checkpoint.pt"
         if not trunk.exists():
             raise BadInput(f"no trunk in {trunk.parent}; run the unet stage first")
-        start = torch.load(trunk, weights_only=True)["average"]
+        start = torch.load(trunk, weights_only=True, map_location="cpu")["average"]
     if part == "oracle":
         lab_file = shop.work / "lab" / "checkpoint.pt"
         if not lab_file.exists():
             raise BadInput(f"no lab branch in {lab_file.parent}; the oracle takes as many steps as it, so run the unet stage first")
-        steps = int(torch.load(lab_file, weights_only=True)["step"])
+        steps = int(torch.load(lab_file, weights_only=True, map_location="cpu")["step"])
     seconds = shop.seconds("branch" if branch else "trunk")
     began = time.monotonic()
 
@@ -287,7 +291,6 @@ def _part(shop: Workshop, part: str) -> None:
         peak=1.4e-3 if branch else 1.5e-3,
         decay=branch,
         scene=(lambda done: 0.5) if branch else (lambda done: 0.2 + 0.35 * done),
-        muon=False,
         start=start,
         seed=len(part),
         report=tell,
@@ -356,7 +359,7 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
         if not file.exists():
             raise BadInput(f"{file} is missing; run the stages before package first")
         model = net.build()
-        model.load_state_dict(torch.load(file, weights_only=True)["average"])
+        model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu")["average"])
         model.half().save_pretrained(aside / folder, safe_serialization=True)
     for folder in ("judge", "second_judge", "references"):
         shutil.copytree(shop.work / "out" / folder, aside / folder)
@@ -385,7 +388,7 @@ def _card(shop: Workshop) -> dict[str, Any]:
 
     parts = {}
     for part in ("trunk", "lab", "oracle"):
-        state = torch.load(shop.work / part / "checkpoint.pt", weights_only=True)
+        state = torch.load(shop.work / part / "checkpoint.pt", weights_only=True, map_location="cpu")
         parts[part] = {"steps": state["step"], "batch": 64, "minutes": round(state["seconds"] / 60, 1)}
     notes = shop.work / "notes.json"
     return {
