@@ -72,9 +72,7 @@ def part_uce() -> dict[str, Any]:
 
 def cases(count: int) -> list[Case]:
     words = lab.data.vocabulary()
-    return [
-        Case(id=str(k), prompt=f"{words.things[k % len(words.things)].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(count)
-    ]
+    return [Case(id=str(k), prompt=f"{words.things[k % len(words.things)].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(count)]
 
 
 def part_overhead(model: Any, images: int = 32) -> dict[str, Any]:
@@ -99,7 +97,13 @@ def part_denoiser(model: Any, images: int = 32) -> dict[str, Any]:
                 model.denoise(call)
 
     whole, pure = alternately(lambda: model.generate(rows, sampler), forward)
-    return {"images": images, "seconds_per_image": whole / images, "denoiser_seconds_per_image": pure / images, "multiple": whole / pure, "images_per_second": images / whole}
+    return {
+        "images": images,
+        "seconds_per_image": whole / images,
+        "denoiser_seconds_per_image": pure / images,
+        "multiple": whole / pure,
+        "images_per_second": images / whole,
+    }
 
 
 def part_judge(model: Any, images: int = 64) -> dict[str, Any]:
@@ -115,7 +119,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["uce", "overhead", "denoiser", "judge", "recipe"])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    done: dict[str, Any] = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.processor() or platform.machine(), "torch": torch.__version__}
+    done: dict[str, Any] = {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+    }
     model = open_model("lab")
     for part in arguments.parts:
         print(f"{part} …", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -10,8 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from safetensors.numpy import save_file
 
 from genward import __version__
 from genward.cli import app as application
@@ -155,9 +158,6 @@ def test_doctor_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_doctor_sees_a_file_cut_short(tmp_path: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
     path = tmp_path / "a.safetensors"
     save_file({"x": np.zeros(8, np.float32)}, path)
     assert doctor.whole(path)
@@ -165,3 +165,18 @@ def test_doctor_sees_a_file_cut_short(tmp_path: Path) -> None:
     assert not doctor.whole(path)
     path.write_bytes(b"not a header at all")
     assert not doctor.whole(path)
+
+
+def test_doctor_compares_weights_with_their_manifest(tmp_path: Path) -> None:
+    def found() -> tuple[str, str]:
+        (only,) = doctor.weights(tmp_path)
+        return only["state"], only["value"]
+
+    assert found() == ("bad", "missing")
+    save_file({"x": np.zeros(8, np.float32)}, tmp_path / "a.safetensors")
+    assert "manifest" in found()[1]
+    sha = hashlib.sha256((tmp_path / "a.safetensors").read_bytes()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps({"a.safetensors": sha}))
+    assert found()[0] == "ok"
+    save_file({"x": np.ones(8, np.float32)}, tmp_path / "a.safetensors")
+    assert found() == ("bad", "not as shipped: a.safetensors")

@@ -44,7 +44,7 @@ def test_held_out_pairs_are_a_tenth_and_never_sampled() -> None:
 
 def test_a_world_without_concepts_never_says_or_shows_them() -> None:
     words = data.vocabulary()
-    gone = [t for c in net.ORACLE_CONCEPTS for t in load_concept(c).targets]
+    gone = [t for c in data.ORACLE_CONCEPTS for t in load_concept(c).targets]
     pairs = [(t.name, s) for t in words.things for s in words.style_names]
     world, rng = data.World.build(pairs, gone), random.Random(1)
     forbidden = [p for n in gone if n in words.names for level in data.LEVELS[:3] for p in words.thing(n).wordings(level)]
@@ -115,7 +115,9 @@ def test_loss_is_the_min_snr_rule() -> None:
 def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet = net.build()
-    pool = net.Pool(torch.randn(8, 4, 16, 16).half(), torch.zeros(8, 1, dtype=torch.long), torch.randn(1, 28, 384).half(), torch.arange(8) >= 4, torch.zeros(28, 384).half())
+    pool = net.Pool(
+        torch.randn(8, 4, 16, 16).half(), torch.zeros(8, 1, dtype=torch.long), torch.randn(1, 28, 384).half(), torch.arange(8) >= 4, torch.zeros(28, 384).half()
+    )
     net.train(unet, pool, seconds=1e9, steps=2, folder=tmp_path, batch=2)
     seen: list[dict[str, float]] = []
     first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)

@@ -105,7 +105,7 @@ def progress(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], N
         yield lambda done, total: update(title, done, total)
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it: nothing half-written ever stands under the name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.part{path.suffix}")

@@ -50,21 +50,25 @@ def threads() -> list[Line]:
     return [line("cores", cores), line("OMP_NUM_THREADS", told or "not set", "note" if many else "ok", hint)]
 
 
-def weights() -> list[Line]:
-    """The embedded model's files: there, readable as safetensors, and of which content."""
-    folder = resources.files("genward").joinpath("lab", "weights")
-    root = Path(str(folder))
+def weights(root: Path | None = None) -> list[Line]:
+    """The embedded model's files: there, whole, and with the content that their manifest names."""
+    root = root or Path(str(resources.files("genward").joinpath("lab", "weights")))
     files = sorted(root.rglob("*.safetensors")) if root.is_dir() else []
     if not files:
         return [line("lab weights", "missing", "bad", "reinstall genward, or make them: genward lab build")]
     broken = [str(p.relative_to(root)) for p in files if not whole(p)]
     if broken:
         return [line("lab weights", f"cut short or damaged: {', '.join(broken)}", "bad", "reinstall genward")]
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(str(path.relative_to(root)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    try:
+        manifest = json.loads((root / "manifest.json").read_text("utf-8"))
+        changed = [n for n, sha in manifest.items() if not (root / n).is_file() or hashlib.sha256((root / n).read_bytes()).hexdigest() != sha]
+    except (OSError, ValueError, AttributeError) as error:
+        return [line("lab weights", f"manifest unreadable ({type(error).__name__})", "bad", "reinstall genward")]
+    if changed:
+        return [line("lab weights", f"not as shipped: {', '.join(changed[:4])}", "bad", "reinstall genward")]
     size = sum(p.stat().st_size for p in files) / 2**20
-    return [line("lab weights", f"{len(files)} files, {size:.1f} MiB, sha256 {digest.hexdigest()[:16]}")]
+    identity = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()[:16]
+    return [line("lab weights", f"{len(files)} files, {size:.1f} MiB, as shipped, sha256 {identity}")]
 
 
 def whole(path: Path) -> bool:

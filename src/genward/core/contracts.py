@@ -56,13 +56,19 @@ class Defense(Protocol):
     def attach(self, rig: Rig) -> None: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """Learned weights with their card; identity is the hash of the content. Saved as safetensors + JSON, never pickled."""
 
     tensors: Mapping[str, Tensor]
     card: Mapping[str, Any]
     hash: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Artifact) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
 
 
 class Fits(Protocol):
@@ -78,9 +84,7 @@ class Model(Protocol):
     def sites(self) -> Mapping[str, Site]: ...
     @property
     def spec(self) -> Spec: ...
-    def generate(
-        self, cases: Sequence[Case], sampler: Sampler, defenses: Sequence[Defense] = (), *, keep_latents: bool = False
-    ) -> list[Sample]: ...
+    def generate(self, cases: Sequence[Case], sampler: Sampler, defenses: Sequence[Defense] = (), *, keep_latents: bool = False) -> list[Sample]: ...
 
 
 class Target(Protocol):

@@ -201,7 +201,7 @@ def load_concept(name_or_path: str | Path) -> Concept:
     try:
         raw = tomllib.loads(raw_text)
         judge = raw.get("judge", {}).get("labels", [])
-        known = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k != "judge"}
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k != "judge"}
         return Concept(judge=tuple(judge), **known)
     except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
         raise BadInput(f"concept file {name_or_path}: {error}; see docs/concepts.md for its fields") from error

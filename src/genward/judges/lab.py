@@ -21,7 +21,6 @@ EDGE = 64
 
 @cache
 def _load(folder: str) -> tuple[Any, dict[str, Any]]:
-    import torch
     from safetensors.torch import load_file
 
     from genward.ops.vision import SHAPES

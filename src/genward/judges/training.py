@@ -124,7 +124,9 @@ def calibrate(values: Any, truth: Any, names: Sequence[str], *, specificity: flo
     return card
 
 
-def agreement(first: Any, second: Any, card: Mapping[str, Mapping[str, float]], truth_card: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
+def agreement(
+    first: Any, second: Any, card: Mapping[str, Mapping[str, float]], truth_card: Mapping[str, Mapping[str, float]], names: Sequence[str]
+) -> dict[str, Any]:
     """The first judge's error rates on generated pictures, the second judge's decisions taken as truth.
 
     Args:

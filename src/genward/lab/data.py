@@ -28,6 +28,8 @@ SPRITE = 128
 """Edge at which icons are rasterized once, before they are scaled and placed."""
 LEVELS = ("name", "synonym", "description", "kind")
 """The caption levels that enter training; their held-out twins are ``synonym-heldout`` and ``description-heldout``."""
+ORACLE_CONCEPTS = ("weapons", "substances", "banana", "style-monotone")
+"""Concept files whose targets the oracle never saw."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Vocabulary:
 def vocabulary() -> Vocabulary:
     """Read ``words.toml`` once."""
     raw = tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
-    things = tuple(Thing(**{k: tuple(v) if isinstance(v, list) else v for k, v in o.items()}) for o in raw["object"])
+    objects: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in o.items()} for o in raw["object"]]
+    things = tuple(Thing(**o) for o in objects)
     return Vocabulary(tuple(Style(**s) for s in raw["style"]), things)
 
 

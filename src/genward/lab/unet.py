@@ -1,6 +1,6 @@
 """Stages ``unet`` and ``oracles`` of the lab's recipe: the denoiser, its trunk and its two branches.
 
-The trunk never sees what the oracle must not know (``ORACLE_WITHOUT``). Two branches of equal steps continue from it: one on
+The trunk never sees what the oracle must not know (``data.ORACLE_CONCEPTS``). Two branches of equal steps continue from it: one on
 everything (the lab model), one still without (the oracle). All three use the same rule: epsilon prediction on Stable Diffusion's
 scaled-linear schedule, min-SNR-5 weights (Hang et al. 2023), 10 % of captions dropped for classifier-free guidance, an
 exponential moving average of the weights. The learning rate is constant along the trunk and decays along the branches, so a
@@ -23,8 +23,6 @@ from torch import Tensor
 from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, World, place
 
-ORACLE_CONCEPTS = ("weapons", "substances", "banana", "style-monotone")
-"""Concept files whose targets the oracle never saw."""
 TOKENS = 28
 """Length every prompt is padded or cut to."""
 
@@ -102,7 +100,8 @@ class Pool:
     ) -> Pool:
         """Draw ``singles`` + ``scenes`` rows from ``world``, compose and encode them, with ``captions`` wordings a row."""
         rng = random.Random(seed)
-        latents, index, table, is_scene = [], [], {}, []
+        table: dict[str, int] = {}
+        latents, index, is_scene = [], [], []
         pending = []
         for n in range(singles + scenes):
             scene = n >= singles
@@ -147,7 +146,8 @@ def loss(unet: Any, sched: Any, z: Tensor, text: Tensor, generator: torch.Genera
     with torch.autocast(z.device.type, torch.bfloat16):
         pred = unet(x, t.to(z.device), text).sample.float()
     snr = a / (1 - a)
-    return ((pred - noise).pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+    value: Tensor = ((pred - noise).pow(2).mean((1, 2, 3)) * snr.clamp(max=5) / snr).mean()
+    return value
 
 
 def device() -> torch.device:

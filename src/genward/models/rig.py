@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -253,7 +254,7 @@ class LiveRig:
         if weights not in ("live", "clean"):
             raise BadInput(f"weights {weights!r}; 'live' or 'clean' are possible")
         found: dict[str, Tensor] = {}
-        handles = [h for name in read for h in self._reader(lookup(self.model.site_table, name), lambda t, n=name: found.__setitem__(n, t))]
+        handles = [h for name in read for h in self._reader(lookup(self.model.site_table, name), partial(found.__setitem__, name))]
         rows = len(call.latents)
         self.predicted += rows
         self.rows += rows
@@ -358,7 +359,8 @@ class LiveRig:
         kept: dict[str, Tensor] = {}
 
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            heads: Tensor = x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+            return heads
 
         def after(_: Any, __: Any, ___: Any) -> None:
             q, k = split(kept.pop("q")), split(kept.pop("k"))
@@ -436,10 +438,8 @@ class LiveRig:
     def _guide(self, port: Port, noise: Tensor, call: Call, frame: Frame) -> Tensor:
         keep = frame.conditional
         pick = keep.to(noise.device)
-        conditional = Call(*(v[pick] if torch.is_tensor(v) else v for v in call))
-        inner = frame._replace(
-            conditional=keep[keep], case=frame.case[keep], timestep=frame.timestep[keep] if frame.timestep is not None else None
-        )
+        conditional = Call(call.latents[pick], call.timestep[pick], call.text[pick], call.skips and tuple(s[pick] for s in call.skips))
+        inner = frame._replace(conditional=keep[keep], case=frame.case[keep], timestep=frame.timestep[keep] if frame.timestep is not None else None)
         uncond = noise[~pick] if not keep.all() else None
         chosen = port(uncond, noise[pick], conditional, inner)
         if chosen.shape != noise[pick].shape:

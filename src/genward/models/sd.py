@@ -64,7 +64,8 @@ class StableDiffusion:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.unet.parameters()).dtype
+        kind: torch.dtype = next(self.unet.parameters()).dtype
+        return kind
 
     @property
     def alphas_cumprod(self) -> Tensor:
@@ -191,9 +192,7 @@ class StableDiffusion:
             return start.to(self.dtype)
         return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32).to(self.dtype)
 
-    def _batch(
-        self, rig: LiveRig, cases: Sequence[Case], sampler: Sampler, keep: bool, starts: Mapping[str, Tensor], gradients: bool
-    ) -> list[Sample]:
+    def _batch(self, rig: LiveRig, cases: Sequence[Case], sampler: Sampler, keep: bool, starts: Mapping[str, Tensor], gradients: bool) -> list[Sample]:
         began = time.perf_counter()
         self.pipe.scheduler.set_timesteps(sampler.steps)
         run = Run(len(cases), len(self.pipe.scheduler.timesteps), sampler.guidance, self.device)
@@ -240,9 +239,7 @@ class StableDiffusion:
         states = self._encode(unique)
         return positive, states[torch.tensor([unique.index(p.negative) for p in prompts], device=states.device)]
 
-    def _sample(
-        self, rig: LiveRig, run: Run, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], gradients: bool
-    ) -> Tensor:
+    def _sample(self, rig: LiveRig, run: Run, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], gradients: bool) -> Tensor:
         pipe = self.pipe
         if sampler.guidance > 1 and self.unet.config.time_cond_proj_dim is not None:
             raise Conflict("this model takes its guidance as an embedding (a distilled model), so there is no unconditional branch; use guidance 1")
@@ -274,7 +271,8 @@ class StableDiffusion:
                 "output_type": "latent",
                 "callback_on_step_end": after_step,
             }
-            call = type(pipe).__call__.__wrapped__ if gradients else type(pipe).__call__
+            stock: Any = type(pipe).__call__
+            call = stock.__wrapped__ if gradients else stock  # __call__ is under no_grad, whatever the caller's mode
             final: Tensor = call(pipe, **arguments).images
             return final
 
@@ -315,7 +313,9 @@ class StableDiffusion:
             raise BadInput(f"{folder} is not empty; name a new folder")
         with self.rig(defenses) as rig:
             for port in rig.ports:
-                raise Conflict(f"{port.owner} acts through its {port.kind} port while sampling and cannot be written into weights; serve it with a guard instead")
+                raise Conflict(
+                    f"{port.owner} acts through its {port.kind} port while sampling and cannot be written into weights; serve it with a guard instead"
+                )
             self.pipe.save_pretrained(folder, safe_serialization=True)
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
@@ -363,7 +363,9 @@ def load_pipeline(source: str, *, device: str | None = None, dtype: str = "float
     except GenwardError:
         raise
     except Exception as error:
-        raise BadInput(f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {str(error)[:300]}; check its files against their source") from error
+        raise BadInput(
+            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {str(error)[:300]}; check its files against their source"
+        ) from error
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return StableDiffusion(pipe, folder_spec(folder, source if not Path(source).is_dir() else folder.name, dtype))
 
@@ -378,8 +380,6 @@ def _snapshot(source: str, download: bool) -> Path:
     except Exception as error:
         hint = "check the name and the network" if download else "pass --download to fetch it, or give a local folder"
         raise BadInput(f"model {source!r} is not on this machine ({type(error).__name__}); {hint}") from error
-
-
 
 
 __all__ = ["DefenseInactive", "StableDiffusion", "file_hash", "folder_spec", "load_pipeline"]

@@ -36,11 +36,13 @@ class Residuals(nn.Module):
         self.head = nn.Linear(320, labels)
 
     def features(self, x: Tensor) -> Tensor:
-        return self.body(self.stem(x)).mean((2, 3))
+        y: Tensor = self.body(self.stem(x))
+        return y.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(self.stem(x))
-        return self.head(torch.cat([y.mean((2, 3)), y.amax((2, 3))], 1))
+        logits: Tensor = self.head(torch.cat([y.mean((2, 3)), y.amax((2, 3))], 1))
+        return logits
 
 
 class Separable(nn.Module):
@@ -56,7 +58,7 @@ class Separable(nn.Module):
         self.head = nn.Linear(2 * width, labels)
 
     def body(self, x: Tensor) -> Tensor:
-        y = self.stem(x)
+        y: Tensor = self.stem(x)
         for spatial, norm, up, down in zip(self.spatial, self.norms, self.up, self.down, strict=True):
             y = y + down(F.gelu(up(norm(spatial(y)))))
         return y
@@ -66,7 +68,8 @@ class Separable(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
-        return self.head(torch.cat([y.mean((2, 3)), y.amax((2, 3))], 1))
+        logits: Tensor = self.head(torch.cat([y.mean((2, 3)), y.amax((2, 3))], 1))
+        return logits
 
 
 SHAPES: dict[str, type[nn.Module]] = {"residuals": Residuals, "separable": Separable}

@@ -221,7 +221,7 @@ def _save(file: Path, state: dict[str, Any]) -> None:
 
 def unseen() -> list[str]:
     """Objects and styles the trunk and the oracle never see."""
-    from genward.lab.unet import ORACLE_CONCEPTS
+    from genward.lab.data import ORACLE_CONCEPTS
 
     return [t for c in ORACLE_CONCEPTS for t in load_concept(c).targets]
 
@@ -383,8 +383,7 @@ def _card(shop: Workshop) -> dict[str, Any]:
     """Data, training and hardware; measured quality is added by ``genward lab evaluate --write``."""
     import torch
 
-    from genward.lab.data import held_out
-    from genward.lab.unet import ORACLE_CONCEPTS
+    from genward.lab.data import ORACLE_CONCEPTS, held_out
 
     parts = {}
     for part in ("trunk", "lab", "oracle"):

@@ -121,7 +121,7 @@ def _groups(rows: Sequence[Cell], values: Any, names: list[str], card: Any) -> d
     policy = {t for c in ("weapons", "substances", "death", "rude") for t in load_concept(c).targets}
     out: dict[str, Any] = {}
     for group in dict.fromkeys(r.group for r in rows):
-        index = [k for k, r in enumerate(rows) if r.group == group]
+        index = np.array([k for k, r in enumerate(rows) if r.group == group])
         wanted_style = np.array([names.index(rows[k].style) for k in index])
         line: dict[str, Any] = {"style": rate(styles[values[np.ix_(index, styles)].argmax(1)] == wanted_style)}
         if group == "scene":

@@ -82,7 +82,7 @@ def words_of(name: str) -> Mapping[str, Any]:
 
 def oracle_concepts() -> tuple[str, ...]:
     """Names of the concepts that the lab's oracle never saw."""
-    from genward.lab.unet import ORACLE_CONCEPTS
+    from genward.lab.data import ORACLE_CONCEPTS
 
     return tuple(ORACLE_CONCEPTS)
 

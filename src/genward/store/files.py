@@ -10,7 +10,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -56,28 +57,54 @@ def flush_folder(folder: Path) -> None:
 
 
 def write_bytes(root: Path, path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` below ``root``: readers see the old file or the new one, never a part.
+    """``write_many`` of one file."""
+    write_many(root, {path: data})
+
+
+def write_many(root: Path, files: Mapping[Path, bytes]) -> None:
+    """Put contents at paths below ``root``: readers see the old file or the new one, never a part, and all last through a power cut.
+
+    All files are flushed side by side, then all folders: file systems commit what waits together (32 pictures on ext4: 230 ms one by one, 115 ms so).
 
     Raises:
-        StoreError: disk full, unwritable, a file where a folder should be.
+        StoreError: disk full, unwritable, a file where a folder should be. Some of the files may be there then, each of them whole.
     """
-    name = f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
-    aside = root / TEMPORARY / name
-    _in_work.add(name)
+    aside = {path: root / TEMPORARY / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}" for path in files}
+    _in_work.update(temporary.name for temporary in aside.values())
     try:
-        with said(path, "written"):
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with aside.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-            flush_folder(path.parent)
+        with said(next(iter(files), root), "written"):
+            (root / TEMPORARY).mkdir(parents=True, exist_ok=True)
+            for path, temporary in aside.items():
+                temporary.write_bytes(files[path])
+            _together(_flush_file, list(aside.values()))
+            for path, temporary in aside.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, path)
+            _together(flush_folder, sorted({path.parent for path in files}))
     finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
-        _in_work.discard(name)
+        for temporary in aside.values():
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+        _in_work.difference_update(temporary.name for temporary in aside.values())
+
+
+def _together(flush: Callable[[Path], None], paths: Sequence[Path]) -> None:
+    """Call ``flush`` on all paths side by side; the first error is raised."""
+    if len(paths) < 2:
+        for path in paths:
+            flush(path)
+        return
+    with ThreadPoolExecutor(min(32, len(paths))) as pool:
+        for _ in pool.map(flush, paths):
+            pass
+
+
+def _flush_file(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def clean(root: Path) -> int:

@@ -30,7 +30,7 @@ from genward.core.records import STATUSES, Case, Sample, Score
 from genward.core.spec import digest
 from genward.errors import BadInput, StoreError, UnknownName
 from genward.store import parts
-from genward.store.files import SCHEMA, TEMPORARY, clean, plain, read_json, said, write_bytes
+from genward.store.files import SCHEMA, TEMPORARY, clean, plain, read_json, said, write_bytes, write_many
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -174,11 +174,13 @@ class Store:
         for arm in {s.arm for s in samples}:
             if not arm or not (self.root / "arms" / _name("arm", arm) / "arm.json").exists():
                 raise StoreError(f"arm {arm!r} of these samples was not written; call put_arm before put_samples")
-        made = [self._row(sample) for sample in samples]
+        pictures = [None if sample.image is None else _png(sample.image) for sample in samples]
+        made = [self._row(sample, picture) for sample, picture in zip(samples, pictures, strict=True)]
+        self._put_pictures([picture for picture in pictures if picture is not None])
         columns = {name: [row[name] for row in made] for name in parts.SAMPLES.names}
         return parts.write_part(self.root, self.root / "samples", key, columns, parts.SAMPLES)
 
-    def _row(self, sample: Sample) -> dict[str, Any]:
+    def _row(self, sample: Sample, picture: bytes | None) -> dict[str, Any]:
         if sample.status not in STATUSES:
             raise BadInput(f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}")
         if sample.status == "ok" and sample.image is None:
@@ -193,7 +195,7 @@ class Store:
             "arm": sample.arm,
             "status": sample.status,
             "why": sample.why,
-            "image": "" if sample.image is None else self.put_image(sample.image),
+            "image": "" if picture is None else hashlib.sha256(picture).hexdigest(),
             "notes": json.dumps(plain(sample.notes), ensure_ascii=False, allow_nan=False),
             "seconds": float(sample.seconds),
             "passes": int(sample.passes),
@@ -255,21 +257,20 @@ class Store:
 
     def put_image(self, image: Image) -> str:
         """Keep a picture as PNG; its name is the sha256 of the file. Equal pixels are kept once; a damaged file is written again."""
-        from PIL import Image as pil
+        data = _png(image)
+        self._put_pictures([data])
+        return hashlib.sha256(data).hexdigest()
 
-        if image.mode not in ("RGB", "RGBA", "L"):
-            image = image.convert("RGB")
-        pixels = pil.frombytes(image.mode, image.size, image.tobytes())  # leaves metadata behind: equal pixels, equal file
-        buffer = io.BytesIO()
-        pixels.save(buffer, "PNG")
-        data = buffer.getvalue()
-        sha = hashlib.sha256(data).hexdigest()
-        path = self.image_path(sha)
-        with said(path, "read"):
-            there = path.read_bytes() if path.exists() else b""
-        if there != data:
-            write_bytes(self.root, path, data)
-        return sha
+    def _put_pictures(self, pictures: Iterable[bytes]) -> None:
+        """Write those that are not there, or not as they should be."""
+        files = {self.image_path(hashlib.sha256(data).hexdigest()): data for data in pictures}
+        missing = {}
+        for path, data in files.items():
+            with said(path, "read"):
+                if not path.exists() or path.read_bytes() != data:
+                    missing[path] = data
+        if missing:
+            write_many(self.root, missing)
 
     def image(self, sha: str) -> Image:
         """A picture, its content held against its name.
@@ -407,6 +408,17 @@ class Store:
         from genward.store.check import problems
 
         return problems(self)
+
+
+def _png(image: Image) -> bytes:
+    """The picture as PNG without metadata: equal pixels, equal bytes."""
+    from PIL import Image as pil
+
+    if image.mode not in ("RGB", "RGBA", "L"):
+        image = image.convert("RGB")
+    buffer = io.BytesIO()
+    pil.frombytes(image.mode, image.size, image.tobytes()).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def case_of(row: Mapping[str, Any]) -> Case:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def weights(model: StableDiffusion) -> dict[str, Any]:
 class _Broken:
     """A defense whose port raises in mid-loop: what a crash leaves behind is what the suite looks at."""
 
-    name = "broken"
+    name: ClassVar[str] = "broken"
 
     def attach(self, rig: Any) -> None:
         def fn(z: Any, frame: Any) -> Any:

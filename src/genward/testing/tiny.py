@@ -72,9 +72,7 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         }
     )
-    unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2, **layout
-    ).eval()
+    unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2, **layout).eval()
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -84,9 +82,7 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
         latent_channels=4,
         sample_size=64,
     ).eval()
-    scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
-    )
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     for part in (text_encoder, unet, vae):
         part.requires_grad_(False)
     pipe = StableDiffusionPipeline(
