@@ -43,8 +43,8 @@ test: setup browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --slow -m slow
 
 check: setup
-	$(BIN)/ruff format --check src tests
-	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 

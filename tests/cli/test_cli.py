@@ -180,3 +180,22 @@ def test_doctor_compares_weights_with_their_manifest(tmp_path: Path) -> None:
     assert found()[0] == "ok"
     save_file({"x": np.ones(8, np.float32)}, tmp_path / "a.safetensors")
     assert found() == ("bad", "not as shipped: a.safetensors")
+
+
+def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from genward.run import catalog
+
+    def stopped(kind: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(catalog, "entries", stopped)
+    assert err(capsys, "list", "defenses", code=130).strip() == STOPPED
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = "import sys; from genward.cli import main; sys.stdout.reconfigure(line_buffering=True); main(['list', '--json'])"
+    with subprocess.Popen([sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 0)

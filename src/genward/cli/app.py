@@ -19,6 +19,7 @@ from genward.cli import check, claims, doctor, export, fit, generate, judge, lab
 from genward.errors import GenwardError
 
 STOPPED = "stopped; everything finished is kept; the same command resumes"
+INTERRUPTED = 130
 FIXABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 """System errors that concern the user's disk and paths; they print as one line, without a traceback."""
 
@@ -67,14 +68,19 @@ def status(arguments: Sequence[str] | None = None) -> int:
     try:
         code = command.main(args=None if arguments is None else list(arguments), prog_name="genward", standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
+            return _say(STOPPED, INTERRUPTED)
         return code if isinstance(code, int) else 0
     except GenwardError as error:
         return _say(f"error: {error}", 3)
     except (KeyboardInterrupt, typer.Abort):
-        return _say(STOPPED, 130)
+        return _say(STOPPED, INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; nothing more to say to it
-        return 0
+        return _unread()
+    except SystemExit as ending:
+        if not isinstance(ending.__context__, BrokenPipeError):
+            raise
+        return _unread()
     except OSError as error:
         if error.errno not in FIXABLE:
             raise
@@ -85,6 +91,12 @@ def status(arguments: Sequence[str] | None = None) -> int:
             raise
         show_usage()
         return int(getattr(error, "exit_code", 2))
+
+
+def _unread() -> int:
+    """The reader of the output has left (``genward list | head -1``): say nothing more, and let nothing fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 def _say(line: str, code: int) -> int:

@@ -98,7 +98,7 @@ def probabilities(net: Any, x: Tensor, *, size: int = 128) -> Any:
     return torch.cat([net(part).sigmoid() for part in x.split(size)]).double().numpy()
 
 
-def calibrate(values: Any, truth: Any, names: Sequence[str], *, specificity: float = 0.995, floor: float = 0.5) -> dict[str, dict[str, float]]:
+def calibrate(values: Any, truth: Any, names: Sequence[str], *, specificity: float = 0.995, floor: float = 0.3) -> dict[str, dict[str, float]]:
     """Per-label thresholds and error rates.
 
     A label's threshold is the smallest one that keeps ``specificity`` on the calibration half (every second row), never below

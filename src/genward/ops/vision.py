@@ -45,26 +45,23 @@ class Residuals(nn.Module):
         return logits
 
 
-class Separable(nn.Module):
-    """Second judge: patch embedding and depthwise-separable mixing with layer normalization, 0.6 M parameters; used as independent truth."""
+class Plain(nn.Module):
+    """Second judge: convolutions and maximum pooling without skips, group normalization, 0.4 M parameters; used as independent truth."""
 
-    def __init__(self, labels: int, width: int = 128, depth: int = 6) -> None:
+    def __init__(self, labels: int) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, width, 4, 4)
-        self.spatial = nn.ModuleList(nn.Conv2d(width, width, 7, padding=3, groups=width) for _ in range(depth))
-        self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(depth))
-        self.up = nn.ModuleList(nn.Conv2d(width, 3 * width, 1) for _ in range(depth))
-        self.down = nn.ModuleList(nn.Conv2d(3 * width, width, 1) for _ in range(depth))
-        self.head = nn.Linear(2 * width, labels)
 
-    def body(self, x: Tensor) -> Tensor:
-        y: Tensor = self.stem(x)
-        for spatial, norm, up, down in zip(self.spatial, self.norms, self.up, self.down, strict=True):
-            y = y + down(F.gelu(up(norm(spatial(y)))))
-        return y
+        def stage(inside: int, outside: int, stride: int = 1) -> list[nn.Module]:
+            return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.GroupNorm(8, outside), nn.ReLU()]
+
+        self.body = nn.Sequential(
+            *stage(3, 32, 2), *stage(32, 48), nn.MaxPool2d(2), *stage(48, 80), *stage(80, 80), nn.MaxPool2d(2), *stage(80, 128), *stage(128, 128)
+        )
+        self.head = nn.Sequential(nn.Linear(256, 192), nn.ReLU(), nn.Linear(192, labels))
 
     def features(self, x: Tensor) -> Tensor:
-        return self.body(x).mean((2, 3))
+        y: Tensor = self.body(x)
+        return y.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
@@ -72,5 +69,5 @@ class Separable(nn.Module):
         return logits
 
 
-SHAPES: dict[str, type[nn.Module]] = {"residuals": Residuals, "separable": Separable}
+SHAPES: dict[str, type[nn.Module]] = {"residuals": Residuals, "plain": Plain}
 """Network name on a judge's card -> class."""

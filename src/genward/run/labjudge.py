@@ -18,7 +18,7 @@ from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, place
 from genward.ops.vision import SHAPES
 
-NETWORKS = {"judge": ("residuals", 11), "second_judge": ("separable", 77)}
+NETWORKS = {"judge": ("residuals", 11), "second_judge": ("plain", 77)}
 """Folder -> (network, seed): two judges of different architecture and seed."""
 
 
