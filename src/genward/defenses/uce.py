@@ -44,8 +44,8 @@ class Uce:
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     mode: str = "replace"
     """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output (2023 code)."""
-    rows: str = "last-and-later"
-    """Token rows that are edited: ``last`` (last subject token; 2025 code), ``last-and-later`` (2023 code) or ``all``. In encoders where every row carries the concept, padding included, ``all`` is what erases."""
+    rows: str = "last"
+    """Token rows that are edited: ``last`` (last subject token; 2025 code), ``last-and-later`` (2023 code) or ``all`` (ours). More rows also change more of what should stay."""
     lam: float = 0.5
     """Weight of staying close to the old maps, above 0."""
     alpha: float = 1.0
