@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +30,9 @@ def _load(folder: str) -> tuple[Any, dict[str, Any]]:
     try:
         raw = json.loads((root / "card.json").read_text("utf-8"))
         net = SHAPES[raw["network"]](len(raw["names"]))
+        wanted, got = raw.get("sha256"), sha256((root / "judge.safetensors").read_bytes()).hexdigest()
+        if wanted is not None and wanted != got:
+            raise ValueError("judge.safetensors is not the file that its card describes: the SHA-256 differs")
         state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(str(root / "judge.safetensors")).items()}
         net.load_state_dict(state)
     except FileNotFoundError as error:
@@ -59,7 +63,8 @@ class LabJudge:
     @property
     def card(self) -> Card:
         raw = self._loaded()[1]
-        return Card("lab", raw["summary"], raw["labels"], raw.get("facts", {}))
+        facts = {**raw.get("facts", {}), "network": raw["network"]} | ({"sha256": raw["sha256"]} if "sha256" in raw else {})
+        return Card("lab", raw["summary"], raw["labels"], facts)
 
     def _run(self, samples: Sequence[Sample], method: str) -> tuple[Any, Any]:
         """Rows with a picture, and the network's answers for them (float32)."""

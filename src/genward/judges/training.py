@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genward.errors import BadInput
+
 Batch = tuple[Tensor, Tensor, Tensor]
 """Pixels (n, 3, 64, 64) in [-1, 1], multi-hot labels (n, labels), weights of each label's loss (n, labels)."""
 
@@ -47,7 +49,11 @@ def train(
     peak: float = 2e-3,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, Tensor]:
-    """Binary cross-entropy on every label for ``seconds`` of compute; returns averaged weights. Checkpoints once a minute and resumes."""
+    """Binary cross-entropy on every label for ``seconds`` of compute; returns averaged weights. Checkpoints once a minute and resumes.
+
+    Raises:
+        BadInput: the checkpoint in ``file`` is another network's.
+    """
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net.to(where)
     optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=1e-2)
@@ -55,6 +61,8 @@ def train(
     step, spent = 0, 0.0
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=where)
+        if {k: v.shape for k, v in state["weights"].items()} != {k: v.shape for k, v in net.state_dict().items()}:
+            raise BadInput(f"{file} belongs to a judge of another shape; remove it and train anew")
         net.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], int(state["step"]), float(state["seconds"])

@@ -92,6 +92,12 @@ def text_encoder() -> tuple[Any, Any]:
     return tokenizer, encoder
 
 
+def _frozen(kind: Any, folder: Path) -> Any:
+    import torch
+
+    return kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval().requires_grad_(False)
+
+
 def pipeline(which: str = "lab", device: str = "cpu") -> Any:
     """The lab model (``lab``) or the model that never saw its concepts (``oracle``) as a stock ``StableDiffusionPipeline``, float32.
 
@@ -101,6 +107,8 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
     if which not in MODELS:
         raise UnknownName("lab model", which, MODELS)
     manifest()
+    if not (weights_folder() / ("unet" if which == "lab" else "oracle")).is_dir():
+        raise BadArtifact(f"the denoiser of {which!r} is not among the lab's weights in {weights_folder()}; make it: genward lab build")
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from diffusers.utils import logging
 
@@ -110,13 +118,10 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
     try:
         tokenizer, encoder = text_encoder()
         pipe = StableDiffusionPipeline(
-            vae=AutoencoderKL.from_pretrained(root / "vae", use_safetensors=True).float().eval().requires_grad_(False),
+            vae=_frozen(AutoencoderKL, root / "vae"),
             text_encoder=encoder,
             tokenizer=tokenizer,
-            unet=UNet2DConditionModel.from_pretrained(root / ("unet" if which == "lab" else "oracle"), use_safetensors=True)
-            .float()
-            .eval()
-            .requires_grad_(False),
+            unet=_frozen(UNet2DConditionModel, root / ("unet" if which == "lab" else "oracle")),
             scheduler=DDIMScheduler.from_pretrained(root / "scheduler"),
             safety_checker=None,
             feature_extractor=None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import tarfile
@@ -89,18 +90,29 @@ class Workshop:
 
         return self.once("sprites", lambda: sprites(self.sets, self.words))
 
+    def strangers(self, first: int, last: int) -> list[tuple[str, Any]]:
+        """Icons ``first`` to ``last`` of a fixed shuffle of those from outside the vocabulary, with their style.
+
+        Icons whose name holds an object's (``water-pistol``, ``middle-finger-dark``, ``cat-face``) are left out: to call them "none of
+        these" would teach a judge something wrong.
+        """
+        own = {(s.set, self.sets.find(s.set, t.icons)) for t in self.words.things for s in self.words.styles}
+        style = {s.set: s.name for s in self.words.styles}
+        every = [e for e in self.sets.every() if e not in own]
+        random.Random(0).shuffle(every)
+        strange = [e for e in every if not names_known(e[1], self.words)]
+        return [(style[p], self.sets.sprite(p, n)) for p, n in strange[first:last]]
+
     @property
     def others(self) -> list[tuple[str, Any]]:
-        """2,500 icons from outside the vocabulary with their style."""
+        """2,500 icons from outside the vocabulary, for training."""
+        found: list[tuple[str, Any]] = self.once("others", lambda: self.strangers(0, 2500))
+        return found
 
-        def draw() -> list[tuple[str, Any]]:
-            own = {(s.set, self.sets.find(s.set, t.icons)) for t in self.words.things for s in self.words.styles}
-            style = {s.set: s.name for s in self.words.styles}
-            every = [e for e in self.sets.every() if e not in own]
-            random.Random(0).shuffle(every)
-            return [(style[p], self.sets.sprite(p, n)) for p, n in every[:2500]]
-
-        found: list[tuple[str, Any]] = self.once("others", draw)
+    @property
+    def unknown(self) -> list[tuple[str, Any]]:
+        """500 more, for calibration only (other icons; the same thing in another style may be among ``others``)."""
+        found: list[tuple[str, Any]] = self.once("unknown", lambda: self.strangers(2500, 3000))
         return found
 
     @property
@@ -110,6 +122,16 @@ class Workshop:
         if not (self.work / "vae").is_dir():
             raise BadInput(f"no autoencoder in {self.work / 'vae'}; run the autoencoder stage first")
         return self.once("vae", lambda: AutoencoderKL.from_pretrained(self.work / "vae").eval().requires_grad_(False))
+
+
+def names_known(icon: str, words: Any) -> bool:
+    """Whether an icon's name holds the name of an object of the vocabulary, as whole words (in names without hyphens, at either end)."""
+    known = {re.sub(r"[^a-z0-9]", "", n.lower()) for t in words.things for n in (t.name, *t.icons)}
+    parts = icon.lower().split("-")
+    if len(parts) == 1:
+        return parts[0] in known or any(len(k) > 3 and (parts[0].startswith(k) or parts[0].endswith(k)) for k in known)
+    runs = {"".join(parts[a:b]) for a in range(len(parts)) for b in range(a + 1, len(parts) + 1)}
+    return bool(known & (runs | {r.removesuffix("s") for r in runs}))
 
 
 # ----------------------------------------------------------------------------------------------------------------- stages
@@ -316,7 +338,8 @@ def stage_judge(shop: Workshop) -> None:
         seconds = shop.seconds(which)
         fit(
             which,
-            lambda seed: Pictures(shop.words, shop.sprites, shop.others, shop.vae, seed=seed),
+            lambda seed: Pictures(shop.words, shop.sprites, shop.others, shop.vae, seed=seed, reuse=0.75),
+            held=lambda seed: Pictures(shop.words, shop.sprites, shop.unknown, shop.vae, seed=seed),
             seconds=seconds,
             work=shop.work,
             out=shop.work / "out" / which,
@@ -396,6 +419,7 @@ def _card(shop: Workshop) -> dict[str, Any]:
             "objects": list(shop.words.names),
             "styles": list(shop.words.style_names),
             "pairs": len(shop.sprites),
+            "missing_pairs": [[t.name, s] for t in shop.words.things for s in shop.words.style_names if (t.name, s) not in shop.sprites],
             "held_out_pairs": sum(held_out(*p) for p in shop.sprites),
             "oracle_never_saw": unseen(),
             "oracle_concepts": list(ORACLE_CONCEPTS),

@@ -2,15 +2,14 @@
 
 Accuracy is top-1: the requested object (style) has the highest probability among all objects (styles). ``detected`` is stricter: its
 probability passes the label's threshold on the judge's card. Both objects of a scene count only when both pass their thresholds.
-Held-out synonyms and descriptions never entered training, but were chosen so that the text encoder places them nearest to their own
-object's trained wordings; read their figures as those of a friendly sample.
+A picture that could not be made or judged enters no rate; ``unscored`` counts them.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,12 @@ from genward.core.records import Case, Sampler, load_concept, row_seed
 from genward.metrics.intervals import wilson
 
 Progress = Callable[[int, int], None]
+NOTE = (
+    "Held-out synonyms and descriptions never entered training, but were chosen so that the text encoder places them nearest to their own "
+    "object's trained wordings; read their figures as those of a friendly sample."
+)
+LEAST = 0.8
+"""Mean sensitivity on renders below which the second judge misses too much to be taken for the truth."""
 WORDINGS = ("name", "synonym", "synonym-heldout", "description", "description-heldout")
 
 
@@ -33,13 +38,16 @@ class Cell:
     style: str
 
 
-def cells(per: int, seed: int) -> list[Cell]:
-    """The evaluation's rows: ``per`` pictures in each group but the two of names (3 × ``per`` trained, all held-out pairs)."""
+def cells(per: int, seed: int, missing: Collection[tuple[str, str]] = ()) -> list[Cell]:
+    """The evaluation's rows: ``per`` pictures a group, but 3 × ``per`` of trained pairs by name and half as many of each kind.
+
+    ``missing`` are the pairs that no icon set draws: neither trained nor held out.
+    """
     from genward.lab.data import caption, held_out, vocabulary
 
     words = vocabulary()
     rng = random.Random(f"lab-evaluate|{seed}")
-    pairs = [(t.name, s) for t in words.things for s in words.style_names]
+    pairs = [(t.name, s) for t in words.things for s in words.style_names if (t.name, s) not in missing]
     trained = [p for p in pairs if not held_out(*p)]
     out: list[Cell] = []
 
@@ -90,16 +98,19 @@ def evaluate(per: int = 100, seed: int = 0, *, batch: int = 48, progress: Progre
     from genward import lab
     from genward.judges.lab import LabJudge
 
-    rows = cells(per, seed)
+    rows = cells(per, seed, {(name, style) for name, style in lab.card().get("data", {}).get("missing_pairs", ())})
     samples, speed = _generate("lab", rows, batch, progress)
     judge = LabJudge()
-    values = _matrix(judge, samples)
     names = list(judge.labels)
-    out: dict[str, Any] = {"groups": _groups(rows, values, names, judge.card.labels), "images_per_second": round(speed, 2)}
-    out["judge"] = _second(judge, samples, values, names)
+    values = _matrix(judge, samples)
+    good = np.isfinite(values).all(1)
+    seen = [r for r, ok in zip(rows, good, strict=True) if ok]
+    out: dict[str, Any] = {"groups": _groups(seen, values[good], names, judge.card.labels), "images_per_second": round(speed, 2)}
+    out["unscored"] = int((~good).sum())
+    out["judge"] = _second(judge, [s for s, ok in zip(samples, good, strict=True) if ok], values[good], names)
     out["psnr_db"] = round(_psnr(), 2)
     out["oracle"] = _oracle(per, seed, batch, judge, names, progress)
-    out["note"] = (__doc__ or "").split("Held-out", 1)[-1].join(("Held-out", "")).replace("\n", " ").strip()
+    out["note"] = NOTE
     out["per"], out["seed"] = per, seed
     out["weights"] = {k: v[:16] for k, v in lab.manifest().items() if k.endswith(".safetensors")}
     return out
@@ -147,7 +158,13 @@ def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -
     from genward.judges.training import agreement
 
     second = LabJudge(folder=str(lab.weights_folder() / "second_judge"))
-    return agreement(values, _matrix(second, samples), judge.card.labels, second.card.labels, names)
+    mean = float(np.nanmean([line["sensitivity"] for line in second.card.labels.values()]))
+    facts = {"second_network": second.card.facts["network"], "second_sensitivity_on_renders": round(mean, 4)}
+    if second.card.facts["network"] == judge.card.facts["network"]:
+        return {**facts, "pictures": 0, "why": "the second judge has the first one's architecture; their agreement says nothing about errors"}
+    if not mean >= LEAST:
+        return {**facts, "pictures": 0, "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the first"}
+    return {**facts, **agreement(values, _matrix(second, samples), judge.card.labels, second.card.labels, names)}
 
 
 def _psnr() -> float:
@@ -180,5 +197,6 @@ def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progr
     for which in ("lab:oracle", "lab"):
         samples, _ = _generate(which, rows, batch, progress)
         values = _matrix(judge, samples)
-        out[which] = rate([values[k, names.index(r.objects[0])] >= threshold[r.objects[0]] for k, r in enumerate(rows)])
+        asked = [(values[k, names.index(r.objects[0])], threshold[r.objects[0]]) for k, r in enumerate(rows)]
+        out[which] = rate([value >= least for value, least in asked if np.isfinite(value)])
     return out

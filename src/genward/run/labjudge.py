@@ -6,6 +6,7 @@ import json
 import random
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, place
 from genward.ops.vision import SHAPES
 
+KEPT = 2048
+"""Decoded pictures that are kept for reuse."""
 NETWORKS = {"judge": ("residuals", 11), "second_judge": ("plain", 77)}
 """Folder -> (network, seed): two judges of different architecture and seed."""
 
@@ -37,7 +40,13 @@ class Pictures:
         *,
         seed: int,
         round_trips: float = 0.5,
+        reuse: float = 0.0,
     ) -> None:
+        """Args:
+        round_trips: share of a batch that goes through the autoencoder, the slowest part of making it.
+        reuse: share of those taken from the last ``KEPT`` decoded pictures once there are enough (for training only; 0.75 makes
+            batches about twice as fast).
+        """
         self.names = (*words.names, *words.style_names)
         self.objects = len(words.names)
         self.index = {n: k for k, n in enumerate(self.names)}
@@ -48,6 +57,9 @@ class Pictures:
         self.sprites, self.others, self.vae, self.round_trips = sprites, others, vae, round_trips
         self.rng = random.Random(seed)
         self.generator = torch.Generator().manual_seed(seed)
+        self.reuse = reuse
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.made = 0
 
     def one(self) -> tuple[Image.Image, list[str]]:
         """A picture and the labels it shows."""
@@ -99,19 +111,42 @@ class Pictures:
         return x
 
     def _round_trip(self, x: Tensor, labels: Tensor, weights: Tensor, noised: int) -> Tensor:
+        """A share of the rows decoded from their latents, ``noised`` of them from latents drowned in noise (mush: no label)."""
         take = torch.randperm(len(x), generator=self.generator)[: int(self.round_trips * len(x))]
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            z = self.vae.encode(x[take]).latent_dist.mean.float()
-            level = torch.zeros(len(z), 1, 1, 1)
-            level[:noised] = 0.75 + 0.25 * torch.rand(noised, 1, 1, 1, generator=self.generator)
-            level[noised:] = 0.02 * torch.rand(len(z) - noised, 1, 1, 1, generator=self.generator)
-            noise = torch.randn(z.shape, generator=self.generator)
-            y = self.vae.decode((1 - level).sqrt() * z + level.sqrt() * noise).sample.float().clamp(-1, 1)
-        labels[take[:noised]] = 0
-        weights[take[:noised], self.objects :] = 0
+        if not len(take):
+            return x
+        again = int(self.reuse * len(take)) if len(self.kept) >= KEPT // 4 else 0
+        fresh, old = take[again:], take[:again]
+        noised = round(noised * len(fresh) / len(take))
         x = x.clone()
-        x[take] = y
+        if len(fresh):
+            x[fresh] = self._decoded(x[fresh], noised)
+            labels[fresh[:noised]] = 0
+            weights[fresh[:noised], self.objects :] = 0
+        for row in old.tolist():
+            x[row], labels[row], weights[row] = self.rng.choice(self.kept)
+        if self.reuse:
+            self._keep(x, labels, weights, fresh)
         return x
+
+    def _decoded(self, x: Tensor, noised: int) -> Tensor:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            z = self.vae.encode(x).latent_dist.mean.float()
+            level = 0.02 * torch.rand(len(z), 1, 1, 1, generator=self.generator)
+            level[:noised] = 0.75 + 0.25 * torch.rand(noised, 1, 1, 1, generator=self.generator)
+            noise = torch.randn(z.shape, generator=self.generator)
+            y: Tensor = self.vae.decode((1 - level).sqrt() * z + level.sqrt() * noise).sample.float().clamp(-1, 1)
+        return y
+
+    def _keep(self, x: Tensor, labels: Tensor, weights: Tensor, rows: Tensor) -> None:
+        """Put decoded rows among those kept, the oldest making room."""
+        for row in rows.tolist():
+            kept = (x[row].clone(), labels[row].clone(), weights[row].clone())
+            if len(self.kept) < KEPT:
+                self.kept.append(kept)
+            else:
+                self.kept[self.made % KEPT] = kept
+            self.made += 1
 
 
 def fit(
@@ -121,6 +156,7 @@ def fit(
     seconds: float,
     work: Path,
     out: Path,
+    held: Callable[[int], Pictures] | None = None,
     rows: int = 6000,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -128,7 +164,8 @@ def fit(
 
     Args:
         which: ``judge`` or ``second_judge``.
-        pictures: makes a source of pictures from a seed; training and calibration draw from different ones.
+        pictures: makes a source of pictures from a seed.
+        held: the same for calibration, with unknown icons that training never draws; ``pictures`` with another seed where there is none.
         rows: pictures for thresholds and error rates, half each.
     """
     from safetensors.torch import save_file
@@ -140,20 +177,28 @@ def fit(
     average = train(net, source.batch, seconds=seconds, file=work / which / "checkpoint.pt", report=report)
     half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
-    held = pictures(seed + 1_000)
-    parts = [held.batch() for _ in range(max(1, rows // 64))]
+    judged = (held or pictures)(seed + 1_000)
+    parts = [judged.batch() for _ in range(max(1, rows // 64))]
     x, labels, weights = (torch.cat([p[k] for p in parts]) for k in range(3))
     truth = torch.where(weights > 0, labels, torch.nan).numpy()
-    card = {
+    card: dict[str, Any] = {
         "network": network,
         "names": list(source.names),
         "summary": "objects and styles of the lab, several at once, none where nothing is known",
         "labels": calibrate(probabilities(net, x), truth, source.names),
-        "facts": {"pictures": len(x), "seed": seed, "training": "renders with changes, scenes, unknown icons, mush, autoencoder round trips"},
+        "facts": {
+            "pictures": len(x),
+            "seed": seed,
+            "training": "renders with changes, scenes, unknown icons, mush, autoencoder round trips",
+            "calibration": "the same kinds of pictures from other seeds, half for thresholds, half for error rates; unknown icons "
+            + ("that training never drew" if held else "of the training"),
+        },
     }
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as aside:
-        save_file(half, str(Path(aside) / "judge.safetensors"))
-        (Path(aside) / "judge.safetensors").rename(out / "judge.safetensors")
+        file = Path(aside) / "judge.safetensors"
+        save_file(half, str(file))
+        card["sha256"] = sha256(file.read_bytes()).hexdigest()
+        file.rename(out / "judge.safetensors")
     (out / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
     return card

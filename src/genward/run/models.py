@@ -41,7 +41,9 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None, *
 
     which = "oracle" if name == "lab:oracle" else "lab"
     pipe = lab.pipeline(which)
-    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"), getattr(torch, dtype or "float32"))
+    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if dtype not in (None, "float32"):
+        pipe.to(getattr(torch, dtype))
     return StableDiffusion(pipe, lab_spec(which, dtype or "float32"))
 
 
