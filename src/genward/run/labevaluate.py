@@ -110,7 +110,7 @@ def evaluate(per: int = 100, seed: int = 0, *, batch: int = 48, progress: Progre
     out["judge"] = _second(judge, [s for s, ok in zip(samples, good, strict=True) if ok], values[good], names)
     out["psnr_db"] = round(_psnr(), 2)
     out["oracle"] = _oracle(per, seed, batch, judge, names, progress)
-    out["note"] = NOTE
+    out["note"] = NOTE if has_oracle() else f"{NOTE} The oracle is not among the weights, so it was not measured."
     out["per"], out["seed"] = per, seed
     out["weights"] = {k: v[:16] for k, v in lab.manifest().items() if k.endswith(".safetensors")}
     return out
@@ -158,11 +158,12 @@ def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -
     from genward.judges.training import agreement
 
     second = LabJudge(folder=str(lab.weights_folder() / "second_judge"))
-    mean = float(np.nanmean([line["sensitivity"] for line in second.card.labels.values()]))
+    known = [line["sensitivity"] for line in second.card.labels.values() if np.isfinite(line["sensitivity"])]
+    mean = float(np.mean(known)) if known else 0.0
     facts = {"second_network": second.card.facts["network"], "second_sensitivity_on_renders": round(mean, 4)}
     if second.card.facts["network"] == judge.card.facts["network"]:
         return {**facts, "pictures": 0, "why": "the second judge has the first one's architecture; their agreement says nothing about errors"}
-    if not mean >= LEAST:
+    if mean < LEAST:
         return {**facts, "pictures": 0, "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the first"}
     return {**facts, **agreement(values, _matrix(second, samples), judge.card.labels, second.card.labels, names)}
 
@@ -175,6 +176,13 @@ def _psnr() -> float:
 
     with torch.no_grad():
         return psnr(lab.pipeline().vae, to_tensor([p for _, _, p in lab.references()]))
+
+
+def has_oracle() -> bool:
+    """Whether the oracle's denoiser is among the weights."""
+    from genward import lab
+
+    return (lab.weights_folder() / "oracle").is_dir()
 
 
 def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progress: Progress) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progr
         rows.append(Cell("oracle", case, (name,), style))
     threshold = {n: judge.card.labels[n]["threshold"] for n in names}
     out = {}
-    for which in ("lab:oracle", "lab"):
+    for which in ("lab:oracle", "lab") if has_oracle() else ("lab",):
         samples, _ = _generate(which, rows, batch, progress)
         values = _matrix(judge, samples)
         asked = [(values[k, names.index(r.objects[0])], threshold[r.objects[0]]) for k, r in enumerate(rows)]
