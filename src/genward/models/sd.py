@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from genward.core.contracts import Defense, Site
 from genward.core.records import Call, Case, Prompt, Sample, Sampler
-from genward.core.spec import Spec
+from genward.core.spec import Spec, file_hash
 from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run
 from genward.models.sites import text_sites, unet_sites
@@ -320,15 +319,6 @@ class StableDiffusion:
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
         return folder
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hex."""
-    digest = sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def folder_spec(folder: Path, name: str, dtype: str) -> Spec:
