@@ -16,6 +16,7 @@ MAY: dict[str, set[str]] = (
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
     | {room: PLUGINS for room in ("defenses", "attacks", "judges", "benchmarks")}
     | {room: BASE | {"run", "report"} for room in ("cli", "server")}
+    | {"__main__": {"cli"}}
 )
 
 

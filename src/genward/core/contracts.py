@@ -88,15 +88,61 @@ class Model(Protocol):
 
 
 class Target(Protocol):
-    """What an attack may touch, by access level; every use is counted."""
+    """What an attack may touch, by access level (``prompt`` < ``query`` < ``gradient``); every use is counted and priced.
 
-    def sample(self, cases: Sequence[Case]) -> list[Sample]: ...
-    def references(self, concept: Concept) -> list[Image]: ...
-    def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor: ...
-    def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor: ...
+    A white-box attack gets the defended arm itself, a black-box one a surrogate (the undefended model); neither can tell which it is.
+    """
+
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """The sampler's configuration: ``num_train_timesteps``, ``steps_offset``, ``prediction_type``, ``final_alpha`` and what else it has."""
+        ...
+
+    @property
+    def alphas(self) -> Tensor:
+        """(1000,) float32 signal levels (``alphas_cumprod``)."""
+        ...
+
+    @property
+    def needs_guidance(self) -> bool:
+        """Whether a defense of this arm acts only under classifier-free guidance."""
+        ...
+
+    def sample(self, cases: Sequence[Case]) -> list[Sample]:
+        """Access ``query``: pictures of the cases."""
+        ...
+
+    def references(self, concept: str) -> list[Image]:
+        """Pictures of the concept that the attacker holds, RGB, of the model's size."""
+        ...
+
+    def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor:
+        """Access ``gradient``: text states (n, t, c); ``vectors`` maps token texts such as ``<x1>`` to (width,) embeddings, with gradient."""
+        ...
+
+    def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor:
+        """Access ``gradient``: the arm's guided prediction (rows, c, h, w) of conditional rows; above 1 the empty text is the other branch."""
+        ...
+
+    def latents(self, images: Sequence[Image]) -> Tensor:
+        """Scaled latents (n, c, h, w) of pictures."""
+        ...
+
+    def word(self, text: str) -> Tensor:
+        """(width,) mean of the token embeddings of a word, where a learned token starts."""
+        ...
+
+    def keep(self, tensor: Tensor, **facts: Any) -> str:
+        """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.vectors`` or ``Case.latents``."""
+        ...
 
 
 class Attack(Protocol):
+    """A frozen dataclass. ``search`` yields cases derived from the given ones, each with its ``parent``, in order, batched inside."""
+
+    name: ClassVar[str]
     access: ClassVar[str]
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]: ...
