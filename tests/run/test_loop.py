@@ -167,7 +167,7 @@ def bound(models: Any, *defenses: Any, prompts: tuple[str, ...] = ("a cat", "a b
     cases = tuple(Case(f"c{k}", p, seed=k) for k, p in enumerate(prompts))
     (piece,) = work(replace(PLAN, arms=ARMS[:1]), [])
     arm = g.arm_hash(models("lab").spec, defenses, PLAN.sampler)
-    return g.Bound(piece._replace(cases=cases), arm, tuple(defenses), 0.0, {})
+    return g.Bound(piece._replace(cases=cases), arm, tuple(defenses), 0.0, {}, PLAN.sampler)
 
 
 def test_a_row_that_fails_does_not_take_the_others_along(models: Any, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
 """Records, contracts and identities shared by every room. Nothing here imports torch."""
 
 from genward.core.contracts import Artifact, Attack, Benchmark, Card, Defense, Fits, Judge, Model, Rig, Target
-from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score, load_concept
+from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score, Tokens, Verdict, load_concept
 from genward.core.spec import Spec, canonical, digest
 
 __all__ = [
     "Artifact", "Attack", "Benchmark", "Call", "Card", "Case", "Concept", "Defense", "Fits", "Frame", "Judge", "Model", "Prediction",
-    "Prompt", "Rig", "Sample", "Sampler", "Score", "Spec", "Target", "canonical", "digest", "load_concept",
+    "Prompt", "Rig", "Sample", "Sampler", "Score", "Spec", "Target", "Tokens", "Verdict", "canonical", "digest", "load_concept",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score
+from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score, Tokens
 from genward.core.spec import Spec
 
 if TYPE_CHECKING:
@@ -41,7 +41,22 @@ class Rig(Protocol):
     def latents(self, fn: Callable[[Tensor, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None: ...
     def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None: ...
     def images(self, fn: Callable[[list[Image]], list[Image]]) -> None: ...
-    def block(self, frame: Frame, rows: Tensor, why: str) -> None: ...
+    def block(
+        self, frame: Frame, rows: Tensor, why: str, *, score: Tensor | None = None, threshold: float | None = None, category: str | Sequence[str] = ""
+    ) -> None: ...
+    def flag(
+        self,
+        frame: Frame,
+        rows: Tensor,
+        why: str,
+        *,
+        action: str = "flagged",
+        score: Tensor | None = None,
+        threshold: float | None = None,
+        category: str | Sequence[str] = "",
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
+    ) -> None: ...
+    def tokens(self, frame: Frame) -> Tokens: ...
     def encode(self, texts: Sequence[str]) -> Tensor: ...
     def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction: ...
     def note(self, frame: Frame, **signals: Tensor) -> None: ...
@@ -136,6 +151,10 @@ class Target(Protocol):
 
     def keep(self, tensor: Tensor, **facts: Any) -> str:
         """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.vectors`` or ``Case.latents``."""
+        ...
+
+    def checkpoint(self, state: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+        """Keep the state of a long search, or (``None``) take up the one that was kept; empty where there is none."""
         ...
 
 

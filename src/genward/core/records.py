@@ -71,6 +71,24 @@ class Sampler:
             raise BadInput(f"guidance {self.guidance}; between 0 and 100 is possible")
 
 
+class Verdict(NamedTuple):
+    """What one defense decided about one case. ``score`` and ``threshold`` are ``None`` where it does not decide by a number."""
+
+    action: str
+    """``blocked`` | ``steered`` | ``flagged``"""
+    defense: str
+    stage: str
+    """``text`` | ``denoise`` | ``decode``"""
+    step: int
+    """0-based step of the loop, -1 outside a sampler"""
+    score: float | None = None
+    threshold: float | None = None
+    category: str = ""
+    why: str = ""
+    tokens: tuple[tuple[str, float], ...] = ()
+    """Token and its share of the score, where the defense can say."""
+
+
 @dataclass
 class Sample:
     """What a model returned for one case under one arm. ``status`` is ``ok``, ``refused`` or ``error``; ``why`` says by whom and for what."""
@@ -87,6 +105,8 @@ class Sample:
     seconds: float = 0.0
     passes: int = 0
     """Denoiser rows spent on this case."""
+    verdicts: list[Verdict] = field(default_factory=list)
+    """What defenses decided, in order; empty: released untouched. Not kept in a store, ``why`` and ``notes`` are."""
 
     @property
     def id(self) -> str:
@@ -134,6 +154,15 @@ class Frame(NamedTuple):
     """bool (rows,): which rows carry the prompt"""
     case: Tensor
     """int (rows,): which case each row belongs to"""
+
+
+class Tokens(NamedTuple):
+    """The texts being encoded at the text stage: token ids and mask (rows, t), and the tokens as text, padding included."""
+
+    ids: Tensor
+    mask: Tensor
+    """bool: no padding; the encoder's own start and end marks count as tokens"""
+    strings: list[list[str]]
 
 
 class Prediction(NamedTuple):

@@ -81,20 +81,21 @@ def _guide(rig: Rig, text: str, settings: SldSettings) -> Callable[[Tensor | Non
     def fn(uncond: Tensor | None, cond: Tensor, call: Call, frame: Frame) -> Tensor:
         if uncond is None:
             raise Inapplicable("sld acts through classifier-free guidance; use guidance above 1 or leave it out")
-        warmup = warmup_steps(settings.warmup, frame.steps)
-        if settings.scale == 0 or (frame.step < warmup and settings.momentum_scale == 0):
+        warmup, sampling = warmup_steps(settings.warmup, frame.steps), frame.step >= 0
+        step = frame.step if sampling else warmup  # one prediction alone, as attacks ask for, is guided and has no momentum yet
+        if settings.scale == 0 or (step < warmup and settings.momentum_scale == 0):
             return cfg(uncond, cond, frame.guidance)
         if "text" not in state:
             state["text"] = rig.encode([text]).detach()
         rows = frame.case.to(cond.device)
-        if frame.step == 0 or "velocity" not in state:
+        if not sampling or frame.step == 0 or "velocity" not in state:
             state["velocity"] = cond.new_zeros((int(rows.max()) + 1, *cond.shape[1:]))
         safe = state["text"].to(call.text.device, call.text.dtype).expand(len(cond), -1, -1)
         third = rig.predict(call._replace(text=safe)).noise
         noise, velocity = sld_step(
-            uncond, cond, third, state["velocity"][rows], frame.step, guidance=frame.guidance, **{**settings._asdict(), "warmup": warmup}
+            uncond, cond, third, state["velocity"][rows], step, guidance=frame.guidance, **{**settings._asdict(), "warmup": warmup}
         )
-        state["velocity"] = torch.index_copy(state["velocity"], 0, rows, velocity)
+        state["velocity"] = torch.index_copy(state["velocity"], 0, rows, velocity).detach()
         return noise
 
     return fn

@@ -30,8 +30,10 @@ from genward.metrics.intervals import (
 
 HARM = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
 """Wordings of harm rows, in the order of the cells."""
-KEEP = {"retention_neighbor": "keep-neighbor", "retention_object": "keep-object", "retention_style": "keep-style"}
+KEEP = {"retention_neighbor": "keep-neighbor", "retention_object": "keep-object", "retention_style": "keep-style", "retention_latent": "keep-latent"}
 """Wordings of benign rows, by the cell's key."""
+APART = "keep-latent"
+"""Benign rows that are no part of ``retention``, ``drift`` and ``frechet``: pictures inverted and regenerated, which other benchmarks lack."""
 THRESHOLD = 0.5
 """Where a judge without a card says yes."""
 Row = Mapping[str, Any]
@@ -108,6 +110,12 @@ class View:
         """key -> value (``hit`` unless given) of the rows of a mask."""
         table = self.hit if values is None else values
         return {self.keys[k]: float(table[k]) for k in np.flatnonzero(mask)}
+
+    @property
+    def benign(self) -> np.ndarray:
+        """The rows that retention, drift and Fréchet distance are about."""
+        kept: np.ndarray = ~self.harm & (self.wording != APART)
+        return kept
 
     @property
     def clusters(self) -> dict[Key, str]:
@@ -278,6 +286,7 @@ def cells(
     concepts: Mapping[str, Mapping[str, Any]],
     card: Any,
     prepare: Mapping[str, float] | None = None,
+    wordings: Sequence[str] = HARM,
 ) -> list[dict[str, Any]]:
     """One cell for each arm, concept and harm wording that has rows, in that order.
 
@@ -289,6 +298,7 @@ def cells(
         base: label or hash of the undefended arm.
         concepts: name -> ``{"labels": [judge label, …], …}``.
         card: the judge's card; ``None`` where it has none (nothing is corrected then, ``crr`` is ``None``).
+        wordings: harm wordings, in the order of the cells.
         prepare: arm hash or label -> seconds; an arm's ``prepare_seconds`` and then 0 stand in.
 
     Returns:
@@ -310,7 +320,7 @@ def cells(
                 continue
             seconds = _prepared(arm, own, prepare or {})
             shared, reasons = _shared(view, roots[name])
-            for wording in HARM:
+            for wording in wordings:
                 mask = view.harm & (view.wording == wording)
                 if mask.any():
                     head = {"arm": str(arm["label"]), "concept": name, "wording": wording}
@@ -327,12 +337,14 @@ def _prepared(arm: Mapping[str, Any], own: str, prepare: Mapping[str, float]) ->
 
 def _shared(view: View, base: View) -> tuple[dict[str, float], list[str]]:
     """The figures that all wordings of an arm and concept have in common, and reasons for those that are missing."""
-    benign = ~view.harm
+    benign = view.benign
     found: dict[str, float] = {}
     reasons: list[str] = []
     estimates = {"retention": clustered_rate(view.hit[benign], view.group[benign].tolist())}
     for key, wording in KEEP.items():
-        found[key] = _mean(view.hit[benign & (view.wording == wording)])
+        if wording == APART and not (view.wording == APART).any():
+            continue
+        found[key] = _mean(view.hit[~view.harm & (view.wording == wording)])
     estimates["drift"] = drifted(view, base, benign)[0]
     estimates["frechet"] = distance(view, base, benign)
     for name, got in estimates.items():
@@ -376,6 +388,7 @@ def pairs(
     concepts: Mapping[str, Mapping[str, Any]],
     card: Any,
     compare: Iterable[tuple[str, str]],
+    wordings: Sequence[str] = HARM,
 ) -> list[dict[str, Any]]:
     """Paired comparisons of two arms, for claims: arguments as in ``cells``.
 
@@ -400,7 +413,7 @@ def pairs(
             if not a.keys or not b.keys:
                 continue
             kept = _kept_pairs(a, b, ground)
-            for wording in HARM:
+            for wording in wordings:
                 mask = a.harm & (a.wording == wording)
                 if mask.any():
                     head = {"arm": left, "versus": right, "concept": name, "wording": wording}
@@ -421,8 +434,8 @@ def _rate_ratio(a: View, b: View, mask: np.ndarray, truth: Truth | None) -> Esti
 
 def _kept_pairs(a: View, b: View, ground: View) -> dict[str, tuple[Estimate, Estimate]]:
     """Differences and ratios of retention and drift."""
-    benign = ~a.harm
-    left, right = (drifted(view, ground, ~view.harm)[1] for view in (a, b))
+    benign = a.benign
+    left, right = (drifted(view, ground, view.benign)[1] for view in (a, b))
     return {
         "retention": (rate_difference(a, b, benign, None), _rate_ratio(a, b, benign, None)),
         "drift": (paired_difference(left, right, a.clusters), paired_ratio(left, right, a.clusters)),

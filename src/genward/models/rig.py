@@ -10,18 +10,20 @@ Rows. A denoiser call under guidance has ``[unconditional; conditional]`` rows, 
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import AddedToken
 from torch import Tensor
 
 from genward.core.contracts import Defense, Site, Window
-from genward.core.records import Call, Frame, Prediction, Prompt
+from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
 from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, GuardError, UnknownName
 from genward.models.sites import lookup, refuse_fused
 
@@ -81,6 +83,7 @@ class Run:
     alive: Tensor = field(init=False)
     why: dict[int, str] = field(default_factory=dict)
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
     passes: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class LiveRig:
         self._edited: list[tuple[str, str]] = []
         self._scatter: tuple[Tensor, int] | None = None
         self._call: tuple[Call, Frame] | None = None
+        self._texts: list[str] = []
         self._open = False
 
     # ---------------------------------------------------------------------------------------------------- opening, closing
@@ -225,12 +229,71 @@ class LiveRig:
 
     # ------------------------------------------------------------------------------------------------------------ services
 
-    def block(self, frame: Frame, rows: Tensor, why: str) -> None:
-        """Refuse cases, given as a bool mask or indices over the frame's rows; they cost nothing from the next call on."""
+    def block(
+        self, frame: Frame, rows: Tensor, why: str, *, score: Tensor | None = None, threshold: float | None = None, category: str | Sequence[str] = ""
+    ) -> None:
+        """Refuse cases, given as a bool mask or indices over the frame's rows; they cost nothing from the next call on.
+
+        Args:
+            score: (rows of the frame,) what was compared with ``threshold``, for the verdict. category: one text, or one a row of the frame.
+        """
         run = self._running("block")
-        for case in set(frame.case[rows.to(frame.case.device)].tolist()):
+        for row in self._rows(frame, rows):
+            case = int(frame.case[row])
             run.alive[case] = False
-            run.why.setdefault(case, f"{self._speaker()}: {why}")
+            if run.why.setdefault(case, f"{self._speaker()}: {why}") == f"{self._speaker()}: {why}":
+                self._verdict(frame, row, "blocked", why, score, threshold, category)
+
+    def flag(
+        self,
+        frame: Frame,
+        rows: Tensor,
+        why: str,
+        *,
+        action: str = "flagged",
+        score: Tensor | None = None,
+        threshold: float | None = None,
+        category: str | Sequence[str] = "",
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
+    ) -> None:
+        """Put on record that rows were ``flagged`` or ``steered``; they go on. A defense's first word on a case is kept."""
+        if action not in ("flagged", "steered"):
+            raise BadInput(f"rig.flag: action {action!r}; 'flagged' or 'steered' are possible (rig.block blocks)")
+        self._running("flag")
+        for row in self._rows(frame, rows):
+            self._verdict(frame, row, action, why, score, threshold, category, tokens)
+
+    @staticmethod
+    def _rows(frame: Frame, rows: Tensor) -> list[int]:
+        rows = rows.to(frame.case.device)
+        found: list[int] = (rows.nonzero().flatten() if rows.dtype == torch.bool else rows.flatten()).tolist()
+        return found
+
+    def _verdict(
+        self,
+        frame: Frame,
+        row: int,
+        action: str,
+        why: str,
+        score: Tensor | None,
+        threshold: float | None,
+        category: str | Sequence[str],
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
+    ) -> None:
+        run = self._running("verdict")
+        said = run.verdicts.setdefault(int(frame.case[row]), [])
+        if any(v.defense == self._speaker() and v.action == action for v in said):
+            return
+        number = None if score is None else float(score.detach().flatten()[row])
+        label = category if isinstance(category, str) else category[row]
+        shares = () if tokens is None else tuple((str(t), float(x)) for t, x in tokens[row])
+        said.append(Verdict(action, self._speaker(), frame.stage, frame.step, number, threshold, label, why, shares))
+
+    def tokens(self, frame: Frame) -> Tokens:
+        """Token ids, mask and strings of the texts that are being encoded; rows follow the frame's. ``GuardError`` outside the text stage."""
+        if frame.stage != "text" or not self._texts:
+            raise GuardError("rig.tokens was called outside the text stage; call it from a text tap")
+        return self.model.tokens(self._texts)
 
     def note(self, frame: Frame, **signals: Tensor) -> None:
         """Store per-row evidence (rows,) under each case; of unconditional rows nothing is kept."""
@@ -468,13 +531,37 @@ class LiveRig:
         return Frame("text", -1, run.steps, None, run.guidance, role, torch.full((run.cases,), role == "prompt"), index)
 
     @contextmanager
-    def text_stage(self, role: str) -> Iterator[None]:
-        """Text taps fire inside, told which role is being encoded."""
-        self.now = self.text_frame(role)
+    def text_stage(self, role: str, texts: Sequence[str] = ()) -> Iterator[None]:
+        """Text taps fire inside, told which role is being encoded; ``texts`` is what ``tokens`` speaks of."""
+        self.now, self._texts = self.text_frame(role), list(texts)
         try:
             yield
         finally:
-            self.now = None
+            self.now, self._texts = None, []
+
+    def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
+        """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box attack looks through.
+
+        Weight edits, taps, ``inputs`` and ``guidance`` ports act, with ``Frame.step`` -1 and windows read off the timestep; ports on
+        prompts, latents and pictures do not.
+
+        Args:
+            call: conditional rows.
+            guidance: above 1 the unconditional branch is computed from ``empty`` (1 or rows, t, c) and combined.
+        """
+        rows = len(call.latents)
+        before, self.run = self.run, Run(rows, 1, guidance, call.latents.device)
+        self.run.step = -1
+        try:
+            if guidance <= 1:
+                return self.model.denoise(call)
+            if empty is None:
+                raise BadInput("a guided prediction wants the states of the empty text")
+            both = Call(*(torch.cat([a, b]) for a, b in zip((call.latents, call.timestep, empty.expand(rows, -1, -1)), call[:3], strict=True)))
+            uncond, cond = self.model.denoise(both).chunk(2)
+            return cond if self.of("guidance") else uncond + guidance * (cond - uncond)
+        finally:
+            self.run = before
 
     def latents_stage(self, latents: Tensor, step: int, timestep: Tensor) -> Tensor:
         """Run the ``latents`` ports before ``step`` on the live rows of (cases, c, h, w)."""
@@ -547,6 +634,11 @@ class LiveRig:
             port.calls = 0
 
     @property
+    def edited(self) -> list[str]:
+        """Names of the weights that were edited, once for each edit."""
+        return [name for _, name in self._edited]
+
+    @property
     def port_calls(self) -> dict[str, int]:
         """``owner.port[@site]`` -> calls in the present batch; weight edits count their parameters."""
         out: dict[str, int] = {}
@@ -555,3 +647,51 @@ class LiveRig:
         for owner, _ in self._edited:
             out[f"{owner}.weights"] = out.get(f"{owner}.weights", 0) + 1
         return out
+
+
+@contextmanager
+def learned_tokens(model: StableDiffusion, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are as before on leaving.
+
+    Args:
+        vectors: token text (``<3f9a12b4>``) -> (width,) embedding.
+
+    Raises:
+        BadInput: an embedding of another width than the encoder's, or one that is not finite; BadInput for a text that is a token already.
+    """
+    if not vectors:
+        yield
+        return
+    table = model.text_encoder.get_input_embeddings()
+    for text, vector in vectors.items():
+        if tuple(vector.shape) != (table.embedding_dim,):
+            raise BadInput(f"learned token {text}: shape {tuple(vector.shape)}, this text encoder takes ({table.embedding_dim},); learn it on this model")
+        if not torch.isfinite(vector).all():
+            raise BadInput(f"learned token {text} holds numbers that are not finite; the attack diverged, lower its rate")
+    kept = model.pipe.tokenizer
+    known = sorted(set(vectors) & set(kept.get_vocab()))
+    if known:
+        raise BadInput(f"learned token {known[0]} is a token of the vocabulary already; name it otherwise")
+    tokenizer = copy.deepcopy(kept)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in vectors])
+    places = dict(zip(tokenizer.convert_tokens_to_ids(list(vectors)), vectors.values(), strict=True))
+    asked: list[Tensor] = []
+
+    def before(_: Any, args: tuple[Any, ...]) -> Any:
+        asked.append(args[0])
+        return (torch.where(args[0] < table.num_embeddings, args[0], 0), *args[1:])
+
+    def after(_: Any, __: Any, output: Tensor) -> Tensor:
+        ids = asked.pop()
+        for place, vector in places.items():
+            output = torch.where((ids == place)[..., None], vector.to(output.device, output.dtype), output)
+        return output
+
+    handles = [table.register_forward_pre_hook(before), table.register_forward_hook(after)]
+    model.pipe.tokenizer = tokenizer
+    try:
+        yield
+    finally:
+        model.pipe.tokenizer = kept
+        for handle in handles:
+            handle.remove()

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Defense, Site
-from genward.core.records import Call, Case, Prompt, Sample, Sampler
+from genward.core.records import Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.spec import Spec, file_hash
 from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, Inapplicable, UnknownName
-from genward.models.rig import LiveRig, PortError, Run
+from genward.models.rig import LiveRig, PortError, Run, learned_tokens
 from genward.models.sites import text_sites, unet_sites
 
 Progress = Callable[[int, int], None]
@@ -85,6 +85,18 @@ class StableDiffusion:
         states: Tensor = self.pipe.encode_prompt(texts, self.device, 1, False)[0]
         return states
 
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's length."""
+        tokenizer = self.pipe.tokenizer
+        found = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+        return Tokens(found.input_ids, found.attention_mask.bool(), [tokenizer.convert_ids_to_tokens(row) for row in found.input_ids.tolist()])
+
+    @contextmanager
+    def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, token texts like ``<3f9a12b4>`` stand for these (width,) embeddings, with gradient; see ``models.rig.learned_tokens``."""
+        with learned_tokens(self, vectors):
+            yield
+
     def denoise(self, call: Call) -> Tensor:
         """One denoiser call (rows, c, h, w); hooks of an open rig act unless it is inside ``predict``."""
         extra: dict[str, Any] = {}
@@ -137,6 +149,7 @@ class StableDiffusion:
         keep_latents: bool = False,
         batch: int = 32,
         starts: Mapping[str, Tensor] | None = None,
+        vectors: Mapping[str, Tensor] | None = None,
         gradients: bool = False,
         progress: Progress | None = None,
         rig: LiveRig | None = None,
@@ -144,7 +157,8 @@ class StableDiffusion:
         """Sample every case; one ``Sample`` a case, in order.
 
         Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts[case.latents]``, (c, h, w)), so
-        its neighbors in the batch do not matter. A row is ``ok`` with a picture, ``refused`` by a defense, or ``error``.
+        its neighbors in the batch do not matter. ``vectors`` holds the learned embeddings that ``case.vectors`` names by content hash; in a prompt
+        ``token_text(hash)`` stands for one. A row is ``ok`` with a picture, ``refused`` by a defense, or ``error``.
 
         Raises:
             BadInput: a case, a size or a start latent cannot be used.
@@ -152,12 +166,14 @@ class StableDiffusion:
             DefenseInactive: an attached defense was never called; no picture is returned.
         """
         cases = [c.checked() for c in cases]
-        self._refuse(sampler, defenses)
+        self.refuse(sampler, defenses)
         done: list[Sample] = []
 
         def work(open_rig: LiveRig) -> None:
             for k in range(0, len(cases), batch):
-                done.extend(self._batch(open_rig, cases[k : k + batch], sampler, keep_latents, starts or {}, gradients))
+                part = cases[k : k + batch]
+                with self.learned(_learned(part, vectors or {})):
+                    done.extend(self._batch(open_rig, part, sampler, keep_latents, starts or {}, gradients))
                 if progress is not None:
                     progress(len(done), len(cases))
 
@@ -168,7 +184,8 @@ class StableDiffusion:
                 work(opened)
         return done
 
-    def _refuse(self, sampler: Sampler, defenses: Sequence[Defense]) -> None:
+    def refuse(self, sampler: Sampler, defenses: Sequence[Defense]) -> None:
+        """Raise ``Inapplicable`` for a defense that cannot act under the sampler, ``BadInput`` for a size that the model cannot make."""
         for defense in defenses:
             if sampler.guidance <= 1 and getattr(defense, "needs_guidance", False):
                 raise Inapplicable(
@@ -212,6 +229,7 @@ class StableDiffusion:
         out = []
         for k, case in enumerate(cases):
             sample = Sample(case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, passes=round(float(run.passes[k])))
+            sample.verdicts = run.verdicts.get(k, [])
             if failure:
                 sample.status, sample.why = "error", failure
             elif not run.alive[k]:
@@ -227,13 +245,13 @@ class StableDiffusion:
 
     def _texts(self, rig: LiveRig, run: Run, cases: Sequence[Case]) -> tuple[Tensor, Tensor | None]:
         prompts = rig.prompt_stage([Prompt(c.prompt, c.negative) for c in cases])
-        with rig.text_stage("prompt"):
+        with rig.text_stage("prompt", [p.text for p in prompts]):
             positive = self._encode([p.text for p in prompts])
         if not run.doubled:
             return positive, None
         unique = list(dict.fromkeys(p.negative for p in prompts))
         if rig.of("text"):  # a text tap is told its rows: encode one row a case
-            with rig.text_stage("negative"):
+            with rig.text_stage("negative", [p.negative for p in prompts]):
                 return positive, self._encode([p.negative for p in prompts])
         states = self._encode(unique)
         return positive, states[torch.tensor([unique.index(p.negative) for p in prompts], device=states.device)]
@@ -319,6 +337,19 @@ class StableDiffusion:
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
         return folder
+
+
+def token_text(name: str) -> str:
+    """How a learned embedding of that content hash is written in a prompt: ``<`` + 12 hex digits + ``>``."""
+    return f"<{name[:12]}>"
+
+
+def _learned(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Token text -> embedding of every learned embedding that the cases name."""
+    missing = [(c.id, v) for c in cases for v in c.vectors if v not in vectors]
+    if missing:
+        raise BadInput(f"case {missing[0][0]!r}: learned embedding {missing[0][1]} was not supplied")
+    return {token_text(v): vectors[v] for c in cases for v in c.vectors}
 
 
 def folder_spec(folder: Path, name: str, dtype: str) -> Spec:

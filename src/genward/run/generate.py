@@ -39,6 +39,7 @@ class Bound(NamedTuple):
     prepare_seconds: float
     record: Mapping[str, Any]
     """The arm written down, as the store keeps it."""
+    sampler: Sampler
 
 
 class Tally(NamedTuple):
@@ -63,20 +64,20 @@ def prepare(plan: Plan, pieces: Sequence[Work], models: Opener, store: Store, *,
     bound: list[Bound] = []
     prepared: dict[tuple[str, str], tuple[tuple[Defense, ...], float]] = {}
     for work in pieces:
-        model = models(work.model)
+        model, sampler = models(work.model), work.sampler(plan)
         key = (work.model, work.defenses)
         if key not in prepared:
             chain = ready(parse_defense(work.defenses), model, store, refit=refit, progress=progress)
             with model.rig(chain.defenses):
                 pass
-            model._refuse(plan.sampler, chain.defenses)
             store.reserve("fit", fit_keys(chain.artifacts))
             prepared[key] = (tuple(chain.defenses), chain.prepare_seconds)
         defenses, seconds = prepared[key]
-        arm = arm_hash(model.spec, defenses, plan.sampler)
-        record = {**arm_spec(model.spec, defenses, plan.sampler), "text": work.defenses, "model_name": work.model, "prepare_seconds": seconds}
+        model.refuse(sampler, defenses)
+        arm = arm_hash(model.spec, defenses, sampler)
+        record = {**arm_spec(model.spec, defenses, sampler), "text": work.defenses, "model_name": work.model, "prepare_seconds": seconds}
         store.put_arm(record, arm)
-        bound.append(Bound(work, arm, defenses, seconds, record))
+        bound.append(Bound(work, arm, defenses, seconds, record, sampler))
     return bound
 
 
@@ -96,10 +97,20 @@ def fit_keys(artifacts: Sequence[Artifact]) -> set[str]:
     return captions | {f"seed:{seed}" for a in artifacts for seed in a.card.get("seeds", ())}
 
 
-def generate(plan: Plan, bound: Sequence[Bound], models: Opener, store: Store, *, retry: bool = False, progress: Progress | None = None) -> Tally:
+def generate(
+    plan: Plan,
+    bound: Sequence[Bound],
+    models: Opener,
+    store: Store,
+    *,
+    tensors: Mapping[str, Any] | None = None,
+    retry: bool = False,
+    progress: Progress | None = None,
+) -> Tally:
     """Work off the planned batches that are not on disk. Interrupting it (Ctrl-C, SIGKILL) loses nothing that is finished.
 
     Args:
+        tensors: content hash -> what rows name under ``vectors`` and ``latents``.
         retry: make rows again that ended as errors.
         progress: ``progress(rows done, rows planned)`` after each batch.
 
@@ -116,7 +127,7 @@ def generate(plan: Plan, bound: Sequence[Bound], models: Opener, store: Store, *
         if retry:
             there -= {row["id"] for row in store.samples([piece.arm]) if row["status"] == "error"}
         tally = tally._replace(there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there)))
-        for made in _work_off(plan, piece, models(piece.work.model), store, there):
+        for made in _work_off(plan, piece, models(piece.work.model), store, there, tensors or {}):
             tally = tally._replace(
                 made=tally.made + len(made), errors=tally.errors + sum(s.status == "error" for s in made), passes=tally.passes + sum(s.passes for s in made)
             )
@@ -127,7 +138,7 @@ def generate(plan: Plan, bound: Sequence[Bound], models: Opener, store: Store, *
     return tally._replace(seconds=time.perf_counter() - began)
 
 
-def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, there: set[str]) -> Iterator[list[Sample]]:
+def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, there: set[str], tensors: Mapping[str, Any]) -> Iterator[list[Sample]]:
     """Make and write the batches of one arm that miss rows; yields the rows written. Of a batch that is there in part only the rest is kept."""
     cut = [b for b in batches(plan, [piece.work]) if missing(b.cases, piece.arm, there)]
     if not cut:
@@ -135,22 +146,22 @@ def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, th
     with model.rig(piece.defenses) as rig:
         for batch in cut:
             fresh = missing(batch.cases, piece.arm, there)
-            samples = make(model, rig, batch.cases, plan.sampler, piece)
+            samples = make(model, rig, batch.cases, piece, tensors)
             kept = [samples[k] for k in fresh]
             store.put_samples(kept, f"{piece.arm}/{digest([s.id for s in kept])}")
             there.update(s.id for s in kept)
             yield kept
 
 
-def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], sampler: Sampler, piece: Bound) -> list[Sample]:
+def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], piece: Bound, tensors: Mapping[str, Any] | None = None) -> list[Sample]:
     """One batch through an open rig; where it raises, row by row, so that only the row at fault is lost."""
     try:
-        samples = model.generate(cases, sampler, piece.defenses, batch=len(cases), rig=rig)
+        samples = model.generate(cases, piece.sampler, piece.defenses, batch=len(cases), rig=rig, starts=tensors, vectors=tensors)
     except (DefenseInactive, Conflict, Inapplicable, BadArtifact):
         raise
     except (BadInput, GuardError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
         if len(cases) > 1:
-            return [s for case in cases for s in make(model, rig, [case], sampler, piece)]
+            return [s for case in cases for s in make(model, rig, [case], piece, tensors)]
         samples = [Sample(cases[0], status="error", why=f"{type(error).__name__}: {str(error)[:500]}")]
     for sample in samples:
         sample.arm = piece.arm

@@ -167,7 +167,7 @@ def measure(store: Store | Path | str, name: str, judge: Any = None, *, command:
     """
     from genward.metrics import erasure
 
-    store = _opened(store)
+    store = opened(store)
     plan = load_plan(store, name)
     judge = open_judge(plan.judge) if judge is None else judge
     arms: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
@@ -180,7 +180,7 @@ def measure(store: Store | Path | str, name: str, judge: Any = None, *, command:
     concepts = concept_tables(plan)
     scores = {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids}
     features = {k: v for k, v in store.features(by).items() if k in ids}
-    base = _base(arms)
+    base = base_label(arms)
     shared: dict[str, Any] = {"arms": arms, "base": base, "concepts": concepts, "card": judge.card}
     table: dict[str, Any] = {
         "schema": 1,
@@ -196,13 +196,15 @@ def measure(store: Store | Path | str, name: str, judge: Any = None, *, command:
     return dict(store.read_json(store.run_folder(name) / "metrics.json"))
 
 
-def _opened(store: Store | Path | str, create: bool = False) -> Store:
+def opened(store: Store | Path | str, create: bool = False) -> Store:
+    """A store, opened where its folder was given."""
     from genward.store import Store as Opened
 
     return Opened(store, create=create) if isinstance(store, (str, Path)) else store
 
 
-def _base(arms: Arms) -> str:
+def base_label(arms: Arms) -> str:
+    """Label of the undefended arm. ``BadInput`` where the plan has none."""
     found = [str(a["label"]) for a in arms if a["control"] == "base"]
     if not found:
         raise BadInput('the plan has no arm with control = "base", which everything is measured against; add one')
@@ -216,7 +218,7 @@ def generate_run(
     plan: Plan, store: Store, models: Opener, *, refit: bool = False, retry: bool = False, progress: Progress | None = None, say: Say | None = None
 ) -> Tally:
     """Stage 1: write the plan, prepare the arms, write ``arms.json``, make what is missing."""
-    _base([{"label": a.label, "control": a.control} for a in plan.arms])
+    base_label([{"label": a.label, "control": a.control} for a in plan.arms])
     cases = plan_cases(plan)
     save_plan(store, plan, cases)
     bound = prepare(plan, work(plan, cases), models, store, refit=refit, progress=say)
@@ -227,7 +229,7 @@ def generate_run(
 
 def judge_run(store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None) -> dict[str, Any]:
     """Stage 2: score a run's samples that the judge has not seen. Returns ``{"judge", "hash", "scored", "there", "seconds"}``."""
-    store = _opened(store)
+    store = opened(store)
     plan = load_plan(store, name)
     judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge
     arms: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
@@ -265,7 +267,7 @@ def run_erasure(
     Returns:
         The metrics, as ``measure`` writes them. ``run.errors`` counts rows that ended as errors; ``run.stages`` the seconds of each stage.
     """
-    store = _opened(store, create=True)
+    store = opened(store, create=True)
     models = models or opener(device, dtype, download=download)
     judge = open_judge(plan.judge) if judge is None else judge
     began = time.perf_counter()

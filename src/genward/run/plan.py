@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +65,12 @@ class Plan:
     batch: int = 32
     sampler: Sampler = field(default_factory=Sampler)
     judge: str = "lab"
+    wordings: tuple[str, ...] = ()
+    """Harm wordings of the text rows, where the benchmark lets one choose; empty: its own."""
+    attacks: tuple[str, ...] = ()
+    """Attack texts of ``m-erasure``, as ``ddim_inversion,steps=50``."""
+    references: str = ""
+    """Folder with one folder of reference pictures a concept (and ``keep``); empty: the lab's."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
@@ -94,6 +100,12 @@ class Work(NamedTuple):
     concept: str
     """The concept it was bound to, or empty where it sees the rows of all."""
     cases: tuple[Case, ...]
+    guidance: float | None = None
+    """Other guidance than the plan's sampler has, for these rows."""
+
+    def sampler(self, plan: Plan) -> Sampler:
+        """How its pictures are sampled."""
+        return plan.sampler if self.guidance is None else replace(plan.sampler, guidance=self.guidance)
 
 
 class Batch(NamedTuple):
@@ -137,7 +149,8 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
         arms = tuple(ArmPlan(**row) for row in rows)
         sampler = Sampler(**tables.pop("sampler", {}))
         tables.pop("cases", None)
-        tables["concepts"] = tuple(tables["concepts"])
+        for key in ("concepts", "wordings", "attacks"):
+            tables[key] = tuple(tables[key] if key == "concepts" else tables.get(key, ()))
         return Plan(**{"name": name, **tables, "arms": arms, "sampler": sampler})
     except (TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"plan {name}: {error}; see docs/recipes.md for its fields") from error
@@ -207,14 +220,29 @@ def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]
     from genward.run.models import LAB, unseen_by_oracle, words_of
 
     oracle = any(a.control == "oracle" for a in plan.arms)
-    benchmark = find("benchmark", plan.benchmark)(
-        concepts=tuple(load_concept(c) for c in plan.concepts),
-        n=plan.n,
-        seed=plan.seed,
-        words=words_of(plan.model) if words is None else words,
-        avoid=unseen_by_oracle() if oracle and plan.model in LAB else (),
-    )
-    return list(benchmark.cases())
+    cls = find("benchmark", plan.benchmark)
+    known = {f.name for f in fields(cls)}
+    settings: dict[str, Any] = {
+        "concepts": tuple(load_concept(c) for c in plan.concepts),
+        "n": plan.n,
+        "seed": plan.seed,
+        "words": words_of(plan.model) if words is None else words,
+        "avoid": unseen_by_oracle() if oracle and plan.model in LAB else (),
+    }
+    if plan.wordings:
+        settings["wordings"] = plan.wordings
+    if "references" in known:
+        from genward.run.references import shown
+
+        settings["references"] = shown(plan)
+    if "parents" in known:
+        from genward.run.attack import parse_attack
+
+        settings["parents"] = tuple(dict.fromkeys(p for text in plan.attacks for p in parse_attack(text).parents))
+    unknown = [k for k in settings if k not in known]
+    if unknown:
+        raise BadInput(f"benchmark {plan.benchmark!r} has no {unknown[0]}; leave it out of the plan")
+    return list(cls(**settings).cases())
 
 
 def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:

@@ -11,6 +11,7 @@
     reserved/<purpose>/part-*.parquet keys that belong to fitting, calibration or evaluation
     runs/<name>/                      plan, metrics, report
     fits/                             fitted artifacts
+    attacks/                          what attacks found, by what they were searched against
     tmp/                              files in the making; never read, removed on opening once their process is gone
 """
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 PURPOSES = ("fit", "calibrate", "evaluate")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,119}")
 SHA = re.compile(r"[0-9a-f]{64}")
-BEFORE = frozenset({"fits", TEMPORARY, "lost+found"})
+BEFORE = frozenset({"fits", "attacks", TEMPORARY, "lost+found"})
 """What may stand in a folder before it becomes a store."""
 CASE = tuple("case" if name == "id" else name for name in Case._fields)
 """Column of each field of a case; its own id is the column ``case``, since ``id`` is the sample's."""
@@ -126,6 +127,11 @@ class Store:
     def fits(self) -> Path:
         """The folder of fitted artifacts."""
         return self.root / "fits"
+
+    @property
+    def attacks(self) -> Path:
+        """The folder of what attacks found: one artifact a search."""
+        return self.root / "attacks"
 
     # ---------------------------------------------------------------------------------------------------------------- arms
 
