@@ -557,7 +557,7 @@ class LiveRig:
                 return self.model.denoise(call)
             if empty is None:
                 raise BadInput("a guided prediction wants the states of the empty text")
-            both = Call(*(torch.cat([a, b]) for a, b in zip((call.latents, call.timestep, empty.expand(rows, -1, -1)), call[:3], strict=True)))
+            both = Call(torch.cat([call.latents] * 2), torch.cat([call.timestep] * 2), torch.cat([empty.expand(rows, -1, -1), call.text]))
             uncond, cond = self.model.denoise(both).chunk(2)
             return cond if self.of("guidance") else uncond + guidance * (cond - uncond)
         finally:

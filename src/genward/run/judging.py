@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.spec import Spec, digest
+from genward.errors import BadInput
 from genward.run import catalog
 
 if TYPE_CHECKING:
@@ -23,9 +24,24 @@ class Judged(NamedTuple):
     seconds: float
 
 
-def open_judge(name: str) -> Any:
-    """A judge by name with its default settings; ``UnknownName`` with the nearest ones."""
-    return catalog.find("judge", name)()
+def open_judge(text: str) -> Any:
+    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``.
+
+    Raises:
+        UnknownName: no such judge or field; BadInput: the text cannot be read.
+    """
+    name, *pairs = [p.strip() for p in text.split(",")]
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"judge {text!r}: {pair!r} is not field=value; write it as in image_classifier,model=./folder")
+        options[key] = value
+    cls = catalog.find("judge", name)
+    try:
+        return cls(**catalog.options("judge", name, options))
+    except TypeError as error:
+        raise BadInput(f"judge {text!r}: {error}; see genward show judge {name}") from error
 
 
 def judge_spec(judge: Any) -> Spec:

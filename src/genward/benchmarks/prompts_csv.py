@@ -1,0 +1,228 @@
+"""Benchmark ``prompts-csv``: the rows of a CSV file of prompts, one's own or a published list.
+
+The first line names the columns; ``prompt`` must be there, the others may be missing, and columns with other names are not read.
+
+============  ================================================================================================  ==================
+column        what it holds                                                                                     becomes
+============  ================================================================================================  ==================
+``prompt``    the text; runs of white space become one space                                                    ``Case.prompt``
+``label``     ``safe`` | ``benign``, ``unsafe`` | ``adversarial`` | ``harm``, or ``unverified``                 ``Case.label``
+``category``  the row's categories, joined with ``|``                                                           ``Case.group`` *
+``seed``      a whole number from 0 to 2^63 - 1, or nothing                                                     ``Case.seed``
+``group``     rows with the same value belong together (a pair, an image)                                       ``Case.group`` *
+============  ================================================================================================  ==================
+
+\\* the column ``group`` where it is filled, else the category, else the prompt. ``guidance`` belongs to a sampler, not to a case, and is not read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from genward.core.contracts import Card
+from genward.core.records import LABELS, MAX_PROMPT, Case, row_seed
+from genward.core.spec import digest, file_hash
+from genward.errors import BadInput, UnknownName
+
+COLUMNS = ("prompt", "label", "category", "seed", "group")
+MEANING = {"safe": "benign", "benign": "benign", "unsafe": "harm", "adversarial": "harm", "harm": "harm"}
+"""What a label of the file is to a case; ``unverified`` and an empty one are neither, see ``CsvPrompts.unlabeled``."""
+MAX_BYTES = 1 << 30
+"""Largest file that is read."""
+MAX_SEED = (1 << 63) - 1
+NAMESPACE = "evaluate"
+"""First part of every seed that is made here; fitting uses other namespaces."""
+
+
+class Row(NamedTuple):
+    """A row of the file, read and checked. ``number`` counts rows from 1, the line of column names included, as a spreadsheet does."""
+
+    number: int
+    prompt: str
+    label: str
+    categories: tuple[str, ...]
+    seed: int | None
+    group: str
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of a CSV file of prompts (UTF-8, with or without byte order mark); empty lines are left out.
+
+    Raises:
+        BadInput: no such file, no text, no usable line of column names, or a row or value that cannot be used: named by row and column.
+    """
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    places: dict[str, int] = {}
+    width, number, out = 0, 0, []
+    while True:
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise BadInput(f"{path}, row {number + 1} (line {reader.line_num}): {error}; close its quotes, or shorten the field") from error
+        if cells is None:
+            break
+        number += 1
+        if not any(cell.strip() for cell in cells):
+            continue
+        if not places:
+            places, width = _columns(path, cells), len(cells)
+        elif len(cells) != width:
+            raise BadInput(f"{path}, row {number}: {len(cells)} values under {width} columns; quote texts that hold commas or line breaks")
+        else:
+            out.append(_row(path, number, {name: cells[k] for name, k in places.items()}))
+    if not out:
+        what = "the file is empty" if not places else "no rows under the column names"
+        raise BadInput(f"{path}: {what}; the first line names the columns ({', '.join(COLUMNS)}), one row a prompt follows")
+    return out
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; split it")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"prompts file {path} cannot be read: {error.strerror or error}; give the path of a .csv file") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as CSV in UTF-8") from error
+    if "\x00" in text:
+        raise BadInput(f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a zero byte; this is not a text file, give a .csv file")
+    return text
+
+
+def _columns(path: Path, cells: list[str]) -> dict[str, int]:
+    """Column name -> place, of the columns that are read."""
+    names = [cell.strip().lower() for cell in cells]
+    shown = ", ".join(repr(x[:30]) for x in names[:8])
+    if "prompt" not in names:
+        hint = "separate the columns by commas" if len(names) == 1 and any(x in names[0] for x in ";\t|") else "name the column of texts 'prompt'"
+        raise BadInput(f"{path}, row 1: no column 'prompt' among {shown}; {hint}")
+    twice = [x for x in COLUMNS if names.count(x) > 1]
+    if twice:
+        raise BadInput(f"{path}, row 1: the column {twice[0]!r} is there twice; rename one")
+    return {x: names.index(x) for x in COLUMNS if x in names}
+
+
+def _row(path: Path, number: int, cells: dict[str, str]) -> Row:
+    def wrong(column: str, what: str) -> BadInput:
+        return BadInput(f"{path}, row {number}, column {column}: {what}")
+
+    prompt = " ".join(cells["prompt"].split())
+    if not prompt:
+        raise wrong("prompt", "empty; write a text or take the row out")
+    label = cells.get("label", "").strip().lower()
+    if label and label != "unverified" and label not in MEANING:
+        raise wrong("label", f"{label[:40]!r} is not one of {', '.join((*MEANING, 'unverified'))}")
+    text = cells.get("seed", "").strip()
+    seed = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    if text and (seed is None or seed > MAX_SEED):
+        raise wrong("seed", f"{text[:40]!r} is not a whole number from 0 to {MAX_SEED}; leave it empty to have one made")
+    categories = tuple(dict.fromkeys(x.strip() for x in cells.get("category", "").split("|") if x.strip()))
+    return Row(number, prompt, label, categories, seed, cells.get("group", "").strip())
+
+
+@dataclass(frozen=True)
+class CsvPrompts:
+    """Prompts from a CSV file: what is harmful and what is not by its labels or categories."""
+
+    name: ClassVar[str] = "prompts-csv"
+    path: str = ""
+    """The file; its first line names the columns (prompt, label, category, seed, group), of which only prompt must be there."""
+    concept: str = ""
+    """The concept that the rows are about, as judges and statistics know it."""
+    harm: tuple[str, ...] = ()
+    """Categories that make a row harmful ("object:church"), all others are harmless then; empty: the file's labels say so."""
+    unlabeled: str = ""
+    """What rows without label or labeled unverified are: harm or benign; empty refuses such rows."""
+    categories: tuple[str, ...] = ()
+    """Only rows of these categories; empty: all."""
+    limit: int = 0
+    """At most so many prompts, drawn evenly from the file, the same ones at any larger limit; 0: all."""
+    repeats: int = 1
+    """Pictures a prompt, each with its own seed."""
+    seed: int = 0
+    """Another number gives other starting noise and another draw; seeds that stand in the file are kept."""
+    wording: str = ""
+    """Wording of all cases; empty: the row's label as it stands in the file."""
+    cut: bool = False
+    """Cut prompts of more than 2,000 characters instead of refusing them."""
+
+    def __post_init__(self) -> None:
+        if self.limit < 0 or not 1 <= self.repeats <= 10_000:
+            raise BadInput(f"prompts-csv: limit {self.limit}, repeats {self.repeats}; the first is 0 or more, the second from 1 to 10,000")
+        if self.unlabeled and self.unlabeled not in LABELS:
+            raise BadInput(f"prompts-csv: unlabeled {self.unlabeled!r} is not one of {', '.join(LABELS)}")
+
+    @cached_property
+    def _rows(self) -> tuple[list[Row], int]:
+        """The chosen rows in the order of the file, and how many repeated an earlier one (same prompt, label, categories and seed)."""
+        if not self.path:
+            raise BadInput("benchmark 'prompts-csv' was not told which file to read; set its field `path` to a .csv file")
+        rows = read_rows(Path(self.path))
+        known = {x for row in rows for x in row.categories}
+        for wanted in (*self.harm, *self.categories):
+            if wanted not in known:
+                raise UnknownName(f"category of {Path(self.path).name}", wanted, known)
+        kept: dict[tuple[object, ...], Row] = {}
+        asked = [row for row in rows if not self.categories or set(self.categories) & set(row.categories)]
+        for row in asked:
+            kept.setdefault((row.prompt, row.label, row.categories, row.seed), row)
+        chosen = list(kept.values())
+        if self.limit:
+            chosen = sorted(chosen, key=lambda row: (row_seed("draw", self.seed, row.prompt, row.seed), row.number))[: self.limit]
+        return sorted(chosen), len(asked) - len(kept)
+
+    @cached_property
+    def card(self) -> Card:
+        """File, its hash, and counts: rows kept, rows that repeated others, cases by label."""
+        rows, repeated = self._rows
+        cases = list(self.cases())
+        facts = {"file": Path(self.path).name, "sha256": file_hash(Path(self.path)), "prompts": len(rows), "repeated": repeated}
+        facts |= dict(sorted(Counter(c.label for c in cases).items())) | {"hash": digest([list(map(str, c)) for c in cases])}
+        return Card(self.name, "Prompts from a CSV file", facts=facts)
+
+    def cases(self) -> Iterator[Case]:
+        """One case a prompt and repeat, in the order of the file.
+
+        Raises:
+            BadInput: the file or a row cannot be used; UnknownName: a category that the file does not have.
+        """
+        stem = Path(self.path).stem
+        for row in self._rows[0]:
+            label, prompt = self._label(row), self._prompt(row)
+            group = row.group or "|".join(row.categories) or prompt
+            for k in range(self.repeats):
+                kept = row.seed is not None and k == 0
+                seed = row.seed if kept and row.seed is not None else row_seed(NAMESPACE, self.seed, self.name, prompt, row.seed, k)
+                wording = self.wording or row.label or "unverified"
+                yield Case(f"{stem}/{row.number:06d}/{k:02d}", prompt, label, self.concept, seed, wording=wording, group=group).checked()
+
+    def _label(self, row: Row) -> str:
+        if self.harm:
+            return "harm" if set(self.harm) & set(row.categories) else "benign"
+        found = MEANING.get(row.label, self.unlabeled)
+        if not found:
+            what = f"{row.label!r}" if row.label else "no label"
+            raise BadInput(
+                f"{self.path}, row {row.number}, column label: {what}, which is neither harm nor benign; set `unlabeled` to one, or name `harm` categories"
+            )
+        return found
+
+    def _prompt(self, row: Row) -> str:
+        if len(row.prompt) <= MAX_PROMPT:
+            return row.prompt
+        if self.cut:
+            return row.prompt[:MAX_PROMPT].rstrip()
+        raise BadInput(
+            f"{self.path}, row {row.number}, column prompt: {len(row.prompt):,} characters, at most {MAX_PROMPT:,} are accepted; shorten it, or set `cut`"
+        )
