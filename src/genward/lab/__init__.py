@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -72,14 +74,34 @@ def encoder_folder() -> Path:
     return folder
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices that loading a stock pipeline prints on every start: no safety checker, no torchvision, a bar for 0.1 s of loading."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    levels, bar = (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()), transformers_logging.is_progress_bar_enabled()
+    diffusers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(levels[0])
+        transformers_logging.set_verbosity(levels[1])
+        if bar:
+            transformers_logging.enable_progress_bar()
+
+
 def text_encoder() -> tuple[Any, Any]:
     """(tokenizer, encoder): 28 tokens, padding masked inside the encoder, gradients off."""
-    from transformers import AutoTokenizer, BertModel
-
     folder = str(encoder_folder())
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    tokenizer.model_max_length = TOKENS
-    encoder = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
+    with _quiet():
+        from transformers import AutoTokenizer, BertModel
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer.model_max_length = TOKENS
+        encoder = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
     encoder.config.use_attention_mask = True
     return tokenizer, encoder
 
@@ -101,13 +123,10 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
     manifest()
     if not (weights_folder() / ("unet" if which == "lab" else "oracle")).is_dir():
         raise BadArtifact(f"the denoiser of {which!r} is not among the lab's weights in {weights_folder()}; make it: genward lab build")
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from diffusers.utils import logging
-
     root = weights_folder()
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # without a safety checker the stock constructor logs a notice on every start
-    try:
+    with _quiet():
+        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
         tokenizer, encoder = text_encoder()
         pipe = StableDiffusionPipeline(
             vae=_frozen(AutoencoderKL, root / "vae"),
@@ -119,8 +138,6 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
             feature_extractor=None,
             requires_safety_checker=False,
         ).to(device)
-    finally:
-        logging.set_verbosity(level)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

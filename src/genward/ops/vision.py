@@ -46,13 +46,13 @@ class Residuals(nn.Module):
 
 
 class Plain(nn.Module):
-    """Second judge: convolutions and maximum pooling without skips, group normalization, 0.4 M parameters; used as independent truth."""
+    """Second judge: convolutions and maximum pooling without skips, 0.4 M parameters; used as independent truth."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
 
         def stage(inside: int, outside: int, stride: int = 1) -> list[nn.Module]:
-            return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.GroupNorm(8, outside), nn.ReLU()]
+            return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
 
         self.body = nn.Sequential(
             *stage(3, 32, 2), *stage(32, 48), nn.MaxPool2d(2), *stage(48, 80), *stage(80, 80), nn.MaxPool2d(2), *stage(80, 128), *stage(128, 128)

@@ -386,6 +386,9 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
         model.half().save_pretrained(aside / folder, safe_serialization=True)
     for folder in ("judge", "second_judge", "references"):
         shutil.copytree(shop.work / "out" / folder, aside / folder)
+    for file in aside.rglob("config.json"):  # where it was built is nobody's business, and would change the model's identity
+        config = {k: v for k, v in json.loads(file.read_text("utf-8")).items() if k != "_name_or_path"}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     manifest = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
     (aside / "manifest.json").write_text(json.dumps(manifest, indent=0), "utf-8")
     (aside / "card.json").write_text(json.dumps(_card(shop), indent=1), "utf-8")
