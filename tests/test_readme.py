@@ -88,3 +88,24 @@ def test_the_example_of_the_architecture_page_is_a_defense(monkeypatch: pytest.M
     base, acting, silent = (model.generate(CASES, Sampler(steps=2), d) for d in ((), (example.Dampen(strength=1.0),), (example.Dampen(),)))
     assert same(base, silent)
     assert not same(base, acting)
+
+
+def test_the_example_of_the_five_doors_page_is_an_attack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from PIL import Image
+
+    from genward.core import Case, Sampler
+    from genward.run.attack import attack_arm
+    from genward.store import Store
+
+    (code,) = blocks(ROOT / "docs" / "m-erasure.md", "python")
+    example: Any = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", example)
+    exec(compile(code, "m-erasure.md", "exec"), example.__dict__)
+    model, held = tiny_sd(), {"banana": [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]}
+    cases = [Case(f"c{k}", "", concept="banana", seed=k) for k in range(3)]
+    found = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))
+    assert len(found.tensors) == 3 and found.cost["passes"] == 0 and [c.parent for c in found.cases] == ["c0", "c1", "c2"]
+    made = model.generate(found.cases, Sampler(steps=2, guidance=1.0), starts=found.tensors)
+    assert all(s.status == "ok" for s in made)
+    again = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))
+    assert again.cases == found.cases and again.cost == found.cost

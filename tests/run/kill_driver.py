@@ -12,18 +12,22 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from genward.core.records import Sampler
-from genward.run.measure import run_erasure
+from genward.run.loops import run_plan
 from genward.run.models import words_of
 from genward.run.plan import ArmPlan, Plan
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 
-PLAN = Plan("tiny", (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}")), ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0))
-TIMES = ("seconds", "seconds_per_image", "prepare_seconds")
+ARMS = (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}"))
+ERASURE = Plan("tiny", ARMS, ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0))
+ATTACKS = ("textual_inversion,steps=30,rows=1,heldout=1", "ddim_inversion,steps=2,batch=1")
+PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark="m-erasure", wordings=("name",), attacks=ATTACKS)}
+TIMES = ("seconds", "seconds_per_image", "prepare_seconds", "attack_seconds")
 
 
 def child(work: Callable[[], None]) -> int:
@@ -53,12 +57,12 @@ def doubles(store: Store) -> int:
     return len(ids) - len(set(ids))
 
 
-def main(folder: Path, kills: int, lanes: int) -> dict[str, Any]:
+def main(folder: Path, kills: int, lanes: int, benchmark: str) -> dict[str, Any]:
     words = words_of("lab")
     model, judge = tiny_sd(), FakeJudge(labels=(*words["things"], *words["styles"]))
 
     def run(root: Path) -> None:
-        run_erasure(PLAN, Store(root), models=lambda name: model, judge=judge, command="test")
+        run_plan(PLANS[benchmark], Store(root), models=lambda name: model, judge=judge, command="test")
 
     run(folder / "warm")  # what loads lazily is loaded in every child
     began = time.monotonic()
@@ -102,4 +106,4 @@ def main(folder: Path, kills: int, lanes: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])))

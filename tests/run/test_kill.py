@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 DRIVER = Path(__file__).with_name("kill_driver.py")
 
 
-def test_kills_at_random_moments_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("benchmark", ["erasure", "m-erasure"])
+def test_kills_at_random_moments_lose_nothing_and_double_nothing(benchmark: str, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ran = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), "24", "4"], capture_output=True, text=True, env=env, timeout=280)
+    ran = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), "24", "4", benchmark], capture_output=True, text=True, env=env, timeout=280)
     assert ran.returncode == 0, ran.stderr[-2000:]
     done = json.loads(ran.stdout.strip().splitlines()[-1])
     assert done["kills"] >= 20 and done["late"] >= 1, done

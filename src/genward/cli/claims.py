@@ -18,18 +18,18 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def main(
-    name: str = typer.Argument("", metavar="[RUN]", help="Name of the run; the newest measured one by default."),
+    name: str = typer.Argument("", metavar="[RUN]", help="Name of the run; by default the newest measured one of each benchmark."),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
     """Hold what papers claim against a run: holds, does not hold, cannot tell."""
     from genward.run.claims import claims
-    from genward.run.storing import read_run
+    from genward.run.storing import newest_of_each, open_store, read_run
 
-    run, metrics = read_run(store, name)
-    found = claims(metrics)
+    runs = [name] if name else newest_of_each(open_store(store))
+    found = {"claims": [row for run in runs for row in claims(read_run(store, run)[1])["claims"]]}
     if as_json:
         common.emit(found)
         return
     common.table([{**row, "interval": interval(row)} for row in found["claims"]], COLUMNS)
-    common.note(f"measured on run {run}; each row's command: genward claims --json")
+    common.note(f"measured on {', '.join(runs)}; each row's command: genward claims --json")

@@ -17,15 +17,15 @@ def main(
 ) -> None:
     """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is generated."""
     from genward.run.judging import open_judge
-    from genward.run.measure import judge_run, measure
+    from genward.run.loops import judge_again, measure_again
     from genward.run.results import command_line
     from genward.run.storing import open_store
 
     opened = open_store(store)
     judging = open_judge(judge) if judge else None
     with common.stages(as_json) as update:
-        done = judge_run(opened, name, judging, progress=update)
-    found = measure(opened, name, judging, command=command_line())
+        done = judge_again(opened, name, judging, progress=update)
+    found = measure_again(opened, name, judging, command=command_line())
     if as_json:
         common.emit({"judged": done, "cells": found["cells"], "run": found["run"]})
         return

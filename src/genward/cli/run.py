@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ def recipe_of(benchmark: str, preset: str) -> str:
     return f"{benchmark}-{preset}"
 
 
-def show_costs(costs: dict[str, Any]) -> None:
+def show_costs(costs: Mapping[str, Any]) -> None:
     """The dry run's table, printed."""
     common.table(costs["arms"], ["arm", "rows", "passes"])
     print(
@@ -63,6 +64,7 @@ def main(
     guidance: float | None = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."),
     seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
     judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."),
+    references: str = typer.Option("", "--references", help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own)."),
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
     retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
@@ -74,22 +76,21 @@ def main(
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     from genward.run.catalog import entry
-    from genward.run.plan import dry_run, make_plan
+    from genward.run.loops import costs, run_plan
+    from genward.run.plan import make_plan
 
     entry("benchmark", benchmark)
     recipe = recipe_of(benchmark, preset)
     plan = make_plan(recipe, name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed)
-    plan = replace(plan, judge=judge or plan.judge)
+    plan = replace(plan, judge=judge or plan.judge, references=references or plan.references)
     if dry:
-        costs = dry_run(plan, rate=rate_of(plan, device, dtype, download))
-        common.emit(costs) if as_json else show_costs(costs)
+        cost = costs(plan, rate_of(plan, device, dtype, download))
+        common.emit(cost) if as_json else show_costs(cost)
         return
-
-    from genward.run.measure import run_erasure
 
     say = None if as_json else common.note
     with common.stages(as_json) as update:
-        found = run_erasure(plan, store, device=device, dtype=dtype, download=download, refit=refit, retry=retry, progress=update, say=say)
+        found = run_plan(plan, store, device=device, dtype=dtype, download=download, refit=refit, retry=retry, progress=update, say=say)
     if as_json:
         common.emit({"cells": found["cells"], "run": found["run"]})
     else:

@@ -163,6 +163,12 @@ class Attack(Protocol):
 
     name: ClassVar[str]
     access: ClassVar[str]
+    parents: ClassVar[tuple[str, ...]]
+    """Wordings of the rows that it starts from."""
+
+    def passes(self, cases: Sequence[Case]) -> int:
+        """Denoiser rows that a search will cost, before anything is spent."""
+        ...
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]: ...
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.errors import StoreError
-from genward.report import plot, prose, shots
+from genward.report import plot, prose, searches, shots
 from genward.report.reading import Metrics, Source, read
 from genward.report.tables import MEASURES, Arm, Estimate, Grid, duration, estimate, interval, percent, short
 
@@ -67,6 +67,8 @@ def render(metrics: Metrics, store: Source, run: str = "") -> str:
         lost=thumbnails.lost,
         plots=[p for c in grid.concepts if (p := plot.plots(grid, c))],
         size=plot,
+        searches=searches.searches(metrics["attacks"]),
+        curve=searches,
         judges=[judge(j) for j in metrics["judges"]],
         claims=metrics["claims"],
         glossary=prose.GLOSSARY,

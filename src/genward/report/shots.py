@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SIDE = 128
 """Longest side of a thumbnail in pixels; smaller pictures keep their size."""
 MAX_STRIPS = 200
+REFERENCE = "reference"
+"""Key of a strip's picture that an attack started from; its tile comes first."""
 MAX_BYTES = 16 * 2**20
 """Data URIs of all strips together; what comes after is left out and the page says so."""
 
@@ -112,7 +114,7 @@ def _strip(row: Mapping[str, Any], arms: Sequence[Arm], thumbnails: Thumbnails) 
     known = by_key(arms)
     keys = list(dict.fromkeys([*images, *status]))
     order = {a.label: k for k, a in enumerate(arms)}
-    keys.sort(key=lambda key: order[known[key].label] if key in known else len(order))
+    keys.sort(key=lambda key: order[known[key].label] if key in known else -1 if key == REFERENCE else len(order))
     base = next((images.get(key) for key in keys if key in known and known[key].role == "base"), None)
     shots = []
     for key in keys:

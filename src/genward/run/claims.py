@@ -49,6 +49,7 @@ class Claim:
     paper: str
     form: str
     command: str
+    benchmark: str = "erasure"
     measure: str = "crr"
     arm: str = ""
     versus: str = ""
@@ -239,12 +240,13 @@ def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
 def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> dict[str, Any]:
     """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high, verdict, command}]}``.
 
-    ``ours``, ``low`` and ``high`` are ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``.
+    Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``.
     """
     if not isinstance(metrics.get("cells"), list):
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
     table = []
-    for claim in load_claims() if rows is None else rows:
+    benchmark = str(metrics.get("run", {}).get("benchmark") or "erasure")
+    for claim in (c for c in load_claims() if c.benchmark == benchmark) if rows is None else rows:
         got = estimate(claim, metrics)
         numbers = [round(v, 4) if math.isfinite(v) else None for v in got]
         table.append(

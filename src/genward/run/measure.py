@@ -74,10 +74,10 @@ def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------------------- the table
 
 
-def comparisons(labels: Sequence[str], base: str) -> list[tuple[str, str]]:
-    """Pairs of arms that are compared on equal rows: each with the base, and those that claims name."""
+def comparisons(labels: Sequence[str], base: str, benchmark: str = "erasure") -> list[tuple[str, str]]:
+    """Pairs of arms that are compared on equal rows: each with the base, and those that the benchmark's claims name."""
     asked = [(label, base) for label in labels if label != base]
-    for claim in load_claims():
+    for claim in (c for c in load_claims() if c.benchmark == benchmark):
         asked += [(claim.arm, claim.versus)] if claim.versus else []
         asked += list(zip(claim.arms, claim.arms[1:], strict=False))
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]

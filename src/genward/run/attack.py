@@ -1,0 +1,161 @@
+"""Attacks on arms: run once, kept in the store, reused by every arm that looks the same to them.
+
+An attack's identity is its fields, the cases it starts from, the references it holds and what it looks through: the model and those
+defenses that act on predictions or texts. So UCE and UCE + IRECE share one white-box inversion (IRECE acts on the sampler's latents), all
+arms share one black-box surrogate, and a number says whether it was transferred.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from genward.core.contracts import Defense
+from genward.core.records import Case, Sampler
+from genward.core.spec import Spec, digest
+from genward.errors import BadArtifact, BadInput
+from genward.run import catalog
+from genward.run.target import LOOKED_THROUGH, ArmTarget
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from genward.models.sd import StableDiffusion
+    from genward.store import Store
+
+Say = Callable[[str], None]
+NOTHING = "nothing"
+"""Name of the tensor that stands in the file of an attack that kept none."""
+
+
+class Found(NamedTuple):
+    """What an attack came back with."""
+
+    cases: tuple[Case, ...]
+    tensors: Mapping[str, Tensor]
+    """Content hash -> what ``Case.vectors`` and ``Case.latents`` name."""
+    facts: Mapping[str, Mapping[str, Any]]
+    """Content hash -> what the attack says about it: learning curve, round-trip error, …"""
+    cost: Mapping[str, float]
+    """``passes``, ``gradient_passes`` (denoiser rows), ``pictures``, ``seconds``: when it was run, now or earlier"""
+    key: str
+
+
+def parse_attack(text: str) -> Any:
+    """``ddim_inversion,steps=50`` -> the attack. ``UnknownName`` or ``BadInput`` where it cannot be read."""
+    name, *pairs = [p.strip() for p in text.split(",")]
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"attack {text!r}: {pair!r} is not field=value; write it as in ddim_inversion,steps=50")
+        options[key] = value
+    given = catalog.options("attack", name, options)
+    return catalog.find("attack", name)(**given)
+
+
+def looked_through(model: StableDiffusion, defenses: Sequence[Defense], guidance: float | None = None) -> tuple[Defense, ...]:
+    """The defenses of a chain that an attack's gradient meets: those with weight edits or ports on prompts, texts and predictions.
+
+    ``guidance`` is the attack's own; at 1 and below what acts through guidance does nothing and is not met.
+    """
+    met = []
+    for defense in defenses:
+        if guidance is not None and guidance <= 1 and getattr(defense, "needs_guidance", False):
+            continue
+        with model.rig([defense]) as rig:
+            if rig.edited or any(rig.of(kind) for kind in LOOKED_THROUGH):
+                met.append(defense)
+    return tuple(met)
+
+
+def attack_key(
+    attack: Any, model: StableDiffusion, defenses: Sequence[Defense], cases: Sequence[Case], references: Mapping[str, Sequence[Image]], sampler: Sampler
+) -> str:
+    """Identity of a search: 16 hex digits."""
+    pictures = {c: [hashlib.sha256(p.tobytes()).hexdigest()[:16] for p in references.get(c, ())] for c in sorted({c.concept for c in cases})}
+    seen = {"guidance": sampler.guidance, "steps": sampler.steps}
+    return digest(
+        {
+            "attack": Spec.of("attack", attack).to_json(),
+            "model": model.spec.to_json(),
+            "defenses": [Spec.of("defense", d).to_json() for d in defenses],
+            "cases": [list(map(str, c)) for c in cases],
+            "references": pictures,
+            "sampler": seen,
+        }
+    )
+
+
+def attack_arm(
+    attack: Any,
+    cases: Sequence[Case],
+    model: StableDiffusion,
+    defenses: Sequence[Defense],
+    sampler: Sampler,
+    references: Mapping[str, Sequence[Image]],
+    store: Store,
+    *,
+    say: Say | None = None,
+) -> Found:
+    """Search derived cases against an arm, or take them from the store where this very search was made before.
+
+    Args:
+        cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is left out of its identity.
+    """
+    met = looked_through(model, defenses, getattr(attack, "guidance", None))
+    key = attack_key(attack, model, met, cases, references, sampler)
+    stem = store.attacks / key
+    there = _read(stem, key)
+    if there is not None:
+        return there
+    if say is not None:
+        say(f"{type(attack).name}: {len(cases)} cases through {'+'.join(type(d).name for d in met) or 'the undefended model'}")
+    state = stem.with_name(f"{key}-state")
+    with model.rig(met) as rig:
+        target = ArmTarget(model, rig, sampler, access=attack.access, defenses=met, references=references, state=state)
+        found = tuple(attack.search(cases, target))
+        result = Found(found, dict(target.kept), dict(target.facts), target.cost, key)
+    _write(stem, result, attack)
+    for ending in (".safetensors", ".json"):
+        Path(f"{state}{ending}").unlink(missing_ok=True)
+    return result
+
+
+def _write(stem: Path, found: Found, attack: Any) -> None:
+    import torch
+
+    from genward.ops.artifacts import save
+
+    card = {
+        "attack": Spec.of("attack", attack).to_json(),
+        "key": found.key,
+        "cases": [[*map(_plain, c)] for c in found.cases],
+        "facts": {k: dict(v) for k, v in found.facts.items()},
+        "cost": dict(found.cost),
+    }
+    save(stem, dict(found.tensors) or {NOTHING: torch.zeros(1)}, card)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(stem: Path, key: str) -> Found | None:
+    """A finished search, or ``None``; one that is damaged or half-written is made again."""
+    from genward.ops.artifacts import load
+
+    if not stem.with_name(f"{stem.name}.json").is_file():
+        return None
+    try:
+        artifact = load(stem)
+    except BadArtifact:
+        return None
+    if artifact.card.get("key") != key:
+        return None
+    rows = [[tuple(v) if isinstance(v, list) else v for v in row] for row in artifact.card["cases"]]
+    tensors = {k: v for k, v in artifact.tensors.items() if k != NOTHING}
+    return Found(tuple(Case(*row) for row in rows), tensors, artifact.card["facts"], artifact.card["cost"], key)

@@ -1,0 +1,164 @@
+"""What an attack gets to touch: one arm (or a surrogate) behind ``core.contracts.Target``, every use counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from genward.core.contracts import Defense
+from genward.core.records import Call, Case, Prompt, Sample, Sampler
+from genward.errors import BadArtifact, Conflict, UnknownName
+from genward.models.rig import LiveRig, Run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from genward.models.sd import StableDiffusion
+
+LEVELS = ("prompt", "query", "gradient")
+"""Access levels, weakest first; each includes those before it."""
+LOOKED_THROUGH = ("prompts", "tap", "text", "inputs", "guidance")
+"""Ports that an attack's gradient goes through; latents and images ports act only while a picture is sampled."""
+
+
+class ArmTarget:
+    """``core.contracts.Target`` on an open rig.
+
+    Args:
+        rig: the arm's open rig; without defenses it is a surrogate.
+        access: the attack's level; what lies above it raises ``Conflict``.
+        references: concept -> pictures that the attacker holds.
+        state: file (without ending) for ``checkpoint``; nothing is kept without one.
+
+    Counters: ``rows`` (denoiser rows), ``gradient_rows`` (those with a backward pass behind them), ``texts``, ``sampled`` (pictures), ``seconds``.
+    """
+
+    def __init__(
+        self,
+        model: StableDiffusion,
+        rig: LiveRig,
+        sampler: Sampler,
+        *,
+        access: str = "gradient",
+        defenses: Sequence[Defense] = (),
+        references: Mapping[str, Sequence[Image]] | None = None,
+        state: Path | None = None,
+    ) -> None:
+        if access not in LEVELS:
+            raise UnknownName("access level", access, LEVELS)
+        self.model, self.rig, self._sampler, self.access = model, rig, sampler, access
+        self.defenses, self._references, self._state = tuple(defenses), references or {}, state
+        self.rows = self.gradient_rows = self.texts = self.sampled = 0
+        self.kept: dict[str, Tensor] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._empty: Tensor | None = None
+        self._began = time.perf_counter()
+
+    @property
+    def sampler(self) -> Sampler:
+        return self._sampler
+
+    @property
+    def schedule(self) -> Mapping[str, Any]:
+        """The scheduler's configuration with ``final_alpha``, the signal level after the last step."""
+        scheduler = self.model.pipe.scheduler
+        final = getattr(scheduler, "final_alpha_cumprod", torch.tensor(1.0))
+        return {**dict(scheduler.config), "final_alpha": float(final)}
+
+    @property
+    def alphas(self) -> Tensor:
+        return self.model.alphas_cumprod.float().cpu()
+
+    @property
+    def needs_guidance(self) -> bool:
+        return any(getattr(d, "needs_guidance", False) for d in self.defenses)
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """What was spent so far: ``passes``, ``gradient_passes`` (denoiser rows), ``pictures``, ``seconds``."""
+        spent = {"passes": self.rows, "gradient_passes": self.gradient_rows, "pictures": self.sampled}
+        return {**spent, "seconds": round(time.perf_counter() - self._began, 3)}
+
+    def _allowed(self, level: str) -> None:
+        if LEVELS.index(level) > LEVELS.index(self.access):
+            raise Conflict(f"this attack has access {self.access!r} and asked for {level!r}; raise its access, or use another attack")
+
+    def sample(self, cases: Sequence[Case]) -> list[Sample]:
+        """Pictures of the cases under the arm (access ``query``)."""
+        self._allowed("query")
+        made = self.model.generate(cases, self._sampler, self.defenses, rig=self.rig, starts=self.kept, vectors=self.kept)
+        self.sampled += len(made)
+        self.rows += sum(s.passes for s in made)
+        return made
+
+    def references(self, concept: str) -> list[Image]:
+        """The attacker's pictures of a concept; ``UnknownName`` where there are none."""
+        if not self._references.get(concept):
+            raise UnknownName("concept with reference pictures", concept, [c for c, pictures in self._references.items() if pictures])
+        return list(self._references[concept])
+
+    def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor:  # noqa: B006 - never changed
+        """Text states (n, t, c) through the arm's prompt port and text taps, with gradient to the vectors (access ``gradient``)."""
+        self._allowed("gradient")
+        self.texts += len(prompts)
+        before, self.rig.run = self.rig.run, Run(len(prompts), 1, 1.0, self.model.device)
+        try:
+            with self.model.learned(vectors):
+                texts = [p.text for p in self.rig.prompt_stage([Prompt(p) for p in prompts])]
+                with self.rig.text_stage("prompt", texts):
+                    return self.model.encode(texts)
+        finally:
+            self.rig.run = before
+
+    def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor:
+        """The arm's guided prediction (rows, c, h, w), see ``LiveRig.defended`` (access ``gradient``)."""
+        self._allowed("gradient")
+        rows = len(call.latents) * (2 if guidance > 1 else 1)
+        self.rows += rows
+        if torch.is_grad_enabled() and (call.text.requires_grad or call.latents.requires_grad):
+            self.gradient_rows += rows
+        if guidance > 1 and self._empty is None:
+            self._empty = self.rig.encode([""]).detach()
+        return self.rig.defended(call, guidance, self._empty)
+
+    def latents(self, images: Sequence[Image]) -> Tensor:
+        """Scaled latents (n, c, h, w) of pictures."""
+        pixels = self.model.pipe.image_processor.preprocess(list(images))
+        return self.model.encode_images(pixels)
+
+    def word(self, text: str) -> Tensor:
+        """(width,) mean of a word's token embeddings."""
+        ids = self.model.pipe.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0]
+        if not len(ids):
+            raise UnknownName("word", text, [])
+        table = self.model.text_encoder.get_input_embeddings()
+        with torch.no_grad():
+            mean: Tensor = table(ids.to(table.weight.device)).float().mean(0)
+        return mean.clone()
+
+    def keep(self, tensor: Tensor, **facts: Any) -> str:
+        """Keep a finite tensor and what is known about it, by content hash (64 hex digits)."""
+        from genward.ops.artifacts import content_hash
+
+        value = tensor.detach().float().cpu().contiguous()
+        name = content_hash({"": value})
+        self.kept[name], self.facts[name] = value, {**facts, "model": self.model.spec.hash}
+        return name
+
+    def checkpoint(self, state: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
+        """Keep (or with ``None`` read) the state of a long search. A damaged file counts as none: the search starts again."""
+        from genward.ops.artifacts import load, save
+
+        if self._state is None:
+            return {}
+        if state is not None:
+            return save(self._state, {k: v.float() for k, v in state.items()}, {}).tensors
+        try:
+            return load(self._state).tensors if Path(f"{self._state}.json").is_file() else {}
+        except BadArtifact:
+            return {}
