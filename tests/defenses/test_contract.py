@@ -11,6 +11,7 @@ import pytest
 from genward.core import Concept, Sampler, Spec
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
+from genward.defenses.irece import Irece
 from genward.defenses.negative_prompt import NegativePrompt
 from genward.defenses.none import NoDefense
 from genward.defenses.sld import SafeLatentDiffusion
@@ -22,7 +23,7 @@ from genward.run import catalog
 from genward.testing import defense_laws
 from genward.testing.suites import CASES
 
-CLASSES = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation)
+CLASSES = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece)
 LEARNED = (
     Uce(rows="all"),
     Uce(mode="tensor"),
@@ -37,10 +38,10 @@ def test_what_other_rooms_read(cls: Any) -> None:
     entry = catalog.entry("defense", cls.name)
     assert entry.class_name == cls.__name__ and 20 < len(entry.summary) < 180 and entry.summary.endswith(".")
     assert all(f.doc and f.default is not None for f in entry.fields), "every field has a default and a line of text under it"
-    assert cls.kind in ("prompt", "guidance", "weights") and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
+    assert cls.kind in ("prompt", "guidance", "weights", "latents") and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
     names = {f.name for f in dataclasses.fields(cls)}
     assert cls.fits == ("artifact" in names) == hasattr(cls, "fit") != hasattr(cls, "for_concept")
-    assert cls.at_attach <= names and (not cls.fits or cls.at_attach == {"artifact", "strength"})
+    assert cls.at_attach <= names and (not cls.fits or cls.at_attach >= {"artifact", "strength"})
     assert catalog.find("defense", cls.name) is cls
     assert Spec.from_json(Spec.of("defense", cls()).to_json()).hash == Spec.of("defense", cls()).hash
 
