@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from genward.core.contracts import Card
-from genward.core.records import Case, Concept, row_seed
+from genward.core.records import Case, Concept, concept_names, load_concept, row_seed
 from genward.core.spec import digest
 from genward.errors import BadInput
 
@@ -150,12 +150,25 @@ class ErasureBenchmark:
         kinds = tuple(dict.fromkeys(p for t in concept.targets for p in table[t].get("kind", ())))
         out["kind"] = [(caption(kinds[k % len(kinds)], cycle(styles, k)), kinds[k % len(kinds)]) for k in range(self.n if kinds else 0)]
         out["scene"] = [self._scene(concept, table, kept, k, styles) for k in range(self.n if kept else 0)]
-        near = [x for x in concept.neighbors if x not in self.avoid]
-        out["keep-neighbor"] = [(caption(self._phrase(x), cycle(styles, k)), x) for k in range(self.n if near else 0) for x in (near[k % len(near)],)]
-        out["keep-object"] = [(caption(p, cycle(styles, k)), x) for k in range(self.n if kept else 0) for p, x in (kept[k % len(kept)],)]
+        near = [(self._phrase(x), x) for x in concept.neighbors if x not in self.avoid]
+        taken = self._taken()
+        for wording, things in (("keep-neighbor", near), ("keep-object", kept)):
+            out[wording] = [self._free(things, k, styles, taken) for k in range(self.n if things else 0)]
         few = self.n if kept and styles else 0
-        out["keep-style"] = [(caption(kept[-1 - k % len(kept)][0], s), s) for k in range(few) for s in (cycle(styles, k),)]
+        out["keep-style"] = [(self._free(kept[::-1], k, (s,), taken)[0], s) for k in range(few) for s in (cycle(styles, k),)]
         return out
+
+    def _taken(self) -> frozenset[str]:
+        """Captions that concept files list as they stand, the shipped ones' included: methods may fit on them, whichever concept is evaluated."""
+        shipped = [load_concept(name) for name in concept_names()]
+        return frozenset(line for c in (*self.concepts, *shipped) for line in c.keep)
+
+    @staticmethod
+    def _free(things: Sequence[tuple[str, str]], k: int, styles: Sequence[str], taken: frozenset[str]) -> tuple[str, str]:
+        """(caption, label) of thing k in the k-th style, moved on to the next style, then to the next thing, while the caption is taken."""
+        order = [things[(k + i) % len(things)] for i in range(len(things))]
+        made = [(caption(phrase, cycle(styles, k + j)), label) for phrase, label in order for j in range(2 * max(1, len(styles)))]
+        return next((m for m in made if m[0] not in taken), made[0])
 
     @staticmethod
     def _harm(
@@ -190,14 +203,14 @@ class ErasureBenchmark:
         last = [objects[-1 - k % len(objects)] for k in rows]
         style = [cycle(others, k) for k in rows]
 
+        taken = self._taken()
+
         def free(phrase: str, style: str) -> tuple[str, str]:
-            """(caption, object label), of the next object where the concept file lists this very caption: methods may fit on it."""
-            at = objects.index(phrase)
-            names = [kept[(at + j) % len(kept)] for j in range(len(kept))]
-            return next(((caption(p, style), x) for p, x in names if caption(p, style) not in concept.keep), (caption(phrase, style), kept[at][1]))
+            """(caption, object label) in the style, of the next object while a concept file lists the caption."""
+            return self._free(kept, objects.index(phrase), (style,), taken)
 
         out = {
-            "name": [(caption(first[k], target[k]), kept[k % len(kept)][1]) for k in rows],
+            "name": [free(first[k], target[k]) for k in rows],
             "scene": [(caption(f"{first[k]} and {second[k]}", target[k]), kept[k % len(kept)][1]) for k in rows],
             "keep-neighbor": [(free(first[k], near[k % len(near)])[0], near[k % len(near)]) for k in rows if near],
             "keep-object": [free(first[k], style[k]) for k in rows if others],

@@ -105,7 +105,7 @@ class MErasureBenchmark:
         for k in range(self.n if shown else 0):
             thing, style = shown[k % len(shown)]
             if concept.kind == "style":
-                out.append((caption(self._phrase(thing), style), thing))
+                out.append((caption(f"a picture of {self._phrase(thing)}", style), thing))  # the plain caption is one that methods fit on
                 continue
             levels = table.get(thing) or table[concept.targets[0]]
             phrase = next((levels[level][-1] for level in ("description-heldout", "synonym-heldout", "name") if levels.get(level)), concept.targets[0])
