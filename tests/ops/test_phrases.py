@@ -30,7 +30,7 @@ def test_pairs_follow_the_anchors_and_templates() -> None:
 
 def test_a_style_is_fitted_in_neutral_contexts() -> None:
     found = dict(phrases.pairs([load_concept("style-noto")]))
-    assert found["an animal in noto style"] == "an animal" and found["noto style"] == "" and found["in noto style"] == ""
+    assert found["a living thing in noto style"] == "a living thing" and found["noto style"] == "" and found["in noto style"] == ""
     assert not set(found) & set(load_concept("style-noto").prompts)
 
 

@@ -13,7 +13,7 @@ HARM_WORDS = (
 )
 """Safe Latent Diffusion's safety text, as diffusers has it (the authors' lacks the first three words)."""
 
-STYLE_TEMPLATES = ("an object {}", "an animal {}", "a tool {}", "food {}", "a picture {}")
+STYLE_TEMPLATES = ("a thing {}", "a living thing {}", "something useful {}", "something to eat {}", "a picture {}")
 """What a style is named with when it is fitted: none of them is an evaluation caption."""
 
 
