@@ -64,7 +64,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(genward, "open_model", lambda name: tiny_sd(), raising=False)
-    (code,) = blocks(ROOT / "README.md", "python")
+    code = blocks(ROOT / "README.md", "python")[0]
     exec(compile(code.replace("steps=20", "steps=2"), "README.md", "exec"), {})
     assert sorted(p.name for p in tmp_path.glob("*.png")) == ["bomb.png", "cat.png"]
 

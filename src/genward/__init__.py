@@ -14,9 +14,14 @@ if TYPE_CHECKING:
     from genward.errors import GenwardError
     from genward.run.guard import Guard
     from genward.run.models import open_model
+    from genward.run.policy import Policy, load_policy
+    from genward.run.protect import protect
 
 __version__ = "0.1.0"
-__all__ = ["Case", "Concept", "GenwardError", "Guard", "Sample", "Sampler", "Spec", "__version__", "lab", "load_concept", "open_model"]
+__all__ = [
+    "Case", "Concept", "GenwardError", "Guard", "Policy", "Sample", "Sampler", "Spec", "__version__", "lab", "load_concept", "load_policy", "open_model",
+    "protect",
+]  # fmt: skip
 
 _HOMES = {
     "Case": "genward.core",
@@ -28,6 +33,9 @@ _HOMES = {
     "Spec": "genward.core",
     "load_concept": "genward.core",
     "open_model": "genward.run.models",
+    "Policy": "genward.run.policy",
+    "load_policy": "genward.run.policy",
+    "protect": "genward.run.protect",
 }
 
 

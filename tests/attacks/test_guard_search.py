@@ -65,7 +65,7 @@ class Target:
         out = []
         for case in cases:
             bad = "bomb" in case.prompt
-            out.append(Sample(case, status="refused" if bad else "ok", notes={"aeiou": [count([case.prompt])[0]]} if self.tells else {}))
+            out.append(Sample(case, status="refused" if bad else "ok", notes={"aeiou.score": [count([case.prompt])[0]]} if self.tells else {}))
         return out
 
 

@@ -15,7 +15,7 @@ import typer
 from typer import Exit
 
 from genward import __version__
-from genward.cli import check, claims, doctor, export, fit, generate, judge, lab, listing, report, run, show
+from genward.cli import calibrate, check, claims, dataset, doctor, export, fit, generate, guard, judge, lab, listing, report, run, show
 from genward.errors import GenwardError
 
 STOPPED = "stopped; everything finished is kept; the same command resumes"
@@ -41,8 +41,11 @@ app.command("judge")(judge.main)
 app.command("run")(run.main)
 app.command("report")(report.main)
 app.command("claims")(claims.main)
+app.command("guard")(guard.main)
+app.command("calibrate")(calibrate.main)
 app.command("check")(check.main)
 app.command("doctor")(doctor.main)
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(lab.app, name="lab")
 
 

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from genward.cli import common
-from genward.errors import UnknownName
+from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from genward.run.plan import Plan
 
 PRESETS = ("quick", "standard", "full")
 COLUMNS = ("arm", "concept", "wording", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet", "seconds_per_image", "extra_passes")
+
+GUARD_COLUMNS = (
+    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "passes_per_released", "passes_per_blocked", "seconds_per_image",
+)  # fmt: skip
+PROMPT_COLUMNS = ("guard", "dataset", "split", "auroc", "low", "high", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "n", "ms_per_prompt")
 
 
 def recipe_of(benchmark: str, preset: str) -> str:
@@ -52,6 +57,23 @@ def show_cells(cells: list[dict[str, Any]]) -> None:
     common.table(rows, COLUMNS)
 
 
+def show_guards(cells: list[dict[str, Any]]) -> None:
+    """The guards' table as text."""
+    rows = [{**c, "interval": "-" if c.get("low") is None else f"{c['low']:.2f} … {c['high']:.2f}"} for c in cells]
+    common.table(rows, GUARD_COLUMNS)
+
+
+def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, as_json: bool) -> None:
+    """``genward run prompt-guard``: prompt guards on the prompt sets of a folder; no picture is made."""
+    from genward.run.prompt_guard import run_prompt_guard
+
+    if data is None:
+        raise BadInput("prompt-guard reads prompt sets from a folder; name it with --data")
+    with common.stages(as_json) as update:
+        found = run_prompt_guard(data, out=out, limit=limit or None, seed=seed, progress=update)
+    common.emit(found) if as_json else common.table(found["cells"], PROMPT_COLUMNS)
+
+
 def main(
     benchmark: str = typer.Argument("erasure", help="Benchmark to run; see genward list benchmarks."),
     preset: str = typer.Option("quick", "--preset", "-p", help="quick, standard, full, or a recipe file."),
@@ -65,6 +87,8 @@ def main(
     seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
     judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."),
     references: str = typer.Option("", "--references", help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own)."),
+    data: Path | None = typer.Option(None, "--data", help="Folder of prompt sets, for prompt-guard."),
+    out: Path = typer.Option(Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."),
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
     retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
@@ -75,6 +99,9 @@ def main(
     as_json: bool = common.Json,
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
+    if benchmark == "prompt-guard":
+        prompt_guard(data, out, n, seed or 0, as_json)
+        return
     from genward.run.catalog import entry
     from genward.run.loops import costs, run_plan
     from genward.run.plan import make_plan
@@ -91,10 +118,11 @@ def main(
     say = None if as_json else common.note
     with common.stages(as_json) as update:
         found = run_plan(plan, store, device=device, dtype=dtype, download=download, refit=refit, retry=retry, progress=update, say=say)
+    cells = found.get("guards") or found["cells"]
     if as_json:
-        common.emit({"cells": found["cells"], "run": found["run"]})
+        common.emit({"cells": cells, "run": found["run"]})
     else:
-        show_cells(found["cells"])
+        show_guards(cells) if "guards" in found else show_cells(cells)
         common.note(f"run {plan.name} in {store}; report: genward report {plan.name} --store {store}")
     if found["run"]["errors"]:
         common.note(f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them again")

@@ -34,6 +34,9 @@ class Site:
 class Rig(Protocol):
     """The one door to a live model. Undone on close, counted while open. See ``genward.models.rig``."""
 
+    now: Frame | None
+    """Where the port that runs is being called; ``images`` ports, which get no frame, read it here"""
+
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None: ...
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None: ...
     def inputs(self, fn: Callable[[Call, Frame], Call], *, during: Window = (0.0, 1.0)) -> None: ...

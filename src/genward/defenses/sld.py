@@ -92,9 +92,7 @@ def _guide(rig: Rig, text: str, settings: SldSettings) -> Callable[[Tensor | Non
             state["velocity"] = cond.new_zeros((int(rows.max()) + 1, *cond.shape[1:]))
         safe = state["text"].to(call.text.device, call.text.dtype).expand(len(cond), -1, -1)
         third = rig.predict(call._replace(text=safe)).noise
-        noise, velocity = sld_step(
-            uncond, cond, third, state["velocity"][rows], step, guidance=frame.guidance, **{**settings._asdict(), "warmup": warmup}
-        )
+        noise, velocity = sld_step(uncond, cond, third, state["velocity"][rows], step, guidance=frame.guidance, **{**settings._asdict(), "warmup": warmup})
         state["velocity"] = torch.index_copy(state["velocity"], 0, rows, velocity).detach()
         return noise
 

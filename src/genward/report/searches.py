@@ -71,7 +71,8 @@ def curve(fact: Mapping[str, Any]) -> Curve | None:
     low, high = min(smooth), max(smooth)
     across, down = WIDTH - 2 * PAD, HEIGHT - 2 * PAD
     points = [
-        f"{PAD + across * k / (len(smooth) - 1):.1f},{PAD + down * (1 - (v - low) / (high - low)) if high > low else HEIGHT / 2:.1f}" for k, v in enumerate(smooth)
+        f"{PAD + across * k / (len(smooth) - 1):.1f},{PAD + down * (1 - (v - low) / (high - low)) if high > low else HEIGHT / 2:.1f}"
+        for k, v in enumerate(smooth)
     ]
     return Curve(str(fact.get("concept", "")), " ".join(points), smooth[0], smooth[-1], len(values), str(fact.get("word", "")))
 

@@ -65,7 +65,9 @@ def _class_var(annotation: ast.expr) -> bool:
 
 
 def class_name_of(node: ast.ClassDef) -> str | None:
-    """The plug-in name that a class declares, or ``None``."""
+    """The plug-in name that a class declares, or ``None``; classes whose name begins with ``_`` are a file's own business."""
+    if node.name.startswith("_"):
+        return None
     for item in node.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == "name" and _class_var(item.annotation):
             if isinstance(item.value, ast.Constant) and isinstance(item.value.value, str):

@@ -153,7 +153,7 @@ def ready(
             defense = template(request)
             field = artifact_field(type(defense))
             if field is None or getattr(defense, field) is not None:
-                defenses.append(defense)
+                defenses.append(with_probe(defense))
                 continue
             artifact = _artifact(request, defense, model, folder, refit, say)
             defense = dataclasses.replace(defense, **{field: artifact})
@@ -161,6 +161,18 @@ def ready(
         artifacts.append(artifact)
         seconds += float(artifact.card.get("seconds", 0.0))
     return Ready(defenses, seconds, artifacts)
+
+
+def with_probe(defense: Any) -> Any:
+    """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened."""
+    if not dataclasses.is_dataclass(defense) or isinstance(defense, type):
+        raise BadInput(f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense class")
+    if getattr(defense, "judge", "") and getattr(defense, "probe", 0) is None:
+        from genward.run.judging import judge_hash, open_judge
+
+        judge = open_judge(defense.judge)  # type: ignore[attr-defined]
+        return dataclasses.replace(defense, probe=judge, judge_hash=judge_hash(judge))
+    return defense
 
 
 def _fits_folder(store: Store | Path | str | None) -> Path | None:
@@ -195,9 +207,10 @@ def _artifact(request: DefenseRequest, defense: Any, model: StableDiffusion, fol
 def fit_artifact(name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows seen, model and seconds)."""
     from genward.ops.artifacts import save
+    from genward.run.dataset import fit_helpers
 
     began = time.perf_counter()
-    made = defense.fit(model, concept, progress=_tenths(name, progress) if progress else None)
+    made = defense.fit(model, concept, progress=_tenths(name, progress) if progress else None, **fit_helpers(defense, model))
     artifact = made if hasattr(made, "tensors") else getattr(made, artifact_field(type(defense)) or "")
     card = {"method": name, "settings": fit_fields(defense), "model_hash": model.spec.hash, "seconds": round(time.perf_counter() - began, 2), **artifact.card}
     return save(stem, artifact.tensors, card)

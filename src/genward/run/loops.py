@@ -12,7 +12,7 @@ from genward.run.plan import Plan, load_plan
 if TYPE_CHECKING:
     from genward.store import Store
 
-LOOPS = ("erasure", "m-erasure")
+LOOPS = ("erasure", "m-erasure", "guards")
 """Benchmarks that a plan can run."""
 
 
@@ -28,6 +28,10 @@ def run_plan(plan: Plan, store: Store | Path | str, **settings: Any) -> dict[str
         from genward.run.m_erasure import run_m_erasure
 
         return run_m_erasure(plan, store, **settings)
+    if plan.benchmark == "guards":
+        from genward.run.guards import run_guards
+
+        return run_guards(plan, store, **settings)
     from genward.run.measure import run_erasure
 
     return run_erasure(plan, store, **settings)
@@ -51,6 +55,10 @@ def measure_again(store: Store, name: str, judge: Any = None, *, command: str = 
         from genward.run.m_erasure import measure_stage
 
         return measure_stage(store, name, judge, command=command, device=device)
+    if load_plan(store, name).benchmark == "guards":
+        from genward.run.guards import measure_guards
+
+        return measure_guards(store, name, judge, command=command, device=device)
     from genward.run.measure import measure
 
     return measure(store, name, judge, command=command, device=device)

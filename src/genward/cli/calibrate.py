@@ -1,0 +1,67 @@
+"""``genward calibrate``: a guard's threshold at a chosen false-positive rate, on benign prompts of the user's own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import typer
+
+from genward.cli import common
+from genward.errors import BadInput
+
+
+def main(
+    defense: str = typer.Argument(..., help="A guard with a score, as aeiou:weapons."),
+    benign: Path = typer.Option(..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."),
+    fpr: float = typer.Option(0.01, "--fpr", help="Share of benign prompts that may be blocked."),
+    out: Path = typer.Option(Path("policy.toml"), "--out", "-o", help="Policy file to write; give it to --policy."),
+    policy: str | None = typer.Option(
+        None, "--policy", "-p", help="Policy that gets the threshold; by default one of the guard's concept. May be --out itself."
+    ),
+    model: str = common.ModelName,
+    steps: int = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps, as you will use them; guards of the text alone take none."),
+    guidance: float = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance, as you will use it."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first prompt's noise; the next ones count up."),
+    batch: int = typer.Option(32, "--batch", min=1, max=1024, help="Prompts at a time."),
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    store: Path = common.StoreFolder,
+    as_json: bool = common.Json,
+) -> None:
+    """Set a guard's threshold so that at most the given share of your benign prompts is blocked, and write a policy file."""
+    if out.suffix != ".toml":
+        raise BadInput(f"--out {out}: a policy file ends in .toml")
+    if not 0 <= fpr < 1:
+        raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
+    from genward.run import calibrate as calibration
+    from genward.run.policy import dump_policy, load_policy
+
+    request = calibration.one_request(defense)
+    base = load_policy(policy) if policy else None
+    prompts = calibration.read_prompts(benign)
+
+    from genward.run.prompts import checked_prompts
+
+    checked_prompts(prompts)
+
+    from genward.run.models import open_model
+
+    opened = open_model(model, device, dtype, download=download)
+    say = None if as_json else common.note
+    with common.progress("benign prompts", as_json) as update:
+        found = calibration.calibrate(
+            opened, request, prompts, fpr,
+            policy=base, steps=steps, guidance=guidance, seed=seed, batch=batch, store=store, say=say, progress=update,
+        )  # fmt: skip
+    text = dump_policy(found.policy)
+    common.write_whole(out, lambda path: path.write_text(text, "utf-8"))
+    if as_json:
+        common.emit({"out": str(out), **{k: v for k, v in found._asdict().items() if k not in ("policy", "scores")}, "scores": found.scores})
+        return
+    common.note(f"{found.defense}, {found.category}: threshold {found.threshold:.6g}, reached by {found.measured:.2%} of {found.n} benign prompts")
+    common.note(f"95 % interval of that rate on prompts like these: {found.low:.2%} to {found.high:.2%}")
+    if fpr and found.n * fpr < 1:
+        common.note(f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give {math.ceil(1 / fpr):,} or more")
+    print(out)

@@ -1,0 +1,128 @@
+"""``genward dataset``: data to fit early detectors on: prompts × seeds, labels of the pictures, early features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from genward.cli import common
+from genward.errors import BadInput
+
+app = typer.Typer(no_args_is_help=True, help="Data for early detectors: prompts × seeds, labels of this very picture, early features.")
+
+
+def read_prompts(file: Path) -> list[str | tuple[str, str]]:
+    """Prompts from a text file (one a line) or a CSV with a column ``prompt`` and, if it likes, ``family``.
+
+    Raises:
+        BadInput: it cannot be read or holds no prompt.
+    """
+    import csv
+    import io
+
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read as text: {error}; give a UTF-8 file, one prompt a line") from error
+    if file.suffix.lower() == ".csv":
+        rows = list(csv.DictReader(io.StringIO(text)))
+        if not rows or "prompt" not in rows[0]:
+            raise BadInput(f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by")
+        found: list[str | tuple[str, str]] = [(r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()]
+    else:
+        found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise BadInput(f"{file} holds no prompt")
+    return found
+
+
+def told(names: str) -> tuple[str, ...]:
+    """``"a,b"`` -> ``("a", "b")``."""
+    return tuple(n.strip() for n in names.split(",") if n.strip())
+
+
+@app.callback()
+def root() -> None:
+    """Data for early detectors."""
+
+
+@app.command("build")
+def build(
+    out: Path = typer.Option(..., "--out", "-o", help="Folder to write; a stopped build goes on in it."),
+    concept: list[str] = typer.Option([], "--concept", "-c", help="Concepts or concept files: their captions and labels."),
+    prompts: Path | None = typer.Option(None, "--prompts", help="Own prompts: a text file, one a line, or a CSV (prompt, family)."),
+    label: str = typer.Option("", "--label", help="Judge's labels, comma-separated; by default the concepts' own."),
+    images: int = typer.Option(960, "--images", "-n", help="Pictures, of concepts' captions."),
+    seeds: int = typer.Option(4, "--seeds", help="Pictures a prompt."),
+    judge: str = typer.Option("lab", "--judge", "-j", help="Judges, comma-separated; where they differ, a label is unknown."),
+    sites: str = typer.Option("", "--sites", help="Sites to read, comma-separated (genward show model lab)."),
+    parts: str = typer.Option("text", "--parts", help="text, latents, noise: read beside the sites."),
+    steps: str = typer.Option("0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps."),
+    sampling_steps: int = typer.Option(20, "--steps", help="Sampling steps."),
+    guidance: float = typer.Option(4.0, "--guidance", help="Guidance scale."),
+    pool: int = typer.Option(8, "--pool", help="Edge of the grid that features are averaged to; 0 for none."),
+    test_families: str = typer.Option("", "--test-families", help="Wordings or families kept for the test alone, comma-separated."),
+    seed: int = typer.Option(0, "--seed", help="Of captions, noise and splits."),
+    batch: int = typer.Option(32, "--batch", help="Pictures at a time."),
+    model: str = common.ModelName,
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    as_json: bool = common.Json,
+) -> None:
+    """Build a dataset: generate each prompt with several seeds, label the pictures, keep early features. No picture is stored."""
+    if not concept and prompts is None:
+        raise BadInput("nothing to build from; give --concept weapons, or --prompts FILE with --label")
+    from genward.core.records import Sampler, load_concept
+
+    concepts = [load_concept(c) for c in concept]
+    labels = told(label) or tuple(dict.fromkeys(x for c in concepts for x in c.judge))
+    if not labels:
+        raise BadInput("no label to judge by; name them with --label (genward list judges)")
+    try:
+        at = tuple(float(s) for s in told(steps))
+    except ValueError:
+        raise BadInput(f"--at {steps!r}: give numbers, as in 0,0.1,0.2") from None
+    written = read_prompts(prompts) if prompts is not None else []
+
+    from genward.run import dataset
+    from genward.run.judging import open_judge
+    from genward.run.models import open_model, words_of
+
+    judges = [open_judge(j) for j in told(judge)]
+    cases = dataset.concept_cases(concepts, words_of(model), images, seeds, seed) if concepts else []
+    cases += dataset.prompt_cases(written, seeds, seed)
+    settings: dict[str, Any] = {"sites": told(sites)} if sites else {}
+    recipe = dataset.Recipe(
+        labels, parts=told(parts), steps=at, pool=pool, sampler=Sampler(sampling_steps, guidance), test_wordings=told(test_families), seed=seed, **settings
+    )
+    opened = open_model(model, device, dtype, download=download)
+    with common.progress("pictures", as_json) as update:
+        card = dataset.build(opened, cases, judges, recipe, out, batch=batch, progress=update)
+    show(card, as_json)
+
+
+@app.command("show")
+def show_folder(folder: Path = typer.Argument(..., help="Folder of a dataset."), as_json: bool = common.Json) -> None:
+    """Counts of a dataset, and how many prompts change their label between seeds."""
+    from genward.run import dataset
+
+    found = dataset.load(folder, states=False)
+    show(dataset.summary(found, found.card["plan"]), as_json)
+
+
+def show(card: dict[str, Any], as_json: bool) -> None:
+    """Print a dataset's card."""
+    if as_json:
+        common.emit(card)
+        return
+    common.table(
+        [{"split": s, **{k: v for k, v in row.items() if k != "positives"}} for s, row in card["splits"].items()], ("split", "rows", "clusters", "harm")
+    )
+    changing = card["flips"]
+    if changing["prompts"]:
+        common.note(
+            f"{changing['share']:.1%} of {changing['prompts']} prompts change their label between seeds ({changing['low']:.1%} to {changing['high']:.1%})"
+        )

@@ -1,0 +1,102 @@
+"""``genward guard``: pictures under a policy; the table says which rows were released and who blocked the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from genward.cli import common
+from genward.errors import BadInput
+
+if TYPE_CHECKING:
+    from genward.run.guarded import RowVerdict
+
+COLUMNS = ("row", "prompt", "seed", "verdict", "by", "stage", "step", "score", "threshold", "category", "passes", "picture")
+WIDE = 40
+"""Characters of a prompt that fit into the table."""
+SHARES = 3
+"""Tokens that the table shows of a verdict."""
+
+
+def told(prompt: str, seed: int, verdict: RowVerdict, picture: Path | None) -> dict[str, Any]:
+    """One row of the JSON."""
+    facts = {"by": verdict.by, "stage": verdict.stage, "step": verdict.step, "score": verdict.score, "threshold": verdict.threshold}
+    more = {"category": verdict.category, "why": verdict.why, "failed": verdict.failed, "passes": verdict.passes, "tokens": verdict.tokens}
+    return {"prompt": prompt, "seed": seed, "verdict": verdict.action, **facts, **more, "notes": verdict.notes, "picture": str(picture) if picture else None}
+
+
+def shown(row: int, data: dict[str, Any]) -> dict[str, Any]:
+    """One row of the table."""
+    text = " ".join(str(data["prompt"]).split())
+    step = None if data["step"] < 0 else data["step"]
+    words = " ".join(f"{t} {x:+.2g}" for t, x in sorted(data["tokens"], key=lambda pair: -pair[1])[:SHARES])
+    named = {key: data[key] or None for key in ("by", "stage", "category", "picture")}
+    return {**data, **named, "row": row, "step": step, "prompt": text if len(text) <= WIDE else text[: WIDE - 1] + "…", "tokens": words}
+
+
+def main(
+    prompt: list[str] = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make several rows."),
+    policy: str = typer.Option("weapons", "--policy", "-p", help="Policy, concept, or a policy file (.toml)."),
+    defense: list[str] = typer.Option(["aeiou", "wukong"], "--defense", "-d", help="As aeiou, sld:weapons, image_filter; several make a chain, in order."),
+    out: Path = typer.Option(Path("genward-guard"), "--out", "-o", help="Folder for the pictures that are released."),
+    model: str = common.ModelName,
+    negative: str = typer.Option("", "--negative", help="Negative prompt of your own."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first picture of a prompt; the next ones count up."),
+    steps: int = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps."),
+    guidance: float = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance."),
+    n: int = typer.Option(1, "--n", min=1, max=256, help="Pictures a prompt."),
+    audit: Path | None = typer.Option(None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts."),
+    timeout: float | None = typer.Option(None, "--timeout", help="Seconds that a guard may take each time it is called."),
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    store: Path = common.StoreFolder,
+    as_json: bool = common.Json,
+) -> None:
+    """Make pictures under a policy: print a verdict a row, save what is released. Exit code 1 if a guard failed."""
+    if out.exists() and not out.is_dir():
+        raise BadInput(f"--out {out} is a file; name a folder")
+    from genward.run.fit import parse_defense
+    from genward.run.policy import load_policy
+
+    rules = load_policy(policy)
+    for text in defense:
+        parse_defense(text)
+    if n * len(prompt) > 1024:
+        raise BadInput(f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024")
+
+    from genward.run.prompts import checked_prompts
+
+    checked_prompts(list(prompt))
+
+    import torch
+
+    from genward.run.models import open_model
+    from genward.run.protect import protect
+
+    opened = open_model(model, device, dtype, download=download)
+    rows = [(p, seed + j) for p in prompt for j in range(n)]
+    generators = [torch.Generator().manual_seed(s) for _, s in rows]
+    chain = [d for d in defense if d != "none"]
+    with protect(opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=None if as_json else common.note) as guarded:
+        made = guarded(
+            list(prompt), negative_prompt=negative or None, num_images_per_prompt=n, num_inference_steps=steps, guidance_scale=guidance, generator=generators
+        )
+    data = []
+    for k, ((text, number), image, verdict) in enumerate(zip(rows, made.images, made.verdicts, strict=True)):
+        picture = None if image is None else out / f"{k // n:03d}-{number}.png"
+        if image is not None and picture is not None:
+            common.write_whole(picture, image.save)
+        data.append(told(text, number, verdict, picture))
+    if as_json:
+        common.emit({"policy": rules.name, "guard": guarded.hash, "model": opened.spec.hash, "seconds": made.seconds, "rows": data})
+    else:
+        columns = [*COLUMNS, "tokens"] if any(row["tokens"] for row in data) else COLUMNS
+        common.table([shown(k, row) for k, row in enumerate(data)], columns)
+        for row in data:
+            if row["why"]:
+                common.note(f"{row['verdict']}: {row['why']}")
+    if any(v.failed for v in made.verdicts):
+        raise typer.Exit(1)

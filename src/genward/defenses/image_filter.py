@@ -1,0 +1,122 @@
+"""Image filter: any judge at the image port. It looks at the finished picture, so it pays the whole generation first.
+
+The classical guard, and the yardstick of the ones that stop early. The judge comes as an object (``probe``): ``genward.protect`` and the command line
+open the one that ``judge`` names; in code of your own, pass one. Fail closed: a label that the judge lacks is an error, a score that is not a number
+refuses the picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from genward.core.contracts import Judge, Rig
+from genward.core.records import Case, Concept, Frame, Sample
+from genward.errors import BadInput, GuardError, UnknownName
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ACTIONS = ("block", "flag")
+
+
+@dataclass(frozen=True)
+class ImageFilter:
+    """Image filter: a judge looks at the finished picture, and a label at its threshold refuses it."""
+
+    name: ClassVar[str] = "image_filter"
+    kind: ClassVar[str] = "guard"
+    fits: ClassVar[bool] = False
+    needs_guidance: ClassVar[bool] = False
+    extra_passes: ClassVar[float] = 0.0
+    at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
+    judge: str = "lab"
+    """Name of the judge (``genward list judges``)."""
+    labels: tuple[str, ...] = ()
+    """Labels that refuse a picture; ``image_filter:weapons`` takes the concept's."""
+    threshold: float | None = None
+    """One threshold for all labels; none: the judge's own, label by label, from its card."""
+    action: str = "block"
+    """``block`` refuses a picture, ``flag`` puts it on record and lets it pass."""
+    concept: str = ""
+    """Name of the concept that the labels were taken from, for the record."""
+    judge_hash: str = ""
+    """Identity of the judge that was opened, filled in with it."""
+    probe: Judge | None = field(default=None, compare=False, repr=False, metadata={"identity": False})
+    """The judge itself; opened by name where genward builds the chain."""
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise UnknownName("image_filter action", self.action, ACTIONS)
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise BadInput(f"image_filter: threshold {self.threshold}; give a finite number, or none for the judge's own")
+
+    @classmethod
+    def for_concept(cls, concept: Concept, **fields: Any) -> Self:
+        """With the labels that show the concept."""
+        if not concept.judge and not fields.get("labels"):
+            raise BadInput(f"image_filter:{concept.name}: the concept file names no judge labels; add judge = {{ labels = [...] }}, or give labels=a;b")
+        return cls(**{"labels": concept.judge, "concept": concept.name, **fields})
+
+    def attach(self, rig: Rig) -> None:
+        """Look at the surviving pictures; the nearest label to its threshold, or beyond it, is what a verdict names."""
+        judge = self.probe
+        if judge is None:
+            raise BadInput(
+                f"image_filter has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('image_filter:weapons', judge={self.judge})"
+            )
+        if not self.labels:
+            raise BadInput("image_filter has no labels to refuse; write image_filter:weapons, or give labels=pistol;bomb")
+        limits = thresholds(judge, self.labels, self.threshold)
+
+        def look(images: list[Image]) -> list[Image]:
+            frame: Frame | None = getattr(rig, "now", None)
+            if frame is None:
+                raise GuardError("image_filter was called outside the image stage")
+            values = scores(judge, images, self.labels)
+            worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
+            rows = np.arange(len(images))
+            found, limit = values[rows, worst], limits[worst]
+            score = torch.from_numpy(found)
+            rig.note(frame, **{"image_filter.score": score})
+            for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold
+                label = self.labels[worst[k]]
+                why = f"the picture shows {label}" if np.isfinite(found[k]) else f"the judge has no number for {label}"
+                act = rig.block if self.action == "block" or not np.isfinite(found[k]) else rig.flag
+                act(frame, torch.tensor([int(k)]), why, score=score, threshold=float(limit[k]), category=self.concept or label)
+            return images
+
+        rig.images(look)
+
+
+def thresholds(judge: Judge, labels: Sequence[str], given: float | None) -> NDArray[np.float64]:
+    """(labels,) the threshold of each label: the given one, or the card's.
+
+    Raises:
+        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given.
+    """
+    card = judge.card
+    known = card.labels if card is not None else {}
+    for label in labels:
+        if known and label not in known:
+            raise UnknownName(f"label of judge {judge.name}", label, known)
+        if given is None and "threshold" not in known.get(label, {}):
+            raise BadInput(f"image_filter: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
+    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
+
+
+def scores(judge: Judge, images: Sequence[Image], labels: Sequence[str]) -> NDArray[np.float64]:
+    """(images, labels) the judge's numbers; NaN where it has none."""
+    samples = [Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images)]
+    rows, columns = {s.id: k for k, s in enumerate(samples)}, {label: j for j, label in enumerate(labels)}
+    values = np.full((len(images), len(labels)), np.nan)
+    for score in judge.judge(samples):
+        if score.label in columns and score.sample in rows:
+            values[rows[score.sample], columns[score.label]] = score.value
+    return values

@@ -1,0 +1,442 @@
+"""Per-head states of a text encoder: read-out, directions, head selection, linear scores, attribution, attenuation.
+
+AEIOU (Wang et al., arXiv 2412.18123) finds that harmful and harmless prompts lie apart along one direction a (layer, head). Everything here ends
+in **one matrix a layer**: a head's z-scored projection is linear in its state, so is any weighted sum of heads and any read-out, and a guard
+with many categories costs one small product a layer on states that the encoder computed anyway.
+
+States are the input of a layer's output projection, ``(rows, t, heads · dim)``; "sample" tables are read out, ``(n, heads, dim)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genward.errors import BadInput
+
+READOUTS = ("last", "mean")
+"""``last``: the last token that is no padding (CLIP: the end mark, which sees every token); ``mean``: the mean over such tokens (BERT, T5)."""
+METHODS = ("lda", "mean")
+COMBINE = ("mean", "logistic")
+FOLDS = 5
+FLOOR = 1e-8
+"""Least deviation that is divided by."""
+
+Floats = NDArray[np.float64]
+
+
+class HeadStates(NamedTuple):
+    """What an encoder computed for some texts: site -> (n, t, heads · dim), and which tokens are no padding (n, t)."""
+
+    states: Mapping[str, Tensor]
+    mask: Tensor
+
+
+class HeadFit(NamedTuple):
+    """A fitted category as numbers: ``weight`` (heads, dim) of the whole encoder's heads (0 where a head is not used), ``bias``, and how it came about."""
+
+    weight: Tensor
+    bias: float
+    chosen: tuple[int, ...]
+    """Heads used, best first"""
+    auroc: tuple[float, ...]
+    """Their out-of-fold AUROC"""
+    scores: Tensor
+    """(n,) out-of-fold scores of the rows that were fitted on, harmful rows first"""
+
+
+# ---------------------------------------------------------------------------------------------------------------- read-out
+
+
+def read_out(states: Tensor, mask: Tensor, how: str) -> Tensor:
+    """(n, t, c) states -> (n, c), by ``last`` or ``mean`` of the tokens that the mask (n, t) marks.
+
+    CLIP is causal, so its end mark has seen the whole prompt. The *last* marked token is the first end mark unless a prompt spells one out
+    itself; reading at that early one would let a prompt hide everything behind it.
+
+    Raises:
+        BadInput: shapes that do not belong together, a row without tokens, another read-out.
+    """
+    if states.ndim != 3 or mask.shape != states.shape[:2]:
+        raise BadInput(f"head states {tuple(states.shape)} with a mask of {tuple(mask.shape)}; (n, t, c) and (n, t) are wanted")
+    mask = mask.to(states.device, torch.bool)
+    if not bool(mask.any(1).all()):
+        raise BadInput("a text has no token to read out; every row needs one that is not padding")
+    if how == "last":
+        place = mask.shape[1] - 1 - mask.flip(1).int().argmax(1)
+        return states[torch.arange(len(states), device=states.device), place]
+    if how == "mean":
+        share = mask.to(states.dtype)
+        return (share[:, None] @ states)[:, 0] / share.sum(1, keepdim=True)
+    raise BadInput(f"read-out {how!r}; {' or '.join(map(repr, READOUTS))} are possible")
+
+
+def head_table(sample: Mapping[str, Tensor], heads: Mapping[str, int]) -> Tensor:
+    """Read-out states (n, heads · dim) of all sites side by side as (n, sum of heads, dim), float64, in the order of ``heads`` (site -> head count).
+
+    Heads narrower than the widest (several encoders at once) are filled up with zeros, in which no direction can point.
+    """
+    parts = [sample[site].double().unflatten(-1, (count, -1)) for site, count in heads.items()]
+    wide = max(p.shape[-1] for p in parts)
+    return torch.cat([torch.nn.functional.pad(p, (0, wide - p.shape[-1])) for p in parts], dim=1)
+
+
+def site_weights(weight: Tensor, heads: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Tensor]:
+    """The inverse of ``head_table`` for a weight (k, sum of heads, dim): site -> (k, heads · dim); ``widths`` are the sites' channels."""
+    out, start = {}, 0
+    for site, count in heads.items():
+        out[site] = weight[:, start : start + count, : widths[site] // count].flatten(1)
+        start += count
+    return out
+
+
+_HASHES: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+
+
+def encoder_hash(encoder: Any) -> str:
+    """16 hex digits over names, dtypes, shapes and bytes of an encoder's parameters; made again only where a parameter was replaced or written to."""
+    values = sorted(encoder.named_parameters())
+    state = tuple((p.data_ptr(), p._version) for _, p in values)
+    kept = _HASHES.get(encoder)
+    if kept is not None and kept[0] == state:
+        return kept[1]
+    total = hashlib.sha256()
+    for name, value in values:
+        total.update(f"{name}|{value.dtype}|{list(value.shape)}".encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    _HASHES[encoder] = (state, total.hexdigest()[:16])
+    return _HASHES[encoder][1]
+
+
+def encoder_name(encoder: Any) -> str:
+    """``BertModel 6×384`` and the first digits of its hash: what messages call an encoder."""
+    config = encoder.config
+    layers = getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", "?")
+    width = getattr(config, "hidden_size", None) or getattr(config, "d_model", "?")
+    return f"{type(encoder).__name__} {layers}×{width} ({encoder_hash(encoder)[:8]})"
+
+
+def heads_of(encoder: Any) -> int:
+    """Attention heads a layer."""
+    return int(getattr(encoder.config, "num_attention_heads", None) or encoder.config.num_heads)
+
+
+def natural_readout(encoder: Any) -> str:
+    """``last`` for CLIP, which is causal and read at its end mark; ``mean`` for BERT and T5."""
+    return "last" if "clip" in str(encoder.config.model_type) else "mean"
+
+
+# -------------------------------------------------------------------------------------------------------------- directions
+
+
+def mean_difference(harmful: Tensor, benign: Tensor) -> Tensor:
+    """Unit vectors (heads, dim) from the benign to the harmful mean; (n, heads, dim) each."""
+    gap = harmful.mean(0) - benign.mean(0)
+    return unit(gap)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors at length 1 along the last axis; a vector of zeros stays one."""
+    found: Tensor = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(FLOOR)
+    return found
+
+
+def ledoit_wolf(centered: Tensor) -> Tensor:
+    """Shrunk covariance (heads, d, d) of rows centered already, (n, heads, d): ``(1-s)·S + s·(tr S/d)·I`` (Ledoit and Wolf, JMVA 2004).
+
+    The shrinkage is scikit-learn's estimator with ``assume_centered``, for all heads at once.
+    """
+    n, _, d = centered.shape
+    s = torch.einsum("nha,nhb->hab", centered, centered) / n
+    mu = s.diagonal(dim1=-2, dim2=-1).sum(-1) / d
+    squares = centered.square()
+    beta = (torch.einsum("nha,nhb->h", squares, squares) / n - s.square().sum((-2, -1))) / (n * d)
+    delta = (s.square().sum((-2, -1)) - 2 * mu * s.diagonal(dim1=-2, dim2=-1).sum(-1) + d * mu.square()) / d
+    shrink = torch.where(delta > 0, torch.minimum(beta.clamp_min(0.0), delta) / delta.clamp_min(1e-300), 0.0)
+    eye = torch.eye(d, dtype=centered.dtype, device=centered.device)
+    return (1 - shrink)[:, None, None] * s + (shrink * mu)[:, None, None] * eye
+
+
+def lda(harmful: Tensor, benign: Tensor) -> Tensor:
+    """Unit vectors (heads, dim) of linear discriminant analysis, ``S_w⁻¹(μ₁-μ₀)`` with a Ledoit-Wolf within-class covariance."""
+    gap = harmful.mean(0) - benign.mean(0)
+    within = ledoit_wolf(torch.cat([harmful - harmful.mean(0), benign - benign.mean(0)]))
+    scale = within.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(FLOOR)
+    ridge = FLOOR * scale[:, None, None] * torch.eye(within.shape[-1], dtype=within.dtype, device=within.device)
+    return unit(torch.linalg.solve(within + ridge, gap))
+
+
+def directions(harmful: Tensor, benign: Tensor, method: str) -> Tensor:
+    """(heads, dim) unit directions by ``lda`` or ``mean`` difference."""
+    if method not in METHODS:
+        raise BadInput(f"method {method!r}; {' or '.join(map(repr, METHODS))} are possible")
+    return lda(harmful, benign) if method == "lda" else mean_difference(harmful, benign)
+
+
+def drawn_to(own: Tensor, pooled: Tensor, shots: int, prior: float) -> Tensor:
+    """Unit directions drawn to those of all categories together with weight ``prior / (prior + shots)``: the few-shot form."""
+    share = prior / (prior + shots) if prior > 0 else 0.0
+    return unit((1 - share) * own + share * pooled)
+
+
+# ------------------------------------------------------------------------------------------------------------------ fitting
+
+
+def standardized(samples: Tensor, direction: Tensor, harmful: Tensor, benign: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(z-scored projections (n, heads), center (heads,), scale (heads,)): 0 midway between the class means, in units of the within-class deviation."""
+    a, b = (torch.einsum("nhd,hd->nh", x, direction) for x in (harmful, benign))
+    center = (a.mean(0) + b.mean(0)) / 2
+    scale = (((a - a.mean(0)).square().sum(0) + (b - b.mean(0)).square().sum(0)) / max(1, len(a) + len(b) - 2)).sqrt().clamp_min(FLOOR)
+    return (torch.einsum("nhd,hd->nh", samples, direction) - center) / scale, center, scale
+
+
+def folds_of(count: int, folds: int, seed: int) -> Tensor:
+    """(count,) fold numbers, as even as can be, shuffled."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    out = torch.empty(count, dtype=torch.long)
+    out[order] = torch.arange(count) % folds
+    return out
+
+
+def aurocs(positive: Tensor, negative: Tensor) -> Tensor:
+    """(heads,) AUROC of (n, heads) against (m, heads) scores, ties count half."""
+    from scipy.stats import rankdata
+
+    joint = torch.cat([positive, negative]).cpu().numpy()
+    ranks = torch.from_numpy(np.asarray(rankdata(joint, axis=0), np.float64))
+    n, m = len(positive), len(negative)
+    return (ranks[:n].sum(0) - n * (n + 1) / 2) / (n * m)
+
+
+def unit_folds(units: Sequence[Any] | None, count: int, seed: int) -> tuple[Tensor, int]:
+    """(fold of each of ``count`` rows, number of folds): rows of one unit (a phrase in several contexts, a pair) share a fold."""
+    names = list(range(count)) if units is None else list(units)
+    if len(names) != count:
+        raise BadInput(f"{len(names)} units for {count} rows; one a row is wanted")
+    place = {u: k for k, u in enumerate(dict.fromkeys(names))}
+    folds = min(FOLDS, len(place))
+    of_unit = folds_of(len(place), folds, seed)
+    return of_unit[torch.tensor([place[u] for u in names])], folds
+
+
+def out_of_fold(harmful: Tensor, benign: Tensor, method: str, where: tuple[Tensor, Tensor], folds: int, pooled: Tensor | None, prior: float) -> Tensor:
+    """(n + m, heads) z-scored projections of each row by directions fitted without its fold, harmful rows first.
+
+    This is the validation that selects heads and sets thresholds: with 5 examples there is nothing to spare for a split of its own.
+    """
+    out = torch.zeros(len(harmful) + len(benign), harmful.shape[1], dtype=harmful.dtype)
+    rows = torch.cat(where)
+    both = torch.cat([harmful, benign])
+    for fold in range(folds):
+        a, b = harmful[where[0] != fold], benign[where[1] != fold]
+        own = directions(a, b, method)
+        direction = own if pooled is None else drawn_to(own, pooled, len(a), prior)
+        out[rows == fold] = standardized(both[rows == fold], direction, a, b)[0]
+    return out
+
+
+def paired_folds(harmful: Tensor, benign: Tensor, units: tuple[Sequence[Any], Sequence[Any]] | None, seed: int) -> tuple[tuple[Tensor, Tensor], int]:
+    """Folds of both classes, as many as the scarcer class has units; ``BadInput`` where either has one unit only."""
+    a, folds_a = unit_folds(units[0] if units else None, len(harmful), seed)
+    b, folds_b = unit_folds(units[1] if units else None, len(benign), seed + 1)
+    folds = min(folds_a, folds_b)
+    if folds < 2:
+        raise BadInput("all harmful or all benign texts belong to one unit; heads are chosen on rows that were left out, so two units are needed")
+    return (a % folds, b % folds), folds
+
+
+def logistic(scores: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, float]:
+    """Balanced ridge logistic regression of (n, m) scores on 0/1 labels by Newton steps: (weights (m,), intercept), float64."""
+    x = torch.cat([scores, torch.ones(len(scores), 1, dtype=scores.dtype)], 1)
+    y = labels.to(scores.dtype)
+    share = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * len(y)
+    ridge = torch.full((x.shape[1],), penalty, dtype=x.dtype)
+    ridge[-1] = 1e-6
+    w = torch.zeros(x.shape[1], dtype=x.dtype)
+    for _ in range(50):
+        p = torch.sigmoid(x @ w)
+        gradient = x.T @ (share * (p - y)) + ridge * w
+        hessian = (x * (share * p * (1 - p))[:, None]).T @ x + torch.diag(ridge) + 1e-9 * torch.eye(len(w), dtype=x.dtype)
+        step = torch.linalg.solve(hessian, gradient)
+        w = w - step * min(1.0, 5.0 / float(step.norm().clamp_min(1e-12)))
+        if float(step.abs().max()) < 1e-9:
+            break
+    return w[:-1], float(w[-1])
+
+
+def fit_heads(
+    harmful: Tensor,
+    benign: Tensor,
+    *,
+    method: str = "lda",
+    count: int = 16,
+    combine: str = "mean",
+    penalty: float = 1.0,
+    seed: int = 0,
+    pooled: Tensor | None = None,
+    prior: float = 0.0,
+    units: tuple[Sequence[Any], Sequence[Any]] | None = None,
+) -> HeadFit:
+    """Directions, head selection and one linear score for one category.
+
+    Args:
+        harmful, benign: (n, heads, dim) and (m, heads, dim) read-out states, float64; at least 2 rows each.
+        count: how many heads the score uses, the best by out-of-fold AUROC; 0 takes all.
+        combine: ``mean`` of their z-scored projections, or a ridge ``logistic`` regression on these.
+        pooled: (heads, dim) directions of all categories together, that this one's are drawn to with ``prior`` rows' weight.
+        units: names of harmful and of benign rows that must not be parted between folds.
+
+    Raises:
+        BadInput: too few rows, states that are not finite, an unknown method.
+    """
+    if min(len(harmful), len(benign)) < 2:
+        raise BadInput(f"{len(harmful)} harmful and {len(benign)} benign texts; a direction wants at least 2 of each")
+    if harmful.shape[1:] != benign.shape[1:]:
+        raise BadInput(f"harmful states {tuple(harmful.shape)} and benign {tuple(benign.shape)} have different heads")
+    if not bool(torch.isfinite(harmful).all() and torch.isfinite(benign).all()):
+        raise BadInput("the encoder's states hold numbers that are not finite; check its weights and the texts")
+    if combine not in COMBINE:
+        raise BadInput(f"combine {combine!r}; {' or '.join(map(repr, COMBINE))} are possible")
+    where, folds = paired_folds(harmful, benign, units, seed)
+    oof = out_of_fold(harmful, benign, method, where, folds, pooled, prior)
+    n = len(harmful)
+    quality = aurocs(oof[:n], oof[n:])
+    total = harmful.shape[1]
+    chosen = torch.argsort(quality, descending=True, stable=True)[: count if 0 < count < total else total]
+    labels = torch.cat([torch.ones(n), torch.zeros(len(benign))])
+    if combine == "mean":
+        share, shift = torch.full((len(chosen),), 1.0 / len(chosen), dtype=harmful.dtype), 0.0
+    else:
+        share, shift = logistic(oof[:, chosen], labels, penalty)
+    own = directions(harmful, benign, method)
+    direction = own if pooled is None else drawn_to(own, pooled, n, prior)
+    _, center, scale = standardized(harmful, direction, harmful, benign)
+    gain = torch.zeros(total, dtype=harmful.dtype)
+    gain[chosen] = share / scale[chosen]
+    weight = gain[:, None] * direction
+    bias = shift - float((gain * center).sum())
+    return HeadFit(weight, bias, tuple(chosen.tolist()), tuple(quality[chosen].tolist()), oof[:, chosen] @ share + shift)
+
+
+def fit_joint(harmful: Tensor, benign: Tensor, *, penalty: float = 1.0, seed: int = 0, units: tuple[Sequence[Any], Sequence[Any]] | None = None) -> HeadFit:
+    """One ridge logistic regression over all heads' standardized states at once: more rows than states are wanted; every head is used.
+
+    The head-wise form above is the paper's; this is its upper relative, for large mixed corpora where directions differ by source.
+    """
+    if min(len(harmful), len(benign)) < 2:
+        raise BadInput(f"{len(harmful)} harmful and {len(benign)} benign texts; a direction wants at least 2 of each")
+    both = torch.cat([harmful, benign])
+    labels = torch.cat([torch.ones(len(harmful)), torch.zeros(len(benign))])
+    flat = both.flatten(1)
+    center, scale = flat.mean(0), flat.std(0, unbiased=False).clamp_min(FLOOR)
+    z = (flat - center) / scale
+    parts, folds = paired_folds(harmful, benign, units, seed)
+    where = torch.cat(parts)
+    scores = torch.zeros(len(both), dtype=flat.dtype)
+    for fold in range(folds):
+        rows = where == fold
+        w, b = ridge_logistic(z[~rows], labels[~rows], penalty)
+        scores[rows] = z[rows] @ w + b
+    w, b = ridge_logistic(z, labels, penalty)
+    weight = (w / scale).unflatten(0, harmful.shape[1:])
+    oof = torch.einsum("nhd,hd->nh", both, weight)
+    quality = aurocs(oof[: len(harmful)], oof[len(harmful) :])
+    order = torch.argsort(quality, descending=True, stable=True)
+    return HeadFit(weight, b - float((w * center / scale).sum()), tuple(order.tolist()), tuple(quality[order].tolist()), scores)
+
+
+def ridge_logistic(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, float]:
+    """Balanced logistic regression with ``penalty/2·‖w‖²`` (intercept free) for wide tables, by L-BFGS in float64: (weights (m,), intercept)."""
+    from scipy.optimize import minimize
+
+    table = x.numpy()
+    y = labels.double().numpy()
+    share = np.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * len(y)
+    sign = 2 * y - 1
+
+    def loss(v: Floats) -> tuple[float, Floats]:
+        margin = sign * (table @ v[:-1] + v[-1])
+        slope = -share * sign / (1 + np.exp(np.clip(margin, -60, 60)))
+        value = float((share * np.logaddexp(0, -margin)).sum() + penalty / 2 * (v[:-1] @ v[:-1]))
+        return value, np.append(table.T @ slope + penalty * v[:-1], slope.sum())
+
+    found = minimize(loss, np.zeros(table.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9}).x
+    return torch.from_numpy(found[:-1].copy()), float(found[-1])
+
+
+# ------------------------------------------------------------------------------------------------------------------ scoring
+
+
+def linear_scores(sample: Mapping[str, Tensor], weights: Mapping[str, Tensor], bias: Tensor) -> Tensor:
+    """(n, k) scores of k categories: ``bias + Σ_site sample[site] (n, c) @ weights[site] (k, c)ᵀ``."""
+    total = bias.clone()[None]
+    for site, weight in weights.items():
+        total = total + sample[site].to(weight.dtype) @ weight.T
+    return total
+
+
+def token_scores(states: Mapping[str, Tensor], mask: Tensor, weights: Mapping[str, Tensor], how: str) -> Tensor:
+    """Each token's share (n, t, k) of the scores; a row's shares and the bias sum to its score.
+
+    ``mean``: the token's own projection over the number of tokens. ``last`` (a causal encoder): the increment of the projection over the token
+    before, so what the token added; padding has 0.
+    """
+    first = next(iter(weights))
+    own = torch.zeros(*states[first].shape[:2], len(weights[first]), dtype=weights[first].dtype)
+    for site, weight in weights.items():
+        own = own + states[site].to(weight.dtype) @ weight.T
+    keep = mask.to(own.device, torch.bool)[..., None]
+    if how == "mean":
+        return own.masked_fill(~keep, 0.0) / keep.sum(1, keepdim=True)
+    gain = own - torch.cat([torch.zeros_like(own[:, :1]), own[:, :-1]], 1)
+    return gain.masked_fill(~keep, 0.0)
+
+
+def attenuate(states: Tensor, weight: Tensor, beta: float, heads: int, center: Tensor | None = None) -> Tensor:
+    """States (n, t, heads · dim) less the part along each head's direction: ``z - β·max(0, wᵀz - b)·w/‖w‖²`` for every head and token.
+
+    Args:
+        weight: (heads · dim,) one category's weight at this site; heads with weight 0 stay.
+        beta: share that is taken off; at 0 the states themselves are returned.
+        center: (heads,) value of ``wᵀz`` that counts as none; 0 without.
+    """
+    if beta == 0:
+        return states
+    w = weight.to(states.device, states.dtype).unflatten(0, (heads, -1))
+    z = states.unflatten(-1, (heads, -1))
+    along = torch.einsum("nthd,hd->nth", z, w)
+    if center is not None:
+        along = along - center.to(states.device, states.dtype)
+    square = w.square().sum(-1)
+    share = torch.where(square > 0, along.clamp_min(0.0) / square.clamp_min(torch.finfo(states.dtype).tiny), 0.0)
+    less: Tensor = (z - beta * share[..., None] * w).flatten(-2)
+    return less
+
+
+def threshold_at(benign: Sequence[float] | Tensor, fpr: float) -> float:
+    """Score above which at most about ``fpr`` of benign texts lie.
+
+    With enough rows the conformal quantile: the smallest observed score that ``(rows above + 1) / (n + 1) <= fpr`` holds for. Where ``n`` is below ``1/fpr - 1``
+    no observed score can promise that, and the one-sided normal prediction bound ``mean + t·sd·√(1+1/n)`` stands in.
+
+    Raises:
+        BadInput: fpr outside (0, 1), fewer than 2 rows, or scores that are not finite.
+    """
+    from scipy import stats
+
+    x = np.sort(np.asarray(benign, np.float64))
+    if not 0 < fpr < 1:
+        raise BadInput(f"a false-positive rate of {fpr}; give a share between 0 and 1, 0.01 say")
+    if len(x) < 2 or not np.isfinite(x).all():
+        raise BadInput(f"{len(x)} benign scores, finite ones are wanted, at least 2, for a threshold at {fpr:g}")
+    above = int(np.floor(fpr * (len(x) + 1) - 1 + 1e-12))
+    if above >= 0:
+        return float(x[len(x) - 1 - above])
+    return float(x.mean() + stats.t.ppf(1 - fpr, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / len(x)))

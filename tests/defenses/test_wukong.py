@@ -1,0 +1,204 @@
+"""Wukong on tiny models: laws, the saving it claims, several concepts, fail closed, and what a fit refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from genward.core import Concept, Sampler, load_concept
+from genward.defenses.wukong import Wukong, categories_of, category_texts, learning_cases, site_block
+from genward.errors import BadArtifact, BadInput, UnknownName
+from genward.models.sd import StableDiffusion
+from genward.ops import artifacts
+from genward.run.models import words_of
+from genward.testing import FakeJudge, defense_laws, tiny_sd
+from genward.testing.suites import CASES, same
+
+SAMPLER = Sampler(4, 3.0)
+SMALL = Wukong(images=20, per_caption=2, learn_at=(0.0, 0.99), sampling_steps=2, guidance=1.0, epochs=2, batch=16, hidden=8, rank=2)
+
+
+@pytest.fixture(scope="module")
+def judge(model: StableDiffusion) -> FakeJudge:
+    """A judge that calls the brighter half of a tiny model's pictures the concept."""
+    shown = model.generate([CASES[k % 3]._replace(id=f"b{k}", seed=k) for k in range(12)], Sampler(2, 1.0))
+    return FakeJudge(labels=("saw",), threshold=float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])))
+
+
+@pytest.fixture(scope="module")
+def tools(concept: Concept) -> Concept:
+    return dataclasses.replace(concept, judge=("saw",))
+
+
+@pytest.fixture(scope="module", params=["A", "B"])
+def fitted(request: pytest.FixtureRequest, model: StableDiffusion, tools: Concept, judge: FakeJudge) -> Wukong:
+    return dataclasses.replace(SMALL, reading=request.param).fit(model, tools, judge=judge)
+
+
+def test_laws(fitted: Wukong, model: StableDiffusion) -> None:
+    def make(**fields: Any) -> Wukong:
+        return dataclasses.replace(fitted, **{"threshold": 0.0, "step": 3, **fields})
+
+    defense_laws(model, make, zero={"threshold": 1.0}, sampler=SAMPLER)
+    defense_laws(model, make, zero={"action": "flag"}, sampler=SAMPLER)
+
+
+def test_a_blocked_row_costs_nothing_afterwards(fitted: Wukong, model: StableDiffusion) -> None:
+    scores = [s.notes["wukong.score"][0] for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0, step=1)])]
+    cut = sorted(scores)[1]
+    base = model.generate(CASES, SAMPLER)
+    guarded = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=cut, step=1)])
+    for sample, score, plain in zip(guarded, scores, base, strict=True):
+        if score > cut:
+            assert sample.status == "refused" and sample.passes == 4 and "shows tools at step 2 of 4" in sample.why
+            verdict = sample.verdicts[0]
+            assert (verdict.action, verdict.defense, verdict.step, verdict.category) == ("blocked", "wukong", 1, "tools")
+            assert verdict.score == pytest.approx(score) and verdict.threshold == pytest.approx(cut)
+        else:
+            assert sample.status == "ok" and sample.passes == 8 and not sample.verdicts and same([sample], [plain])
+    assert {s.status for s in guarded} == {"ok", "refused"}
+
+
+def test_flag_records_and_releases(fitted: Wukong, model: StableDiffusion) -> None:
+    samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=0.0, action="flag")])
+    assert all(s.status == "ok" and s.verdicts[0].action == "flagged" for s in samples)
+
+
+def test_scores_do_not_depend_on_the_batch_or_guidance(fitted: Wukong, model: StableDiffusion) -> None:
+    quiet = dataclasses.replace(fitted, threshold=1.0, step=0)
+    many = model.generate(CASES, SAMPLER, [quiet])
+    alone = model.generate([CASES[2]], SAMPLER, [quiet])
+    single = model.generate(CASES, Sampler(4, 1.0), [quiet])
+    for a, b in ((many[2], alone[0]), (many[0], single[0])):  # the first conditional pass is the same with and without guidance
+        assert a.notes["wukong.score"][0] == pytest.approx(b.notes["wukong.score"][0], abs=1e-4)
+
+
+def test_saved_and_loaded(fitted: Wukong, model: StableDiffusion, tmp_path: Any) -> None:
+    assert fitted.artifact is not None
+    artifacts.save(tmp_path / "x", fitted.artifact.tensors, fitted.artifact.card)
+    loaded = dataclasses.replace(fitted, artifact=artifacts.load(tmp_path / "x"), threshold=1.0)
+    a, b = (model.generate(CASES, SAMPLER, [d]) for d in (dataclasses.replace(fitted, threshold=1.0), loaded))
+    assert [s.notes for s in a] == [s.notes for s in b]
+    card = fitted.artifact.card
+    assert card["method"] == "wukong" and card["concepts"] and card["judge"] == "fake" and not set(card["settings"]) & Wukong.at_attach
+    assert all(set(row) == {"timestep", "fpr1", "fpr5", "f1"} for row in card["thresholds"]["tools"]) and len(card["thresholds"]["tools"]) == 2
+
+
+def test_the_threshold_is_the_calibrated_one_of_the_nearest_step(fitted: Wukong, model: StableDiffusion) -> None:
+    assert fitted.artifact is not None
+    row = fitted.artifact.card["thresholds"]["tools"][0]
+    found = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, point="f1", step=0)])
+    for sample in found:
+        assert (sample.status == "refused") == (sample.notes["wukong.score"][0] > row["f1"])
+
+
+def test_a_step_beyond_the_loop_fails_closed(fitted: Wukong, model: StableDiffusion) -> None:
+    with pytest.raises(BadInput, match="loop of 4"):
+        model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, step=4)])
+
+
+def test_a_score_that_is_no_number_blocks(fitted: Wukong) -> None:
+    model = tiny_sd()
+    model.unet.mid_block.attentions[0].transformer_blocks[0].norm1.weight.data.fill_(float("nan"))
+    samples = model.generate(CASES, SAMPLER, [fitted])
+    assert all(s.status == "refused" and "not a number" in s.why for s in samples)
+
+
+def test_another_models_artifact_is_refused(fitted: Wukong, deep: StableDiffusion) -> None:
+    with pytest.raises(BadArtifact, match="channels were fitted"):
+        deep.generate(CASES, Sampler(2), [fitted])
+    assert fitted.artifact is not None
+    broken = artifacts.make(fitted.artifact.tensors, {"method": "wukong"})
+    with pytest.raises(BadArtifact, match="not a Wukong detector"):
+        deep.generate(CASES, Sampler(2), [dataclasses.replace(fitted, artifact=broken)])
+
+
+def test_gradients_reach_an_adaptive_attack(fitted: Wukong, model: StableDiffusion) -> None:
+    from genward.core import Call
+
+    text = model.encode(["a saw"]).requires_grad_()
+    with model.rig([fitted]) as rig:
+        rig.trace = []
+        rig.defended(Call(torch.randn(1, 4, 8, 8), torch.tensor([801]), text))
+        signal = next(v for _, signals in rig.trace for k, v in signals.items() if k == "wukong.score")
+    signal.sum().backward()
+    assert text.grad is not None and bool((text.grad != 0).any())
+
+
+class TwoJudge(FakeJudge):
+    """Two labels that contradict each other, so that each is known and both differ."""
+
+    def judge(self, samples: Sequence[Any]) -> list[Any]:
+        one = super().judge(samples)
+        return [s._replace(value=1.0 - s.value if s.label == "axe" else s.value) for s in one]
+
+
+def test_two_concepts_are_told_apart(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
+    axes = dataclasses.replace(tools, name="axes", judge=("axe",))
+    two = TwoJudge(labels=("saw", "axe"), threshold=judge.threshold)
+    fitted = SMALL.fit(model, [tools, axes], judge=two)
+    assert fitted.artifact is not None and list(fitted.artifact.card["thresholds"]) == ["tools", "axes"]
+    samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=0.0)])
+    for s in samples:
+        assert set(s.notes) == {"wukong.score", "wukong.tools", "wukong.axes"}
+        best = max(("tools", "axes"), key=lambda c: s.notes[f"wukong.{c}"][0])
+        assert s.verdicts[0].category == best and s.notes["wukong.score"] == s.notes[f"wukong.{best}"]
+
+
+def test_equal_seeds_equal_artifacts(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
+    first, again, other = (dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1))
+    assert first is not None and again is not None and other is not None and first.hash == again.hash != other.hash
+
+
+def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Concept, judge: FakeJudge) -> None:
+    with pytest.raises(BadInput, match="given no judge"):
+        SMALL.fit(model, tools)
+    with pytest.raises(BadInput, match="names no judge labels"):
+        SMALL.fit(model, concept, judge=judge)
+    with pytest.raises(BadInput, match="says nothing about pin"):
+        SMALL.fit(model, dataclasses.replace(tools, judge=("pin",)), judge=judge)
+    with pytest.raises(BadInput, match="never or always"):
+        SMALL.fit(model, tools, judge=FakeJudge(labels=("saw",), threshold=0.999))
+    with pytest.raises(BadInput, match="learned nothing yet"):
+        model.generate(CASES, SAMPLER, [Wukong()])
+    with pytest.raises(BadInput, match="transformer blocks"):
+        site_block(model, "mid_block")
+    with pytest.raises(UnknownName, match="mid_block"):
+        dataclasses.replace(SMALL, sites=("mid_bloc",)).fit(model, tools, judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "told"),
+    [
+        ({"reading": "C"}, UnknownName, "reading"),
+        ({"action": "steer"}, UnknownName, "action"),
+        ({"point": "fpr9"}, UnknownName, "fpr5"),
+        ({"threshold": 1.5}, BadInput, "probability"),
+        ({"step": -1.0}, BadInput, "step"),
+        ({"sites": ()}, BadInput, "site"),
+        ({"held": 0.0}, BadInput, "held"),
+        ({"lr": 0.0}, BadInput, "lr"),
+    ],
+)
+def test_bad_settings_are_named(bad: dict[str, Any], error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        Wukong(**bad)
+
+
+def test_learning_cases_of_the_lab() -> None:
+    concepts, words = [load_concept("weapons")], words_of("lab")
+    cases = learning_cases(concepts, words, Wukong())
+    assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len({c.seed for c in cases}) == len(cases)
+    count = {w: sum(c.wording == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
+    assert all(abs(count[k] - s) < 0.08 for k, s in (("name", 0.35), ("kind", 0.2), ("scene", 0.15), ("keep", 0.3)))
+    assert len({c.prompt for c in cases}) * 4 == len(cases) and not any(c.prompt in concepts[0].heldout for c in cases)
+    assert any("a tool" in c.prompt for c in cases) and any(", twemoji style" in c.prompt for c in cases)
+    assert len(category_texts(concepts)) == 5 and category_texts(concepts)[2][0] == "a bomb"
+    assert categories_of(concepts)[2] == ("bomb", "weapons")
+    assert not math.isnan(sum(c.seed for c in cases))

@@ -1,0 +1,205 @@
+"""Datasets of early features: splits, flips, resuming, agreement of judges, the gates, and the command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from genward.cli.dataset import app
+from genward.core import Case, Concept, Sampler
+from genward.defenses.wukong import Wukong
+from genward.errors import BadInput, GenwardError
+from genward.models.sd import StableDiffusion
+from genward.run import dataset
+from genward.run.dataset import Dataset, Recipe
+from genward.testing import FakeJudge, tiny_sd
+
+SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
+RECIPE = Recipe(("saw",), steps=(0, 0.99), sampler=Sampler(2, 1.0))
+CONCEPT = Concept("tools", "policy", "x", targets=("saw",), phrases=("a saw", "a small saw"), anchor="a cup", keep=("a dog",), judge=("saw",))
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusion:
+    return tiny_sd()
+
+
+@pytest.fixture(scope="module")
+def judge(model: StableDiffusion) -> FakeJudge:
+    shown = model.generate([Case(f"b{k}", "a cup", seed=k) for k in range(12)], Sampler(2, 1.0))
+    return FakeJudge(labels=("saw",), threshold=float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])))
+
+
+def test_near_duplicates_are_one_cluster() -> None:
+    texts = ["a red apple on a table", "a red apple on the table", "a dog", "two castles at night", "A red apple on a table "]
+    number = dataset.clusters(texts)
+    assert number[0] == number[1] == number[4] and len(set(number)) == 3
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    chain = [letters[k : k + 20] for k in (0, 3, 6)]  # neighbors are alike, the ends only through the middle
+    assert len(set(dataset.clusters(chain, 0.5))) == 1 and len(set(dataset.clusters(chain[::2], 0.5))) == 2
+    assert dataset.clusters([]) == []
+
+
+def test_splits_keep_clusters_whole_and_families_apart() -> None:
+    cases = [
+        Case(f"{k}-{j}", f"prompt number {k:03d} {'xyzuvw'[k % 6] * 9}", wording="attack" if k % 10 == 0 else "plain") for k in range(40) for j in range(3)
+    ]
+    groups = [c.prompt for c in cases]
+    split = dataset.splits(groups, cases, test_wordings=("attack",))
+    assert all(len({s for s, g in zip(split, groups, strict=True) if g == name}) == 1 for name in set(groups))
+    assert all(s == "test" for s, c in zip(split, cases, strict=True) if c.wording == "attack")
+    assert {s for s, c in zip(split, cases, strict=True) if c.wording == "plain"} == {"train", "valid", "test"}
+    assert split == dataset.splits(groups, cases, test_wordings=("attack",)) != dataset.splits(groups, cases, seed=1, test_wordings=("attack",))
+
+
+def test_flips_count_prompts() -> None:
+    prompts = ["a"] * 3 + ["b"] * 2 + ["c"] * 2 + ["d"]
+    found = dataset.flips(prompts, [1, 0, 1, 0, 0, 1, math.nan, 1], ["k"] * 5 + ["n"] * 3)
+    assert found["prompts"] == 2 and found["share"] == 0.5 and found["low"] < 0.5 < found["high"]
+    assert found["by_wording"] == {"k": {"share": 0.5, "prompts": 2}}
+    assert dataset.flips(["a"], [1.0]) == {"prompts": 0, "by_wording": {}}
+
+
+def test_build_load_resume(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = dataset.prompt_cases(["a saw", ("a cup", "benign"), "a dog", "a key"], 2)
+    folder = tmp_path / "d"
+    told: list[tuple[int, int]] = []
+    card = dataset.build(model, cases, [judge], RECIPE, folder, part=3, progress=lambda *a: told.append(a))
+    data = dataset.load(folder)
+    assert told[-1] == (8, 8) and len(data.rows) == 8 and data.truth.shape == (8, 1) and data.card == card
+    assert data.states[SITES[0]].shape == (8, 2, 16, 16) and data.states[SITES[0]].dtype == torch.float16 and data.timesteps.tolist() == [501, 1]
+    assert [r["prompt"] for r in data.rows] == [c.prompt for c in cases] and {r["wording"] for r in data.rows} == {"", "benign"}
+    assert sum(s["rows"] for s in card["splits"].values()) == 8 and card["flips"]["prompts"] == 4
+    assert not [p for p in folder.rglob("*") if p.suffix in (".png", ".tmp")], "no picture is kept"
+    (folder / "part-00001.jsonl").unlink()
+    made: list[int] = []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda cases, *a, **k: made.append(len(cases)) or generate(cases, *a, **k))
+    again = dataset.build(model, cases, [judge], RECIPE, folder, part=3)
+    assert made == [3] and again == card and torch.equal(dataset.load(folder).truth, data.truth), "only the missing part is made again"
+    with pytest.raises(BadInput, match="another plan"):
+        dataset.build(model, cases, [judge], dataclasses.replace(RECIPE, pool=4), folder, part=3)
+    (folder / "part-00002.safetensors").write_bytes(b"x" * 30)
+    with pytest.raises(BadInput, match=r"part-00002\.safetensors cannot be read"):
+        dataset.load(folder)
+
+
+def test_what_cannot_be_built_is_said(model: StableDiffusion, judge: FakeJudge, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="at least one prompt"):
+        dataset.build(model, [], [judge], RECIPE, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").write_text("x")
+    with pytest.raises(BadInput, match="not empty"):
+        dataset.build(model, dataset.prompt_cases(["a"], 1), [judge], RECIPE, tmp_path / "b")
+    with pytest.raises(BadInput, match="no dataset's file"):
+        dataset.load(tmp_path / "c")
+
+
+def test_judges_that_differ_leave_the_label_open(model: StableDiffusion, judge: FakeJudge) -> None:
+    samples = model.generate([Case(f"b{k}", "a cup", seed=k) for k in range(8)], Sampler(2, 1.0))
+    samples[0].image = None
+    other = dataclasses.replace(judge, threshold=0.0)
+    truth, differ = dataset.agreed([judge, other], samples, ["saw"])
+    alone, _ = dataset.agreed([judge], samples, ["saw"])
+    for k in range(1, 8):
+        assert differ[k] == ([] if alone[k, 0] == 1 else ["saw"]) and bool(torch.isnan(truth[k, 0])) == bool(differ[k])
+    assert bool(torch.isnan(truth[0, 0])) and differ[0] == []
+
+
+def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3.0)) -> Dataset:
+    """Rows whose harm depends on the seed half as much as on the text; features show it with the strengths ``seen`` at the two steps."""
+    g = torch.Generator().manual_seed(seed)
+    text_side = torch.randn(rows, generator=g)
+    harm = (text_side + torch.randn(rows, generator=g) > 0).float()
+    direction = torch.randn(16, generator=torch.Generator().manual_seed(5))
+    texts = torch.randn(rows, 6, 16, generator=g) + text_side[:, None, None] * torch.ones(16)
+    states = {}
+    for site, width in zip(SITES, (16, 8), strict=True):
+        x = torch.randn(rows, 2, 16, width, generator=g)
+        for k, strength in enumerate(seen):
+            x[:, k] += (text_side * 0.3 + harm * strength)[:, None, None] * direction[:width]
+        states[site] = x.half()
+    split = ["train" if k % 10 < 6 else "valid" if k % 10 < 8 else "test" for k in range(rows)]
+    lines = [{"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "wording": "", "uncertain": []} for k, s in enumerate(split)]
+    plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8}}
+    return Dataset({"plan": plan}, lines, {**states, "text": texts.half()}, torch.tensor([951, 51]), harm[:, None])
+
+
+def learner(model: StableDiffusion) -> Any:
+    settings = Wukong(epochs=4, batch=64, hidden=16, rank=2, lr=5e-3)
+
+    def fit(data: Dataset) -> Any:
+        data.card["plan"]["model"] = model.spec.to_json()
+        return dataset.fit_wukong(data, model, [CONCEPT], settings)
+
+    return fit
+
+
+def test_gates(model: StableDiffusion) -> None:
+    data, fit = invented(), learner(model)
+    fitted = fit(data)
+    assert fitted.artifact.card["captions"][0] == "p0" and len(fitted.artifact.card["captions"]) == 320, "test rows are not learned from"
+    gates = dataset.gate_first_step(data, fitted)
+    assert [g.holds for g in gates] == [True, True] and gates[1].value > gates[0].value + 0.1 and 0.6 < gates[0].against < 0.95
+    assert gates[0].against == pytest.approx(dataset.text_probe(data))
+    leaking = invented(seen=(3.0, 3.0))
+    assert not dataset.gate_first_step(leaking, fit(leaking))[0].holds, "a detector that knows the end at the start must fail the gate"
+    coin = dataset.gate_shuffled(data, fit)
+    assert coin.holds and coin.n == 80
+    with pytest.raises(GenwardError, match="never or always"):
+        dataset.gate_shuffled(data._replace(truth=torch.ones(400, 1)), fit)
+
+
+def test_a_dataset_of_another_model_or_label_is_refused(model: StableDiffusion) -> None:
+    data = invented(40)
+    with pytest.raises(BadInput, match="another model"):
+        dataset.fit_wukong(data, model, [CONCEPT])
+    data.card["plan"]["model"] = model.spec.to_json()
+    with pytest.raises(BadInput, match="no label axe"):
+        dataset.fit_wukong(data, model, [dataclasses.replace(CONCEPT, judge=("axe",))])
+    with pytest.raises(BadInput, match="lack the sites down_blocks"):
+        dataset.fit_wukong(data, model, [CONCEPT], Wukong(sites=("down_blocks.0.attentions.0.tb.0",)))
+
+
+def test_helpers_are_what_a_fit_asks_for(model: StableDiffusion) -> None:
+    from genward.core import Spec
+    from genward.defenses.esd import Esd
+    from genward.defenses.saferedir import SafeRedir
+
+    lab = StableDiffusion(model.pipe, Spec("model", "sd", {"source": "lab:lab"}))
+    found = dataset.fit_helpers(Wukong(), lab)
+    assert set(found) == {"words", "judge"} and found["judge"].name == "lab" and found["words"]["styles"]
+    assert dataset.fit_helpers(Esd(), lab) == {}
+    assert dataset.fit_helpers(SafeRedir(), model) == {"words": {}}, "no judge knows another model's pictures unless the user names one"
+
+
+def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genward.run.models.open_model", lambda *a, **k: model)
+    monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
+    (tmp_path / "p.csv").write_text("prompt,family\na saw,plain\na cup,attack\n", "utf-8")
+    out, run = tmp_path / "d", CliRunner()
+    arguments = ["build", "--prompts", str(tmp_path / "p.csv"), "--label", "saw", "--seeds", "2", "--steps", "2", "--guidance", "1"]
+    done = run.invoke(app, [*arguments, "--at", "0", "--test-families", "attack", "-o", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    card = json.loads(done.stdout)
+    assert card["splits"]["test"]["rows"] >= 2 and card["judged"]["rows"] == 4
+    shown = run.invoke(app, ["show", str(out)])
+    assert shown.exit_code == 0 and "split" in shown.stdout and "change their label" in shown.stderr
+    (tmp_path / "q.csv").write_text("text\nx\n", "utf-8")
+    for wrong, told in (
+        ([], "--concept weapons"),
+        (["--prompts", str(tmp_path / "none"), "--label", "x"], "cannot be read"),
+        (["--prompts", str(tmp_path / "q.csv"), "--label", "x"], "no column 'prompt'"),
+        (["--prompts", str(tmp_path / "p.csv")], "no label to judge by"),
+        (["--prompts", str(tmp_path / "p.csv"), "--label", "x", "--at", "soon"], "give numbers"),
+    ):
+        failed = run.invoke(app, ["build", *wrong, "-o", str(out)])
+        assert isinstance(failed.exception, BadInput) and told in str(failed.exception)

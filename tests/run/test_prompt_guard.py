@@ -1,0 +1,142 @@
+"""The prompt-guard run on made-up sets and a tiny random encoder: rows never shared, cells complete, states cached, nothing quoted."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from genward.defenses.aeiou import Aeiou
+from genward.errors import BadInput, UnknownName
+from genward.models.text import TextEncoder
+from genward.ops import artifacts
+from genward.run import prompt_guard
+from genward.run.prompt_guard import run_prompt_guard
+from genward.testing import tiny_sd
+
+GOOD = "cup bowl dog apple tree lamp chair boat cloud river".split()
+BAD = "zzaw zzaxe zzgrip zzedge zzfuse".split()
+PLACES = "park room street field shop hall yard lane cove barn".split()
+
+
+def sentence(rng: random.Random, word: str) -> str:
+    words = [word, *(rng.choice([*GOOD, *PLACES]) for _ in range(9))]
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    for name, harmful, benign in (("mixed", 60, 60), ("other", 60, 60), ("danger", 90, 0), ("calm", 0, 90)):
+        rng = random.Random(name)
+        rows = [(sentence(rng, rng.choice(BAD)), "unsafe", rng.choice(["x", "y"])) for _ in range(harmful)]
+        rows += [(sentence(rng, rng.choice(GOOD)), "safe", "") for _ in range(benign)]
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows([("prompt", "label", "category"), *rows])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def coder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    pipe = tiny_sd(encoder="bert", folder=tmp_path_factory.mktemp("words")).pipe
+    return TextEncoder(pipe.tokenizer, pipe.text_encoder, name="tiny", tokens=28)
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, coder: TextEncoder) -> tuple[Path, Path, dict[str, Any]]:
+    base = tmp_path_factory.mktemp("sets")
+    folder = make(base / "data")
+    return folder, base / "out", run_prompt_guard(folder, out=base / "out", encoder=coder)
+
+
+FIGURES = {"guard", "dataset", "auroc", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "low", "high", "n", "ms_per_prompt"}
+
+
+def test_cells(ran: tuple[Path, Path, dict[str, Any]]) -> None:
+    result = ran[2]
+    whole = [c for c in result["cells"] if not c["category"]]
+    assert all(set(c) >= FIGURES for c in result["cells"])
+    for guard in result["run"]["guards"]:
+        assert {(c["dataset"], c["split"]) for c in whole if c["guard"] == guard} == {
+            (d, s) for d in ("mixed", "other", "danger", "calm") for s in ("in", "out")
+        }
+    for cell in whole:
+        if cell["dataset"] == "calm":
+            assert cell["auroc"] is None and cell["interval_of"] == "fpr" and cell["low"] <= cell["fpr"] <= cell["high"]
+        else:
+            assert cell["low"] <= cell["auroc"] <= cell["high"] and 0 < cell["n_harmful"] < cell["n"]
+    assert {c["category"] for c in result["cells"] if c["dataset"] == "danger"} == {"", "x", "y"}
+    aeiou = [c["auroc"] for c in whole if c["guard"] == "aeiou" and c["auroc"] is not None]
+    assert sum(aeiou) / len(aeiou) > 0.6, "letters that only harmful words have are found even by a random encoder"
+    json.dumps(result, allow_nan=False)
+
+
+def test_every_guard_sees_the_same_rows(ran: tuple[Path, Path, dict[str, Any]]) -> None:
+    groups: dict[tuple[str, str, str], set[tuple[int, int]]] = {}
+    for c in ran[2]["cells"]:
+        groups.setdefault((c["dataset"], c["split"], c["category"]), set()).add((c["n"], c["n_harmful"]))
+    assert all(len(v) == 1 for v in groups.values())
+
+
+def test_nothing_measured_was_fitted_on(ran: tuple[Path, Path, dict[str, Any]]) -> None:
+    sets = prompt_guard._read(ran[0], (), 1000, 0, lambda *_: None)
+    rows = [r for found in sets.values() for r in found]
+    layout = prompt_guard.layout_of(rows, sets, 0)
+    for question in prompt_guard.questions(rows, layout):
+        assert not {rows[k].unit for k in question.rows} & {rows[k].unit for k in question.fit}
+        if question.split == "out":
+            assert question.dataset not in {rows[k].set for k in question.fit}
+    assert {rows[k].set for k in layout.pool} == {"calm"}
+
+
+def test_states_are_read_again_and_give_the_same(ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out, first = ran
+    kept = sorted((out / "states").iterdir())
+    assert len(kept) == 4 and all(p.suffix == ".safetensors" for p in kept)
+    stages: list[str] = []
+    again = run_prompt_guard(folder, out=out, encoder=coder, progress=lambda stage, *_: stages.append(stage))
+    drop = ("ms_per_prompt", "added_ms")
+    assert [{k: v for k, v in c.items() if k not in drop} for c in again["cells"]] == [{k: v for k, v in c.items() if k not in drop} for c in first["cells"]]
+    assert {"read", "encode", "measure"} <= set(stages) and sorted((out / "states").iterdir()) == kept
+
+
+def test_the_fitted_guard_is_an_artifact_without_text(ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder) -> None:
+    folder, out, result = ran
+    artifact = artifacts.load(out / "aeiou")
+    assert artifact.hash == result["run"]["artifact"]
+    guard = Aeiou(artifact=artifact)
+    scores = guard.scores(coder, ["a cup in a park", "a zzaxe and a zzfuse in a yard"])
+    assert bool(torch.isfinite(scores).all()) and scores[1] > scores[0]
+    with (folder / "mixed.csv").open(encoding="utf-8", newline="") as stream:
+        texts = [row["prompt"] for row in csv.DictReader(stream)]
+    told = (out / "aeiou.json").read_text("utf-8") + json.dumps(result)
+    assert not any(t in told for t in texts)
+
+
+def test_labels_at_random_tell_nothing(tmp_path: Path, coder: TextEncoder) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("a", "b"):
+        rng = random.Random(name)
+        rows = [(sentence(rng, rng.choice([*GOOD, *BAD])), rng.choice(["safe", "unsafe"]), "") for _ in range(300)]
+        with (tmp_path / "data" / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            csv.writer(stream).writerows([("prompt", "label", "category"), *rows])
+    result = run_prompt_guard(tmp_path / "data", encoder=coder, guards=("aeiou",))
+    values = [c["auroc"] for c in result["cells"] if c["split"] == "out"]
+    assert all(abs(v - 0.5) < 0.12 for v in values)
+
+
+def test_bad_input(tmp_path: Path, coder: TextEncoder) -> None:
+    folder = make(tmp_path / "data")
+    with pytest.raises(UnknownName, match="aeiou"):
+        run_prompt_guard(folder, guards=("aeio",), encoder=coder)
+    with pytest.raises(UnknownName, match="mixed"):
+        run_prompt_guard(folder, sets=("mixd",), encoder=coder)
+    with pytest.raises(BadInput, match="no folder"):
+        run_prompt_guard(tmp_path / "none", encoder=coder)
+    with pytest.raises(BadInput, match="nothing is left"):
+        run_prompt_guard(folder, sets=("danger",), encoder=coder)
