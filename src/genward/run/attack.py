@@ -156,6 +156,6 @@ def _read(stem: Path, key: str) -> Found | None:
         return None
     if artifact.card.get("key") != key:
         return None
-    rows = [[tuple(v) if isinstance(v, list) else v for v in row] for row in artifact.card["cases"]]
+    rows: list[list[Any]] = [[tuple(v) if isinstance(v, list) else v for v in row] for row in artifact.card["cases"]]
     tensors = {k: v for k, v in artifact.tensors.items() if k != NOTHING}
     return Found(tuple(Case(*row) for row in rows), tensors, artifact.card["facts"], artifact.card["cost"], key)

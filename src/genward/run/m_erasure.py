@@ -376,9 +376,9 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     parents = [c for c in cases if c.wording in PARENTS]
     found = plan_dry_run(plan, [c for c in cases if c.wording not in PARENTS], rate)
     attacks = [parse_attack(text) for text in plan.attacks]
-    pieces = {w.label: [] for w in work(plan, parents)}
+    pieces: dict[str, list[Work]] = {}
     for piece in work(plan, parents):
-        pieces[piece.label].append(piece)
+        pieces.setdefault(piece.label, []).append(piece)
     steps = plan.sampler.steps
     for line in found["arms"]:
         for piece in pieces.get(line["arm"], []):
