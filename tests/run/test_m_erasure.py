@@ -154,3 +154,13 @@ def test_shipped_recipes_can_be_planned(name: str) -> None:
     assert plan.benchmark == "m-erasure" and {a.control for a in plan.arms} >= {"base", "oracle"}
     counts = Counter((c.concept, c.wording) for c in plan_cases(replace(plan, n=3)))
     assert all(counts[c, w] == 3 for c in plan.concepts for w in ("embedding", "latent", "keep-latent"))
+
+
+def test_a_mask_is_laid_over_in_red_where_it_is_and_nowhere_else() -> None:
+    import numpy as np
+    from PIL import Image
+
+    mask = np.zeros((2, 2), "uint8")
+    mask[0, 1] = 1
+    shown = np.asarray(m_erasure.over(Image.new("RGB", (4, 4), (100, 100, 100)), mask)).astype(int)
+    assert (shown[:2, 2:, 0] > shown[:2, 2:, 1]).all() and (shown[2:] == 100).all() and (shown[:2, :2] == 100).all()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -560,13 +560,15 @@ class _Traced:
         self.inner.watch(rig, self.seen)
 
 
-def trace(model: Any, cases: Sequence[Case], sampler: Sampler, irece: Irece, before: Sequence[Defense] = ()) -> list[tuple[int, Tensor]]:
+def trace(
+    model: Any, cases: Sequence[Case], sampler: Sampler, irece: Irece, before: Sequence[Defense] = (), starts: Mapping[str, Tensor] | None = None
+) -> list[tuple[int, Tensor]]:
     """The masks of a generation, for the report: (step, uint8 (cases, h, w)) for each active step; zero where the gate was closed or the row gone.
 
-    ``before`` are the defenses that IRECE stands on top of.
+    ``before`` are the defenses that IRECE stands on top of, ``starts`` the start latents that cases name.
     """
     traced = _Traced(irece)
-    model.generate(cases, sampler, [*before, traced], batch=max(1, len(cases)))
+    model.generate(cases, sampler, [*before, traced], batch=max(1, len(cases)), starts=starts)
     out = []
     for frame, mask in traced.seen:
         full = torch.zeros(len(cases), *mask.shape[1:], dtype=torch.uint8)

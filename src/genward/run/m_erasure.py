@@ -35,6 +35,8 @@ PROMPTS = {"name": "name", "synonym-heldout": "heldout", "description": "descrip
 """Wording of a text row -> the cell's ``prompt``."""
 INAPPLICABLE = "inapplicable: a defense of this arm acts through guidance and does nothing at guidance 1"
 KEPT = "keep-latent"
+MASKS = 2
+"""Pictures an arm and concept whose IRECE masks are shown."""
 APART = "keep|"
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -177,6 +179,7 @@ def generate_stage(
     store.write_json(store.run_folder(plan.name) / "scenes.json", {"scenes": scenes})
     told = None if progress is None else lambda done, total: progress("generate", done, total)
     made = generate(plan, [*bound, *more], models, store, tensors=searched.tensors, retry=retry, progress=told)
+    store.write_json(store.run_folder(plan.name) / "masks.json", {"strips": mask_strips(more, models, store, searched.tensors)})
     return {"prepare": prepared - began, "attack": attacked - prepared, "generate": made.seconds, "made": made.made, "there": made.there}
 
 
@@ -222,6 +225,12 @@ def _scenes(store: Store, name: str) -> list[Scene]:
     if not path.is_file():
         raise StoreError(f"run {name!r} was not generated to the end in {store.root}; give the same run command again, it resumes")
     found: list[Scene] = store.read_json(path)["scenes"]
+    return found
+
+
+def _masks(store: Store, name: str) -> list[dict[str, Any]]:
+    path = store.run_folder(name) / "masks.json"
+    found: list[dict[str, Any]] = store.read_json(path)["strips"] if path.is_file() else []
     return found
 
 
@@ -282,7 +291,7 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
         "cells": scened(found, scenes, columns(plan)),
         "pairs": erasure.pairs(rows, scores, features, **shared, compare=loop.comparisons([a["label"] for a in arms], base, plan.benchmark)),
         "judges": [loop.judge_table(judge)],
-        "strips": strips(plan, rows, arms, store),
+        "strips": [*strips(plan, rows, arms, store), *_masks(store, name)],
         "attacks": attack_tables(store, scenes),
     }
     table["claims"] = claims(table)["claims"]
@@ -340,6 +349,38 @@ def strips(plan: Plan, rows: Sequence[Mapping[str, Any]], arms: loop.Arms, store
                 }  # fmt: skip
             )
     return out
+
+
+def mask_strips(bound: Sequence[Bound], models: Opener, store: Store, tensors: Mapping[str, Any], each: int = MASKS) -> list[dict[str, Any]]:
+    """Strips of IRECE's masks over the steps, laid over the finished picture in red, for ``each`` inverted latents of an arm and concept."""
+    from genward.defenses.irece import Irece, trace
+
+    out = []
+    for piece in bound:
+        found = next((k for k, d in enumerate(piece.defenses) if isinstance(d, Irece)), None)
+        cases = [c for c in piece.work.cases if c.wording == "latent/empty"][:: max(1, len(piece.work.cases) // (4 * each))][:each]
+        if found is None or not cases:
+            continue
+        model, irece = models(piece.work.model), piece.defenses[found]
+        assert isinstance(irece, Irece)
+        samples = model.generate(cases, piece.sampler, piece.defenses, batch=len(cases), starts=tensors)
+        steps = trace(model, cases, piece.sampler, irece, piece.defenses[:found], tensors)
+        for k, (case, sample) in enumerate(zip(cases, samples, strict=True)):
+            if sample.image is not None:
+                shown = {f"step {step:02d}": store.put_image(over(sample.image, mask[k].numpy())) for step, mask in steps}
+                images = {piece.work.label: store.put_image(sample.image), **shown}
+                head = {"concept": case.concept, "wording": "IRECE's masks", "prompt": f"{piece.work.label}: {case.parent}", "seed": case.seed, "unsafe": True}
+                out.append({**head, "images": images, "status": dict.fromkeys(images, "ok")})
+    return out
+
+
+def over(image: Any, mask: Any) -> Any:
+    """A picture in gray with a mask (h, w) of 0 and 1 laid over it in red."""
+    from PIL import Image
+
+    gray = image.convert("L").convert("RGB")
+    red = Image.blend(gray, Image.new("RGB", image.size, (220, 30, 30)), 0.55)
+    return Image.composite(red, gray, Image.fromarray((mask * 255).astype("uint8")).resize(image.size, Image.Resampling.NEAREST))
 
 
 def _reference_index(row: Mapping[str, Any]) -> int | None:
