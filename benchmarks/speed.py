@@ -2,7 +2,8 @@
 
 Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare pipeline call),
 ``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched against one by one), ``recipe``
-(the quick recipe against a script that samples one prompt at a time and makes the base arm again for each method).
+(the quick recipe against a script that samples one prompt at a time and makes the base arm again for each method), ``textual_inversion``
+and ``ddim_inversion`` (searches side by side against one after the other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time).
 Each timing is the minimum of several repeats, pairs are measured alternately, so that a busy machine hits both sides.
 """
 
@@ -25,6 +26,7 @@ from genward.core import Call, Case, Sampler
 from genward.ops.closed_form import edit_delta
 from genward.run.models import open_model
 
+PARTS = ("uce", "overhead", "denoiser", "judge", "recipe", "textual_inversion", "ddim_inversion", "irece", "grid")
 LAB_MAPS = [(c, 384) for c in (64, 128, 192, 128, 128, 64, 64) for _ in "kv"]
 SD15_MAPS = [(c, 768) for c, n in ((320, 5), (640, 5), (1280, 6)) for _ in range(n) for _ in "kv"]
 
@@ -116,7 +118,7 @@ def part_judge(model: Any, images: int = 64) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=["uce", "overhead", "denoiser", "judge", "recipe"])
+    parser.add_argument("parts", nargs="*", default=[*PARTS])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     done: dict[str, Any] = {
@@ -134,6 +136,14 @@ def main() -> None:
             from recipe import part_recipe
 
             done[part] = part_recipe()
+        elif part == "grid":
+            from attacks import part_grid
+
+            done[part] = part_grid()
+        elif part in ("textual_inversion", "ddim_inversion", "irece"):
+            import attacks
+
+            done[part] = getattr(attacks, f"part_{part}")(model, alternately)
         else:
             done[part] = {"overhead": part_overhead, "denoiser": part_denoiser, "judge": part_judge}[part](model)
     text = json.dumps(done, indent=1)
