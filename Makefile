@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 STORE  ?= genward-store
 
-.PHONY: setup browser bench standard test check clean
+.PHONY: setup browser bench erasure standard test check clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,11 @@ browser:
 	fi
 
 bench: setup
+	$(BIN)/genward run m-erasure --preset quick --store $(STORE)
+	@$(BIN)/genward report m-erasure-quick --store $(STORE)
+	@$(BIN)/genward claims --store $(STORE)
+
+erasure: setup
 	$(BIN)/genward run erasure --preset quick --store $(STORE)
 	@$(BIN)/genward report erasure-quick --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)

@@ -26,3 +26,17 @@ def test_json_is_whole_and_readable_by_anyone(tmp_path: Path) -> None:
     path = results.write_json(tmp_path / "deep" / "a.json", {"x": math.nan, "y": [np.float32(0.5), (1, math.inf)], "z": "ü"})
     assert json.loads(path.read_text("utf-8")) == {"x": None, "y": [0.5, [1, None]], "z": "ü"}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
+
+
+def test_what_is_kept_of_a_run_is_small_and_readable(tmp_path: Path) -> None:
+    metrics = {
+        "schema": 1,
+        "run": {"name": "x"},
+        "cells": [{"crr": float("nan")}],
+        "strips": [1] * 1000,
+        "attacks": [{"attack": {}, "facts": [{"curve": [1.0] * 500, "word": "object"}]}],
+        "judges": [{"name": "lab", "hash": "h", "labels": {"a": {}}}],
+    }
+    found = json.loads(results.keep(metrics, tmp_path / "deep" / "r.json").read_text("utf-8"))
+    assert found["cells"] == [{"crr": None}] and "strips" not in found
+    assert found["attacks"][0]["facts"] == [{"word": "object"}] and found["judges"] == [{"name": "lab", "hash": "h"}]

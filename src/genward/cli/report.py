@@ -14,6 +14,7 @@ def main(
     name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
     store: Path = common.StoreFolder,
     out: Path | None = typer.Option(None, "--out", "-o", help="File to write; by default report.html beside the run's metrics."),
+    data: Path | None = typer.Option(None, "--data", help="Also write the run's figures (run, arms, cells, attacks, claims) into this JSON file."),
     show: bool = typer.Option(False, "--open", help="Open it in the browser."),
     as_json: bool = common.Json,
 ) -> None:
@@ -22,6 +23,11 @@ def main(
     from genward.run.storing import open_store
 
     path = build(open_store(store), name, out)
+    if data is not None:
+        from genward.run.results import keep
+        from genward.run.storing import read_run
+
+        keep(read_run(store, name)[1], data)
     if as_json:
         common.emit({"run": name, "report": str(path), "bytes": path.stat().st_size})
     else:

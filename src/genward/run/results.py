@@ -103,3 +103,16 @@ def write_json(path: Path, data: Mapping[str, Any]) -> Path:
     aside.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
     os.replace(aside, path)
     return path
+
+
+KEPT = ("schema", "run", "arms", "cells", "guards", "attacks", "claims")
+"""Sections of a run's metrics that are kept as its result; pictures, pairs and the judge's whole card stay in the store."""
+
+
+def keep(metrics: Mapping[str, Any], path: Path) -> Path:
+    """Write a run's figures as one small JSON file, learning curves left out, each judge by name and hash."""
+    found = {k: metrics[k] for k in KEPT if k in metrics}
+    if "attacks" in found:
+        found["attacks"] = [{**a, "facts": [{k: v for k, v in f.items() if k != "curve"} for f in a["facts"]]} for a in found["attacks"]]
+    found["judges"] = [{"name": j.get("name"), "hash": j.get("hash")} for j in metrics.get("judges", ())]
+    return write_json(path, found)
