@@ -358,12 +358,15 @@ def mask_strips(bound: Sequence[Bound], models: Opener, store: Store, tensors: M
     out = []
     for piece in bound:
         found = next((k for k, d in enumerate(piece.defenses) if isinstance(d, Irece)), None)
-        cases = [c for c in piece.work.cases if c.wording == "latent/empty"][:: max(1, len(piece.work.cases) // (4 * each))][:each]
-        if found is None or not cases:
+        tried = [c for c in piece.work.cases if c.wording == "latent/empty"][: 4 * each]
+        if found is None or not tried:
             continue
         model, irece = models(piece.work.model), piece.defenses[found]
         assert isinstance(irece, Irece)
-        samples = model.generate(cases, piece.sampler, piece.defenses, batch=len(cases), starts=tensors)
+        made = model.generate(tried, piece.sampler, piece.defenses, batch=len(tried), starts=tensors)
+        made.sort(key=lambda s: -sum(s.notes.get("irece.fired", ())))  # those where it acted first: of the others there is nothing to see
+        samples = made[:each]
+        cases = [s.case for s in samples]
         steps = trace(model, cases, piece.sampler, irece, piece.defenses[:found], tensors)
         for k, (case, sample) in enumerate(zip(cases, samples, strict=True)):
             if sample.image is not None:
