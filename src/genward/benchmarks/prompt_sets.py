@@ -81,7 +81,7 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
     """
     path = Path(path)
     rows: dict[tuple[str, bool], PromptRow] = {}
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one number for the whole process: put back below
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; is it the right file?")
@@ -96,6 +96,8 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
                     rows.setdefault((row.text, row.harmful), row)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} cannot be read as UTF-8 CSV ({type(error).__name__}); save it as such") from error
+    finally:
+        csv.field_size_limit(before)
     found = list(rows.values())
     return found if limit is None else _some(found, limit, seed)
 
