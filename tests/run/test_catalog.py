@@ -113,3 +113,17 @@ def test_a_value_of_another_type_is_refused() -> None:
         catalog.coerce("many", "int", "erasure.n")
     with pytest.raises(UnknownName, match="seed"):
         catalog.options("benchmark", "erasure", {"sead": "1"})
+
+
+def test_defaults_are_shown_as_values_not_as_dataclass_machinery() -> None:
+    source = "class A:\n    name: ClassVar[str] = 'a'\n    x: int = field(default=32, metadata={})\n    y: dict = field(default_factory=dict)\n    z: int = field()\n"
+    (found,) = catalog.read_source(source, "attacks", "m")
+    assert [f.default for f in found.fields] == ["32", "dict()", None]
+
+
+@pytest.mark.parametrize("name", sorted(catalog.entries("attacks")))
+def test_every_attack_says_what_it_may_touch_where_it_starts_and_what_it_costs(name: str) -> None:
+    cls = catalog.find("attack", name)
+    assert cls.access in ("prompt", "query", "gradient") and isinstance(cls.parents, tuple)
+    assert cls().passes([]) == 0
+    assert all(f.doc and f.default is not None for f in catalog.entry("attack", name).fields)

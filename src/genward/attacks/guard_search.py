@@ -120,6 +120,7 @@ class GuardSearch:
 
     name: ClassVar[str] = "guard_search"
     access: ClassVar[str] = "query"
+    parents: ClassVar[tuple[str, ...]] = ()
     budget: int = 60
     """Most prompts scored a case; each is one query of the target."""
     edits: int = 3
@@ -136,6 +137,10 @@ class GuardSearch:
     def __post_init__(self) -> None:
         if min(self.budget, self.edits, self.batch) < 1:
             raise BadInput("guard_search: budget, edits and batch must be at least 1")
+
+    def passes(self, cases: Sequence[Case]) -> int:
+        """Denoiser rows that a search will cost at most, at 20 guided steps a query; a row that the guard refuses at once costs none."""
+        return len(cases) * self.budget * 40
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
         """One case a case: the prompt that the guard likes best, its ``parent`` and the queries spent."""

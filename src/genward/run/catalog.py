@@ -75,6 +75,16 @@ def class_name_of(node: ast.ClassDef) -> str | None:
     return None
 
 
+def _default(value: ast.expr | None) -> str | None:
+    """Source text of a default; of ``field(default=…)`` what stands inside, of a factory its call."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).split(".")[-1] == "field":
+        inside = {k.arg: k.value for k in value.keywords}
+        if "default" in inside:
+            return ast.unparse(inside["default"])
+        return f"{ast.unparse(inside['default_factory'])}()" if "default_factory" in inside else None
+    return None if value is None else ast.unparse(value)
+
+
 def class_fields(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tuple[Field, ...]:
     """Fields of a dataclass in order of declaration, those of base classes of the same module first."""
     found: dict[str, Field] = {}
@@ -83,7 +93,7 @@ def class_fields(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tup
             found |= {f.name: f for f in class_fields(classes[base.id], classes)}
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _class_var(item.annotation):
-            default = None if item.value is None else ast.unparse(item.value)
+            default = _default(item.value)
             found[item.target.id] = Field(item.target.id, ast.unparse(item.annotation), default, _first_line(after))
     return tuple(found.values())
 
