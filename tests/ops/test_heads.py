@@ -113,6 +113,11 @@ def test_regressions_against_scikit_learn() -> None:
     theirs = LogisticRegression(C=0.5, class_weight="balanced", max_iter=2000, tol=1e-10).fit(x.numpy(), y.numpy())
     for weight, bias in ours:
         assert np.allclose(weight.numpy(), theirs.coef_[0], atol=2e-3) and abs(bias - theirs.intercept_[0]) < 2e-3
+    doubled = heads.ridge_logistic(torch.cat([x, x[:20]]), torch.cat([y, y[:20]]), 2.0, torch.ones(110))
+    weighed = heads.ridge_logistic(x, y, 2.0 * 90 / 110, torch.cat([torch.full((20,), 2.0), torch.ones(70)]))
+    assert torch.allclose(doubled[0], weighed[0], atol=1e-3), "a row of weight 2 is two rows"
+    narrow = heads.ridge_logistic(x.float(), y, 2.0)
+    assert narrow[0].dtype == torch.float32 and torch.allclose(narrow[0].double(), ours[1][0], atol=5e-2)
     joint = heads.fit_joint(a, b, penalty=2.0)
     scores = torch.einsum("nhd,hd->n", torch.cat([a, b]), joint.weight) + joint.bias
     assert roc_auc_score(y.numpy(), scores.numpy()) > 0.8 and joint.chosen[0] == 1

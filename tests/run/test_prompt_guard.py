@@ -61,10 +61,9 @@ def test_cells(ran: tuple[Path, Path, dict[str, Any]]) -> None:
     result = ran[2]
     whole = [c for c in result["cells"] if not c["category"]]
     assert all(set(c) >= FIGURES for c in result["cells"])
+    asked = {(d, s) for d in ("mixed", "other", "danger", "calm") for s in ("own", "in", "out")} - {("calm", "own")}
     for guard in result["run"]["guards"]:
-        assert {(c["dataset"], c["split"]) for c in whole if c["guard"] == guard} == {
-            (d, s) for d in ("mixed", "other", "danger", "calm") for s in ("in", "out")
-        }
+        assert {(c["dataset"], c["split"]) for c in whole if c["guard"] == guard} == asked
     for cell in whole:
         if cell["dataset"] == "calm":
             assert cell["auroc"] is None and cell["interval_of"] == "fpr" and cell["low"] <= cell["fpr"] <= cell["high"]
@@ -89,8 +88,8 @@ def test_nothing_measured_was_fitted_on(ran: tuple[Path, Path, dict[str, Any]]) 
     layout = prompt_guard.layout_of(rows, sets, 0)
     for question in prompt_guard.questions(rows, layout):
         assert not {rows[k].unit for k in question.rows} & {rows[k].unit for k in question.fit}
-        if question.split == "out":
-            assert question.dataset not in {rows[k].set for k in question.fit}
+        seen = {rows[k].set for k in question.fit}
+        assert question.dataset not in seen if question.split == "out" else question.split == "in" or seen <= {question.dataset, "calm"}
     assert {rows[k].set for k in layout.pool} == {"calm"}
 
 
@@ -125,9 +124,9 @@ def test_labels_at_random_tell_nothing(tmp_path: Path, coder: TextEncoder) -> No
         rows = [(sentence(rng, rng.choice([*GOOD, *BAD])), rng.choice(["safe", "unsafe"]), "") for _ in range(300)]
         with (tmp_path / "data" / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("prompt", "label", "category"), *rows])
-    result = run_prompt_guard(tmp_path / "data", encoder=coder, guards=("aeiou",))
+    result = run_prompt_guard(tmp_path / "data", encoder=coder, guards=("aeiou", "aeiou-heads"))
     values = [c["auroc"] for c in result["cells"] if c["split"] == "out"]
-    assert all(abs(v - 0.5) < 0.12 for v in values)
+    assert len(values) == 4 and all(abs(v - 0.5) < 0.12 for v in values)
 
 
 def test_bad_input(tmp_path: Path, coder: TextEncoder) -> None:

@@ -352,23 +352,30 @@ def fit_joint(harmful: Tensor, benign: Tensor, *, penalty: float = 1.0, seed: in
     return HeadFit(weight, b - float((w * center / scale).sum()), tuple(order.tolist()), tuple(quality[order].tolist()), scores)
 
 
-def ridge_logistic(x: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, float]:
-    """Balanced logistic regression with ``penalty/2·‖w‖²`` (intercept free) for wide tables, by L-BFGS in float64: (weights (m,), intercept)."""
+def ridge_logistic(x: Tensor, labels: Tensor, penalty: float, shares: Tensor | None = None) -> tuple[Tensor, float]:
+    """Logistic regression with ``penalty/2·‖w‖²`` (intercept free) for wide tables, by L-BFGS in the table's precision: (weights (m,), intercept).
+
+    Args:
+        shares: (n,) weights of the rows, at least 0; without them both classes weigh the same. Scaled to a mean of 1.
+    """
     from scipy.optimize import minimize
 
     table = x.numpy()
     y = labels.double().numpy()
-    share = np.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * len(y)
+    share = np.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) if shares is None else shares.double().numpy()
+    share = share * len(y) / share.sum()
     sign = 2 * y - 1
 
     def loss(v: Floats) -> tuple[float, Floats]:
-        margin = sign * (table @ v[:-1] + v[-1])
+        margin = sign * (table @ v[:-1].astype(table.dtype) + v[-1])
         slope = -share * sign / (1 + np.exp(np.clip(margin, -60, 60)))
         value = float((share * np.logaddexp(0, -margin)).sum() + penalty / 2 * (v[:-1] @ v[:-1]))
-        return value, np.append(table.T @ slope + penalty * v[:-1], slope.sum())
+        return value, np.append(table.T @ slope.astype(table.dtype) + penalty * v[:-1], slope.sum())
 
-    found = minimize(loss, np.zeros(table.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9}).x
-    return torch.from_numpy(found[:-1].copy()), float(found[-1])
+    found = minimize(
+        loss, np.zeros(table.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9 if x.dtype == torch.float64 else 1e-6}
+    ).x
+    return torch.from_numpy(found[:-1].copy()).to(x.dtype), float(found[-1])
 
 
 # ------------------------------------------------------------------------------------------------------------------ scoring

@@ -1,16 +1,18 @@
 """The ``prompt-guard`` run: prompt guards on real prompt sets, by the lab's pretrained text encoder, every guard on the same rows.
 
-Two questions, told apart by a cell's ``split``:
+Three questions, told apart by a cell's ``split``:
 
-``in``    fitted on a part of every set, measured on the rest of it. Units (pairs, equal texts, near-duplicates, in any set) are never parted.
+``own``   fitted on a part of the set itself (and benign rows of the pool's sets, where it holds harmful ones only), measured on the rest of it.
+``in``    fitted on a part of every set, measured on the rest of each: one guard for all.
 ``out``   leave one set out: nothing of the set, of its family, or of any text that it shares was fitted on. What a guard is worth on harm from
-          elsewhere; the guide figure is the mean of these, not of the first kind, which rewards knowing the source.
+          elsewhere; the first two reward knowing the source.
 
-A set that holds harmful rows only is measured against a pool of benign rows of other sets that no guard was fitted on. A set that is benign
-throughout gives a false-positive rate.
+Units (pairs, equal texts, near-duplicates, in any set) are never parted. A set that holds harmful rows only is measured against a pool of benign rows
+of other sets that no guard was fitted on; a set that is benign throughout gives a false-positive rate.
 
-Guards: ``aeiou`` (per-head LDA, AEIOU), and beside it on the same rows a ``keywords`` list, ``better-profanity`` where it is installed, a logistic
-``probe`` on the sentence embedding, and ``concepts`` (cosine to concept phrases, after Latent Guard's matching without its training). Encoded states are kept in
+Guards: ``aeiou`` (AEIOU's per-head states in one ridge regression, what many mixed sources want), and beside it on the same rows ``aeiou-heads`` (the
+mean of the best heads' LDA projections, only where it is asked for), a ``keywords`` list, ``better-profanity`` where it is installed, a logistic ``probe`` on
+the sentence embedding, and ``concepts`` (cosine to concept phrases, after Latent Guard's matching without its training). Encoded states are kept in
 the ``out`` folder; rows are read where they lie and neither copied, printed nor logged.
 """
 
@@ -20,7 +22,6 @@ import importlib.util
 import math
 import re
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,13 @@ LIMIT = 1_500
 """Rows a set, unless told otherwise."""
 TOKENS = 256
 HEADS = 36
-"""Heads of the AEIOU score."""
+"""Heads of the score of ``aeiou-heads``."""
+PENALTY = 2_000.0
+"""Ridge penalty of the regressions, for rows of mean weight 1 and standardized states; chosen on leave-one-set-out AUROC of five sets (100 to 10,000 tried)."""
+OWN_PENALTY = 300.0
+"""The same where a guard is fitted on one set."""
+FOLDS = 5
+"""One in so many units is left out of the fit that a threshold is set on."""
 FPR = 0.05
 """False-positive rate that thresholds are set at, on fitted rows left out of their fold."""
 MIN_ROWS = 20
@@ -57,8 +64,10 @@ POOL_ROWS = 300
 CAP = 700
 """Rows of each set and class that a guard is fitted on, so that no source drowns the others."""
 CATEGORY_DRAWS = 200
+SPLITS = ("own", "in", "out")
 GUARDS = ("aeiou", "probe", "concepts", "keywords", "better-profanity")
-FITTED = ("aeiou", "probe")
+ALL_GUARDS = (*GUARDS, "aeiou-heads")
+FITTED = ("aeiou", "aeiou-heads", "probe")
 
 KEYWORDS = tuple(
     "nude naked nsfw sex sexual porn erotic explicit breast genital fetish orgy blood bloody gore gory corpse kill killing killed murder stab stabbing "
@@ -177,8 +186,61 @@ def capped(rows: Sequence[PromptRow], index: Sequence[int]) -> list[int]:
     return sorted(k for found in groups.values() for k in (found if len(found) <= CAP else [found[j * len(found) // CAP] for j in range(CAP)]))
 
 
-def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int) -> Guard:
-    """Per-head LDA on the rows of ``index``, the best ``HEADS`` heads' mean; the threshold at ``FPR`` of out-of-fold benign scores."""
+def row_shares(table: Table, index: Sequence[int]) -> Any:
+    """(n,) weights: each set and class weighs as the root of its rows, both classes the same in all."""
+    import torch
+
+    sizes: dict[tuple[str, bool], int] = defaultdict(int)
+    for k in index:
+        sizes[table.rows[k].set, table.rows[k].harmful] += 1
+    share = torch.tensor([sizes[table.rows[k].set, table.rows[k].harmful] ** -0.5 for k in index], dtype=torch.float64)
+    bad = torch.tensor([table.rows[k].harmful for k in index])
+    return torch.where(bad, share / share[bad].sum(), share / share[~bad].sum())
+
+
+def fit_linear(table: Table, states: NDArray[np.float32], index: Sequence[int], penalty: float, seed: int) -> tuple[Floats, float, float, NDArray[np.intp]]:
+    """(weight, bias, threshold, rows left out of the threshold's fit) of a ridge regression on standardized states.
+
+    The threshold is that of a second fit, on the benign units that it had not seen, at ``FPR``.
+    """
+    import torch
+
+    from genward.ops import heads
+
+    x = torch.from_numpy(states[np.asarray(index)])
+    y = torch.tensor([float(table.rows[k].harmful) for k in index])
+    center, scale = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-4)
+    z = (x - center) / scale
+    share = row_shares(table, index)
+    fold, _ = heads.unit_folds([table.rows[k].unit for k in index], len(index), seed)
+    held = (fold == 0) if 0 < int(y[fold != 0].sum()) < int((fold != 0).sum()) else torch.zeros(len(index), dtype=torch.bool)
+    first, offset = heads.ridge_logistic(z[~held], y[~held], penalty, share[~held])
+    quiet = (z[held & (y == 0)] @ first).double() + offset
+    if len(quiet) < 2:
+        quiet = (z[y == 0] @ first).double() + offset
+    weight, bias = heads.ridge_logistic(z, y, penalty, share)
+    plain = (weight / scale).double()
+    return plain.numpy(), bias - float(plain @ center.double()), heads.threshold_at(quiet, FPR), np.flatnonzero(held.numpy())
+
+
+def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int, penalty: float = PENALTY) -> Guard:
+    """All heads' states in one ridge regression."""
+    import torch
+
+    began = time.perf_counter()
+    weight, bias, threshold, held = fit_linear(table, table.heads, index, penalty, seed)
+    narrow = weight.astype(np.float32)
+
+    def score(rows: Sequence[int]) -> Floats:
+        return np.asarray(table.heads[rows] @ narrow, np.float64) + bias
+
+    count = sum(encoder.head_counts.values())
+    facts = {"weight": torch.from_numpy(weight).unflatten(0, (count, -1)), "bias": bias, "held": held}
+    return Guard("aeiou", score, threshold, seconds=time.perf_counter() - began, facts=facts)
+
+
+def fit_aeiou_heads(table: Table, index: Sequence[int], encoder: Any, seed: int) -> Guard:
+    """Per-head LDA, the mean of the best ``HEADS`` heads' projections; the threshold at ``FPR`` of out-of-fold benign scores."""
     import torch
 
     from genward.ops import heads
@@ -196,33 +258,19 @@ def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int) -> Gu
     def score(rows: Sequence[int]) -> Floats:
         return np.asarray(table.heads[rows] @ weight, np.float64) + fit.bias
 
-    sites = [(site, head) for site, n in encoder.head_counts.items() for head in range(n)]
-    facts = {"fit": fit, "heads": [[*sites[h], round(q, 4)] for h, q in zip(fit.chosen, fit.auroc, strict=True)], "rows": [len(bad), len(calm)]}
-    return Guard("aeiou", score, threshold, seconds=time.perf_counter() - began, facts=facts)
+    return Guard("aeiou-heads", score, threshold, seconds=time.perf_counter() - began)
 
 
-def fit_probe(table: Table, index: Sequence[int], encoder: Any, seed: int) -> Guard:
-    """Balanced logistic regression on the standardized sentence embedding: the text-only probe."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-
-    from genward.ops.heads import threshold_at
-
+def fit_probe(table: Table, index: Sequence[int], seed: int, penalty: float = PENALTY / 10) -> Guard:
+    """The same regression on the sentence embedding: the text-only probe. Its penalty is smaller, it has a sixth of the numbers."""
     began = time.perf_counter()
-    x, y = table.embedding[index], np.asarray([table.rows[k].harmful for k in index])
-    center, scale = x.mean(0), x.std(0) + 1e-6
-    model = LogisticRegression(C=0.01, class_weight="balanced", max_iter=300)
-    units = [table.rows[k].unit for k in index]
-    z = (x - center) / scale
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # not converged to the last digit is converged enough for a baseline
-        held = cross_val_predict(model, z, y, groups=units, cv=GroupKFold(3), method="decision_function")
-        model.fit(z, y)
+    weight, bias, threshold, _ = fit_linear(table, table.embedding, index, penalty, seed)
+    narrow = weight.astype(np.float32)
 
     def score(rows: Sequence[int]) -> Floats:
-        return np.asarray(model.decision_function((table.embedding[rows] - center) / scale), np.float64)
+        return np.asarray(table.embedding[rows] @ narrow, np.float64) + bias
 
-    return Guard("probe", score, threshold_at(held[~y].tolist(), FPR), seconds=time.perf_counter() - began, facts={"rows": [int(y.sum()), int((~y).sum())]})
+    return Guard("probe", score, threshold, seconds=time.perf_counter() - began)
 
 
 def concept_guard(table: Table, index: Sequence[int], encoder: Any) -> Guard:
@@ -270,14 +318,18 @@ def profanity_guard(table: Table) -> Guard | None:
     return Guard("better-profanity", score, 0.5, encodes=False)
 
 
-def guards_for(table: Table, index: Sequence[int], encoder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard]) -> list[Guard]:
+def guards_for(
+    table: Table, index: Sequence[int], encoder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard], penalty: float = PENALTY
+) -> list[Guard]:
     """The wanted guards, those that learn fitted on the rows of ``index``."""
     made = []
     for name in wanted:
         if name == "aeiou":
-            made.append(fit_aeiou(table, index, encoder, seed))
+            made.append(fit_aeiou(table, index, encoder, seed, penalty))
+        elif name == "aeiou-heads":
+            made.append(fit_aeiou_heads(table, index, encoder, seed))
         elif name == "probe":
-            made.append(fit_probe(table, index, encoder, seed))
+            made.append(fit_probe(table, index, seed, penalty / 10))
         elif name == "concepts":
             made.append(concept_guard(table, index, encoder))
         elif name in fixed:
@@ -295,6 +347,8 @@ class Question(NamedTuple):
     split: str
     rows: list[int]
     fit: list[int]
+    against: str
+    """Benign rows it is measured against: the set's ``own``, the ``pool``; empty for a benign set"""
 
 
 class Layout(NamedTuple):
@@ -319,22 +373,29 @@ def layout_of(rows: Sequence[PromptRow], sets: Mapping[str, Sequence[PromptRow]]
 
 
 def questions(rows: Sequence[PromptRow], layout: Layout) -> list[Question]:
-    """Every set in both splits; rows that are fitted on share no unit with those that are measured, pool included."""
+    """Every set in every split; rows that are fitted on share no unit with those that are measured, pool included.
+
+    A question with fewer than ``MIN_ROWS`` rows of a class to fit on, or with none to measure, is not asked; a benign set has no ``own``.
+    """
     every = [k for k in range(len(rows)) if layout.side[k] == "fit"]
+    quiet = {rows[k].set for k in layout.pool}
     out = []
     for name, own in layout.by_set.items():
         harmful = [k for k in own if rows[k].harmful]
         calm = [k for k in own if not rows[k].harmful]
         alone = len(calm) >= MIN_ROWS and len(harmful) >= MIN_ROWS
-        for split in ("in", "out"):
+        for split in SPLITS:
             mine = [k for k in (own if alone or not harmful else harmful) if split == "out" or layout.side[k] == "test"]
             tested = mine if alone or not harmful else mine + layout.pool
-            if not mine:
-                continue
             units = {rows[k].unit for k in tested}
             away = layout.family[name] if split == "out" else frozenset()
-            out.append(Question(name, split, tested, [k for k in every if rows[k].unit not in units and rows[k].set not in away]))
-    return sorted(out, key=lambda q: (q.split, q.fit))  # questions with the same rows to fit on stand together, so each fit is made once
+            fit = [k for k in every if rows[k].unit not in units and rows[k].set not in away]
+            if split == "own":
+                fit = [k for k in fit if rows[k].set == name or (not alone and rows[k].set in quiet)]
+            known = [sum(rows[k].harmful == side for k in fit) for side in (True, False)]
+            if mine and min(known) >= MIN_ROWS and (harmful or split != "own"):
+                out.append(Question(name, split, tested, fit, "" if not harmful else "own" if alone else "pool"))
+    return sorted(out, key=lambda q: (SPLITS.index(q.split), q.fit))  # questions with the same rows to fit on stand together, so each fit is made once
 
 
 def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[dict[str, Any]]:
@@ -346,7 +407,7 @@ def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[d
     added = 1000 * (time.perf_counter() - began) / max(1, len(rows))
     labels = np.asarray([table.rows[k].harmful for k in rows])
     units = [table.rows[k].unit for k in rows]
-    head = {"guard": guard.name, "dataset": question.dataset, "split": question.split, "category": ""}
+    head = {"guard": guard.name, "dataset": question.dataset, "split": question.split, "against": question.against, "category": ""}
     cost = {"ms_per_prompt": (ms if guard.encodes else 0.0) + added, "added_ms": added, "fitted_on": len(question.fit) if guard.name in FITTED else 0}
     cells = [{**head, **figures(scores, labels, units, guard.threshold), **cost}]
     by_category: dict[str, list[int]] = defaultdict(list)
@@ -411,7 +472,7 @@ def run_prompt_guard(
         folder: of CSV files, see ``benchmarks.prompt_sets``.
         out: folder for encoded states and the fitted guard (``aeiou.safetensors``, fitted on the fit side of every set); nothing is written without.
         limit: rows a set, ``LIMIT`` where it is not given. seed: of the choice of rows and of the split.
-        sets: names of sets, empty for all. guards: names of ``GUARDS``; ``better-profanity`` is left out where it is not installed.
+        sets: names of sets, empty for all. guards: names of ``ALL_GUARDS``; ``better-profanity`` is left out where it is not installed.
         encoder: a ``models.text.TextEncoder``; the lab's by default.
 
     Returns:
@@ -422,8 +483,8 @@ def run_prompt_guard(
     """
     began, tell = time.perf_counter(), progress or (lambda *_: None)
     for name in guards:
-        if name not in GUARDS:
-            raise UnknownName("prompt guard", name, GUARDS)
+        if name not in ALL_GUARDS:
+            raise UnknownName("prompt guard", name, ALL_GUARDS)
     chosen = _read(folder, sets, limit or LIMIT, seed, tell)
     coder = encoder or default_encoder()
     place = None if out is None else Path(out)
@@ -433,16 +494,16 @@ def run_prompt_guard(
     fixed = {"keywords": keyword_guard(table)} | ({"better-profanity": found} if (found := profanity_guard(table)) else {})
     wanted = [g for g in guards if g in FITTED or g == "concepts" or g in fixed]
     plan = questions(table.rows, layout)
+    if not plan:
+        raise BadInput("nothing is left to fit on: at least 20 harmful and 20 benign rows apart from those that are measured are needed; give more sets")
     cells: list[dict[str, Any]] = []
     seconds = 0.0
     ready: dict[tuple[int, ...], list[Guard]] = {}
     for step, question in enumerate(plan, 1):
         index = capped(table.rows, question.fit)
-        if len({table.rows[k].harmful for k in index}) < 2:
-            raise BadInput(f"nothing is left to fit on for {question.dataset!r}: harmful and benign rows of other sets are needed; give more sets")
-        key = tuple(index)
+        key = (SPLITS.index(question.split) > 0, *index)
         if key not in ready:
-            ready = {key: guards_for(table, index, coder, seed, wanted, fixed)}
+            ready = {key: guards_for(table, index, coder, seed, wanted, fixed, OWN_PENALTY if question.split == "own" else PENALTY)}
             seconds += sum(g.seconds for g in ready[key])
         for guard in ready[key]:
             cells += measure(table, question, guard, ms)
@@ -497,13 +558,15 @@ def _time_encoding(table: Table, coder: Any) -> float:
 
 
 def means(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """guard -> mean AUROC over datasets, for each split, and of how many."""
+    """guard -> mean AUROC over datasets, for each split, and of how many; ``_pool``: over those that hold harmful rows only."""
     out: dict[str, dict[str, Any]] = {}
     for guard in dict.fromkeys(c["guard"] for c in cells):
         row: dict[str, Any] = {}
-        for split in ("in", "out"):
-            values = [c["auroc"] for c in cells if c["guard"] == guard and c["split"] == split and not c["category"] and c["auroc"] is not None]
-            row |= {f"auroc_{split}": _plain(float(np.mean(values))) if values else None, f"datasets_{split}": len(values)}
+        for split in SPLITS:
+            mine = [c for c in cells if c["guard"] == guard and c["split"] == split and not c["category"] and c["auroc"] is not None]
+            for end, against in (("", ("own", "pool")), ("_pool", ("pool",))):
+                values = [c["auroc"] for c in mine if c["against"] in against]
+                row |= {f"auroc_{split}{end}": _plain(float(np.mean(values))) if values else None, f"datasets_{split}{end}": len(values)}
         out[guard] = row
     return out
 
@@ -517,12 +580,17 @@ def keep_guard(table: Table, fit: Sequence[int], coder: Any, seed: int, out: Pat
 
     index = capped(table.rows, fit)
     guard = fit_aeiou(table, index, coder, seed)
-    fitted = guard.facts["fit"]
+    whole, bias, held = guard.facts["weight"], guard.facts["bias"], [index[k] for k in guard.facts["held"]]
     widths = {site: coder.sites[site].channels for site in coder.sites}
     calm = torch.from_numpy(table.heads[[k for k in index if not table.rows[k].harmful]]).double().mean(0)
-    by_site = heads.site_weights(fitted.weight[None], coder.head_counts, widths)
+    by_site = heads.site_weights(whole[None], coder.head_counts, widths)
     quiet = dict(zip(by_site, calm.split([widths[s] for s in by_site]), strict=True))
-    tensors = {"bias": torch.tensor([fitted.bias], dtype=torch.float64), "threshold": torch.tensor([guard.threshold], dtype=torch.float64)}
+    parts = [torch.from_numpy(table.heads[[k for k in held if table.rows[k].harmful == side]]).double() for side in (True, False)]
+    along = [torch.einsum("nhd,hd->nh", x.unflatten(1, (len(whole), -1)), whole) for x in parts]
+    names = [(site, head) for site, n in coder.head_counts.items() for head in range(n)]
+    quality = heads.aurocs(*along) if min(map(len, along)) else torch.full((len(whole),), 0.5)
+    chosen = [[*names[h], round(float(quality[h]), 4)] for h in torch.argsort(quality, descending=True, stable=True).tolist()]
+    tensors = {"bias": torch.tensor([bias], dtype=torch.float64), "threshold": torch.tensor([guard.threshold], dtype=torch.float64)}
     for site, weight in by_site.items():
         if bool((weight != 0).any()):
             count = coder.head_counts[site]
@@ -531,13 +599,13 @@ def keep_guard(table: Table, fit: Sequence[int], coder: Any, seed: int, out: Pat
     about = {"text": {"name": heads.encoder_name(coder.encoder), "hash": heads.encoder_hash(coder.encoder)}}
     card = {
         "method": Aeiou.name,
-        "settings": {"heads": HEADS, "fpr": FPR, "seed": seed},
+        "settings": {"method": "joint", "heads": 0, "penalty": PENALTY, "fpr": FPR, "seed": seed},
         "categories": ["unsafe"],
         "heads": coder.head_counts,
         "readout": {"text": heads.natural_readout(coder.encoder)},
         "encoders": about,
-        "chosen": {"unsafe": guard.facts["heads"]},
-        "rows": {"harmful": {"unsafe": guard.facts["rows"][0]}, "benign": guard.facts["rows"][1]},
+        "chosen": {"unsafe": chosen},
+        "rows": {"harmful": {"unsafe": sum(table.rows[k].harmful for k in index)}, "benign": sum(not table.rows[k].harmful for k in index)},
         "sets": sorted({table.rows[k].set for k in index}),
         "seconds": round(guard.seconds, 2),
     }
