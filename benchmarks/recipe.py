@@ -16,7 +16,7 @@ import torch
 
 from genward.judges.lab import LabJudge
 from genward.run.fit import parse_defense, ready
-from genward.run.measure import run_erasure
+from genward.run.loops import run_plan
 from genward.run.models import opener
 from genward.run.plan import make_plan, plan_cases, work
 from genward.store import Store
@@ -46,7 +46,7 @@ def part_recipe(n: int = 2) -> dict[str, Any]:
         for piece in work(plan, plan_cases(plan)):  # fit and open everything before the clock starts
             ready(parse_defense(piece.defenses), models(piece.model), store)
         began = time.perf_counter()
-        table = run_erasure(plan, store, models=models)
+        table = run_plan(plan, store, models=models)
         ours = time.perf_counter() - began
         began = time.perf_counter()
         made = naive(plan, models, store)

@@ -85,8 +85,8 @@ def test_score_by_hand_and_decision(which: str, request: pytest.FixtureRequest) 
 def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted: Aeiou) -> None:
     guard = dataclasses.replace(fitted, threshold=-1e6)
     (sample,) = model.generate(cases(HARM[0]), SAMPLER, [guard])
-    blocked = next(v for v in sample.verdicts if v.action == "blocked")
-    told = next(v for v in sample.verdicts if v.tokens)
+    assert [v.action for v in sample.verdicts] == ["blocked"], "one decision, one verdict"
+    (blocked,) = (told,) = sample.verdicts
     assert blocked.defense == "aeiou" and blocked.stage == "text" and blocked.category == "harmful" and blocked.threshold == -1e6
     shares = sum(x for _, x in told.tokens)
     assert abs(shares + float(fitted.guarding().bias[0]) - float(blocked.score or 0)) < 1e-3, "shares and bias sum to the score"

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from genward import lab
+from genward.core.checkpoint import CHECKPOINT, load_checkpoint
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges.lab import LabJudge
 from genward.lab import autoencoder, data
@@ -169,7 +170,7 @@ def test_every_stage_then_a_package_that_reads_back(shop: labbuild.Workshop, mon
         labbuild.stage_package(shop, shop.work / "weights")
     labbuild.stage_unet(shop)
     labbuild.stage_oracles(shop)
-    steps = {p: torch.load(shop.work / p / "checkpoint.pt", weights_only=True)["step"] for p in ("trunk", "lab", "oracle")}
+    steps = {p: load_checkpoint(shop.work / p / CHECKPOINT)["step"] for p in ("trunk", "lab", "oracle")}
     assert steps == {"trunk": 2, "lab": 2, "oracle": 2}
     for which in labjudge.NETWORKS:
         labjudge.fit(which, lambda s: pictures(), seconds=0.01, work=shop.work, out=shop.work / "out" / which, rows=64)

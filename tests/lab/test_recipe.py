@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from genward.core.checkpoint import CHECKPOINT, load_checkpoint
 from genward.core.records import load_concept
 from genward.lab import autoencoder, data
 from genward.lab import unet as net
@@ -120,10 +121,10 @@ def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:
     )
     net.train(unet, pool, seconds=1e9, steps=2, folder=tmp_path, batch=2)
     seen: list[dict[str, float]] = []
-    first = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    first = load_checkpoint(tmp_path / CHECKPOINT)
     assert first["step"] == 2
     net.train(net.build(), pool, seconds=1e9, steps=3, folder=tmp_path, batch=2, report=seen.append)
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
+    assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 3
 
 
 @pytest.mark.parametrize(("step", "seconds", "expect"), [(0, 0.0, 0.01), (99, 10.0, 1.0), (1000, 100.0, 0.02)])

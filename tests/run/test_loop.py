@@ -11,7 +11,8 @@ import pytest
 from genward.core.records import Case, Sampler, load_concept
 from genward.errors import BadInput, DefenseInactive, Inapplicable, StoreError
 from genward.run import generate as g
-from genward.run.measure import generate_run, judge_run, measure, run_erasure
+from genward.run.loops import run_plan
+from genward.run.measure import generate_run, judge_run, measure
 from genward.run.models import words_of
 from genward.run.plan import ArmPlan, Plan, load_plan, plan_cases, work
 from genward.store import Store
@@ -42,7 +43,7 @@ def contents(store: Store) -> dict[str, tuple[str, str]]:
 @pytest.fixture(scope="module")
 def whole(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
     store = Store(tmp_path_factory.mktemp("whole"))
-    return store, run_erasure(PLAN, store, models=models, judge=JUDGE, command="genward run erasure")
+    return store, run_plan(PLAN, store, models=models, judge=JUDGE, command="genward run erasure")
 
 
 def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None:
@@ -81,7 +82,7 @@ def test_strips_show_one_case_under_every_arm(whole: tuple[Store, dict[str, Any]
 
 def test_a_second_run_makes_nothing_and_says_the_same(whole: tuple[Store, dict[str, Any]], models: Any) -> None:
     store, metrics = whole
-    again = run_erasure(PLAN, store, models=models, judge=JUDGE)
+    again = run_plan(PLAN, store, models=models, judge=JUDGE)
     assert again["run"]["stages"]["made"] == 0 and again["run"]["stages"]["there"] == metrics["run"]["rows"]
     assert again["cells"] == metrics["cells"] and again["pairs"] == metrics["pairs"]
 
@@ -97,7 +98,7 @@ def test_an_interrupted_run_resumes_to_the_same_pictures(whole: tuple[Store, dic
         with pytest.raises(KeyboardInterrupt):
             generate_run(PLAN, store, models, progress=interrupt)
     assert 0 < len(store.samples()) < len(whole[0].samples())
-    run_erasure(PLAN, store, models=models, judge=JUDGE)
+    run_plan(PLAN, store, models=models, judge=JUDGE)
     assert contents(store) == contents(whole[0])
     ids = [i for path in sorted((tmp_path / "samples").glob("*.parquet")) for i in store._ids(path)[0]]
     assert len(ids) == len(set(ids))

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
-from genward.run.calibrate import read_prompts, threshold_at
+from genward.run.calibrate import threshold_at
 from genward.run.policy import ACTIONS, CALIBRATION, CATEGORY, TOP, Category, Policy, dump_policy, load_policy, merged, parse_policy, policy_names
+from genward.run.prompts import read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NAME = TEXT.filter(lambda t: t.strip())

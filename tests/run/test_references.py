@@ -130,13 +130,14 @@ def test_lab_references() -> None:
     everything = lab.references()
     by_name = {(thing, style): np.asarray(p) for thing, style, p in everything}
     assert len(lab_references()) == len(everything)
-    banana = [np.asarray(p) for p in lab_references(["banana"])]
+    banana = [np.asarray(p) for _, _, p in lab_references(["banana"])]
     styles = list(dict.fromkeys(s for t, s, _ in everything if t == "banana"))
     assert len(banana) == len(styles) and all(np.array_equal(a, by_name["banana", s]) for a, s in zip(banana, styles, strict=True))
-    two = lab_references(["banana", "cat"])
+    two = [p for _, _, p in lab_references(["banana", "cat"])]
     assert np.array_equal(np.asarray(two[0]), by_name["banana", styles[0]]) and np.array_equal(np.asarray(two[1]), by_name["cat", styles[1]])
     assert len({np.asarray(p).tobytes() for p in two}) == len(two) == len(banana) + sum(t == "cat" for t, _, _ in everything)
     only = lab_references(styles=["twemoji"])
+    assert all(np.array_equal(np.asarray(p), by_name[thing, style]) and style == "twemoji" for thing, style, p in only)
     assert len(only) == sum(s == "twemoji" for _, s, _ in everything)
     assert len(lab_references(["banana", "banana"], ["twemoji"])) == 1
     for wrong in ({"targets": ["bananna"]}, {"styles": ["twemojy"]}):

@@ -37,13 +37,11 @@ def main(
         raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
     from genward.run import calibrate as calibration
     from genward.run.policy import dump_policy, load_policy
+    from genward.run.prompts import checked_prompts, read_prompts
 
     request = calibration.one_request(defense)
     base = load_policy(policy) if policy else None
-    prompts = calibration.read_prompts(benign)
-
-    from genward.run.prompts import checked_prompts
-
+    prompts = read_prompts(benign)
     checked_prompts(prompts)
 
     from genward.run.models import open_model

@@ -20,6 +20,10 @@ ModelName = typer.Option("lab", "--model", "-m", help="lab, lab:oracle, a hub id
 Device = typer.Option(None, "--device", help="cpu, cuda, …; by default the best there is.")
 Dtype = typer.Option(None, "--dtype", help="float32 (default), float16 or bfloat16.")
 Download = typer.Option(False, "--download", help="Fetch a hub id that is not on this machine.")
+Negative = typer.Option("", "--negative", help="Negative prompt of your own.")
+FirstSeed = typer.Option(0, "--seed", min=0, help="Seed of the first picture of a prompt; the next ones count up.")
+Steps = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps.")
+Guidance = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance.")
 Refit = typer.Option(False, "--refit", help="Fit again, even where a fitted one is at hand.")
 StoreFolder = typer.Option(STORE, "--store", "-s", help="Folder that keeps pictures, scores and runs.")
 

@@ -13,7 +13,7 @@ from genward.errors import BadInput
 app = typer.Typer(no_args_is_help=True, help="Data for early detectors: prompts × seeds, labels of this very picture, early features.")
 
 
-def read_prompts(file: Path) -> list[str | tuple[str, str]]:
+def read_rows(file: Path) -> list[str | tuple[str, str]]:
     """Prompts from a text file (one a line) or a CSV with a column ``prompt`` and, if it likes, ``family``.
 
     Raises:
@@ -22,23 +22,23 @@ def read_prompts(file: Path) -> list[str | tuple[str, str]]:
     import csv
     import io
 
+    from genward.run.prompts import read_prompts
+
+    if file.suffix.lower() != ".csv":
+        return list(read_prompts(file))
     try:
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read as text: {error}; give a UTF-8 file, one prompt a line") from error
-    if file.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
-        if not rows or "prompt" not in rows[0]:
-            raise BadInput(f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by")
-        found: list[str | tuple[str, str]] = [(r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()]
-    else:
-        found = [line.strip() for line in text.splitlines() if line.strip()]
+        rows = list(csv.DictReader(io.StringIO(file.read_text("utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BadInput(f"{file} cannot be read as CSV in UTF-8: {error}") from error
+    if not rows or "prompt" not in rows[0]:
+        raise BadInput(f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by")
+    found: list[str | tuple[str, str]] = [(r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()]
     if not found:
         raise BadInput(f"{file} holds no prompt")
     return found
 
 
-def told(names: str) -> tuple[str, ...]:
+def listed(names: str) -> tuple[str, ...]:
     """``"a,b"`` -> ``("a", "b")``."""
     return tuple(n.strip() for n in names.split(",") if n.strip())
 
@@ -56,7 +56,9 @@ def build(
     label: str = typer.Option("", "--label", help="Judge's labels, comma-separated; by default the concepts' own."),
     images: int = typer.Option(960, "--images", "-n", help="Pictures, of concepts' captions."),
     seeds: int = typer.Option(4, "--seeds", help="Pictures a prompt."),
-    judge: str = typer.Option("lab", "--judge", "-j", help="Judges, comma-separated; where they differ, a label is unknown."),
+    judge: list[str] = typer.Option(
+        ["lab"], "--judge", "-j", help="Judge, with its fields if need be; may be repeated: where judges differ, a label is unknown."
+    ),
     sites: str = typer.Option("", "--sites", help="Sites to read, comma-separated (genward show model lab)."),
     parts: str = typer.Option("text", "--parts", help="text, latents, noise: read beside the sites."),
     steps: str = typer.Option("0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps."),
@@ -78,25 +80,25 @@ def build(
     from genward.core.records import Sampler, load_concept
 
     concepts = [load_concept(c) for c in concept]
-    labels = told(label) or tuple(dict.fromkeys(x for c in concepts for x in c.judge))
+    labels = listed(label) or tuple(dict.fromkeys(x for c in concepts for x in c.judge))
     if not labels:
         raise BadInput("no label to judge by; name them with --label (genward list judges)")
     try:
-        at = tuple(float(s) for s in told(steps))
+        at = tuple(float(s) for s in listed(steps))
     except ValueError:
         raise BadInput(f"--at {steps!r}: give numbers, as in 0,0.1,0.2") from None
-    written = read_prompts(prompts) if prompts is not None else []
+    written = read_rows(prompts) if prompts is not None else []
 
     from genward.run import dataset
     from genward.run.judging import open_judge
     from genward.run.models import open_model, words_of
 
-    judges = [open_judge(j) for j in told(judge)]
+    judges = [open_judge(j) for j in judge]
     cases = dataset.concept_cases(concepts, words_of(model), images, seeds, seed) if concepts else []
     cases += dataset.prompt_cases(written, seeds, seed)
-    settings: dict[str, Any] = {"sites": told(sites)} if sites else {}
+    settings: dict[str, Any] = {"sites": listed(sites)} if sites else {}
     recipe = dataset.Recipe(
-        labels, parts=told(parts), steps=at, pool=pool, sampler=Sampler(sampling_steps, guidance), test_wordings=told(test_families), seed=seed, **settings
+        labels, parts=listed(parts), steps=at, pool=pool, sampler=Sampler(sampling_steps, guidance), test_wordings=listed(test_families), seed=seed, **settings
     )
     opened = open_model(model, device, dtype, download=download)
     with common.progress("pictures", as_json) as update:

@@ -45,7 +45,15 @@ class Rig(Protocol):
     def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None: ...
     def images(self, fn: Callable[[list[Image]], list[Image]]) -> None: ...
     def block(
-        self, frame: Frame, rows: Tensor, why: str, *, score: Tensor | None = None, threshold: float | None = None, category: str | Sequence[str] = ""
+        self,
+        frame: Frame,
+        rows: Tensor,
+        why: str,
+        *,
+        score: Tensor | None = None,
+        threshold: float | None = None,
+        category: str | Sequence[str] = "",
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
     ) -> None: ...
     def flag(
         self,

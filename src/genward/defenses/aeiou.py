@@ -330,10 +330,8 @@ class _Watch:
                 continue
             limit = float(self.limits[k])
             why = f"the prompt reads as {category}"
-            if self.settings.action == "flag" or shares is not None:
-                self.rig.flag(frame, rows, why, score=score, threshold=limit, category=category, tokens=shares)
-            if self.settings.action == "block":
-                self.rig.block(frame, rows, why, score=score, threshold=limit, category=category)
+            act = self.rig.flag if self.settings.action == "flag" else self.rig.block
+            act(frame, rows, why, score=score, threshold=limit, category=category, tokens=shares)
 
     def shares(self, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
         """Tokens and their shares of each row that is acted on, padding left out; nothing for the others."""

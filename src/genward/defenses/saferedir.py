@@ -25,6 +25,7 @@ from genward.ops import artifacts, early, phrases
 from genward.ops import saferedir_net as nets
 from genward.ops.captions import caption_pools, safe_twins, styled
 from genward.ops.detection import auroc, spread_groups
+from genward.ops.finetune import Progress
 
 CHOICES = {"trunk": nets.TRUNKS, "sees": nets.SEES, "apply_to": ("cond", "both"), "when": ("before", "after"), "check": ("given", "current")}
 
@@ -111,7 +112,7 @@ class SafeRedir:
         self,
         model: Any,
         concept: Concept | Sequence[Concept],
-        progress: nets.Progress | None = None,
+        progress: Progress | None = None,
         judge: Any = None,
         words: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -155,7 +156,7 @@ class SafeRedir:
         *,
         card: Mapping[str, Any] | None = None,
         denoise: nets.Denoise | None = None,
-        progress: nets.Progress | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """The training alone. ``groups``: (rows,) the pair of each row; validation takes whole pairs."""
         part = spread_groups(groups, (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g))
@@ -364,5 +365,5 @@ def _denoiser(model: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return denoise
 
 
-def _telling(progress: nets.Progress | None, trajectories: int, epochs: int) -> Callable[[int, float], None] | None:
+def _telling(progress: Progress | None, trajectories: int, epochs: int) -> Callable[[int, float], None] | None:
     return None if progress is None else lambda done, loss: progress(done, trajectories + epochs, loss)

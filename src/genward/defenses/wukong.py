@@ -22,6 +22,7 @@ from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.ops import artifacts, early, phrases, wukong_net
 from genward.ops.captions import SHARES, caption_pools
 from genward.ops.detection import POINTS, auroc, average_precision, operating_points, spread_groups, temperature
+from genward.ops.finetune import Progress
 
 ACTIONS = ("block", "flag")
 
@@ -114,7 +115,7 @@ class Wukong:
         self,
         model: Any,
         concept: Concept | Sequence[Concept],
-        progress: wukong_net.Progress | None = None,
+        progress: Progress | None = None,
         judge: Any = None,
         words: Mapping[str, Any] | None = None,
     ) -> Self:
@@ -172,7 +173,7 @@ class Wukong:
         blocks: Sequence[Any],
         queries: Tensor,
         card: Mapping[str, Any] | None = None,
-        progress: wukong_net.Progress | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """The training alone, on features that are there already.
 
@@ -442,5 +443,5 @@ def learning_cases(concepts: Sequence[Concept], words: Mapping[str, Any], settin
     ]
 
 
-def _telling(progress: wukong_net.Progress | None, pictures: int, epochs: int) -> Callable[[int, float], None] | None:
+def _telling(progress: Progress | None, pictures: int, epochs: int) -> Callable[[int, float], None] | None:
     return None if progress is None else lambda done, loss: progress(done, pictures + epochs, loss)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from genward.core.checkpoint import load_checkpoint, save_checkpoint
 from genward.errors import BadInput
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -60,7 +61,7 @@ def train(
     average = {k: v.detach().clone() for k, v in net.state_dict().items()}
     step, spent = 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=where)
+        state = load_checkpoint(file, where)
         if {k: v.shape for k, v in state["weights"].items()} != {k: v.shape for k, v in net.state_dict().items()}:
             raise BadInput(f"{file} belongs to a judge of another shape; remove it and train anew")
         net.load_state_dict(state["weights"])
@@ -90,10 +91,8 @@ def train(
         if step % 50 == 0:
             report({"step": step, "samples": step * len(x), "seconds": spent, "loss": smooth})
         if time.monotonic() - saved > 60 or spent >= seconds:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(".part")
-            torch.save({"weights": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step, "seconds": spent}, aside)
-            aside.rename(file)
+            state = {"weights": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step, "seconds": spent}
+            save_checkpoint(file, state)
             saved = time.monotonic()
     net.cpu()
     return {k: v.cpu() for k, v in average.items()}

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, World, place
 
@@ -202,9 +203,9 @@ def train(
     optimizer = torch.optim.AdamW(unet.parameters(), peak, betas=(0.9, 0.99), weight_decay=1e-3)
     average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
     step, spent = 0, 0.0
-    file = folder / "checkpoint.pt"
+    file = folder / CHECKPOINT
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=where)
+        state = load_checkpoint(file, where)
         unet.load_state_dict(state["weights"])
         average = state["average"]
         optimizer.load_state_dict(state["optimizer"])
@@ -233,9 +234,6 @@ def train(
         if step % 50 == 0:
             report({"step": step, "samples": step * batch, "seconds": spent, "loss": smooth})
         if time.monotonic() - saved > 60 or (spent >= seconds if steps is None else step == steps):
-            folder.mkdir(parents=True, exist_ok=True)
-            aside = file.with_suffix(".part")
-            torch.save({"weights": unet.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent}, aside)
-            aside.rename(file)
+            save_checkpoint(file, {"weights": live, "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent})
             saved = time.monotonic()
     return {k: v.cpu() for k, v in average.items()}

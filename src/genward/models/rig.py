@@ -230,19 +230,28 @@ class LiveRig:
     # ------------------------------------------------------------------------------------------------------------ services
 
     def block(
-        self, frame: Frame, rows: Tensor, why: str, *, score: Tensor | None = None, threshold: float | None = None, category: str | Sequence[str] = ""
+        self,
+        frame: Frame,
+        rows: Tensor,
+        why: str,
+        *,
+        score: Tensor | None = None,
+        threshold: float | None = None,
+        category: str | Sequence[str] = "",
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
     ) -> None:
         """Refuse cases, given as a bool mask or indices over the frame's rows; they cost nothing from the next call on.
 
         Args:
             score: (rows of the frame,) what was compared with ``threshold``, for the verdict. category: one text, or one a row of the frame.
+            tokens: a list a row of the frame: token and its share of the score.
         """
         run = self._running("block")
         for row in self._rows(frame, rows):
             case = int(frame.case[row])
             run.alive[case] = False
             if run.why.setdefault(case, f"{self._speaker()}: {why}") == f"{self._speaker()}: {why}":
-                self._verdict(frame, row, "blocked", why, score, threshold, category)
+                self._verdict(frame, row, "blocked", why, score, threshold, category, tokens)
 
     def flag(
         self,

@@ -36,11 +36,9 @@ def auroc(scores: ArrayLike, truth: ArrayLike) -> float:
     s, t = scored(scores, truth)
     if not t.any() or t.all():
         return math.nan
-    _, index, counts = np.unique(s, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    rank = (last - (counts - 1) / 2)[index]
-    up, down = int(t.sum()), int((~t).sum())
-    return float((rank[t].sum() - up * (up + 1) / 2) / (up * down))
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(t, s))
 
 
 def average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
@@ -48,12 +46,9 @@ def average_precision(scores: ArrayLike, truth: ArrayLike) -> float:
     s, t = scored(scores, truth)
     if not t.any():
         return math.nan
-    order = np.argsort(-s, kind="stable")
-    s, t = s[order], t[order]
-    ends = np.append(np.nonzero(np.diff(s))[0], len(s) - 1)
-    hits = np.cumsum(t)[ends]
-    gained = np.diff(hits, prepend=0) / t.sum()
-    return float((gained * hits / (ends + 1)).sum())
+    from sklearn.metrics import average_precision_score
+
+    return float(average_precision_score(t, s))
 
 
 def threshold_at_fpr(scores: ArrayLike, truth: ArrayLike, share: float) -> float:

@@ -16,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genward.errors import BadArtifact, BadInput, GenwardError
+from genward.errors import BadArtifact, BadInput
+from genward.ops.epochs import train_epochs
+from genward.ops.finetune import Progress
 
 TRUNKS = ("token", "shared")
 SEES = ("both", "text", "latent")
 TIME = 320
 """Width of the sinusoidal time embedding, as in the authors' code."""
-Progress = Callable[[int, int, float], None]
 Shape = Mapping[str, Any]
 """``{"trunk", "sees", "tokens", "text", "channels", "width", "dropout"}``"""
 
@@ -298,33 +299,13 @@ def train(net: Redirector, items: Items, held: Tensor, how: Training, denoise: D
     rows, steps = (~held).nonzero().flatten(), items.latents.shape[1]
     if len(items.label[rows].unique()) < 2:
         raise BadInput("saferedir learns from unsafe and safe trajectories and got only one kind; add pairs, seeds, or captions of the other kind")
-    random = torch.Generator().manual_seed(how.seed)
+
+    def loss(part: Tensor) -> Tensor:
+        return batch_loss(net, items, rows[part // steps], part % steps, how, denoise)
+
     optimizer = torch.optim.AdamW(net.parameters(), how.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, how.epochs * -(-len(rows) * steps // how.batch))
-    best, kept, losses = math.inf, None, []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
-        for epoch in range(how.epochs):
-            net.train()
-            total = 0.0
-            for part in torch.randperm(len(rows) * steps, generator=random).split(how.batch):
-                loss = batch_loss(net, items, rows[part // steps], part % steps, how, denoise)
-                if not bool(torch.isfinite(loss)):
-                    raise GenwardError(f"saferedir: loss {float(loss.detach())} in epoch {epoch + 1} of {how.epochs}; lower lr (now {how.lr:g})")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(part)
-            losses.append(held_loss(net, items, held, how))
-            if losses[-1] < best:
-                best, kept = losses[-1], {k: v.clone() for k, v in net.state_dict().items()}
-            if progress is not None:
-                progress(epoch + 1, how.epochs, total / (len(rows) * steps))
-    if kept is not None:
-        net.load_state_dict(kept)
-    net.eval()
-    return losses
+    settings: dict[str, Any] = {"epochs": how.epochs, "batch": how.batch, "seed": how.seed, "name": "saferedir", "progress": progress}
+    return [-x for x in train_epochs(net, optimizer, len(rows) * steps, loss, lambda: -held_loss(net, items, held, how), **settings)]
 
 
 def held_loss(net: Redirector, items: Items, held: Tensor, how: Training) -> float:

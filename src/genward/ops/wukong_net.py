@@ -13,7 +13,7 @@ Features are token streams of transformer blocks, (rows, places, channels); the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genward.errors import BadArtifact, BadInput, GenwardError
+from genward.errors import BadArtifact, BadInput
 from genward.ops.detection import average_precision
+from genward.ops.epochs import train_epochs
+from genward.ops.finetune import Progress
 
 READINGS = ("A", "B")
 TIME = 64
@@ -30,7 +32,6 @@ TIME = 64
 TOP = 0.1
 """Share of the places whose logits are averaged for a category."""
 
-Progress = Callable[[int, int, float], None]
 Shape = Mapping[str, Any]
 """``{"reading", "text", "categories", "hidden", "rank", "layers", "dropout", "sites": [{"name", "channels", "inner", "heads"}]}``"""
 
@@ -314,34 +315,13 @@ def train(
     if not positives.any() or not negatives.any():
         raise BadInput("the rows to learn from show the concept never or always; add prompts of both kinds, or seeds")
     weight = (negatives.clamp_min(1) / positives.clamp_min(1)).sqrt()
-    random = torch.Generator().manual_seed(seed)
+
+    def loss(part: Tensor) -> Tensor:
+        row, step = rows[part // steps], part % steps
+        return multi_label_loss(net([f[row, step].float() for f in features], timesteps[step]), truth[row], weight, any_share)
+
+    def score() -> float:
+        return validation_score(predict(net, [f[held] for f in features], timesteps), truth[held]) if bool(held.any()) else -math.inf
+
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
-    per = -(-len(rows) * steps // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * per)
-    best, kept, scores = -math.inf, None, []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        for epoch in range(epochs):
-            net.train()
-            order = torch.randperm(len(rows) * steps, generator=random)
-            total = 0.0
-            for part in order.split(batch):
-                row, step = rows[part // steps], part % steps
-                loss = multi_label_loss(net([f[row, step].float() for f in features], timesteps[step]), truth[row], weight, any_share)
-                if not bool(torch.isfinite(loss)):
-                    raise GenwardError(f"wukong: loss {float(loss.detach())} in epoch {epoch + 1} of {epochs}; lower lr (now {lr:g}), nothing was kept")
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                total += float(loss.detach()) * len(part)
-            score = validation_score(predict(net, [f[held] for f in features], timesteps), truth[held]) if bool(held.any()) else -math.inf
-            scores.append(score)
-            if score > best:
-                best, kept = score, {k: v.clone() for k, v in net.state_dict().items()}
-            if progress is not None:
-                progress(epoch + 1, epochs, total / (len(rows) * steps))
-    if kept is not None:
-        net.load_state_dict(kept)
-    net.eval()
-    return scores
+    return train_epochs(net, optimizer, len(rows) * steps, loss, score, epochs=epochs, batch=batch, seed=seed, name="wukong", progress=progress)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from genward.core.contracts import Defense
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec, digest
-from genward.errors import BadArtifact, BadInput
+from genward.errors import BadArtifact
 from genward.run import catalog
 from genward.run.target import LOOKED_THROUGH, ArmTarget
 
@@ -45,16 +45,8 @@ class Found(NamedTuple):
 
 
 def parse_attack(text: str) -> Any:
-    """``ddim_inversion,steps=50`` -> the attack. ``UnknownName`` or ``BadInput`` where it cannot be read."""
-    name, *pairs = [p.strip() for p in text.split(",")]
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"attack {text!r}: {pair!r} is not field=value; write it as in ddim_inversion,steps=50")
-        options[key] = value
-    given = catalog.options("attack", name, options)
-    return catalog.find("attack", name)(**given)
+    """``ddim_inversion,steps=50`` -> the attack; raises as ``catalog.made``."""
+    return catalog.made("attack", text)
 
 
 def looked_through(model: StableDiffusion, defenses: Sequence[Defense], guidance: float | None = None) -> tuple[Defense, ...]:

@@ -66,24 +66,6 @@ def threshold_at(scores: Sequence[float], fpr: float) -> float:
     return float(np.nextafter(np.float32(below), np.float32(np.inf)))
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, blank lines and repeats left out.
-
-    Raises:
-        BadInput: no such file, not UTF-8 text, or no prompt in it.
-    """
-    if not path.is_file():
-        raise BadInput(f"no file at {path}; give a text file with one benign prompt a line")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    if not prompts:
-        raise BadInput(f"{path} holds no prompt; write one a line")
-    return prompts
-
-
 def one_request(text: str) -> DefenseRequest:
     """The one defense that is to be calibrated, or ``BadInput``; nothing heavy is imported."""
     requests = parse_defense(text)

@@ -193,6 +193,26 @@ def options(kind: str, name: str, given: Mapping[str, str]) -> dict[str, Any]:
     return out
 
 
+def made(kind: str, text: str) -> Any:
+    """A plug-in from ``name,field=value,…``, as judges and attacks are named: ``ddim_inversion,steps=50``.
+
+    Raises:
+        UnknownName: no such plug-in or field. BadInput: the text cannot be read, or a field is missing.
+    """
+    name, *pairs = [p.strip() for p in text.split(",")]
+    given = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BadInput(f"{kind} {text!r}: {pair!r} is not field=value; write it as in {name},field=value (genward show {kind} {name})")
+        given[key] = value
+    cls = find(kind, name)
+    try:
+        return cls(**options(kind, name, given))
+    except TypeError as error:
+        raise BadInput(f"{kind} {text!r}: {error}; see genward show {kind} {name}") from error
+
+
 def coerce(text: str, annotation: str, where: str = "value") -> Any:
     """Read ``text`` as ``int``, ``float``, ``bool``, ``str``, ``tuple[...]`` (parts joined by ``;`` or ``/``) or any of these ``| None``."""
     kinds = [k.strip() for k in annotation.replace("Optional[", "").split("|")]

@@ -158,7 +158,15 @@ class GuardRig(LiveRig):
                     self.failed.add(case)
 
     def block(
-        self, frame: Frame, rows: Tensor, why: str, *, score: Tensor | None = None, threshold: float | None = None, category: str | Sequence[str] = ""
+        self,
+        frame: Frame,
+        rows: Tensor,
+        why: str,
+        *,
+        score: Tensor | None = None,
+        threshold: float | None = None,
+        category: str | Sequence[str] = "",
+        tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
     ) -> None:
         """As ``LiveRig.block``, after the policy: rows of a category that is only flagged go on."""
         self._running("block")
@@ -169,9 +177,9 @@ class GuardRig(LiveRig):
         flagged = [r for r in index if self.rule.flags(names[r]) and (numbers is None or bool(torch.isfinite(numbers[r])))]
         blocked = [r for r in index if r not in flagged]
         if flagged:
-            self.flag(frame, torch.tensor(flagged), why, score=score, threshold=threshold, category=names)
+            self.flag(frame, torch.tensor(flagged), why, score=score, threshold=threshold, category=names, tokens=tokens)
         if blocked:
-            super().block(frame, torch.tensor(blocked), why, score=score, threshold=threshold, category=names)
+            super().block(frame, torch.tensor(blocked), why, score=score, threshold=threshold, category=names, tokens=tokens)
         if numbers is not None:
             self.failed |= {int(frame.case[r]) for r in blocked if not bool(torch.isfinite(numbers[r]))}
 

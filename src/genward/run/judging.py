@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.spec import Spec, digest
-from genward.errors import BadInput
 from genward.run import catalog
 
 if TYPE_CHECKING:
@@ -25,23 +24,8 @@ class Judged(NamedTuple):
 
 
 def open_judge(text: str) -> Any:
-    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``.
-
-    Raises:
-        UnknownName: no such judge or field; BadInput: the text cannot be read.
-    """
-    name, *pairs = [p.strip() for p in text.split(",")]
-    options = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"judge {text!r}: {pair!r} is not field=value; write it as in image_classifier,model=./folder")
-        options[key] = value
-    cls = catalog.find("judge", name)
-    try:
-        return cls(**catalog.options("judge", name, options))
-    except TypeError as error:
-        raise BadInput(f"judge {text!r}: {error}; see genward show judge {name}") from error
+    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``; raises as ``catalog.made``."""
+    return catalog.made("judge", text)
 
 
 def judge_spec(judge: Any) -> Spec:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from genward.core.records import load_concept
 from genward.errors import BadInput, UnknownName
 
@@ -193,13 +194,13 @@ def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[]
 
     from genward.lab.unet import device
 
-    file = shop.work / "autoencoder" / "checkpoint.pt"
+    file = shop.work / "autoencoder" / CHECKPOINT
     where = model.to(device()).device
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=1e-4)
     average = {k: v.clone() for k, v in model.state_dict().items()}
     step, spent = 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=where)
+        state = load_checkpoint(file, where)
         model.load_state_dict(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         average, step, spent = state["average"], state["step"], state["seconds"]
@@ -226,19 +227,11 @@ def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[]
             if step % 50 == 0:
                 shop.report("autoencoder", spent, seconds, f"step {step}, {10 * math.log10(4 / max(1e-9, float(mse))):.1f} dB")
             if time.monotonic() - saved > 60 or spent >= seconds:
-                _save(file, {"weights": model.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent})
+                state = {"weights": model.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent}
+                save_checkpoint(file, state)
                 saved = time.monotonic()
     model.cpu()
     return {k: v.cpu() for k, v in average.items()}
-
-
-def _save(file: Path, state: dict[str, Any]) -> None:
-    import torch
-
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".part")
-    torch.save(state, aside)
-    aside.rename(file)
 
 
 def unseen() -> list[str]:
@@ -250,15 +243,14 @@ def unseen() -> list[str]:
 
 def _pool(shop: Workshop, which: str) -> Any:
     """Encoded training rows, kept on disk: ``without`` the oracle's concepts, or ``full``."""
-    import torch
 
     from genward import lab
     from genward.lab.data import World
     from genward.lab.unet import Pool
 
-    file = shop.work / f"pool-{which}.pt"
+    file = shop.work / f"pool-{which}.safetensors"
     if file.exists():
-        return Pool(**torch.load(file, weights_only=True))
+        return Pool(**load_checkpoint(file))
     full = which == "full"
     world = World.build(list(shop.sprites), () if full else unseen(), unseen() if full else ())
     tokenizer, encoder = lab.text_encoder()
@@ -274,7 +266,7 @@ def _pool(shop: Workshop, which: str) -> Any:
         seed=1 if full else 0,
         progress=lambda text: shop.report(f"pool {which}", 0, 0, text),
     )
-    _save(file, vars(pool))
+    save_checkpoint(file, vars(pool))
     return pool
 
 
@@ -288,15 +280,15 @@ def _part(shop: Workshop, part: str) -> None:
     branch = part != "trunk"
     start, steps = None, shop.steps
     if branch:
-        trunk = shop.work / "trunk" / "checkpoint.pt"
+        trunk = shop.work / "trunk" / CHECKPOINT
         if not trunk.exists():
             raise BadInput(f"no trunk in {trunk.parent}; run the unet stage first")
-        start = torch.load(trunk, weights_only=True, map_location="cpu")["average"]
+        start = load_checkpoint(trunk)["average"]
     if part == "oracle":
-        lab_file = shop.work / "lab" / "checkpoint.pt"
+        lab_file = shop.work / "lab" / CHECKPOINT
         if not lab_file.exists():
             raise BadInput(f"no lab branch in {lab_file.parent}; the oracle takes as many steps as it, so run the unet stage first")
-        steps = int(torch.load(lab_file, weights_only=True, map_location="cpu")["step"])
+        steps = int(load_checkpoint(lab_file)["step"])
     seconds = shop.seconds("branch" if branch else "trunk")
     began = time.monotonic()
 
@@ -365,7 +357,6 @@ def stage_references(shop: Workshop) -> None:
 
 def stage_package(shop: Workshop, out: Path | None = None) -> Path:
     """Write everything trained as fp16 safetensors into ``out`` (the installed package by default), with a manifest of SHA-256 sums."""
-    import torch
 
     from genward import lab
     from genward.lab import unet as net
@@ -378,11 +369,11 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
     shop.vae.half().save_pretrained(aside / "vae", safe_serialization=True)
     net.scheduler().save_pretrained(aside / "scheduler")
     for part, folder in (("lab", "unet"), ("oracle", "oracle")):
-        file = shop.work / part / "checkpoint.pt"
+        file = shop.work / part / CHECKPOINT
         if not file.exists():
             raise BadInput(f"{file} is missing; run the stages before package first")
         model = net.build()
-        model.load_state_dict(torch.load(file, weights_only=True, map_location="cpu")["average"])
+        model.load_state_dict(load_checkpoint(file)["average"])
         model.half().save_pretrained(aside / folder, safe_serialization=True)
     for folder in ("judge", "second_judge", "references"):
         shutil.copytree(shop.work / "out" / folder, aside / folder)
@@ -413,7 +404,7 @@ def _card(shop: Workshop) -> dict[str, Any]:
 
     parts = {}
     for part in ("trunk", "lab", "oracle"):
-        state = torch.load(shop.work / part / "checkpoint.pt", weights_only=True, map_location="cpu")
+        state = load_checkpoint(shop.work / part / CHECKPOINT)
         parts[part] = {"steps": state["step"], "batch": 64, "minutes": round(state["seconds"] / 60, 1)}
     notes = shop.work / "notes.json"
     return {

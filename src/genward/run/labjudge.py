@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from genward.core.checkpoint import CHECKPOINT
 from genward.judges.training import Batch, calibrate, disturb, probabilities, train
 from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, place
@@ -174,7 +175,7 @@ def fit(
     torch.manual_seed(seed)
     source = pictures(seed)
     net = SHAPES[network](len(source.names))
-    average = train(net, source.batch, seconds=seconds, file=work / which / "checkpoint.pt", report=report)
+    average = train(net, source.batch, seconds=seconds, file=work / which / CHECKPOINT, report=report)
     half = {k: v.half() if v.is_floating_point() else v for k, v in average.items()}
     net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in half.items()})
     judged = (held or pictures)(seed + 1_000)

@@ -1,4 +1,4 @@
-"""The loop of the benchmark ``m-erasure``: plan → prepare → attack → generate → judge → measure, resuming whatever of it is in the store.
+"""The stages of the benchmark ``m-erasure``: plan, fits, attacks and pictures; judging; measuring. ``run.loops`` puts them together.
 
 Five scenarios: ``text``; ``embedding`` and ``latent``, each ``black`` (searched on the undefended model, shared by all arms) and ``white``
 (searched through the arm). Latents are regenerated twice: at guidance 1 with the empty prompt, and at the plan's guidance with held-out words.
@@ -12,23 +12,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.benchmarks.m_erasure import PARENTS, MErasureBenchmark
 from genward.core.records import Case, Sample
 from genward.errors import StoreError
 from genward.run import measure as loop
-from genward.run import results
 from genward.run.attack import Found, attack_arm, looked_through, parse_attack
 from genward.run.claims import claims
 from genward.run.generate import Bound, describe, generate, prepare
 from genward.run.judging import judge_hash, judge_samples, open_judge
-from genward.run.models import Opener, opener
+from genward.run.models import Opener
 from genward.run.plan import Plan, Work, load_plan, plan_cases, save_plan, work
 from genward.run.plan import dry_run as plan_dry_run
 
 if TYPE_CHECKING:
     from genward.store import Store
 
-PARENTS = ("embedding", "latent", "keep-latent")
-"""Wordings of rows that wait for an attack."""
 SCENARIOS = ("text", "embedding-black", "embedding-white", "latent-black", "latent-white")
 SIDES = ("black", "white")
 PROMPTS = {"name": "name", "synonym-heldout": "heldout", "description": "description", "synonym": "synonym", "kind": "kind", "scene": "name"}
@@ -63,7 +61,7 @@ def column(scenario: str, prompt: str) -> str:
 
 def columns(plan: Plan) -> list[str]:
     """Harm columns of a plan, in order."""
-    found = [column("text", w) for w in plan.wordings or ("name", "synonym-heldout")]
+    found = [column("text", w) for w in plan.wordings or MErasureBenchmark.wordings]
     for text in plan.attacks:
         for parent in parse_attack(text).parents:
             if parent != KEPT:
@@ -91,7 +89,7 @@ def attack_stage(
     plan: Plan, bound: Sequence[Bound], parents: Sequence[Case], models: Opener, store: Store, *, progress: Progress | None = None, say: Say | None = None
 ) -> Searched:
     """Run every attack of the plan against the surrogate and through every arm; gives the rows to generate and where they belong."""
-    from genward.run.held import KEEP, pictures
+    from genward.run.references import KEEP, pictures
 
     held = pictures(plan, models(plan.model).size(plan.sampler))
     held |= {apart(c): held.get(KEEP, []) for c in {c.concept for c in parents}}
@@ -252,8 +250,9 @@ def scene_rows(store: Store, name: str, scenes: Sequence[Scene], arms: loop.Arms
     ]
 
 
-def judge_stage(store: Store, name: str, judge: Any, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Score a run's samples that the judge has not seen."""
+def judge_stage(store: Store, name: str, judge: Any = None, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Score a run's samples that the judge (the plan's by default) has not seen. Returns ``{"judge", "hash", "scored", "there", "seconds"}``."""
+    judge = open_judge(load_plan(store, name).judge) if judge is None else judge
     scenes = _scenes(store, name)
     told = None if progress is None else lambda done, total: progress("judge", done, total)
     done = judge_samples(store, {s["hash"] for s in scenes if s["hash"]}, judge, only={i for s in scenes for i in s["ids"]}, progress=told)
@@ -284,6 +283,7 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
     shared: dict[str, Any] = {"arms": arms, "base": base, "concepts": concepts, "card": judge.card, "wordings": columns(plan)}
     found = erasure.cells(rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()})
     unique = list({r["id"]: r for r in rows}.values())
+    cards = attack_cards(store, scenes)
     table: dict[str, Any] = {
         "schema": 1,
         "run": loop.run_table(plan, plan_cases(plan), arms, unique, command, device),
@@ -291,8 +291,8 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
         "cells": scened(found, scenes, columns(plan)),
         "pairs": erasure.pairs(rows, scores, features, **shared, compare=loop.comparisons([a["label"] for a in arms], base, plan.benchmark)),
         "judges": [loop.judge_table(judge)],
-        "strips": [*strips(plan, rows, arms, store), *_masks(store, name)],
-        "attacks": attack_tables(store, scenes),
+        "strips": [*strips(plan, rows, arms, store, cards), *_masks(store, name)],
+        "attacks": attack_tables(cards, scenes),
     }
     table["claims"] = claims(table)["claims"]
     store.write_json(store.run_folder(name) / "metrics.json", table)
@@ -316,12 +316,15 @@ def scened(cells: Sequence[Mapping[str, Any]], scenes: Sequence[Scene], order: S
     return sorted(out, key=lambda c: (arms.index(c["arm"]), concepts.index(c["concept"]), order.index(c["wording"])))
 
 
-def strips(plan: Plan, rows: Sequence[Mapping[str, Any]], arms: loop.Arms, store: Store, each: int = loop.STRIPS) -> list[dict[str, Any]]:
-    """Pictures of one case under every arm, ``each`` a concept and column; of latents with the reference picture first."""
-    from genward.run.held import KEEP, pictures
+def strips(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], arms: loop.Arms, store: Store, cards: Mapping[str, Mapping[str, Any]], each: int = loop.STRIPS
+) -> list[dict[str, Any]]:
+    """Pictures of one case under every arm, ``each`` a concept and column; of latents with the reference picture first, where the attack names it."""
+    from genward.run.references import KEEP, pictures
 
     held = pictures(plan, (256, 256))
     labels = [str(a["label"]) for a in arms]
+    reference = {name: fact.get("reference") for card in cards.values() for name, fact in card["facts"].items()}
     groups: dict[tuple[str, str], dict[str, dict[str, Mapping[str, Any]]]] = {}
     for row in rows:
         groups.setdefault((row["concept"], row["wording"]), {}).setdefault(row["case"], {})[row["scene"]["arm"]] = row
@@ -333,7 +336,7 @@ def strips(plan: Plan, rows: Sequence[Mapping[str, Any]], arms: loop.Arms, store
             there = {label: cases[name][label] for label in labels if label in cases[name]}
             first = next(iter(there.values()))
             images = {label: row["image"] or None for label, row in there.items()}
-            k = _reference_index(first)
+            k = reference.get(first["latents"])
             shown = held.get(KEEP if wording == KEPT else concept, ())
             if k is not None and shown:
                 images = {"reference": store.put_image(shown[k % len(shown)]), **images}
@@ -386,20 +389,17 @@ def over(image: Any, mask: Any) -> Any:
     return Image.composite(red, gray, Image.fromarray((mask * 255).astype("uint8")).resize(image.size, Image.Resampling.NEAREST))
 
 
-def _reference_index(row: Mapping[str, Any]) -> int | None:
-    """Which reference picture a latent row started from; ``None`` for other rows."""
-    if not row["latents"]:
-        return None
-    return int(str(row["parent"]).rsplit("/", 1)[-1])
-
-
-def attack_tables(store: Store, scenes: Sequence[Scene]) -> list[dict[str, Any]]:
-    """What each search of the run cost and says about itself: ``attack, arms, scenarios, cost, facts``."""
+def attack_cards(store: Store, scenes: Sequence[Scene]) -> dict[str, Mapping[str, Any]]:
+    """Key -> card of each search of the run."""
     from genward.ops.artifacts import load
 
+    return {key: load(Path(store.attacks) / key).card for key in dict.fromkeys(s["attack"] for s in scenes if s["attack"])}
+
+
+def attack_tables(cards: Mapping[str, Mapping[str, Any]], scenes: Sequence[Scene]) -> list[dict[str, Any]]:
+    """What each search of the run cost and says about itself: ``attack, arms, scenarios, cost, facts``."""
     out = []
-    for key in dict.fromkeys(s["attack"] for s in scenes if s["attack"]):
-        card = load(Path(store.attacks) / key).card
+    for key, card in cards.items():
         mine = [s for s in scenes if s["attack"] == key]
         out.append(
             {
@@ -435,35 +435,5 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     surrogate = sum(a.passes([c for c in parents if c.wording in a.parents]) for a in attacks)
     found["arms"].append({"arm": "(black-box surrogate)", "defenses": ["none"], "rows": 0, "passes": surrogate})
     rows, passes = sum(a["rows"] for a in found["arms"]), sum(a["passes"] for a in found["arms"])
-    cells = len({(a["arm"]) for a in found["arms"][:-1]}) * len(plan.concepts) * len(columns(plan))
+    cells = len(plan.arms) * len(plan.concepts) * len(columns(plan))
     return {**found, "rows": rows, "passes": passes, "minutes": round(passes / found["rate"] / 60, 1), "cells": cells}
-
-
-def run_m_erasure(
-    plan: Plan,
-    store: Store | Path | str,
-    *,
-    models: Opener | None = None,
-    judge: Any = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    download: bool = False,
-    refit: bool = False,
-    retry: bool = False,
-    command: str = "",
-    progress: Progress | None = None,
-    say: Say | None = None,
-) -> dict[str, Any]:
-    """The whole loop; arguments and result as ``measure.run_erasure``, with the stage ``attack`` before ``generate``."""
-    store = loop.opened(store, create=True)
-    models = models or opener(device, dtype, download=download)
-    judge = open_judge(plan.judge) if judge is None else judge
-    stages = generate_stage(plan, store, models, refit=refit, retry=retry, progress=progress, say=say)
-    began = time.perf_counter()
-    judge_stage(store, plan.name, judge, progress=progress)
-    judged = time.perf_counter()
-    found = measure_stage(store, plan.name, judge, command=command or results.command_line(), device=str(models(plan.model).device))
-    stages |= {"judge": judged - began, "measure": time.perf_counter() - judged}
-    found["run"]["stages"] = {k: round(v, 3) for k, v in stages.items()}
-    store.write_json(store.run_folder(plan.name) / "metrics.json", found)
-    return found

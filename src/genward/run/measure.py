@@ -1,13 +1,11 @@
-"""Measure: from samples and scores in the store to ``runs/<name>/metrics.json``; and the whole loop in one call, ``run_erasure``.
+"""The stages of the benchmark ``erasure``, up to ``runs/<name>/metrics.json``; ``run.loops`` puts them together.
 
-Each stage reads and writes the store and runs again alone: a new judge on old pictures costs no generation, new statistics cost neither.
 Between stages stand ``plan.toml`` (what was planned) and ``arms.json`` (which arm each label became) in the run's folder.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +17,7 @@ from genward.run import results
 from genward.run.claims import claims, load_claims
 from genward.run.generate import Tally, describe, generate, prepare
 from genward.run.judging import judge_hash, judge_samples, open_judge
-from genward.run.models import Opener, opener
+from genward.run.models import Opener
 from genward.run.plan import Plan, load_plan, plan_cases, save_plan, work
 
 if TYPE_CHECKING:
@@ -237,47 +235,3 @@ def judge_run(store: Store | Path | str, name: str, judge: Any = None, *, progre
     told = None if progress is None else lambda done, total: progress("judge", done, total)
     done = judge_samples(store, hashes, judge, only=set(planned_ids(plan, plan_cases(plan), arms)), progress=told)
     return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}
-
-
-def run_erasure(
-    plan: Plan,
-    store: Store | Path | str,
-    *,
-    models: Opener | None = None,
-    judge: Any = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    download: bool = False,
-    refit: bool = False,
-    retry: bool = False,
-    command: str = "",
-    progress: Progress | None = None,
-    say: Say | None = None,
-) -> dict[str, Any]:
-    """Plan → generate → judge → measure, resuming whatever of it is in the store.
-
-    Args:
-        store: a store, or its folder (made where it is missing).
-        models: opens a model by name; by default ``run.models.opener`` with device, dtype and download.
-        judge: a judge; the plan's by default.
-        refit: fit defenses again even where fitted ones are at hand. retry: make rows again that ended as errors.
-        command: as typed, for the record.
-        progress: ``progress(stage, done, total)``; say: told in words what is fitted or reused.
-
-    Returns:
-        The metrics, as ``measure`` writes them. ``run.errors`` counts rows that ended as errors; ``run.stages`` the seconds of each stage.
-    """
-    store = opened(store, create=True)
-    models = models or opener(device, dtype, download=download)
-    judge = open_judge(plan.judge) if judge is None else judge
-    began = time.perf_counter()
-    made = generate_run(plan, store, models, refit=refit, retry=retry, progress=progress, say=say)
-    generated = time.perf_counter()
-    judge_run(store, plan.name, judge, progress=progress)
-    judged = time.perf_counter()
-    found = measure(store, plan.name, judge, command=command or results.command_line(), device=str(models(plan.model).device))
-    ended = time.perf_counter()
-    stages = {"generate": generated - began, "judge": judged - generated, "measure": ended - judged, "made": made.made, "there": made.there}
-    found["run"]["stages"] = {k: round(v, 3) for k, v in stages.items()}
-    store.write_json(store.run_folder(plan.name) / "metrics.json", found)
-    return found

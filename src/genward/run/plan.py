@@ -232,7 +232,7 @@ def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]
     if plan.wordings:
         settings["wordings"] = plan.wordings
     if "references" in known:
-        from genward.run.held import shown
+        from genward.run.references import shown
 
         settings["references"] = shown(plan)
     if "parents" in known:

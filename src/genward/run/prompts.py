@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 from genward.core.records import MAX_PROMPT
@@ -50,3 +51,21 @@ def checked_negatives(negative: Any, count: int) -> list[str]:
         found = f"{len(negative)} in a list" if isinstance(negative, list) else type(negative).__name__
         raise BadInput(f"negative_prompt: {found} for {count} prompts; give one text, or a list with one a prompt")
     return [checked_text(n, f"negative prompt {k}") for k, n in enumerate(negative)]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line, blank lines and repeats left out.
+
+    Raises:
+        BadInput: no such file, not UTF-8 text, or no prompt in it.
+    """
+    if not path.is_file():
+        raise BadInput(f"no file at {path}; give a text file with one prompt a line")
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not prompts:
+        raise BadInput(f"{path} holds no prompt; write one a line")
+    return prompts

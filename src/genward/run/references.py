@@ -9,11 +9,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
+from genward.run.models import LAB, unseen_by_oracle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from genward.run.plan import Plan
+
+KEEP = "keep"
+"""Name under which pictures of what must stay go."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 """Kinds of picture that are opened; others would start decoders that nobody asked for."""
 BESIDE = (".txt", ".md", ".json", ".csv", ".toml", ".yaml", ".yml", ".license")
@@ -105,10 +111,10 @@ def fitted(picture: Image, width: int, height: int) -> Image:
     return picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height), pil.Resampling.LANCZOS)
 
 
-def lab_references(targets: Iterable[str] = (), styles: Iterable[str] = ()) -> list[Image]:
-    """The lab's reference renders (64×64 RGB) of these objects in these styles; none named: all.
+def lab_references(targets: Iterable[str] = (), styles: Iterable[str] = ()) -> list[tuple[str, str, Image]]:
+    """(object, style, 64×64 RGB render) of the lab's reference renders of these objects in these styles; none named: all.
 
-    In an order in which the first few already show all objects, each in another style.
+    In rounds over all objects, the style moving on by one from object to object, so that any first few differ in both.
 
     Raises:
         UnknownName: an object or a style of which there is no render.
@@ -119,7 +125,7 @@ def lab_references(targets: Iterable[str] = (), styles: Iterable[str] = ()) -> l
     things = chosen("object with reference renders", targets, [t for t, _ in renders])
     looks = chosen("style with reference renders", styles, [s for _, s in renders])
     walk = [(thing, looks[(k + turn) % len(looks)]) for turn in range(len(looks)) for k, thing in enumerate(things)]
-    return [renders[pair] for pair in walk if pair in renders]
+    return [(*pair, renders[pair]) for pair in walk if pair in renders]
 
 
 def chosen(kind: str, names: Iterable[str], known: Sequence[Any]) -> list[str]:
@@ -129,3 +135,53 @@ def chosen(kind: str, names: Iterable[str], known: Sequence[Any]) -> list[str]:
         if name not in known:
             raise UnknownName(kind, name, known)
     return wanted
+
+
+# ------------------------------------------------------------------------------------------------------------ of a plan
+
+
+def shown(plan: Plan) -> dict[str, list[tuple[str, str]]]:
+    """Concept (and ``keep``) -> (object, style) of each reference picture, in the order of ``pictures``; empty texts for a user's own."""
+    if plan.references:
+        return {name: [("", "")] * len(picture_files(folder)) for name, folder in _folders(plan).items()}
+    return {name: [(thing, style) for thing, style, _ in rows] for name, rows in _of_lab(plan).items()}
+
+
+def pictures(plan: Plan, size: tuple[int, int] = (64, 64)) -> dict[str, list[Image]]:
+    """Concept (and ``keep``) -> reference pictures, RGB of ``size`` (height, width): what the attacker holds in a run.
+
+    Raises:
+        BadInput: a model other than the lab and no folder of references, or one that cannot be used.
+    """
+    if plan.references:
+        return {name: read_references(folder, (size[1], size[0])) for name, folder in _folders(plan).items()}
+    return {name: [picture for _, _, picture in rows] for name, rows in _of_lab(plan).items()}
+
+
+def _folders(plan: Plan) -> dict[str, Path]:
+    root = Path(plan.references)
+    names = [load_concept(c).name for c in plan.concepts]
+    lacking = [n for n in names if not (root / n).is_dir()]
+    if lacking:
+        raise BadInput(
+            f"{root} has no folder {lacking[0]!r} with reference pictures; make one folder for each concept ({', '.join(names)}), and {KEEP!r} for what must stay"
+        )
+    return {n: root / n for n in (*names, KEEP) if (root / n).is_dir()}
+
+
+def _of_lab(plan: Plan) -> dict[str, list[tuple[str, str, Image]]]:
+    """(object, style, render) by concept; what the oracle never saw is left out of the others' where the plan has an oracle."""
+    if plan.model not in LAB:
+        raise BadInput(f"model {plan.model!r} needs reference pictures of the concepts; name a folder with --references (one folder a concept inside)")
+    every = lab_references()
+    things, styles = sorted({thing for thing, _, _ in every}), sorted({style for _, style, _ in every})
+    avoid = set(unseen_by_oracle()) if any(a.control == "oracle" for a in plan.arms) else set()
+    concepts = [load_concept(c) for c in plan.concepts]
+    policies = {t for c in map(load_concept, concept_names()) if c.kind == "policy" for t in c.targets}
+    taken = policies | avoid | {t for c in concepts for t in c.targets}
+    wanted: dict[str, tuple[list[str], list[str]]] = {KEEP: ([t for t in things if t not in taken], [s for s in styles if s not in taken])}
+    for concept in concepts:
+        style = concept.kind == "style"
+        mine = [t for t in things if (t not in avoid if style else t in concept.targets)]
+        wanted[concept.name] = (mine, [s for s in styles if (s in concept.targets if style else s not in avoid)])
+    return {name: lab_references(*pair) if all(pair) else [] for name, pair in wanted.items()}
