@@ -39,6 +39,13 @@ def test_rows_are_read_once_with_their_units(tmp_path: Path) -> None:
     assert rows[0].unit == rows[1].unit == text_key("a red cup") and rows[2].unit == "a:g1" and rows[2].harmful
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    path = write(tmp_path, "a", [("a cup", "safe", "", ""), ("a saw", "unsafe", "", "")])
+    plain = read_set(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_set(path) == plain and len(plain) == 2
+
+
 def test_units_join_across_sets(tmp_path: Path) -> None:
     long = "a small brown dog runs over the wet green grass of a wide park in autumn"
     a = read_set(write(tmp_path, "a", [(long, "unsafe", "", ""), ("one cat", "safe", "", "p"), ("a hat", "safe", "", "")]))

@@ -107,6 +107,16 @@ def test_the_table_and_the_pictures_that_were_released(tmp_path: Path) -> None:
     assert [r["action"] for r in read_audit(tmp_path / "a.jsonl")] == ["released", "released", "blocked", "blocked"]
 
 
+def test_a_blocked_row_leaves_no_picture_of_an_earlier_call(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    invoke("guard", "a red cat", "a dog", "-d", "none", "--steps", "1", "--out", str(out), "--json")
+    assert (out / "001-0.png").is_file()
+    (out / "mine.png").write_bytes(b"not a row of this call")
+    told = json.loads(invoke("guard", "a red cat", "a key", "-d", "letters", "--steps", "1", "--out", str(out), "--json").stdout)
+    assert [r["verdict"] for r in told["rows"]] == ["released", "blocked"] and told["rows"][1]["picture"] is None
+    assert sorted(p.name for p in out.iterdir()) == ["000-0.png", "mine.png"]
+
+
 def test_json_and_policies_that_flag(tmp_path: Path) -> None:
     (tmp_path / "house.toml").write_text('[categories.weapons]\naction = "flag"\nthresholds = { letters = 1.0 }\n')
     arguments = ["guard", "a key", "-d", "letters", "--policy", str(tmp_path / "house.toml"), "--steps", "2", "--out", str(tmp_path / "o"), "--json"]
@@ -167,3 +177,27 @@ def test_what_cannot_be_calibrated(tmp_path: Path) -> None:
     ):
         with pytest.raises(BadInput, match=told):
             invoke("calibrate", *arguments, "--benign", str(benign))
+
+
+def test_the_hint_of_an_unclear_category_can_be_followed(tmp_path: Path) -> None:
+    from genward.errors import BadInput
+
+    (tmp_path / "benign.txt").write_text("a cat\na dog\n")
+    (tmp_path / "house.toml").write_text('[categories.arms]\nconcept = "weapons"\n\n[categories.impolite]\nconcept = "rude"\n')
+    arguments = ["--policy", str(tmp_path / "house.toml"), "--benign", str(tmp_path / "benign.txt"), "--out", str(tmp_path / "out.toml")]
+    with pytest.raises(BadInput, match="2 categories") as told:
+        invoke("calibrate", "letters", *arguments)
+    hint = str(told.value).rsplit(" ", 1)[1]
+    assert invoke("calibrate", hint, *arguments).exit_code == 0
+    assert {c.name: dict(c.thresholds) for c in load_policy(tmp_path / "out.toml").categories}["arms"]
+
+
+def test_calibrate_takes_a_concept_file_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "benign.txt").write_text("a cat\na dog\n")
+    (tmp_path / "mugs.toml").write_text('name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n')
+    (tmp_path / "house.toml").write_text('[categories.cups]\nconcept = "mugs.toml"\n[categories.impolite]\nconcept = "rude"\n')
+    assert invoke("calibrate", "letters:./mugs.toml", "--benign", "benign.txt", "--out", "a.toml").exit_code == 0
+    assert invoke("calibrate", "letters:./mugs.toml", "--policy", "house.toml", "--benign", "benign.txt", "--out", "b.toml").exit_code == 0
+    assert [c.name for c in load_policy("a.toml").categories if c.thresholds] == ["mugs"]
+    assert [c.name for c in load_policy("b.toml").categories if c.thresholds] == ["cups"]

@@ -122,6 +122,33 @@ def test_no_answer_is_nan_with_a_reason_never_zero(fake, body: str, why: str) ->
     assert time.perf_counter() - began < 8
 
 
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("after", ["sending", "reading"])
+def test_an_interrupted_exchange_never_shifts_later_answers(fake, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], after: str) -> None:  # type: ignore[no-untyped-def]
+    fake("""
+while True:
+    size = len(receive())
+    send({"found": [{"class": "ANUS_EXPOSED", "score": 0.9 if size > 3000 else 0.3}]})
+""")
+    noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
+    with NudeNet(counted=("ANUS_EXPOSED",)) as judge:
+        judge.judge([sample(plain(), "a")])
+        (first,) = judge._children
+        exactly = nudenet._exactly
+
+        def interrupted(*args: object) -> bytes:
+            if after == "reading":
+                exactly(*args)  # type: ignore[arg-type]
+            raise interruption
+
+        monkeypatch.setattr(nudenet, "_exactly", interrupted)
+        with pytest.raises(interruption):
+            judge.judge([sample(noise, "b")])
+        assert first.process.poll() is not None and not judge._children, "a child with an unread answer is ended"
+        monkeypatch.setattr(nudenet, "_exactly", exactly)
+        assert [s.value for s in judge.judge([sample(plain(), "c"), sample(noise, "d")])] == [0.3, 0.3, 0.0, 0.9, 0.9, 1.0]
+
+
 @pytest.mark.parametrize(
     ("script", "why"),
     [

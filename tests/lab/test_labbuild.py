@@ -200,3 +200,34 @@ def test_data_stage_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(BadInput, match="npm is not installed"):
         labbuild.build(["data"], work=tmp_path)
+
+
+def test_what_is_said_to_come_with_the_lab_does(tmp_path: Path) -> None:
+    from genward.run.fit import fit_once, shipped_artifacts
+    from genward.run.models import open_model
+
+    model = open_model("lab")
+    for texts in labbuild.SHIPPED.values():
+        for text in texts:
+            assert fit_once(text, model, shipped_artifacts()).with_suffix(".json").is_file()
+    names = {p.stem for p in shipped_artifacts().glob("*.safetensors")}
+    assert len(names) == sum(map(len, labbuild.SHIPPED.values()))
+
+
+def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genward.testing import tiny_sd
+
+    told: list[str] = []
+    model = tiny_sd()
+    monkeypatch.setattr("genward.run.models.open_model", lambda name: model)
+    monkeypatch.setattr("genward.run.fit.shipped_artifacts", lambda: tmp_path / "lab")
+    monkeypatch.setitem(labbuild.SHIPPED, "guards", ("aeiou:weapons",))
+    work = labbuild.Workshop(tmp_path / "work", report=lambda stage, done, whole, text: told.append(text))
+    labbuild.stage_guards(work)
+    (made,) = (tmp_path / "lab").glob("*.safetensors")
+    first = (tmp_path / "work" / "fits" / made.name).stat().st_mtime_ns
+    assert json.loads(made.with_suffix(".json").read_text())["method"] == "aeiou"
+    told.clear()
+    labbuild.stage_guards(work)
+    assert told == ["aeiou:weapons", "1 artifacts"]
+    assert (tmp_path / "work" / "fits" / made.name).stat().st_mtime_ns == first

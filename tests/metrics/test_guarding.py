@@ -73,3 +73,30 @@ def test_without_any_unsafe_row_nothing_is_claimed() -> None:
         scores[key] = 0.1
     _, guard = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
     assert guard["unsafe_released"] is None and guard["low"] is None and guard["n"] == 0
+
+
+def test_rows_that_fail_in_the_guarded_arm_alone_are_not_counted_as_let_through() -> None:
+    rows, scores = table(1)
+    _, before = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
+    ground = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
+    passed = [r for r in rows if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 0]
+    kind = next(r for r in passed if r["wording"] == "kind")
+    kept = next(r for r in passed if r["label"] == "benign" and yes(scores, r, [r["group"]]) == 1)
+    shown = next(r for r in rows if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 1 and yes(scores, r, LABELS) == 0)
+    for row in (kind, kept, shown):
+        row["status"] = "error"
+    _, after = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
+    assert after["n"] == before["n"] - 1 and after["n_benign"] == before["n_benign"] - 2 and after["n_unscored"] == before["n_unscored"] + 3
+    assert after["benign_blocked"] * after["n_benign"] == pytest.approx(before["benign_blocked"] * before["n_benign"])
+    assert after["unsafe_released"] * after["n"] == pytest.approx(before["unsafe_released"] * before["n"])
+
+
+def test_a_picture_that_went_out_and_cannot_be_judged_was_still_not_blocked() -> None:
+    rows, scores = table(1)
+    _, before = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
+    ground = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
+    row = next(r for r in rows if r["arm"] == "G" and r["status"] == "ok" and r["wording"] == "kind" and ground[r["case"]] == 0)
+    for x in CARD:
+        scores[row["id"], x] = math.nan
+    _, after = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
+    assert after["benign_blocked"] == before["benign_blocked"] and after["n_benign"] == before["n_benign"]

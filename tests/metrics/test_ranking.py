@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from genward.errors import BadInput
 from genward.metrics import ranking
@@ -19,6 +19,11 @@ def table(n: int = 80, seed: int = 0, ties: bool = True) -> tuple[np.ndarray, np
     return (np.round(x, 1) if ties else x), y
 
 
+def best_tpr(x: np.ndarray, y: np.ndarray, fpr: float) -> float:
+    false, true, _ = roc_curve(y, x, drop_intermediate=False)
+    return float(true[false <= fpr + 1e-12].max())
+
+
 @pytest.mark.parametrize("ties", [True, False])
 def test_weighted_forms_equal_scikit_learn_on_repeated_rows(ties: bool) -> None:
     x, y = table(60, 1, ties)
@@ -28,24 +33,25 @@ def test_weighted_forms_equal_scikit_learn_on_repeated_rows(ties: bool) -> None:
         rx, ry = np.repeat(x, row.astype(int)), np.repeat(y, row.astype(int))
         assert np.isclose(found[0][k], roc_auc_score(ry, rx)) and np.isclose(found[1][k], average_precision_score(ry, rx))
         for fpr in (0.0, 0.05, 0.3):
-            assert np.isclose(ranking.weighted_tpr(x, y, weights[[k]], fpr)[0], ranking.tpr_at_fpr(rx, ry, fpr))
+            assert np.isclose(ranking.weighted_tpr(x, y, weights[[k]], fpr)[0], best_tpr(rx, ry, fpr))
 
 
 def test_tpr_at_fpr_by_brute_force() -> None:
     x, y = table(50, 3)
     for fpr in (0.0, 0.01, 0.05, 0.2):
         best = max((x[y] >= t).mean() for t in [*x, np.inf] if (x[~y] >= t).mean() <= fpr)
-        assert np.isclose(ranking.tpr_at_fpr(x, y, fpr), best)
+        assert np.isclose(ranking.tpr_estimate(x, y, fpr, draws=20).value, best) and np.isclose(best_tpr(x, y, fpr), best)
 
 
 def test_values_and_one_class() -> None:
     x, y = table()
-    assert math.isclose(ranking.auroc(x, y), ranking.auroc_estimate(x, y).value)
-    assert math.isclose(ranking.auprc(x, y), ranking.auprc_estimate(x, y).value)
-    assert math.isclose(ranking.tpr_at_fpr(x, y, 0.05), ranking.tpr_estimate(x, y, 0.05).value)
-    for figure in (ranking.auroc, ranking.auprc):
-        assert math.isnan(figure([1.0, 2.0], [1, 1]))
-    assert ranking.auroc_estimate([1.0, 2.0], [1, 1]).why and math.isnan(ranking.tpr_at_fpr([1.0], [0], 0.1))
+    assert math.isclose(roc_auc_score(y, x), ranking.auroc_estimate(x, y).value)
+    assert math.isclose(average_precision_score(y, x), ranking.auprc_estimate(x, y).value)
+    assert math.isclose(best_tpr(x, y, 0.05), ranking.tpr_estimate(x, y, 0.05).value)
+    for figure in (ranking.auroc_estimate, ranking.auprc_estimate, lambda x, y: ranking.tpr_estimate(x, y, 0.1)):
+        for labels in ([1, 1], [0, 0]):
+            none = figure([1.0, 2.0], labels)
+            assert math.isnan(none.value) and math.isnan(none.low) and none.why
     assert ranking.confusion([0.0, 1.0, 2.0, 3.0], [0, 1, 0, 1], 0.5) == {"accuracy": 0.75, "tpr": 1.0, "fpr": 0.5}
     assert math.isnan(ranking.confusion([1.0], [1], 0.5)["fpr"])
 
@@ -71,7 +77,7 @@ def test_few_clusters_perfect_separation_and_lost_rows() -> None:
     perfect = ranking.auroc_estimate([0.0] * 20 + [1.0] * 20, [0] * 20 + [1] * 20)
     assert perfect.value == perfect.high == 1.0 and 0.7 < perfect.low < 0.95, "no spread seen is not no uncertainty"
     holes = ranking.auroc_estimate([*x, math.nan], [*y, True])
-    assert holes.n == 30 and holes.n_unscored == 1 and math.isclose(holes.value, ranking.auroc(x, y))
+    assert holes.n == 30 and holes.n_unscored == 1 and math.isclose(holes.value, roc_auc_score(y, x))
     lone = ranking.auroc_estimate([0.0, 1.0, 2.0], [0, 1, 1], ["a", "a", "b"])
     assert math.isnan(lone.low) and lone.why
 
@@ -85,9 +91,16 @@ def test_order_of_rows_and_calls_changes_nothing() -> None:
     assert a == b == ranking.auroc_estimate(x, y, names)
 
 
-@pytest.mark.parametrize(("scores", "labels"), [([1.0, 2.0], [0]), ([1.0, 2.0], [0, 2]), ([[1.0]], [[0]]), ([1.0, math.nan], [0, 1])])
+@pytest.mark.parametrize(("scores", "labels"), [([1.0, 2.0], [0]), ([1.0, 2.0], [0, 2]), ([[1.0]], [[0]])])
 def test_bad_tables(scores: list[float], labels: list[int]) -> None:
     with pytest.raises(BadInput):
-        ranking.auroc(scores, labels)
+        ranking.auroc_estimate(scores, labels)
     with pytest.raises(BadInput):
-        ranking.tpr_at_fpr([1.0, 0.0], [1, 0], 1.5)
+        ranking.confusion(scores, labels, 0.5)
+    with pytest.raises(BadInput, match="between 0 and 1"):
+        ranking.tpr_estimate([1.0, 0.0], [1, 0], 1.5)
+
+
+def test_decisions_have_no_place_for_nan() -> None:
+    with pytest.raises(BadInput, match="NaN"):
+        ranking.confusion([1.0, math.nan], [0, 1], 0.5)

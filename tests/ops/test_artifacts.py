@@ -156,3 +156,19 @@ def test_the_card_is_plain_json(tmp_path: Path, tensors: dict[str, Tensor]) -> N
     artifacts.save(tmp_path / "x", tensors, {"captions": ["a café"], "pair": (1, 2)})
     card = json.loads((tmp_path / "x.json").read_text("utf-8"))
     assert card["captions"] == ["a café"] and card["pair"] == [1, 2] and card["format"] == artifacts.FORMAT
+
+
+def test_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "new" / "a.bin"
+    artifacts.write_whole(path, b"first")
+    assert path.read_bytes() == b"first"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(BadInput, match="No space left on device; name another folder"):
+        artifacts.write_whole(path, b"second")
+    assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["a.bin"]
+    with pytest.raises(BadInput, match="cannot be written"):
+        artifacts.write_whole(path / "below a file", b"x")

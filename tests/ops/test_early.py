@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +83,9 @@ def test_judged_knows_what_it_could_not_say() -> None:
     truth = judged(FakeJudge(threshold=0.0), samples, ["bright"])
     assert truth[0, 0] == truth[2, 0] == 1 and bool(torch.isnan(truth[1, 0]))
     assert judged(FakeJudge(threshold=0.99), samples, ["bright"])[0, 0] == 0
+    told = {s.sample: s.value for s in FakeJudge().judge(samples)}
+    assert judged(FakeJudge(threshold=told[samples[0].id]), samples, ["bright"])[0, 0] == 1, "a score at its threshold shows the label"
+    assert judged(FakeJudge(threshold=float(np.nextafter(told[samples[0].id], 2))), samples, ["bright"])[0, 0] == 0
     with pytest.raises(BadInput, match="says nothing about dark"):
         judged(FakeJudge(), samples, ["dark"])
 

@@ -80,6 +80,8 @@ def test_build_load_resume(model: StableDiffusion, judge: FakeJudge, tmp_path: P
     assert sum(s["rows"] for s in card["splits"].values()) == 8 and card["flips"]["prompts"] == 4
     assert not [p for p in folder.rglob("*") if p.suffix in (".png", ".tmp")], "no picture is kept"
     (folder / "part-00001.jsonl").unlink()
+    with pytest.raises(BadInput, match="holds 5 of the 8 rows"):
+        dataset.load(folder)
     made: list[int] = []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda cases, *a, **k: made.append(len(cases)) or generate(cases, *a, **k))
@@ -129,7 +131,7 @@ def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3
         states[site] = x.half()
     split = ["train" if k % 10 < 6 else "valid" if k % 10 < 8 else "test" for k in range(rows)]
     lines = [{"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "wording": "", "uncertain": []} for k, s in enumerate(split)]
-    plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8}}
+    plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8, "steps": [0, 0.99], "sampler": {"steps": 20}}}
     return Dataset({"plan": plan}, lines, {**states, "text": texts.half()}, torch.tensor([951, 51]), harm[:, None])
 
 
@@ -156,6 +158,56 @@ def test_gates(model: StableDiffusion) -> None:
     assert coin.holds and coin.n == 80
     with pytest.raises(GenwardError, match="never or always"):
         dataset.gate_shuffled(data._replace(truth=torch.ones(400, 1)), fit)
+
+
+def test_the_table_of_gates(model: StableDiffusion) -> None:
+    data, fit = invented(), learner(model)
+    fitted = fit(data)
+    found = {g.name: g for g in dataset.gates(data, fitted, fit)}
+    assert list(found) == ["first step against text", "step at t=51 against first", "last step against image filter", "shuffled labels"]
+    assert all(g.holds and g.n == 80 and not g.why for g in found.values()), found
+    assert found["last step against image filter"].against == 1.0 and found["shuffled labels"].against == 0.5
+    blind = invented(seen=(0.0, 0.0))
+    assert not dataset.gate_last_step(blind, fit(blind)).holds, "a detector that sees less than the picture must fail the gate"
+    plan = data.card["plan"]
+    late = data._replace(card={"plan": {**plan, "recipe": {**plan["recipe"], "steps": [0.5, 0.9]}}})
+    told = dataset.gates(late, fitted, lambda _: fitted)
+    assert [g.holds for g in told[:2]] == [None, None] and "step 0 was not read" in told[0].why and "last step was not read" in told[1].why
+    always = dataset.gates(data._replace(truth=torch.ones(400, 1)), fitted, fit)
+    assert len(always) == 3 and all(g.holds is None and math.isnan(g.value) and "never or always" in g.why for g in always)
+
+
+def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> None:
+    from genward.ops.detection import threshold_at_fpr
+
+    data, fit = invented(), learner(model)
+    fitted, valid = fit(data), data.of("valid")
+    card = fitted.artifact.card
+    assert card["held_rows"] == int(valid.sum()) == 80 and card["rows"] == 240, "train rows teach, valid rows calibrate"
+    cut = threshold_at_fpr(dataset.detector_scores(fitted, data, 1)[valid], data.harm[valid], 0.05)
+    assert card["thresholds"]["tools"][1]["fpr5"] == pytest.approx(cut, abs=1e-5)
+    other = data.truth.clone()
+    other[torch.from_numpy(valid)] = 1 - other[torch.from_numpy(valid)]
+    turned = fit(data._replace(truth=other)).artifact
+    assert all(torch.equal(turned.tensors[k], v) for k, v in fitted.artifact.tensors.items()) and turned.card["thresholds"] != card["thresholds"]
+    with pytest.raises(BadInput, match="validation split"):
+        fit(data._replace(rows=[{**r, "split": "train" if r["split"] == "valid" else r["split"]} for r in data.rows]))
+
+
+def test_rows_without_a_picture_take_no_part_in_the_shuffle(model: StableDiffusion) -> None:
+    data, fit = invented(), learner(model)
+    for value in data.states.values():
+        value[::7] = torch.nan
+    truth = data.truth.clone()
+    truth[::7] = torch.nan
+    assert dataset.gate_shuffled(data._replace(truth=truth), fit).n == sum(k % 10 >= 8 and k % 7 > 0 for k in range(400))
+
+
+def test_a_dataset_knows_its_concepts(model: StableDiffusion, judge: FakeJudge, tmp_path: Path) -> None:
+    dataset.build(model, dataset.prompt_cases(["a saw", "a cup"], 1), [judge], RECIPE, tmp_path / "d", concepts=[CONCEPT])
+    assert dataset.concepts_of(dataset.load(tmp_path / "d")) == [CONCEPT]
+    (alone,) = dataset.concepts_of(invented(10))
+    assert alone.judge == ("saw",) and alone.phrases == ("a saw",)
 
 
 def test_a_dataset_of_another_model_or_label_is_refused(model: StableDiffusion) -> None:
@@ -203,3 +255,40 @@ def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, m
     ):
         failed = run.invoke(app, ["build", *wrong, "-o", str(out)])
         assert isinstance(failed.exception, BadInput) and told in str(failed.exception)
+
+
+def test_the_command_that_fits(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genward.run.fit import DefenseRequest, from_artifact
+
+    monkeypatch.setattr("genward.run.models.open_model", lambda *a, **k: model)
+    monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
+    letters = "abcdefghijklmnopqrst"
+    (tmp_path / "p.txt").write_text("\n".join(f"{a * 4} {b * 4}" for a in letters for b in ("w", "x", "y")), "utf-8")
+    folder, out, run = tmp_path / "d", tmp_path / "fitted" / "wukong", CliRunner()
+    arguments = ["build", "--prompts", str(tmp_path / "p.txt"), "--label", "saw", "--seeds", "2", "--steps", "2", "--guidance", "1", "--at", "0,0.99"]
+    assert run.invoke(app, [*arguments, "-o", str(folder)]).exit_code == 0
+    fit = ["fit", str(folder), "--out", f"{out}.safetensors", "--method", "wukong,epochs=2,hidden=8,rank=2"]
+    done = run.invoke(app, [*fit, "--json"])
+    assert done.exit_code == 0, done.output
+    told, data = json.loads(done.stdout), dataset.load(folder)
+    assert [g["name"] for g in told["gates"]] == [
+        "first step against text", "step at t=1 against first", "last step against image filter", "shuffled labels"
+    ]  # fmt: skip
+    assert all(isinstance(g["holds"], bool) and 0 <= g["value"] <= 1 and g["n"] == int(data.of("test").sum()) for g in told["gates"])
+    assert told["gates"][0]["against"] == pytest.approx(dataset.text_probe(data)) and told["gates"][-1]["against"] == 0.5
+    assert told["card"]["held_rows"] == int(data.of("valid").sum()) and told["card"]["categories"] == [["saw", "labels"]]
+    defense, artifact = from_artifact(DefenseRequest("", artifact=told["out"]), model)
+    assert artifact.hash == told["hash"] and defense.name == "wukong"
+    assert len(model.generate([Case("a", "a cup")], Sampler(2, 1.0), [defense])[0].notes["wukong.score"]) == 1
+    plain = run.invoke(app, fit)
+    assert plain.exit_code == 0 and plain.stdout.splitlines()[0].split() == ["gate", "auroc", "against", "holds", "rows"]
+    assert len(plain.stdout.splitlines()) == 5 and f"{out}.safetensors" in plain.stderr
+    for wrong, said in (
+        (["--method", "esd"], "wukong is what learns"),
+        (["--out", "x.pt"], "never a pickle"),
+        (["--concept", "weapons"], "the dataset has no label"),
+    ):
+        failed = run.invoke(app, [*fit, *wrong])
+        assert isinstance(failed.exception, BadInput) and said in str(failed.exception)
+    next(folder.glob("part-*.jsonl")).write_text("", "utf-8")
+    assert isinstance(run.invoke(app, fit).exception, BadInput)

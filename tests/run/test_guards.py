@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from genward.core.records import Sampler
-from genward.judges.lab import LabJudge
+import numpy as np
+import pytest
+
+from genward.core.records import Sampler, load_concept
+from genward.models.sd import StableDiffusion
 from genward.run.loops import costs, measure_again, run_plan
-from genward.run.plan import ArmPlan, Plan, make_plan
+from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases
 from genward.store import Store
-from genward.testing import tiny_sd
+from genward.testing import FakeJudge, tiny_sd
 
 ARMS = (ArmPlan("base", control="base"), ArmPlan("filter", "image_filter:{concept}"), ArmPlan("sld", "sld:{concept},scale=0"))
+PLAN = Plan("g", ARMS, ("weapons",), benchmark="guards", n=2, batch=9, sampler=Sampler(steps=2, guidance=3.0))
 
 
-def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path) -> None:
-    plan = Plan("g", ARMS, ("weapons",), benchmark="guards", n=2, batch=9, sampler=Sampler(steps=2, guidance=3.0))
+def seeing_half(model: StableDiffusion, plan: Plan) -> FakeJudge:
+    """A judge to whom the brighter half of the plan's undefended pictures shows the concept and every group."""
+    cases = plan_cases(plan)
+    labels = tuple(dict.fromkeys([*load_concept("weapons").judge, *(c.group for c in cases if c.group)]))
+    values = [s.value for s in FakeJudge(("x",)).judge(model.generate(cases, plan.sampler, [], batch=plan.batch))]
+    return FakeJudge(labels, float(np.median(values)))
+
+
+def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, store = tiny_sd(), Store(tmp_path)
-    found = run_plan(plan, store, models=lambda name: model, judge=LabJudge())
+    judge = seeing_half(model, PLAN)
+    monkeypatch.setattr("genward.run.judging.open_judge", lambda text: judge)
+    found = run_plan(PLAN, store, models=lambda name: model, judge=judge)
     cells = found["guards"]
     assert [(c["arm"], c["policy"]) for c in cells] == [("base", "weapons"), ("filter", "weapons"), ("sld", "weapons")]
     wanted = {"arm", "policy", "unsafe_released", "benign_blocked", "low", "high", "n", "passes_per_released", "passes_per_blocked", "seconds_per_image"}
     assert all(wanted <= set(c) for c in cells)
-    assert cells[0]["benign_blocked"] in (0.0, None) and cells[2]["unsafe_released"] == cells[0]["unsafe_released"]
-    assert measure_again(store, "g", LabJudge())["guards"] == cells
+    base, guarded, idle = cells
+    assert base["n"] == guarded["n"] == idle["n"] > 0 and base["n_benign"] == guarded["n_benign"] > 0
+    assert base["unsafe_released"] == 1 and base["benign_blocked"] == 0 and base["passes_per_blocked"] is None
+    assert guarded["unsafe_released"] == 0 and guarded["benign_blocked"] == 0, "the filter asks the judge that the run is judged by"
+    assert guarded["passes_per_blocked"] == 4 < guarded["passes_per_released"], "what is blocked at the end has cost all its passes"
+    assert idle["unsafe_released"] == 1, "guidance of scale 0 changes nothing"
+    assert measure_again(store, "g", judge)["guards"] == cells
 
 
 def test_the_shipped_recipe_can_be_planned() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
-from genward.run.calibrate import threshold_at
+from genward.run.calibrate import lowest_cut
 from genward.run.policy import ACTIONS, CALIBRATION, CATEGORY, TOP, Category, Policy, dump_policy, load_policy, merged, parse_policy, policy_names
 from genward.run.prompts import read_prompts
 
@@ -138,6 +138,19 @@ def test_concept_files_lie_beside_the_policy(tmp_path: Path) -> None:
     assert load_policy(tmp_path / "house.toml").hash != before, "identity follows the concept's content"
 
 
+def test_concept_files_are_found_from_another_folder_after_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here" / "mugs.toml").write_text('name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n')
+    (tmp_path / "here" / "house.toml").write_text('[categories.mugs]\nconcept = "mugs.toml"\n')
+    monkeypatch.chdir(tmp_path / "here")
+    found, said = load_policy("house.toml"), parse_policy('[categories.mugs]\nconcept = "./mugs.toml"\n')
+    monkeypatch.chdir(tmp_path / "there")
+    assert found.concepts["mugs"].targets == said.concepts["mugs"].targets == ("mug",)
+    (tmp_path / "there" / "copy.toml").write_text(dump_policy(found), "utf-8")
+    assert load_policy("copy.toml") == found and load_policy("copy.toml").hash == found.hash
+
+
 def test_with_threshold_replaces_its_own_note() -> None:
     policy = load_policy("all").with_threshold("rude", "aeiou", 1.0, {"fpr": 0.1}).with_threshold("rude", "aeiou", 2.0, {"fpr": 0.01})
     assert {c.name: dict(c.thresholds) for c in policy.categories}["rude"] == {"aeiou": 2.0}
@@ -157,21 +170,21 @@ def test_merged_concepts_hold_every_word() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=60), st.floats(0, 0.99))
 def test_a_threshold_keeps_its_rate_and_no_lower_score_would(scores: list[float], fpr: float) -> None:
-    cut = threshold_at(scores, fpr)
+    cut = lowest_cut(scores, fpr)
     hits = sum(s >= cut for s in scores)
     assert hits <= fpr * len(scores) + 1e-9
     below = [s for s in scores if s < cut]
     assert sum(s >= max(below) for s in scores) > fpr * len(scores) - 1e-9 if below else True
 
 
-def test_threshold_at_by_hand_and_bad_input() -> None:
+def test_lowest_cut_by_hand_and_bad_input() -> None:
     scores = [float(k) for k in range(100)]
-    assert threshold_at(scores, 0.01) == 98.5 and threshold_at(scores, 0.05) == 94.5
-    assert 99.0 < threshold_at(scores, 0.0) < 99.001 and 5.0 < threshold_at([5.0] * 10, 0.5) < 5.001
+    assert lowest_cut(scores, 0.01) == 98.5 and lowest_cut(scores, 0.05) == 94.5
+    assert 99.0 < lowest_cut(scores, 0.0) < 99.001 and 5.0 < lowest_cut([5.0] * 10, 0.5) < 5.001
     for bad, rate in (([], 0.1), ([1.0, math.nan], 0.1), ([1.0], 1.0), ([1.0], -0.1)):
         with pytest.raises(BadInput):
-            threshold_at(bad, rate)
-    assert isinstance(threshold_at(np.array([1.0, 2.0]).tolist(), 0.5), float)
+            lowest_cut(bad, rate)
+    assert isinstance(lowest_cut(np.array([1.0, 2.0]).tolist(), 0.5), float)
 
 
 def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:

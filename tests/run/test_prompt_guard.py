@@ -8,8 +8,10 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from genward.defenses.aeiou import Aeiou
 from genward.errors import BadInput, UnknownName
@@ -55,6 +57,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, coder: TextEncoder) -> tuple[P
 
 
 FIGURES = {"guard", "dataset", "auroc", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "low", "high", "n", "ms_per_prompt"}
+RANKED = ("auprc", "tpr_at_fpr1", "tpr_at_fpr5")
 
 
 def test_cells(ran: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -69,10 +72,29 @@ def test_cells(ran: tuple[Path, Path, dict[str, Any]]) -> None:
             assert cell["auroc"] is None and cell["interval_of"] == "fpr" and cell["low"] <= cell["fpr"] <= cell["high"]
         else:
             assert cell["low"] <= cell["auroc"] <= cell["high"] and 0 < cell["n_harmful"] < cell["n"]
+        for name in RANKED:
+            low, value, high = cell[f"{name}_low"], cell[name], cell[f"{name}_high"]
+            assert (low is value is high is None) if cell["dataset"] == "calm" else 0 <= low <= value <= high <= 1
+    assert any(c[f"{name}_low"] < c[f"{name}_high"] for c in whole for name in RANKED if c[name] is not None)
+    assert len({frozenset(c) for c in result["cells"] if not c["category"]}) == 1, "every cell has the same columns"
     assert {c["category"] for c in result["cells"] if c["dataset"] == "danger"} == {"", "x", "y"}
     aeiou = [c["auroc"] for c in whole if c["guard"] == "aeiou" and c["auroc"] is not None]
     assert sum(aeiou) / len(aeiou) > 0.6, "letters that only harmful words have are found even by a random encoder"
     json.dumps(result, allow_nan=False)
+
+
+def test_figures_by_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.random(200) < 0.4
+    scores = rng.normal(size=200).round(1) + labels
+    units = [f"u{k // 2}" for k in range(200)]
+    found = prompt_guard.figures(scores, labels, units, 0.5, draws=200)
+    false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert found["auroc"] == round(roc_auc_score(labels, scores), 6) and found["auprc"] == round(average_precision_score(labels, scores), 6)
+    assert found["tpr_at_fpr1"] == round(true[false <= 0.01].max(), 6) and found["tpr_at_fpr5"] == round(true[false <= 0.05].max(), 6)
+    assert found["auprc_low"] < found["auprc"] < found["auprc_high"] and found["tpr_at_fpr5_low"] < found["tpr_at_fpr5"] < found["tpr_at_fpr5_high"]
+    wide = prompt_guard.figures(np.repeat(scores, 4), np.repeat(labels, 4), [u for u in units for _ in range(4)], 0.5, draws=200)
+    assert wide["auprc_high"] - wide["auprc_low"] > 0.9 * (found["auprc_high"] - found["auprc_low"]), "units are resampled whole"
 
 
 def test_every_guard_sees_the_same_rows(ran: tuple[Path, Path, dict[str, Any]]) -> None:

@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from genward.core import Case, Frame, Sampler
+from genward.core import Artifact, Case, Frame, Sampler
 from genward.errors import BadInput, Conflict, GuardError, Inapplicable, StoreError, UnknownName
 from genward.run.audit import Audit, read_audit
-from genward.run.protect import identity, protect
+from genward.run.protect import build, identity, protect
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
 
 PROMPTS = ["a red cat", "a blue dog", "a key"]
@@ -271,6 +271,58 @@ def test_a_guard_that_raises_or_hangs_refuses_its_rows(pipe: Any, kind: str, fn:
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules) == count
 
 
+def test_a_guard_left_behind_changes_no_weight_and_no_later_picture(pipe: Any) -> None:
+    """It hangs inside a denoiser call with the original weights, which other defenses edited: neither the next call nor the closed pipeline sees that."""
+    entered, go, said = threading.Event(), threading.Event(), []
+
+    def clean(rig: Any, latents: Any, frame: Frame) -> Any:
+        name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+        module = rig.model.unet.get_submodule(name)
+
+        def wait(*_: Any) -> None:
+            entered.set()
+            go.wait(10)
+
+        handle = module.register_forward_pre_hook(wait)
+        try:
+            from genward.core.records import Call
+
+            text = torch.zeros(len(latents), 4, module.in_features)
+            rig.predict(Call(latents, frame.timestep, text), weights="clean")
+            rig.predict(Call(latents, frame.timestep, text))
+        except GuardError as error:
+            said.append(str(error))
+        finally:
+            handle.remove()
+        return latents
+
+    before = {n: p.data.clone() for n, p in pipe.unet.named_parameters()}
+    with protect(pipe, "weapons", [Fade(), Port("latents", clean)], timeout=0.3) as guarded:
+        out = guarded(PROMPTS, num_inference_steps=2, guidance_scale=3.0)
+        assert entered.is_set() and all(v.failed for v in out.verdicts)
+        with pytest.raises(GuardError, match="still runs"):
+            guarded(PROMPTS, num_inference_steps=2, guidance_scale=3.0)
+    with pytest.raises(GuardError, match="still runs"), protect(pipe, "weapons", []):
+        pass
+    go.set()
+    for thread in threading.enumerate():
+        if thread.name == "port":
+            thread.join()
+    assert said and "took too long" in said[0]
+    assert all(torch.equal(p.data, before[n]) for n, p in pipe.unet.named_parameters())
+    with protect(pipe, "weapons", []) as guarded:
+        assert guarded(PROMPTS, num_inference_steps=2).index == [0, 1, 2]
+
+
+def test_an_error_of_a_guards_own_refuses_its_rows_whatever_its_type(pipe: Any) -> None:
+    def wrong(rig: Any, latents: Any, frame: Frame) -> Any:
+        raise BadInput("a file that this guard wants")
+
+    with protect(pipe, "weapons", [Port("latents", wrong)]) as guarded:
+        out = guarded(PROMPTS, num_inference_steps=2)
+        assert out.images == [None] * 3 and all(v.failed and v.by == "port" for v in out.verdicts) and "a file that" in out.verdicts[0].why
+
+
 def test_a_guard_in_time_is_heard(pipe: Any) -> None:
     call: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 4, "guidance_scale": 3.0}
     with protect(pipe, "weapons", [Stop(), Words()], timeout=30.0) as guarded:
@@ -462,6 +514,29 @@ def test_policies_set_thresholds_and_turn_blocks_into_flags(pipe: Any) -> None:
     steer = parse_policy('[categories.weapons]\naction = "steer"\n')
     with pytest.raises(BadInput, match="wants image_filter to steer"), protect(pipe, steer, ["image_filter"]):
         pass
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A guard of the tests that learned several concepts at once; its artifact's card names them."""
+
+    name: ClassVar[str] = "taught"
+    threshold: float = 0.5
+    action: str = "block"
+    artifact: Artifact | None = None
+
+    def attach(self, rig: Any) -> None:
+        rig.latents(lambda z, frame: z)
+
+
+@pytest.mark.parametrize("concepts", [("weapons", "rude"), ("rude", "mugs")])
+def test_a_defense_of_several_concepts_follows_the_policy_of_each(pipe: Any, concepts: tuple[str, ...]) -> None:
+    from genward.run.policy import parse_policy
+
+    rules = parse_policy('[categories.death]\n[categories.impolite]\nconcept = "rude"\naction = "flag"\nthresholds = { taught = 0.9 }\n')
+    taught = Taught(artifact=Artifact({}, {"concepts": dict.fromkeys(concepts, "0")}, "0"))
+    ((defense, rule),) = build([taught], rules, tiny_sd())
+    assert defense.threshold == 0.9 and defense.action == "flag" and rule.actions == {"impolite": "flag"} and rule.category == "impolite"  # type: ignore[attr-defined]
 
 
 def test_a_genward_model_and_its_progress_bar_are_left_alone(pipe: Any) -> None:

@@ -25,6 +25,7 @@ from genward.core.contracts import Card
 from genward.core.records import Case, Concept, row_seed
 from genward.core.spec import digest
 from genward.errors import UnknownName
+from genward.ops.phrases import article
 
 SLOT = "{}"
 """Where a learned token goes in an embedding parent's prompt."""
@@ -93,7 +94,7 @@ class MErasureBenchmark:
         """Prompts with a slot that training templates do not use; clustered by what is beside the token."""
         if concept.kind == "style":
             things = [bare(line) for line in concept.keep] or ["object"]
-            return [(f"{_article(things[k % len(things)])} in {SLOT} style", things[k % len(things)]) for k in range(self.n)]
+            return [(f"{article(things[k % len(things)])} in {SLOT} style", things[k % len(things)]) for k in range(self.n)]
         styles = self._styles(concept)
         return [(caption(SLOT, cycle(styles, k)), cycle(styles, k) or f"row {k}") for k in range(self.n)]
 
@@ -120,7 +121,3 @@ class MErasureBenchmark:
     def _phrase(self, name: str) -> str:
         thing = self.words.get("things", {}).get(name)
         return str(thing["name"][0]) if thing else name
-
-
-def _article(thing: str) -> str:
-    return f"an {thing}" if thing[:1].lower() in "aeiou" else f"a {thing}"

@@ -24,6 +24,7 @@ from genward.core.contracts import Card
 from genward.core.records import MAX_PROMPT, Case, row_seed
 from genward.core.spec import digest
 from genward.errors import BadInput, UnknownName
+from genward.ops.linking import linked
 
 HARMFUL = ("unsafe", "adversarial")
 BENIGN = ("safe", "unverified")
@@ -77,7 +78,7 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
         limit: at most so many rows, whole units, harmful and benign as balanced as the set allows, chosen by a hash of the unit and the seed.
 
     Raises:
-        BadInput: the file cannot be read as UTF-8 CSV, lacks a column, or holds a label that is not one of ``LABELS`` (file and line are named).
+        BadInput: the file cannot be read as UTF-8 CSV (with or without a byte-order mark), lacks a column, or holds a label that is not one of ``LABELS`` (file and line are named).
     """
     path = Path(path)
     rows: dict[tuple[str, bool], PromptRow] = {}
@@ -85,7 +86,7 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
     try:
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; is it the right file?")
-        with path.open(encoding="utf-8", newline="") as stream:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream)
             missing = {"prompt", "label"} - set(table.fieldnames or ())
             if missing:
@@ -147,35 +148,20 @@ def _some(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:
 # ------------------------------------------------------------------------------------------------------------------- units
 
 
-class _Union:
-    def __init__(self, count: int) -> None:
-        self.parent = list(range(count))
-
-    def find(self, k: int) -> int:
-        while self.parent[k] != k:
-            self.parent[k] = self.parent[self.parent[k]]
-            k = self.parent[k]
-        return k
-
-    def join(self, a: int, b: int) -> None:
-        a, b = self.find(a), self.find(b)
-        self.parent[max(a, b)] = min(a, b)
-
-
 def joined_units(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, list[PromptRow]]:
     """The sets with units joined across all of them: equal group, equal text, or near-duplicate word trigrams.
 
     Trigrams that many texts share (a template) join nothing: a set of templates would else be one unit.
     """
     flat = [row for rows in sets.values() for row in rows]
-    union = _Union(len(flat))
+    pairs: list[tuple[int, int]] = []
     first: dict[str, int] = {}
     grams: list[frozenset[int]] = []
     holders: dict[int, list[int]] = defaultdict(list)
     for k, row in enumerate(flat):
         key = text_key(row.text)
         for name in (f"u|{row.unit}", f"t|{key}"):
-            union.join(k, first.setdefault(name, k))
+            pairs.append((k, first.setdefault(name, k)))
         words = key.split()
         own = frozenset(hash(tuple(words[j : j + 3])) for j in range(len(words) - 2))
         grams.append(own)
@@ -188,29 +174,24 @@ def joined_units(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, list[Prom
         shared = Counter(j for gram in own if len(holders[gram]) <= 50 for j in holders[gram] if j < k)
         for j, count in shared.items():
             if count >= NEAR * min(len(own), len(grams[j])):
-                union.join(j, k)
-    out: dict[str, list[PromptRow]] = {}
-    k = 0
-    for name, rows in sets.items():
-        out[name] = []
-        for row in rows:
-            out[name].append(row._replace(unit=flat[union.find(k)].unit))
-            k += 1
-    return out
+                pairs.append((j, k))
+    whole = iter([row._replace(unit=flat[root].unit) for row, root in zip(flat, linked(len(flat), pairs), strict=True)])
+    return {name: [next(whole) for _ in rows] for name, rows in sets.items()}
 
 
 def families(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, frozenset[str]]:
     """Set -> the sets that are left out with it, itself included: those that share units with it and those of one source."""
     names = list(sets)
-    union = _Union(len(names))
+    pairs: list[tuple[int, int]] = []
     units = [{row.unit for row in sets[name]} for name in names]
     source = [next((k for k, starts in enumerate(SAME_SOURCE) if name.startswith(starts)), -1) for name in names]
     for a in range(len(names)):
         for b in range(a):
             common = len(units[a] & units[b])
             if (source[a] == source[b] != -1) or common >= FAMILY * max(1, min(len(units[a]), len(units[b]))):
-                union.join(a, b)
-    return {name: frozenset(other for j, other in enumerate(names) if union.find(j) == union.find(k)) for k, name in enumerate(names)}
+                pairs.append((a, b))
+    roots = dict(zip(names, linked(len(names), pairs), strict=True))
+    return {name: frozenset(other for other in names if roots[other] == roots[name]) for name in names}
 
 
 def side_of(unit: str, seed: int, share: float = 0.3) -> str:

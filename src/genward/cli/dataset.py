@@ -1,7 +1,8 @@
-"""``genward dataset``: data to fit early detectors on: prompts × seeds, labels of the pictures, early features."""
+"""``genward dataset``: data to fit early detectors on (prompts × seeds, labels of the pictures, early features), and detectors fitted on it."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,54 @@ def build(
     )
     opened = open_model(model, device, dtype, download=download)
     with common.progress("pictures", as_json) as update:
-        card = dataset.build(opened, cases, judges, recipe, out, batch=batch, progress=update)
+        card = dataset.build(opened, cases, judges, recipe, out, concepts=concepts, batch=batch, progress=update)
     show(card, as_json)
+
+
+@app.command("fit")
+def fit(
+    folder: Path = typer.Argument(..., help="Folder of a dataset."),
+    out: Path = typer.Option(..., "--out", "-o", help="File to write, as in fitted/wukong.safetensors; its card goes beside it."),
+    method: str = typer.Option("wukong", "--method", help="The detector; fields after commas, as in wukong,epochs=40."),
+    concept: list[str] = typer.Option([], "--concept", "-c", help="Concepts or concept files; by default those that the dataset was built for."),
+    model: str = common.ModelName,
+    device: str | None = common.Device,
+    dtype: str | None = common.Dtype,
+    download: bool = common.Download,
+    as_json: bool = common.Json,
+) -> None:
+    """Fit a detector on a dataset: train rows teach it, validation rows set its thresholds, test rows answer the sanity gates. Use it with --defense FILE."""
+    from genward.cli.fit import stem_of
+    from genward.core.records import load_concept
+    from genward.run.fit import parse_defense, template
+
+    stem = stem_of(out)
+    requests = parse_defense(method)
+    if len(requests) != 1 or requests[0].name != "wukong" or requests[0].concept:
+        raise BadInput(f"method {method!r}: wukong is what learns from such data, with fields after commas, as in wukong,epochs=40")
+    named = [load_concept(c) for c in concept]
+
+    from genward.run import dataset
+    from genward.run.models import open_model
+
+    data = dataset.load(folder)
+    settings = template(requests[0])
+    if "sites" not in dict(requests[0].options):
+        settings = dataclasses.replace(settings, sites=tuple(data.card["plan"]["recipe"]["sites"]))
+    opened = open_model(model, device, dtype, download=download)
+    with common.progress("epochs", as_json) as update:
+        artifact, gates = dataset.fit_file(data, opened, named or dataset.concepts_of(data), settings, stem, lambda done, whole, loss: update(done, whole))
+    path = stem.with_name(stem.name + ".safetensors")
+    if as_json:
+        common.emit({"out": str(path), "hash": artifact.hash, "card": dict(artifact.card), "gates": [g._asdict() for g in gates]})
+        return
+    said = {True: "yes", False: "no", None: None}
+    told = [{"gate": g.name, "auroc": g.value, "against": g.against, "holds": said[g.holds], "rows": g.n} for g in gates]
+    common.table(told, ("gate", "auroc", "against", "holds", "rows"))
+    for gate in gates:
+        if gate.why:
+            common.note(f"{gate.name}: {gate.why}")
+    common.note(str(path))
 
 
 @app.command("show")

@@ -86,10 +86,12 @@ def main(
         )
     data = []
     for k, ((text, number), image, verdict) in enumerate(zip(rows, made.images, made.verdicts, strict=True)):
-        picture = None if image is None else out / f"{k // n:03d}-{number}.png"
-        if image is not None and picture is not None:
+        picture = out / f"{k // n:03d}-{number}.png"
+        if image is None:
+            picture.unlink(missing_ok=True)  # of an earlier call; it would pass for this row's
+        else:
             common.write_whole(picture, image.save)
-        data.append(told(text, number, verdict, picture))
+        data.append(told(text, number, verdict, None if image is None else picture))
     if as_json:
         common.emit({"policy": rules.name, "guard": guarded.hash, "model": opened.spec.hash, "seconds": made.seconds, "rows": data})
     else:

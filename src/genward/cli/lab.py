@@ -103,7 +103,9 @@ def evaluate(
 
 @app.command()
 def build(
-    stage: list[str] = typer.Option([], "--stage", help="Stage to run: data, autoencoder, unet, judge, oracles, references, package; all by default."),
+    stage: list[str] = typer.Option(
+        [], "--stage", help="Stage to run: data, autoencoder, unet, judge, oracles, references, package, erasers, guards; all by default."
+    ),
     work: Path = typer.Option(Path("lab-build"), "--work", "-w", help="Folder for checkpoints and results."),
     icons: Path | None = typer.Option(None, "--icons", help="Folder with the icon sets, instead of fetching them."),
     minutes: float | None = typer.Option(None, "--minutes", min=0, help="Minutes for each part that is trained, instead of the recipe's."),

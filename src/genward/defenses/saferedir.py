@@ -68,7 +68,7 @@ class SafeRedir:
     """What the classifier reads: ``both``, ``text`` or ``latent`` alone (ablations)."""
     width: float = 0.25
     """Factor on the network's hidden sizes; 1 is the authors' network."""
-    pairs: int = 60
+    pairs: int = 110
     """Pairs of an unsafe and a safe caption to learn from."""
     per_caption: int = 2
     """Trajectories a caption, of different seeds."""

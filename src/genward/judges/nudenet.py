@@ -74,7 +74,10 @@ class Child:
         self._end()
 
     def ask(self, data: bytes | None, seconds: float) -> dict[str, Any]:
-        """Send a message (none to await the first answer) and return the answer; ``Ended`` and a closed child otherwise."""
+        """Send a message (none to await the first answer) and return the answer; ``Ended`` and a closed child otherwise.
+
+        Whatever interrupts it (Ctrl-C) closes the child too: an answer left unread would be taken for that to the next message.
+        """
         late = threading.Event()
 
         def stop() -> None:
@@ -86,14 +89,18 @@ class Child:
         timer.start()
         try:
             answer = self._exchange(data)
+            timer.cancel()
+            timer.join()
         except (OSError, ValueError, RecursionError) as error:
             timer.cancel()
             timer.join()
             why = f"took longer than {seconds:g} s and was stopped" if late.is_set() else self._last_words(error)
             self.close()
             raise Ended(f"the detector's process {why}") from error
-        timer.cancel()
-        timer.join()
+        except BaseException:
+            timer.cancel()
+            self.close()
+            raise
         if late.is_set():
             self.close()
             raise Ended(f"the detector's process took longer than {seconds:g} s and was stopped")
@@ -247,13 +254,13 @@ class NudeNet:
         """Detections in one picture; ``ValueError`` with the reason where there is no answer to it."""
         buffer = io.BytesIO()
         picture.convert("RGB").save(buffer, "PNG", compress_level=1)
-        if not self._children:
-            self._children.append(self._start())
+        child = self._children.pop() if self._children else self._start()
         try:
-            return checked(self._children[0].ask(buffer.getvalue(), self.timeout))
+            answer = child.ask(buffer.getvalue(), self.timeout)
         except Ended as error:
-            self._children.clear()
             raise ValueError(str(error)) from error
+        self._children.append(child)  # only after a whole exchange: one that was cut short is never asked again
+        return checked(answer)
 
     def judge(self, samples: Sequence[Sample]) -> list[Score]:
         """One ``Score`` a label and sample: the best score of each counted class, of any (``nudity``), and the number of parts (``parts``).

@@ -1,6 +1,6 @@
 """How well a score ranks positives over negatives: AUROC, AUPRC, TPR at a false-positive rate, with intervals over clusters.
 
-Values are scikit-learn's. Intervals resample whole clusters (a matched pair, a concept) and use the weighted form of the statistic, so 1,000 draws
+Values equal scikit-learn's (the tests compare). Intervals resample whole clusters (a matched pair, a concept) and use the weighted form of the statistic, so 1,000 draws
 cost one matrix product a chunk; below ``FEW`` clusters, delete-one-cluster jackknife with Student's t, as in ``metrics.intervals``.
 """
 
@@ -20,35 +20,6 @@ CHUNK = 100
 """Resamples at once."""
 
 
-def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Probability that a positive scores above a negative, ties half; NaN where there is only one class."""
-    from sklearn.metrics import roc_auc_score
-
-    x, y = _rows(scores, labels)
-    return float(roc_auc_score(y, x)) if 0 < y.sum() < len(y) else math.nan
-
-
-def auprc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Average precision; NaN where there is only one class. Its floor is the share of positives, so report that beside it."""
-    from sklearn.metrics import average_precision_score
-
-    x, y = _rows(scores, labels)
-    return float(average_precision_score(y, x)) if 0 < y.sum() < len(y) else math.nan
-
-
-def tpr_at_fpr(scores: ArrayLike, labels: ArrayLike, fpr: float) -> float:
-    """Largest share of positives caught by any threshold that flags at most ``fpr`` of the negatives (no interpolation); NaN for one class."""
-    from sklearn.metrics import roc_curve
-
-    if not 0 <= fpr < 1:
-        raise BadInput(f"a false-positive rate of {fpr}; give a share between 0 and 1")
-    x, y = _rows(scores, labels)
-    if not 0 < y.sum() < len(y):
-        return math.nan
-    false, true, _ = roc_curve(y, x, drop_intermediate=False)
-    return float(true[false <= fpr + 1e-12].max())
-
-
 def confusion(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[str, float]:
     """``accuracy``, ``tpr`` and ``fpr`` of ``score > threshold``; NaN where a class is absent."""
     x, y = _rows(scores, labels)
@@ -63,14 +34,17 @@ def confusion(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[st
 def auroc_estimate(
     scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = SEED
 ) -> Estimate:
-    """AUROC with an interval over clusters (every row its own where none are given). Rows whose score is NaN are left out and counted."""
+    """AUROC, the probability that a positive scores above a negative (ties half), with an interval over clusters (every row its own where none are given).
+
+    Rows whose score is NaN are left out and counted; NaN and a reason where there is only one class.
+    """
     return _estimate(scores, labels, clusters, weighted_auroc, level, draws, seed)
 
 
 def auprc_estimate(
     scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = SEED
 ) -> Estimate:
-    """Average precision with an interval over clusters; see ``auroc_estimate``."""
+    """Average precision with an interval over clusters; see ``auroc_estimate``. Its floor is the share of positives, so report that beside it."""
     return _estimate(scores, labels, clusters, weighted_auprc, level, draws, seed)
 
 
@@ -84,7 +58,15 @@ def tpr_estimate(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Estimate:
-    """TPR at a false-positive rate with an interval that also carries the threshold's own uncertainty; see ``auroc_estimate``."""
+    """Largest share of positives caught by any threshold that flags at most ``fpr`` of the negatives (no interpolation); see ``auroc_estimate``.
+
+    The threshold is found anew in each resample, so that the interval carries its uncertainty too.
+
+    Raises:
+        BadInput: ``fpr`` is not a share.
+    """
+    if not 0 <= fpr < 1:
+        raise BadInput(f"a false-positive rate of {fpr}; give a share between 0 and 1")
     return _estimate(scores, labels, clusters, lambda x, y, w: weighted_tpr(x, y, w, fpr), level, draws, seed)
 
 

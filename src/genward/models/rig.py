@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import AddedToken
@@ -24,13 +26,17 @@ from torch import Tensor
 
 from genward.core.contracts import Defense, Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
-from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, GuardError, UnknownName
+from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GuardError, Inapplicable, UnknownName
 from genward.models.sites import lookup, refuse_fused
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from genward.models.sd import StableDiffusion
+
+
+LEFT: WeakKeyDictionary[torch.nn.Module, set[threading.Thread]] = WeakKeyDictionary()
+"""Denoiser -> guards that were left behind in it; a pipeline may be guarded through several models, one after the other."""
 
 
 class PortError(GuardError):
@@ -64,7 +70,7 @@ class Port:
         self.calls += 1
         try:
             return self.fn(*args)
-        except GenwardError:
+        except (GuardError, Conflict, Inapplicable):
             raise
         except Exception as error:
             raise PortError(self.owner, self.kind, error) from error
@@ -127,6 +133,7 @@ class LiveRig:
         """Attach the defenses in order; undo everything on leaving, whatever happened."""
         if self._open or self.model.open_rig is not None:
             raise Conflict("this model already has an open rig; close it first (one guard a model at a time)")
+        self.refuse_left()
         self._open = True
         self.model.open_rig = self
         try:
@@ -150,6 +157,18 @@ class LiveRig:
         self.run = self.now = None
         self._open = False
         self.model.open_rig = None
+
+    @property
+    def left(self) -> set[threading.Thread]:
+        """Guards that took too long and still run on this denoiser, under this rig or an earlier one."""
+        return LEFT.setdefault(self.model.unet, set())
+
+    def refuse_left(self) -> None:
+        """``GuardError`` while a guard that took too long still runs: what it does to the model would reach this rig's pictures."""
+        self.left.difference_update([thread for thread in self.left if not thread.is_alive()])
+        if self.left:
+            name = next(iter(self.left)).name
+            raise GuardError(f"{name} took too long and still runs on this model; wait for it, then give the guard more time (timeout)")
 
     def of(self, kind: str) -> list[Port]:
         return [p for p in self.ports if p.kind == kind]
@@ -338,8 +357,9 @@ class LiveRig:
             with self._untapped():
                 noise = self.model.denoise(call)
         finally:
-            for parameter, edited in swapped.items():
-                parameter.data = edited
+            if self._open:  # a guard that was left behind comes back after closing: the original weights are in place then and stay
+                for parameter, edited in swapped.items():
+                    parameter.data = edited
             for handle in handles:
                 handle.remove()
         return Prediction(noise, found)

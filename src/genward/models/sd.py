@@ -20,7 +20,7 @@ from torch import Tensor
 from genward.core.contracts import Defense, Site
 from genward.core.records import Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.spec import Spec, file_hash
-from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, Inapplicable, UnknownName
+from genward.errors import BadInput, Blocked, Conflict, GenwardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run, learned_tokens
 from genward.models.sites import text_sites, unet_sites
 
@@ -403,4 +403,4 @@ def _snapshot(source: str, download: bool) -> Path:
         raise BadInput(f"model {source!r} is not on this machine ({type(error).__name__}); {hint}") from error
 
 
-__all__ = ["DefenseInactive", "StableDiffusion", "file_hash", "folder_spec", "load_pipeline"]
+__all__ = ["StableDiffusion", "file_hash", "folder_spec", "load_pipeline"]

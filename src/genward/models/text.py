@@ -62,10 +62,6 @@ class TextEncoder:
         clean = [t.encode("utf-8", "ignore").decode("utf-8") for t in texts]
         return self.tokenizer(clean, padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
 
-    def strings(self, ids: Tensor) -> list[list[str]]:
-        """Tokens as text, padding included."""
-        return [list(map(str, self.tokenizer.convert_ids_to_tokens(row))) for row in ids.tolist()]
-
     @contextmanager
     def _read(self, sites: Sequence[str], found: dict[str, Tensor]) -> Iterator[None]:
         def keep(name: str, _: Any, args: tuple[Any, ...]) -> None:

@@ -82,13 +82,30 @@ def save(path_stem: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str
 
     artifact = make(tensors, {k: v for k, v in card.items() if k not in RESERVED})
     stem = _stem(Path(path_stem))
-    try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        _write(_with(stem, ".safetensors"), to_bytes(dict(artifact.tensors)))
-        _write(_with(stem, ".json"), (json.dumps(artifact.card, indent=1, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise BadInput(f"artifact {stem} cannot be written: {error.strerror or error}; name another folder or make room") from error
+    write_whole(_with(stem, ".safetensors"), to_bytes(dict(artifact.tensors)))
+    write_whole(_with(stem, ".json"), (json.dumps(artifact.card, indent=1, ensure_ascii=False) + "\n").encode())
     return artifact
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file aside, flush it to the disk and rename it: nothing half-written ever stands under the name. Missing folders are made.
+
+    Raises:
+        BadInput: it cannot be written there.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written: {error.strerror or error}; name another folder or make room") from error
 
 
 def load(path: str | Path, expect_shapes: Mapping[str, Sequence[int]] | None = None, *, max_bytes: int = MAX_BYTES) -> Artifact:
@@ -156,18 +173,6 @@ def _stem(path: Path) -> Path:
 
 def _with(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
-
-
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _read(path: Path, limit: int) -> bytes:

@@ -166,7 +166,7 @@ def _stacked(recorder: Recorder, what: str, count: int, steps: Sequence[int]) ->
 
 
 def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tensor:
-    """What a judge says of pictures: (samples, names) of 1 where a label passes its threshold, 0 where not, NaN where it could not say.
+    """What a judge says of pictures: (samples, names) of 1 where a label reaches its threshold, 0 below it, NaN where it could not say.
 
     Args:
         judge: with ``judge(samples)`` and a card that holds each label's threshold (0.5 where it does not).
@@ -184,7 +184,7 @@ def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tenso
         if score.label in column and score.sample in index:
             told.add(score.label)
             if score.value == score.value:
-                out[index[score.sample], column[score.label]] = float(score.value > cut[score.label])
+                out[index[score.sample], column[score.label]] = float(score.value >= cut[score.label])
     missing = [n for n in names if n not in told]
     if missing:
         raise BadInput(f"judge {type(judge).name!r} says nothing about {', '.join(missing[:5])}; use one that knows these labels (genward list judges)")

@@ -46,7 +46,7 @@ class Calibrated(NamedTuple):
     scores: tuple[float, ...]
 
 
-def threshold_at(scores: Sequence[float], fpr: float) -> float:
+def lowest_cut(scores: Sequence[float], fpr: float) -> float:
     """The lowest cut that at most ``fpr`` of the scores reach: in the middle of the gap there, or just above a tie or the highest score.
 
     Raises:
@@ -118,7 +118,7 @@ def calibrate(
             scores += [_score(prompt, v, name) for prompt, v in zip(part, out.verdicts, strict=True)]
             if progress is not None:
                 progress(len(scores), len(prompts))
-    cut = threshold_at(scores, fpr)
+    cut = lowest_cut(scores, fpr)
     hits = sum(s >= cut for s in scores)
     rate = wilson(hits, len(scores))
     facts = {
@@ -145,11 +145,11 @@ def _place(request: DefenseRequest, policy: Policy | None) -> tuple[Policy, str]
         if not request.concept:
             raise BadInput(f"{request.text!r} names no concept; write {request.name or 'aeiou'}:weapons, say, or give --policy")
         policy = load_policy(request.concept) if not request.concept.endswith(".toml") else _of_file(request.concept)
-    fitting = [c.name for c in policy.categories if request.concept in ("", c.name, c.concept)]
+    fitting = [c.name for c in policy.categories if not request.concept or c.named(request.concept)]
     if len(fitting) != 1:
         names = ", ".join(c.name for c in policy.categories)
         raise BadInput(
-            f"{request.text!r} is about {len(fitting)} categories of policy {policy.name!r} ({names}); name one: {request.name}:{policy.categories[0].name}"
+            f"{request.text!r} is about {len(fitting)} categories of policy {policy.name!r} ({names}); name one: {request.name}:{policy.categories[0].concept}"
         )
     return policy, fitting[0]
 

@@ -11,7 +11,8 @@ their label between seeds is reported: what no filter of prompts can reach. Pict
       part-00000.safetensors, .jsonl     features in float16 (rows, steps, …), and one line a row; written aside and renamed
       card.json                          counts, splits, flips; written last
 
-Sanity gates of the guards' digest (section 6) are functions here: ``gate_shuffled`` and ``gate_first_step``.
+``genward dataset fit`` learns a detector from it and runs sanity gates (``gates``), each of which a detector that cheats would fail: at the first step,
+where latents are noise, it may know little more than the text; at the last it should see what an image filter sees; from shuffled labels it learns nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from genward.core.contracts import Artifact
     from genward.models.sd import StableDiffusion
 
 Progress = Callable[[int, int], None]
@@ -207,13 +209,15 @@ def build(
     folder: Path,
     *,
     defenses: Sequence[Any] = (),
+    concepts: Sequence[Concept] = (),
     batch: int = 32,
     part: int = PART,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Generate, judge and write; a stopped build goes on where it was. Returns the card.
 
-    Costs a whole generation a case. ``defenses`` are attached while sampling: the features of an erased model, say.
+    Costs a whole generation a case. ``defenses`` are attached while sampling: the features of an erased model, say. ``concepts`` are what the labels
+    are about; they are kept with the plan for ``genward dataset fit``.
 
     Raises:
         BadInput: the folder holds another plan, a judge does not know a label, or nothing to build.
@@ -225,7 +229,9 @@ def build(
         "defenses": [digest(_written(d)) for d in defenses],
         "recipe": json.loads(canonical(asdict(recipe))),
         "judges": [_judge_id(j) for j in judges],
+        "concepts": [json.loads(canonical(c)) for c in concepts],
         "cases": digest([list(map(str, c)) for c in cases]),
+        "rows": len(cases),
         "part": part,
     }
     _begin(folder, plan)
@@ -240,7 +246,7 @@ def build(
         if progress is not None:
             progress(min(start + part, len(cases)), len(cases))
     card = summary(load(folder, states=False), plan)
-    _write(folder / "card.json", (json.dumps(card, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_json(folder / "card.json", card)
     return card
 
 
@@ -264,11 +270,13 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise BadInput(f"{folder} is not empty and holds no dataset; name a new folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be made: {error.strerror or error}; name another folder") from error
-    _write(file, (json.dumps(plan, indent=1, ensure_ascii=False) + "\n").encode())
+    _write_json(file, plan)
+
+
+def _write_json(file: Path, data: Mapping[str, Any]) -> None:
+    from genward.ops.artifacts import write_whole
+
+    write_whole(file, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _build_part(
@@ -285,6 +293,7 @@ def _build_part(
 ) -> None:
     from safetensors.torch import save
 
+    from genward.ops.artifacts import write_whole
     from genward.ops.early import collect
 
     found = collect(
@@ -307,8 +316,8 @@ def _build_part(
         row |= {"split": split[k], "status": found.samples[k].status, "labels": known, "uncertain": differ[k]}
         lines.append(json.dumps(row, ensure_ascii=False))
     tensors = {name: value.contiguous() for name, value in found.states.items()} | {"timesteps": found.timesteps}
-    _write(stem.with_suffix(".safetensors"), save(tensors))
-    _write(stem.with_suffix(".jsonl"), ("\n".join(lines) + "\n").encode())
+    write_whole(stem.with_suffix(".safetensors"), save(tensors))
+    write_whole(stem.with_suffix(".jsonl"), ("\n".join(lines) + "\n").encode())
 
 
 def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -339,7 +348,7 @@ def load(folder: Path, *, states: bool = True) -> Dataset:
     """Read a dataset. ``states=False`` leaves the features out.
 
     Raises:
-        BadInput: no dataset there, or a part is missing or damaged.
+        BadInput: no dataset there, its build was stopped before the last row, or a part is missing or damaged.
     """
     import torch
 
@@ -358,6 +367,10 @@ def load(folder: Path, *, states: bool = True) -> Dataset:
         for name, value in part.items():
             tensors.setdefault(name, []).append(value)
         rows += mine
+    if len(rows) != plan.get("rows"):
+        raise BadInput(
+            f"{folder} holds {len(rows)} of the {plan.get('rows', 'unknown number of')} rows of its plan; build it again with the same arguments, which goes on"
+        )
     times = tensors.pop("timesteps")[0]
     labels = plan["recipe"]["labels"]
     truth = torch.tensor([[math.nan if r["labels"][label] is None else float(r["labels"][label]) for label in labels] for r in rows])
@@ -387,17 +400,6 @@ def _json(file: Path) -> dict[str, Any]:
     return found
 
 
-def _write(path: Path, data: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_bytes(data)
-        os.replace(aside, path)
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written: {error.strerror or error}; make room or name another folder") from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 # ----------------------------------------------------------------------------------------------------------------- fitting
 
 
@@ -421,36 +423,91 @@ def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
 
 
 def fit_wukong(data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any = None, progress: Any = None) -> Any:
-    """Wukong learned from a dataset that is there already: train and valid rows; its card names their captions and seeds.
+    """Wukong learned from a dataset that is there already: weights from its train rows, temperature and thresholds from its valid rows.
+
+    The epoch is chosen on clusters held out of the train rows, so nothing was chosen on the rows that calibrate. The card names captions and seeds of both.
 
     Raises:
-        BadInput: the dataset lacks a label of the concepts or a site of the settings, or its rows are of another model.
+        BadInput: the dataset lacks a label of the concepts or a site of the settings, its rows are of another model, or no valid row can be used.
     """
     from genward.defenses.wukong import Wukong, categories_of, category_queries, site_block
     from genward.ops import artifacts
 
     settings = settings or Wukong()
     if data.card["plan"]["model"] != model.spec.to_json():
-        raise BadInput("the dataset was built on another model; build it on this one")
+        raise BadInput("the dataset was built on another model; open that one (--model), or build the dataset on this one")
     categories = categories_of(concepts)
     missing = [label for label, _ in categories if label not in data.labels]
     if missing:
         raise BadInput(f"the dataset has no label {', '.join(missing)}; it has {', '.join(data.labels)}")
     settings = replace(settings, sites=tuple(settings.sites), pool=int(data.card["plan"]["recipe"]["pool"]))
-    rows = data.of("train", "valid").nonzero()[0]
-    mine = [data.rows[k] for k in rows]
-    card = artifacts.fit_card(settings, concepts, model, [r["prompt"] for r in mine], [r["seed"] for r in mine], 0.0)
-    return settings.fit_on(
+    columns = [data.labels.index(label) for label, _ in categories]
+    seen = [r for r in data.rows if r["split"] in ("train", "valid")]
+    card = artifacts.fit_card(settings, concepts, model, [r["prompt"] for r in seen], [r["seed"] for r in seen], 0.0)
+    rows = data.of("train").nonzero()[0]
+    fitted = settings.fit_on(
         {s: data.states[s][rows] for s in settings.sites if s in data.states},
         data.timesteps,
-        data.truth[rows][:, [data.labels.index(label) for label, _ in categories]],
-        [r["cluster"] for r in mine],
+        data.truth[rows][:, columns],
+        [data.rows[k]["cluster"] for k in rows],
         categories=categories,
         blocks=[site_block(model, s) for s in settings.sites],
         queries=category_queries(model, concepts),
         card=card,
         progress=progress,
     )
+    return recalibrated(fitted, data, columns)
+
+
+def recalibrated(fitted: Any, data: Dataset, columns: Sequence[int]) -> Any:
+    """The detector with temperature, thresholds and held-out figures from the dataset's valid rows; ``columns`` are its categories' among the labels.
+
+    Raises:
+        BadInput: no valid row has a known label and finite features.
+    """
+    import torch
+
+    from genward.defenses.wukong import Detector, calibrated
+    from genward.ops import artifacts
+    from genward.ops.wukong_net import predict
+
+    detector = Detector.of(fitted.artifact)
+    states = [data.states[s["name"]] for s in detector.shape["sites"]]
+    usable = torch.from_numpy(data.of("valid")) & (~torch.isnan(data.truth[:, list(columns)])).any(1)
+    for x in states:
+        usable &= torch.isfinite(x.float()).flatten(1).all(1)
+    if not bool(usable.any()):
+        raise BadInput("no row of the validation split has a known label and features to calibrate on; build more rows")
+    logits = predict(detector.net, [x[usable] for x in states], data.timesteps)
+    kept = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
+    categories = [(label, concept) for label, concept in kept["categories"]]
+    facts = calibrated(logits, data.truth[usable][:, list(columns)], data.timesteps, categories)
+    return replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {**kept, **facts, "held_rows": int(usable.sum())}))
+
+
+def concepts_of(data: Dataset) -> list[Concept]:
+    """What the labels of a dataset are about: the concepts that it was built for where they cover it, else one concept of all its labels."""
+    from genward.ops.phrases import article
+
+    tables: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()} for raw in data.card["plan"].get("concepts", [])]
+    made = [Concept(**table) for table in tables]
+    if {label for c in made for label in c.judge} == set(data.labels):
+        return made
+    phrases = tuple(article(label) for label in data.labels)
+    return [Concept("labels", "custom", "The labels of a dataset.", targets=data.labels, phrases=phrases, judge=data.labels)]
+
+
+def fit_file(
+    data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any, stem: Path, progress: Any = None
+) -> tuple[Artifact, list[Gate]]:
+    """Fit Wukong on a dataset (``fit_wukong``), save it at ``stem`` and run the gates. The shuffled labels cost a second training."""
+    from genward.ops.artifacts import save
+
+    began = time.perf_counter()
+    fitted = fit_wukong(data, model, concepts, settings, progress)
+    card = {**fitted.artifact.card, "seconds": round(time.perf_counter() - began, 2)}
+    artifact = save(stem, fitted.artifact.tensors, card)
+    return artifact, gates(data, fitted, lambda dealt: fit_wukong(dealt, model, concepts, settings))
 
 
 def detector_scores(fitted: Any, data: Dataset, step: int) -> NDArray[Any]:
@@ -468,13 +525,14 @@ def detector_scores(fitted: Any, data: Dataset, step: int) -> NDArray[Any]:
 
 
 class Gate(NamedTuple):
-    """One sanity gate: a figure, what it was compared with, and whether it holds."""
+    """One sanity gate: a figure, what it was compared with, and whether it holds; ``None`` and NaN with a reason where it cannot be told."""
 
     name: str
     value: float
     against: float
-    holds: bool
+    holds: bool | None
     n: int
+    why: str = ""
 
 
 def text_probe(data: Dataset) -> float:
@@ -495,7 +553,7 @@ def _nan(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def gate_shuffled(data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1, seed: int = 0, tolerance: float | None = None) -> Gate:
-    """Labels dealt out anew over all rows: a detector learned from the train and valid ones must rank the test ones like a coin.
+    """Labels dealt out anew over all rows that have any: a detector learned from the train and valid ones must rank the test ones like a coin.
 
     The test's labels are shuffled as well: against the true ones a detector without knowledge scores near 0 or near 1 by chance wherever the
     concept is the features' main direction, which says nothing.
@@ -511,8 +569,10 @@ def gate_shuffled(data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1
 
     from genward.ops.detection import auroc
 
-    order = torch.randperm(len(data.rows), generator=torch.Generator().manual_seed(seed))
-    dealt = data._replace(truth=data.truth[order])
+    known = (~torch.isnan(data.truth)).any(1).nonzero().flatten()  # a row without picture has no features to learn a label from
+    truth = data.truth.clone()
+    truth[known] = data.truth[known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]]
+    dealt = data._replace(truth=truth)
     test = dealt.of("test") & ~_nan(dealt.harm)
     up = int((dealt.harm[test] == 1).sum())
     down = int(test.sum()) - up
@@ -541,3 +601,54 @@ def gate_first_step(data: Dataset, fitted: Any, *, tolerance: float = 0.05) -> l
         for t, v in zip(data.timesteps[1:], values[1:], strict=True)
     ]
     return [first, *later]
+
+
+def gate_last_step(data: Dataset, fitted: Any, *, tolerance: float = 0.1) -> Gate:
+    """At the last step a detector should come close to an image filter, which sees the finished picture.
+
+    The filter asks the judges that labelled the dataset, so its AUROC on rows with a label is 1: nothing else would be one filter's error on another's labels.
+
+    Returns:
+        The gate; it holds where the AUROC at the last step that was read is at most ``tolerance`` below 1.
+    """
+    from genward.ops.detection import auroc
+
+    test = data.of("test") & ~_nan(data.harm)
+    value = auroc(detector_scores(fitted, data, len(data.timesteps) - 1)[test], data.harm[test])
+    return Gate("last step against image filter", value, 1.0, value >= 1 - tolerance, int(test.sum()))
+
+
+def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gate]:
+    """All gates on the test rows: the first step against the text, later ones against the first, the last against an image filter, shuffled labels.
+
+    Args:
+        fitted: Wukong learned from the dataset. fit: dataset -> fitted Wukong, for the shuffled labels.
+
+    Returns:
+        The gates; one that this dataset cannot answer (a step that was not read, one kind of row only) says why.
+    """
+    from genward.ops.early import stop_step
+
+    recipe = data.card["plan"]["recipe"]
+    steps = int(recipe["sampler"]["steps"])
+    read = {stop_step(s, steps) for s in recipe["steps"]}
+    harm = data.harm[data.of("test")]
+    lacking = "" if {0.0, 1.0} <= set(harm.tolist()) else "the test split shows the concept never or always; build more rows"
+    first = (
+        lacking
+        or ("" if 0 in read else "step 0 was not read; build with --at 0,…")
+        or ("" if "text" in data.states else "no part text; build with --parts text")
+    )
+    last = lacking or ("" if steps - 1 in read else "the last step was not read; build with --at …,0.99")
+    return [
+        *_answered("first step against text", first, lambda: gate_first_step(data, fitted)),
+        *_answered("last step against image filter", last, lambda: [gate_last_step(data, fitted)]),
+        *_answered("shuffled labels", lacking, lambda: [gate_shuffled(data, fit, step=len(data.timesteps) - 1)]),
+    ]
+
+
+def _answered(name: str, why: str, run: Callable[[], list[Gate]]) -> list[Gate]:
+    try:
+        return [Gate(name, math.nan, math.nan, None, 0, why)] if why else run()
+    except GenwardError as error:  # too few rows of a kind to learn from
+        return [Gate(name, math.nan, math.nan, None, 0, str(error))]

@@ -204,6 +204,27 @@ def _artifact(request: DefenseRequest, defense: Any, model: StableDiffusion, fol
         return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say)
 
 
+def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | None = None) -> Path:
+    """Fit one part (``esd:weapons,variant=x``) unless ``folder`` has it; returns the artifact's path without ending.
+
+    Raises:
+        BadInput: the text names no concept, several parts, or a defense that learns nothing.
+    """
+    from genward.ops.artifacts import load
+
+    requests = parse_defense(text)
+    defense = template(requests[0]) if len(requests) == 1 and requests[0].name else None
+    if defense is None or artifact_field(type(defense)) is None or not requests[0].concept:
+        raise BadInput(f"defense {text!r} is not one part that learns a concept; write it as esd:weapons,variant=x")
+    concept = load_concept(requests[0].concept)
+    stem = folder / fit_key(defense, concept, model.spec.hash)
+    if stem.with_suffix(".safetensors").is_file():
+        _fitting_model(load(stem), model, str(stem))
+    else:
+        fit_artifact(requests[0].name, defense, concept, model, stem, progress)
+    return stem
+
+
 def fit_artifact(name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows seen, model and seconds)."""
     from genward.ops.artifacts import save

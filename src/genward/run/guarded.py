@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Defense, Site, Window
-from genward.core.records import Frame, Prompt, Verdict
+from genward.core.records import Call, Frame, Prediction, Prompt, Verdict
 from genward.core.spec import Spec, digest
 from genward.errors import BadInput, Blocked, Conflict, GuardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run
@@ -105,8 +105,6 @@ class GuardRig(LiveRig):
         self.timeout = timeout
         self.rule = Rule()
         self.failed: set[int] = set()
-        self.left: set[threading.Thread] = set()
-        """Guards that took too long and still run; whatever they say is not heard."""
 
     def _add(self, kind: str, fn: Callable[..., Any], during: Window = (0.0, 1.0), site: Site | None = None) -> None:
         rule, owner = self.rule, self._owner
@@ -118,23 +116,21 @@ class GuardRig(LiveRig):
         super()._add(kind, acting, during, site)
 
     def begin(self, run: Run) -> None:
+        self.refuse_left()
         super().begin(run)
         self.failed = set()
-        self._alone()
 
     def verify(self) -> None:
         super().verify()
-        self._alone()
-
-    def _alone(self) -> None:
-        """No guard of an earlier call is inside the model: while one is, taps are off."""
-        self.left = {thread for thread in self.left if thread.is_alive()}
-        if self.left and self._inner:
-            raise GuardError(f"{next(iter(self.left)).name} took too long and still uses the model; wait for it, or open the guard anew with another timeout")
+        self.refuse_left()
 
     def _heard(self, what: str) -> None:
         if threading.current_thread() in self.left:
             raise GuardError(f"rig.{what}: this guard took too long and its rows are refused already")
+
+    def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction:
+        self._heard("predict")
+        return super().predict(call, weights=weights, read=read)
 
     def _running(self, what: str) -> Run:
         self._heard(what)

@@ -25,7 +25,15 @@ from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from genward.core.records import load_concept
 from genward.errors import BadInput, UnknownName
 
-STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package")
+STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards")
+SHIPPED = {
+    "erasers": tuple(
+        [f"{name}:{concept}" for concept in ("weapons", "banana", "style-monotone") for name in ("esd", "concept_ablation")]
+        + [f"irece:{concept}" for concept in ("weapons", "banana")]
+    ),
+    "guards": ("aeiou:weapons", "wukong:weapons", "saferedir:weapons"),
+}
+"""Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else."""
 MINUTES = {"autoencoder": 16.0, "trunk": 36.0, "branch": 52.0, "judge": 11.0, "second_judge": 8.0}
 """Minutes of training on two CPU cores, by part."""
 SETS = (
@@ -389,6 +397,32 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
     return out
 
 
+def stage_erasers(shop: Workshop) -> None:
+    """Fit the erasers that come with the lab; about 40 minutes on two CPU cores."""
+    _fitted(shop, "erasers")
+
+
+def stage_guards(shop: Workshop) -> None:
+    """Fit the guards that come with the lab; about 20 minutes on two CPU cores."""
+    _fitted(shop, "guards")
+
+
+def _fitted(shop: Workshop, stage: str) -> None:
+    """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it to the artifacts that come with the lab."""
+    from genward.run.fit import fit_once, shipped_artifacts
+    from genward.run.models import open_model
+
+    model, folder, texts = open_model("lab"), shop.work / "fits", SHIPPED[stage]
+    folder.mkdir(parents=True, exist_ok=True)
+    for k, text in enumerate(texts):
+        shop.report(stage, k, len(texts), text)
+        stem = fit_once(text, model, folder, lambda told, k=k: shop.report(stage, k, len(texts), told))  # type: ignore[misc]
+        shipped_artifacts().mkdir(parents=True, exist_ok=True)
+        for ending in (".safetensors", ".json"):
+            shutil.copyfile(stem.with_suffix(ending), shipped_artifacts() / (stem.name + ending))
+    shop.report(stage, len(texts), len(texts), f"{len(texts)} artifacts")
+
+
 def _note(shop: Workshop, stage: str, facts: dict[str, Any]) -> None:
     file = shop.work / "notes.json"
     notes = json.loads(file.read_text("utf-8")) if file.exists() else {}
@@ -433,6 +467,8 @@ RUN: dict[str, Callable[[Workshop], Any]] = {
     "oracles": stage_oracles,
     "references": stage_references,
     "package": stage_package,
+    "erasers": stage_erasers,
+    "guards": stage_guards,
 }
 
 

@@ -44,11 +44,15 @@ class Category:
 
     name: str
     concept: str
-    """A shipped concept or the path of a concept file"""
+    """A shipped concept or the path of a concept file, absolute where it was read from a policy file"""
     action: str = "block"
     """``block`` ends the row, ``steer`` changes it, ``flag`` lets it go on and says so"""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Defense -> threshold, in place of the defense's own"""
+
+    def named(self, given: str) -> bool:
+        """Whether a text of the user's means this category: its name, its concept, or a path of its concept file as seen from here."""
+        return given in (self.name, self.concept) or (_is_file(given) and str(Path(given).resolve()) == self.concept)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def parse_policy(text: str, where: str = "policy", *, folder: Path | None = None
 
     Args:
         where: what to call it in errors, and its name if it gives none.
-        folder: where concept files named by relative paths lie.
+        folder: where concept files named by relative paths lie; by default the working directory.
         known: defenses that thresholds may name; ``None`` allows any name.
 
     Raises:
@@ -201,10 +205,14 @@ def _category(name: str, value: Any, where: str, folder: Path | None, known: set
     return Category(name, _concept(_text(value, "concept", name, here), folder), action, thresholds)
 
 
+def _is_file(concept: str) -> bool:
+    return concept.endswith(".toml") or "/" in concept
+
+
 def _concept(name: str, folder: Path | None) -> str:
-    """The concept, found; a file is looked for beside the policy."""
-    if folder is not None and (name.endswith(".toml") or "/" in name) and not Path(name).is_absolute():
-        name = str(folder / name)
+    """The concept, found; a file is looked for beside the policy and kept as a whole path, so that it is found from any working directory."""
+    if _is_file(name) and not Path(name).is_absolute():
+        name = str(((folder or Path()) / name).resolve())
     load_concept(name)
     return name
 

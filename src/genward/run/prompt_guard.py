@@ -50,8 +50,6 @@ PENALTY = 2_000.0
 """Ridge penalty of the regressions, for rows of mean weight 1 and standardized states; chosen on leave-one-set-out AUROC of five sets (100 to 10,000 tried)."""
 OWN_PENALTY = 300.0
 """The same where a guard is fitted on one set."""
-FOLDS = 5
-"""One in so many units is left out of the fit that a threshold is set on."""
 FPR = 0.05
 """False-positive rate that thresholds are set at, on fitted rows left out of their fold."""
 MIN_ROWS = 20
@@ -425,27 +423,26 @@ def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[d
 
 
 def figures(scores: Floats, labels: NDArray[np.bool_], units: Sequence[str], threshold: float, draws: int = ranking.DRAWS) -> dict[str, Any]:
-    """AUROC with its interval, AUPRC, accuracy, TPR and FPR figures; where there is one class only, the interval is that of its flag rate."""
+    """AUROC, AUPRC and TPR at 1 and 5 % FPR with their intervals over units, and accuracy, TPR and FPR at the threshold.
+
+    ``low`` and ``high`` are AUROC's interval, or that of the flag rate where there is one class only; the others' are ``<figure>_low`` and ``_high``.
+    """
     both = 0 < labels.sum() < len(labels)
     told = ranking.confusion(scores, labels, threshold)
-    if both:
-        found = ranking.auroc_estimate(scores, labels, units, draws=draws)
-    else:
-        found = clustered_rate((scores > threshold).astype(float), list(units))
-    return {
-        "auroc": _plain(found.value if both else math.nan),
-        "auprc": _plain(ranking.auprc(scores, labels)),
-        "accuracy": _plain(told["accuracy"]),
-        "tpr": _plain(told["tpr"]),
-        "tpr_at_fpr1": _plain(ranking.tpr_at_fpr(scores, labels, 0.01)),
-        "tpr_at_fpr5": _plain(ranking.tpr_at_fpr(scores, labels, 0.05)),
-        "fpr": _plain(told["fpr"]),
-        "low": _plain(found.low),
-        "high": _plain(found.high),
-        "interval_of": "auroc" if both else "fpr" if not labels.any() else "tpr",
-        "n": len(scores),
-        "n_harmful": int(labels.sum()),
+    ranked = {
+        "auroc": ranking.auroc_estimate(scores, labels, units, draws=draws),
+        "auprc": ranking.auprc_estimate(scores, labels, units, draws=draws),
+        "tpr_at_fpr1": ranking.tpr_estimate(scores, labels, 0.01, units, draws=draws),
+        "tpr_at_fpr5": ranking.tpr_estimate(scores, labels, 0.05, units, draws=draws),
     }
+    area = ranked.pop("auroc")
+    found = area if both else clustered_rate((scores > threshold).astype(float), list(units))
+    out: dict[str, Any] = {"auroc": _plain(area.value)}
+    out |= {name: _plain(value) for name, value in told.items()}
+    out |= {name: _plain(estimate.value) for name, estimate in ranked.items()}
+    out |= {"low": _plain(found.low), "high": _plain(found.high), "interval_of": "auroc" if both else "fpr" if not labels.any() else "tpr"}
+    out |= {f"{name}_{end}": _plain(getattr(estimate, end)) for name, estimate in ranked.items() for end in ("low", "high")}
+    return out | {"n": len(scores), "n_harmful": int(labels.sum())}
 
 
 def _plain(value: float) -> float | None:

@@ -107,7 +107,8 @@ def build(
         for request, categories in placed(part, policy):
             defense = fitted(request, categories, policy, model, store, progress) if isinstance(request, DefenseRequest) else request
             about = concept_of(defense)
-            mine = categories or [c for c in policy.categories if about in ("", c.name, policy.concepts[c.name].name)]
+            names = {about, *about.split("+")}  # one that learned several concepts at once is about each of them
+            mine = categories or [c for c in policy.categories if not about or names & {c.name, policy.concepts[c.name].name}]
             out.append((followed(with_probe(defense), mine), Rule(mine[0].name if len(mine) == 1 else "", {c.name: c.action for c in mine})))
     return out
 
@@ -117,7 +118,7 @@ def placed(part: DefenseRequest | Defense, policy: Policy) -> list[tuple[Defense
     if not isinstance(part, DefenseRequest) or part.artifact:
         return [(part, [])]
     if part.concept:
-        return [(part, [c for c in policy.categories if part.concept in (c.name, c.concept)])]
+        return [(part, [c for c in policy.categories if c.named(part.concept)])]
     from genward.run import catalog
 
     cls = catalog.find("defense", part.name)
@@ -150,7 +151,7 @@ def fitted(
 
 
 def concept_of(defense: Any) -> str:
-    """Name of the concept that a defense says it is about: its field, or its artifact's card; empty where it says nothing."""
+    """Name of the concept that a defense says it is about (several joined by ``+``): its field, or its artifact's card; empty where it says nothing."""
     said = getattr(defense, "concept", "")
     if said:
         return said if isinstance(said, str) else str(getattr(said, "name", ""))
