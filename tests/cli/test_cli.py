@@ -86,6 +86,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     everything = json.loads(out(capsys, "list", "--json"))
     assert "weapons" in [c["name"] for c in everything["concepts"]]
     assert "erasure" in [b["name"] for b in everything["benchmarks"]]
+    said = out(capsys, "list", "--help").split("List what there is:")[1].split(".")[0]
+    assert [word.strip() for word in said.split(",")] == list(everything), "the help names every kind"
     assert "weapons" in out(capsys, "list", "concepts")
     assert json.loads(out(capsys, "show", "concept", "weapons", "--json"))["targets"][0] == "pistol"
     fields = json.loads(out(capsys, "show", "benchmark", "erasure", "--json"))["fields"]

@@ -82,6 +82,17 @@ def test_tables_for_people(tiny: None, capsys: pytest.CaptureFixture[str]) -> No
     assert "verdict" in capsys.readouterr().out.splitlines()[0]
 
 
+def test_prompts_from_a_file(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.csv").write_text("prompt,label\na thing,unsafe\na bowl,safe\n", "utf-8")
+    found = told(capsys, *RUN, "--prompts", "rows.csv", "--name", "file")
+    assert {c["wording"] for c in found["cells"]} == {"prompts"} and found["run"]["rows"] == 4
+
+
+def test_prompt_guard_names_options_it_has_no_use_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["run", "prompt-guard", "--data", ".", "--dry-run", "--defense", "uce:{concept}"]) == 3
+    assert "no use for --defense, --dry-run" in capsys.readouterr().err
+
+
 def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     store = tmp_path / "store"
     costs = told(capsys, "run", "erasure", "--dry-run", "--store", str(store))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -199,6 +200,7 @@ def test_a_score_that_is_no_number_blocks(fitted: SafeRedir, model: StableDiffus
     with scripted(torch.tensor([float("nan")])):
         samples = model.generate(CASES[:1], SAMPLER, [fitted])
     assert samples[0].status == "refused" and "not a number" in samples[0].why
+    assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
 
 
 def test_saved_loaded_and_refused(fitted: SafeRedir, model: StableDiffusion, masked: StableDiffusion, tmp_path: Any) -> None:

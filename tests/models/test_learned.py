@@ -158,3 +158,28 @@ def test_tokens_are_known_at_the_text_stage_only(model: Any) -> None:
 
     with pytest.raises(GuardError, match="text stage"):
         model.generate([Case("c", "a cat")], Sampler(steps=2), [Late()])
+
+
+def test_tokens_are_those_in_the_encoder_and_those_of_the_tokenizer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts that hold the padding token's own text, and none at all: the mask is the tokenizer's word, and where the encoder is given it, it is not asked twice."""
+    seen: list[Any] = []
+
+    @dataclass(frozen=True)
+    class Reader:
+        name: ClassVar[str] = "reader"
+
+        def attach(self, rig: Any) -> None:
+            rig.tap("text.0.heads", lambda x, frame: seen.append((frame.role, rig.tokens(frame))))
+
+    texts = ["a cat", f"a {model.pipe.tokenizer.pad_token} dog", ""]
+    known = model.tokens(texts)
+    with monkeypatch.context() as patch:
+        if getattr(model.text_encoder.config, "use_attention_mask", False):  # where the encoder is given no mask, the tokenizer is asked for it
+            patch.setattr(type(model), "tokens", lambda self, texts: pytest.fail("the texts were cut into tokens a second time"))
+        model.generate([Case(f"c{k}", t, seed=k) for k, t in enumerate(texts)], Sampler(steps=2, guidance=3.0), [Reader()])
+    found = next(t for role, t in seen if role == "prompt")
+    assert torch.equal(found.ids, known.ids) and torch.equal(found.mask, known.mask) and found.strings == known.strings
+    monkeypatch.setattr(model.text_encoder.config, "use_attention_mask", False, raising=False)
+    seen.clear()
+    model.generate([Case("c", texts[0])], Sampler(steps=2, guidance=3.0), [Reader()])
+    assert torch.equal(next(t for role, t in seen if role == "prompt").mask, known.mask[:1])

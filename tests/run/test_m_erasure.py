@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from genward.core.records import Sampler
-from genward.errors import StoreError
+from genward.errors import BadInput, StoreError
 from genward.run import m_erasure
 from genward.run.attack import parse_attack
 from genward.run.loops import costs, judge_again, measure_again, run_plan
 from genward.run.models import words_of
-from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases, recipe_names
+from genward.run.plan import ArmPlan, Plan, from_toml, make_plan, plan_cases, recipe_names, to_toml
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 
@@ -164,3 +164,35 @@ def test_a_mask_is_laid_over_in_red_where_it_is_and_nowhere_else() -> None:
     mask[0, 1] = 1
     shown = np.asarray(m_erasure.over(Image.new("RGB", (4, 4), (100, 100, 100)), mask)).astype(int)
     assert (shown[:2, 2:, 0] > shown[:2, 2:, 1]).all() and (shown[2:] == 100).all() and (shown[:2, :2] == 100).all()
+
+
+def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Path) -> None:
+    rows = [
+        "prompt,label,category,seed,group",
+        "a ripe fruit,unsafe,object:fruit,7,g1",
+        "a bent fruit,unsafe,object:fruit,,g2",
+        "a red door,safe,object:door,,g3",
+    ]
+    (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n", "utf-8")
+    (tmp_path / "other.csv").write_text("prompt,category\na hat,object:hat\na tent,object:tent\n", "utf-8")
+    one, two = f"{tmp_path}/rows.csv,concept=banana", f"{tmp_path}/other.csv,concept=weapons,harm=object:tent"
+    plan = replace(PLAN, name="files", prompts=(one,), arms=ARMS[:1], attacks=ATTACKS[1:])
+    cases = plan_cases(plan)
+    mine = [c for c in cases if c.concept == "banana" and c.wording in ("prompts", "keep-prompts")]
+    assert [(c.prompt, c.label, c.group) for c in mine] == [("a ripe fruit", "harm", "g1"), ("a bent fruit", "harm", "g2"), ("a red door", "benign", "g3")]
+    assert mine[0].seed == 7 and {c.wording for c in cases if c.concept == "banana"} == {"prompts", "keep-prompts", "latent", "keep-latent"}
+    assert {c.wording for c in cases if c.concept == "weapons"} >= {"name", "keep-object"}
+    found = run_plan(plan, tmp_path / "store", models=models, judge=JUDGE)
+    cells = {(c["concept"], c["wording"]): c for c in found["cells"]}
+    assert (cells["banana", "text: prompts"]["n"] + cells["banana", "text: prompts"]["n_unscored"], cells["banana", "text: prompts"]["prompt"]) == (
+        2,
+        "prompts",
+    )
+    assert ("banana", "text: name") not in cells and ("weapons", "text: name") in cells and ("banana", "latent-white: empty") in cells
+    both = [c for c in plan_cases(replace(plan, prompts=(one, two))) if c.concept == "weapons" and c.label == "harm" and c.wording == "prompts"]
+    assert [c.prompt for c in both] == ["a tent"]
+    with pytest.raises(BadInput, match="which concept are they about"):
+        plan_cases(replace(plan, prompts=(f"{tmp_path}/rows.csv",)))
+    with pytest.raises(BadInput, match="no_such"):
+        plan_cases(replace(plan, prompts=(f"{tmp_path}/no_such.csv,concept=banana",)))
+    assert from_toml(to_toml(plan)) == plan and "prompts" not in to_toml(PLAN)

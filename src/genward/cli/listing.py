@@ -71,7 +71,7 @@ def main(
     kind: str = typer.Argument("", help=f"One of: {', '.join(KINDS)}; all of them by default."),
     as_json: bool = common.Json,
 ) -> None:
-    """List what there is: defenses, judges, benchmarks, concepts, recipes, models."""
+    """List what there is: defenses, attacks, judges, benchmarks, concepts, recipes, models."""
     wanted = [kind_of(kind)] if kind else list(KINDS)
     found = {k: KINDS[k]() for k in wanted}
     if as_json:

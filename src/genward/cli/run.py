@@ -87,6 +87,9 @@ def main(
     seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
     judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."),
     references: str = typer.Option("", "--references", help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own)."),
+    prompts: list[str] = typer.Option(
+        [], "--prompts", help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated."
+    ),
     data: Path | None = typer.Option(None, "--data", help="Folder of prompt sets, for prompt-guard."),
     out: Path = typer.Option(Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."),
     store: Path = common.StoreFolder,
@@ -100,6 +103,11 @@ def main(
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     if benchmark == "prompt-guard":
+        given = {"--preset": preset != "quick", "--model": model, "--concept": concept, "--defense": defense, "--prompts": prompts, "--judge": judge}
+        given |= {"--name": name, "--steps": steps, "--guidance": guidance is not None, "--references": references, "--refit": refit, "--retry": retry}
+        unused = [key for key, value in {**given, "--dry-run": dry}.items() if value]
+        if unused:
+            raise BadInput(f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, --n and --seed are its own)")
         prompt_guard(data, out, n, seed or 0, as_json)
         return
     from genward.run.catalog import entry
@@ -109,7 +117,8 @@ def main(
     entry("benchmark", benchmark)
     recipe = recipe_of(benchmark, preset)
     plan = make_plan(recipe, name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed)
-    plan = replace(plan, judge=judge or plan.judge, references=references or plan.references)
+    files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
+    plan = replace(plan, judge=judge or plan.judge, references=references or plan.references, prompts=files or plan.prompts)
     if dry:
         cost = costs(plan, rate_of(plan, device, dtype, download))
         common.emit(cost) if as_json else show_costs(cost)

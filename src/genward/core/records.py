@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -156,13 +157,20 @@ class Frame(NamedTuple):
     """int (rows,): which case each row belongs to"""
 
 
-class Tokens(NamedTuple):
+@dataclass
+class Tokens:
     """The texts being encoded at the text stage: token ids and mask (rows, t), and the tokens as text, padding included."""
 
     ids: Tensor
     mask: Tensor
     """bool: no padding; the encoder's own start and end marks count as tokens"""
-    strings: list[list[str]]
+    texts: Callable[[list[int]], list[str]]
+    """Ids of a row -> its tokens as text"""
+
+    @cached_property
+    def strings(self) -> list[list[str]]:
+        """Tokens of each row as text; worked out when they are first asked for, since most guards need none."""
+        return [self.texts(row) for row in self.ids.tolist()]
 
 
 class Prediction(NamedTuple):

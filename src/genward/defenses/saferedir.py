@@ -9,6 +9,7 @@ unconditional rows too (``apply_to="both"``), the first prediction made with the
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -298,7 +299,8 @@ class Redirector:
             return
         score, where = self.state["score"][frame.case.to(due.device)], due.nonzero().flatten()
         if bool(broken.any()):
-            self.rig.block(frame, where[broken], f"its score at step {frame.step + 1} is not a number")
+            nothing = torch.full_like(score, math.nan)  # so that no policy takes it for a decision that may be flagged
+            self.rig.block(frame, where[broken], f"its score at step {frame.step + 1} is not a number", score=nothing)
         if bool(fired.any()):
             why = f"the trajectory turned to {self.concept} at step {frame.step + 1} of {frame.steps}; its text was moved"
             self.rig.flag(frame, where[fired], why, action="steered", score=score, threshold=self.settings.threshold, category=self.concept)

@@ -7,6 +7,7 @@ stop at step T_C), the rest is inferred and marked so in ``ops/wukong_net``. Lea
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -267,7 +268,8 @@ class Wukong:
             return
         broken = frame.conditional.to(scores.device) & ~torch.isfinite(scores).all(1)
         if bool(broken.any()):
-            rig.block(frame, broken, f"its score at step {frame.step + 1} is not a number")
+            nothing = torch.full_like(worst, math.nan)  # so that no policy takes it for a decision that may be flagged
+            rig.block(frame, broken, f"its score at step {frame.step + 1} is not a number", score=nothing)
         cuts = [self.threshold if self.threshold is not None else detector.threshold(c, self.point, frame) for c in detector.concepts]
         over = scores - scores.new_tensor(cuts)
         first = over.argmax(1)

@@ -28,8 +28,8 @@ from genward.metrics.intervals import (
     wilson,
 )
 
-HARM = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
-"""Wordings of harm rows, in the order of the cells."""
+HARM = ("name", "synonym", "synonym-heldout", "description", "kind", "scene", "prompts")
+"""Wordings of harm rows, in the order of the cells; ``prompts`` are a file's own."""
 KEEP = {"retention_neighbor": "keep-neighbor", "retention_object": "keep-object", "retention_style": "keep-style", "retention_latent": "keep-latent"}
 """Wordings of benign rows, by the cell's key."""
 APART = "keep-latent"

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from genward.core.contracts import Defense, Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
-from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GuardError, Inapplicable, UnknownName
+from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, GuardError, UnknownName
 from genward.models.sites import lookup, refuse_fused
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Port:
         self.calls += 1
         try:
             return self.fn(*args)
-        except (GuardError, Conflict, Inapplicable):
+        except GenwardError:  # what the user can fix, a step that the loop does not have, say
             raise
         except Exception as error:
             raise PortError(self.owner, self.kind, error) from error
@@ -124,6 +124,8 @@ class LiveRig:
         self._scatter: tuple[Tensor, int] | None = None
         self._call: tuple[Call, Frame] | None = None
         self._texts: list[str] = []
+        self._encoding: tuple[Tensor, Tensor] | None = None
+        """Ids and mask (rows, t) of the texts in the encoder"""
         self._open = False
 
     # ---------------------------------------------------------------------------------------------------- opening, closing
@@ -321,7 +323,14 @@ class LiveRig:
         """Token ids, mask and strings of the texts that are being encoded; rows follow the frame's. ``GuardError`` outside the text stage."""
         if frame.stage != "text" or not self._texts:
             raise GuardError("rig.tokens was called outside the text stage; call it from a text tap")
+        if self._encoding is not None and len(self._encoding[0]) == len(self._texts):
+            return Tokens(*self._encoding, self.model.pipe.tokenizer.convert_ids_to_tokens)
         return self.model.tokens(self._texts)
+
+    def _encoded(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the text encoder: keep the ids and the mask that it is given, which are then not worked out again; without a mask they are."""
+        ids, mask = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
+        self._encoding = None if self.now is None or self._inner or ids is None or mask is None else (ids.cpu(), mask.bool().cpu())
 
     def note(self, frame: Frame, **signals: Tensor) -> None:
         """Store per-row evidence (rows,) under each case; of unconditional rows nothing is kept."""
@@ -394,6 +403,8 @@ class LiveRig:
         unet = self.model.unet
         self._handles.append(unet.register_forward_pre_hook(self._before, with_kwargs=True))
         self._handles.append(unet.register_forward_hook(self._after, with_kwargs=True))
+        if self.of("text"):
+            self._handles.append(self.model.text_encoder.register_forward_pre_hook(self._encoded, with_kwargs=True))
         for port in self.of("tap") + self.of("text"):
             assert port.site is not None
             self._handles += self._reader(port.site, self._tapped(port))
@@ -566,7 +577,7 @@ class LiveRig:
         try:
             yield
         finally:
-            self.now, self._texts = None, []
+            self.now, self._texts, self._encoding = None, [], None
 
     def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
         """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box attack looks through.

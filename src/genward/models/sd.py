@@ -89,7 +89,7 @@ class StableDiffusion:
         """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's length."""
         tokenizer = self.pipe.tokenizer
         found = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
-        return Tokens(found.input_ids, found.attention_mask.bool(), [tokenizer.convert_ids_to_tokens(row) for row in found.input_ids.tolist()])
+        return Tokens(found.input_ids, found.attention_mask.bool(), tokenizer.convert_ids_to_tokens)
 
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:

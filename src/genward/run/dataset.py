@@ -99,27 +99,21 @@ def clusters(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
     """Cluster number of each text: texts whose letter triples overlap by ``alike`` (Jaccard) are joined, through others as well."""
     import numpy as np
 
+    from genward.ops.linking import linked
+
     triples = [{w[k : k + 3] for w in [f"  {t.lower().strip()} "] for k in range(len(w) - 2)} for t in texts]
     names = {g: k for k, g in enumerate(sorted(set().union(*triples)))} if texts else {}
     table = np.zeros((len(texts), max(1, len(names))), np.float32)
     for row, mine in enumerate(triples):
         table[row, [names[g] for g in mine]] = 1
     sizes = table.sum(1)
-    root = list(range(len(texts)))
-
-    def find(k: int) -> int:
-        while root[k] != k:
-            root[k] = root[root[k]]
-            k = root[k]
-        return k
-
+    pairs: list[tuple[int, int]] = []
     for row in range(len(texts)):
         both = table[row + 1 :] @ table[row]
         near = both / (sizes[row + 1 :] + sizes[row] - both).clip(1) >= alike
-        for other in np.nonzero(near)[0] + row + 1:
-            root[find(int(other))] = find(row)
+        pairs += [(row, int(other)) for other in np.nonzero(near)[0] + row + 1]
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(find(k), len(numbers)) for k in range(len(texts))]
+    return [numbers.setdefault(k, len(numbers)) for k in linked(len(texts), pairs)]
 
 
 def prompt_clusters(cases: Sequence[Case]) -> list[str]:

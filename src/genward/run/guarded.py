@@ -24,7 +24,7 @@ from torch import Tensor
 from genward.core.contracts import Defense, Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Verdict
 from genward.core.spec import Spec, digest
-from genward.errors import BadInput, Blocked, Conflict, GuardError, Inapplicable, UnknownName
+from genward.errors import BadInput, Blocked, Conflict, GenwardError, GuardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run
 from genward.run.audit import Audit
 from genward.run.prompts import checked_negatives, checked_prompts
@@ -111,7 +111,12 @@ class GuardRig(LiveRig):
 
         def acting(*args: Any) -> Any:
             self.rule = rule
-            return fn(*args) if self.timeout is None else timed(self, fn, args, self.timeout, owner, kind)
+            try:
+                return fn(*args) if self.timeout is None else timed(self, fn, args, self.timeout, owner, kind)
+            except (GuardError, Conflict, Inapplicable):
+                raise
+            except GenwardError as error:  # in a service it is the guard's failure, whatever it complains about
+                raise PortError(owner, kind, error) from error
 
         super()._add(kind, acting, during, site)
 

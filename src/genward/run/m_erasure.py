@@ -21,7 +21,7 @@ from genward.run.claims import claims
 from genward.run.generate import Bound, describe, generate, prepare
 from genward.run.judging import judge_hash, judge_samples, open_judge
 from genward.run.models import Opener
-from genward.run.plan import Plan, Work, load_plan, plan_cases, save_plan, work
+from genward.run.plan import CSV_HARM, Plan, Work, csv_cases, load_plan, plan_cases, save_plan, work
 from genward.run.plan import dry_run as plan_dry_run
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ def column(scenario: str, prompt: str) -> str:
 
 def columns(plan: Plan) -> list[str]:
     """Harm columns of a plan, in order."""
-    found = [column("text", w) for w in plan.wordings or MErasureBenchmark.wordings]
+    own = plan.wordings or MErasureBenchmark.wordings
+    with_files = len(csv_cases(plan)) if plan.prompts else 0
+    found = [column("text", w) for w in (*(own if with_files < len(plan.concepts) else ()), *((CSV_HARM,) if with_files else ()))]
     for text in plan.attacks:
         for parent in parse_attack(text).parents:
             if parent != KEPT:

@@ -71,6 +71,8 @@ class Plan:
     """Attack texts of ``m-erasure``, as ``ddim_inversion,steps=50``."""
     references: str = ""
     """Folder with one folder of reference pictures a concept (and ``keep``); empty: the lab's."""
+    prompts: tuple[str, ...] = ()
+    """CSV files whose rows stand in the place of a concept's text rows, as ``rows.csv,concept=church,harm=object:church``; see ``csv_cases``."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
@@ -87,7 +89,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        return digest({k: v for k, v in asdict(self).items() if k != "name"})
+        return digest({k: v for k, v in asdict(self).items() if k != "name" and (v or k != "prompts")})
 
 
 class Work(NamedTuple):
@@ -149,7 +151,7 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
         arms = tuple(ArmPlan(**row) for row in rows)
         sampler = Sampler(**tables.pop("sampler", {}))
         tables.pop("cases", None)
-        for key in ("concepts", "wordings", "attacks"):
+        for key in ("concepts", "wordings", "attacks", "prompts"):
             tables[key] = tuple(tables[key] if key == "concepts" else tables.get(key, ()))
         return Plan(**{"name": name, **tables, "arms": arms, "sampler": sampler})
     except (TypeError, KeyError, AttributeError) as error:
@@ -242,7 +244,52 @@ def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]
     unknown = [k for k in settings if k not in known]
     if unknown:
         raise BadInput(f"benchmark {plan.benchmark!r} has no {unknown[0]}; leave it out of the plan")
-    return list(cls(**settings).cases())
+    return _with_files(plan, list(cls(**settings).cases()))
+
+
+CSV_HARM, CSV_BENIGN = "prompts", "keep-prompts"
+"""Wordings of the rows of CSV files."""
+
+
+def csv_cases(plan: Plan) -> dict[str, list[Case]]:
+    """Concept name -> rows of the plan's CSV files, in the files' order.
+
+    An entry is a path and fields of the benchmark ``prompts-csv`` (``genward show benchmark prompts-csv``); ``concept`` may be left out where the
+    plan has one. A row is harm or benign by its label or by ``harm`` categories; its ``group`` (else its categories) is what statistics cluster by,
+    and the judge's label that a benign row is expected to show: where the judge does not have that label, retention is unscored.
+
+    Raises:
+        BadInput: an entry names no concept of the plan, or a file or a row of it cannot be used.
+    """
+    from genward.run.catalog import made
+
+    names = {load_concept(c).name for c in plan.concepts}
+    found: dict[str, list[Case]] = {}
+    for entry in plan.prompts:
+        path, _, rest = entry.partition(",")
+        bench = made("benchmark", ",".join(x for x in ("prompts-csv", f"path={path}", rest) if x))
+        concept = bench.concept or (next(iter(names)) if len(names) == 1 else "")
+        if concept not in names:
+            raise BadInput(f"prompts {entry!r}: which concept are they about? write {path},concept=… with one of {', '.join(sorted(names))}")
+        rows = (c._replace(concept=concept, wording=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases())
+        found.setdefault(concept, []).extend(rows)
+    return found
+
+
+def _with_files(plan: Plan, cases: list[Case]) -> list[Case]:
+    """The cases, text rows of concepts that have CSV files replaced by theirs; an attack's parents stay."""
+    if not plan.prompts:
+        return cases
+    from genward.benchmarks.m_erasure import PARENTS
+
+    mine, served, out = csv_cases(plan), set(), []
+    for case in cases:
+        if case.concept not in mine or case.wording in PARENTS:
+            out.append(case)
+        elif case.concept not in served:
+            served.add(case.concept)
+            out.extend(mine[case.concept])
+    return out
 
 
 def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
@@ -349,7 +396,7 @@ def to_toml(plan: Plan, cases: Sequence[Case] = ()) -> str:
     arms = tables.pop("arms")
     if cases:
         tables["cases"] = cases_digest(cases)
-    lines = [f"{k} = {_value(v)}" for k, v in tables.items()]
+    lines = [f"{k} = {_value(v)}" for k, v in tables.items() if v or k != "prompts"]
     for arm in arms:
         lines += ["", "[[arm]]", *(f"{k} = {_value(v)}" for k, v in arm.items() if v)]
     return "\n".join(lines) + "\n"

@@ -46,7 +46,8 @@ class Category:
     concept: str
     """A shipped concept or the path of a concept file, absolute where it was read from a policy file"""
     action: str = "block"
-    """``block`` ends the row, ``steer`` changes it, ``flag`` lets it go on and says so"""
+    """What becomes of a row that a guard would end: ``block`` ends it, ``flag`` lets it go on and says so. ``steer`` asks for a guard that changes rows;
+    one that does steers under every action"""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Defense -> threshold, in place of the defense's own"""
 
