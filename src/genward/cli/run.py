@@ -19,7 +19,7 @@ PRESETS = ("quick", "standard", "full")
 COLUMNS = ("arm", "concept", "wording", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet", "seconds_per_image", "extra_passes")
 
 GUARD_COLUMNS = (
-    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "passes_per_released", "passes_per_blocked", "seconds_per_image",
+    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "passes_per_released", "passes_per_blocked", "seconds_per_image",
 )  # fmt: skip
 PROMPT_COLUMNS = ("guard", "dataset", "split", "auroc", "low", "high", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "n", "ms_per_prompt")
 

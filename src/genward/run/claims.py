@@ -36,6 +36,8 @@ class Estimate(NamedTuple):
         return all(math.isfinite(v) for v in self)
 
 
+BY_WORDING = ("crr", "accuracy")
+"""Measures that differ by wording; others are looked up once a concept."""
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
@@ -170,12 +172,12 @@ def cell_estimate(cell: Mapping[str, Any], measure: str) -> Estimate:
 
 
 def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
-    """(concept, wording) pairs the claim looks at: its wordings for crr, one a concept for what does not depend on wording."""
+    """(concept, wording) pairs the claim looks at: its wordings for crr and accuracy, one a concept for what does not depend on wording."""
     cells = metrics["cells"]
     out = []
     for concept in _concepts(metrics, claim):
         there = list(dict.fromkeys(c["wording"] for c in cells if c["concept"] == concept))
-        wanted = [w for w in claim.wording if w in there] if claim.measure == "crr" else there[:1]
+        wanted = [w for w in claim.wording if w in there] if claim.measure in BY_WORDING else there[:1]
         out += [(concept, w) for w in wanted]
     return out
 
