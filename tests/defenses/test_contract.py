@@ -4,32 +4,64 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from genward.core import Concept, Sampler, Spec
+from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
+from genward.defenses.image_filter import ImageFilter
 from genward.defenses.irece import Irece
 from genward.defenses.negative_prompt import NegativePrompt
 from genward.defenses.none import NoDefense
+from genward.defenses.normalize import TextNormalizer
+from genward.defenses.saferedir import SafeRedir
 from genward.defenses.sld import SafeLatentDiffusion
 from genward.defenses.uce import Uce
+from genward.defenses.wukong import Wukong, learning_cases
 from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.run import catalog
-from genward.testing import defense_laws
-from genward.testing.suites import CASES
+from genward.testing import FakeJudge, defense_laws
+from genward.testing.suites import CASES, hooks, same
 
-CLASSES = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece)
+PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece)
+GUARDS = (Aeiou, Wukong, SafeRedir, TextNormalizer, ImageFilter)
+CLASSES = (*PORTS, *GUARDS)
 LEARNED = (
     Uce(rows="all"),
     Uce(mode="tensor"),
     Esd(iterations=2, batch=2, lr=3e-3, sampling_steps=4),
     Esd(variant="u", iterations=1, batch=2, lr=3e-3, sampling_steps=2),
     ConceptAblation(steps=2, batch=2, images=4, sampling_steps=2, lr=3e-2),
+)
+FEW = {"per_caption": 1, "learn_at": (0.0, 0.99), "sampling_steps": 2, "guidance": 1.0, "epochs": 1, "batch": 16}
+
+
+class LearnedGuard(NamedTuple):
+    """A guard that learns, and what makes it act on every row or on none."""
+
+    settings: Any
+    acts: dict[str, Any]
+    inert: tuple[dict[str, Any], ...]
+    stage: str
+    passes: int
+    """Denoiser rows of a row that it acts on, of 4 guided steps; below 8 it refuses"""
+    late: dict[str, Any]
+    """What lets rows come past the middle of the loop, where the suite crashes a port"""
+
+
+REDIRECTS, FLAGS = {"threshold": 0.0, "strength": 4.0}, {"action": "flag"}
+STOPS, WEAKENS = {"threshold": 0.0, "step": 1}, {"action": "flag", "attenuate": 8.0}
+LEARNED_GUARDS = (
+    LearnedGuard(Aeiou(heads=2), {"threshold": -1e6}, ({"threshold": 1e9, "attenuate": 0.0}, {**FLAGS, "attenuate": 0.0}), "text", 0, WEAKENS),
+    LearnedGuard(Wukong(images=12, hidden=8, rank=2, **FEW), STOPS, ({"threshold": 1.0}, FLAGS), "denoise", 4, {"step": 3}),
+    LearnedGuard(Wukong(images=12, hidden=8, rank=2, reading="B", **FEW), STOPS, ({"threshold": 1.0}, FLAGS), "denoise", 4, {"step": 3}),
+    LearnedGuard(SafeRedir(pairs=5, benign=3, width=0.125, **FEW), REDIRECTS, ({"strength": 0.0}, {"threshold": 1.0}), "denoise", 8, {}),
 )
 
 
@@ -38,10 +70,12 @@ def test_what_other_rooms_read(cls: Any) -> None:
     entry = catalog.entry("defense", cls.name)
     assert entry.class_name == cls.__name__ and 20 < len(entry.summary) < 180 and entry.summary.endswith(".")
     assert all(f.doc and f.default is not None for f in entry.fields), "every field has a default and a line of text under it"
-    assert cls.kind in ("prompt", "guidance", "weights", "latents") and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
+    kinds = {TextNormalizer: ("prompt",)}.get(cls, ("guard",)) if cls in GUARDS else ("prompt", "guidance", "weights", "latents")
+    assert cls.kind in kinds and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
     names = {f.name for f in dataclasses.fields(cls)}
     assert cls.fits == ("artifact" in names) == hasattr(cls, "fit") != hasattr(cls, "for_concept")
-    assert cls.at_attach <= names and (not cls.fits or cls.at_attach >= {"artifact", "strength"})
+    switch = "threshold" if cls.kind == "guard" else "strength"
+    assert cls.at_attach <= names and (not cls.fits or cls.at_attach >= {"artifact", switch})
     assert catalog.find("defense", cls.name) is cls
     assert Spec.from_json(Spec.of("defense", cls()).to_json()).hash == Spec.of("defense", cls()).hash
 
@@ -57,6 +91,13 @@ def test_laws_without_learning(which: str, request: pytest.FixtureRequest) -> No
             return SafeLatentDiffusion(preset=preset, **fields)
 
         defense_laws(model, make, zero={"scale": 0.0})
+    defense_laws(model, TextNormalizer, zero={"steps": ()}, changes=False)
+
+    def bright(**fields: Any) -> ImageFilter:
+        return ImageFilter(**{"labels": ("bright",), "probe": FakeJudge(), "threshold": 0.0, **fields})
+
+    defense_laws(model, bright, zero={"threshold": 2.0})
+    defense_laws(model, bright, zero={"action": "flag"})
 
 
 @pytest.mark.parametrize("settings", LEARNED, ids=lambda s: f"{s.name}-{getattr(s, 'mode', getattr(s, 'variant', ''))}")
@@ -72,17 +113,83 @@ def test_laws_of_learned_defenses(settings: Any, which: str, request: pytest.Fix
     sampler = Sampler(steps=3, guidance=3.0)
     plain, guarded = (model.generate(CASES, sampler, d, keep_latents=True) for d in ([], [fitted]))
     assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, guarded, strict=True))
-    artifacts.save(tmp_path / "x", fitted.artifact.tensors, fitted.artifact.card)
-    loaded = dataclasses.replace(fitted, artifact=artifacts.load(tmp_path / "x"))
+    loaded = laws_of_what_is_learned(settings, fitted, model, concept, tmp_path)
     again = model.generate(CASES, sampler, [loaded], keep_latents=True)
     assert all(bool((a.latents == b.latents).all()) for a, b in zip(guarded, again, strict=True)), "saved and loaded acts bit for bit as fitted"
+
+
+def laws_of_what_is_learned(settings: Any, fitted: Any, model: StableDiffusion, concept: Concept, folder: Any) -> Any:
+    """What the file of every fit keeps to; returns the defense with its artifact saved and loaded."""
+    artifacts.save(folder / "x", fitted.artifact.tensors, fitted.artifact.card)
+    loaded = dataclasses.replace(fitted, artifact=artifacts.load(folder / "x"))
     assert Spec.of("defense", loaded).hash == Spec.of("defense", fitted).hash != Spec.of("defense", settings).hash
     card = fitted.artifact.card
     assert card["method"] == settings.name and card["model_hash"] == model.spec.hash and card["concepts"] == {concept.name: concept.hash}
-    assert set(concept.phrases) <= set(card["captions"]) and not set(card["settings"]) & settings.at_attach
+    told, drawn = set(card["captions"]), type(settings) in (Wukong, SafeRedir)  # these two draw some of the captions, all others take every phrase
+    assert (any(p in c for p in concept.phrases for c in told) if drawn else set(concept.phrases) <= told) and not set(card["settings"]) & settings.at_attach
+    assert not any(held in caption for held in concept.heldout for caption in told)
+    return loaded
 
 
-@pytest.mark.parametrize("cls", [Uce, Esd, ConceptAblation])
+def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any:
+    """A guard with what it learns of a tiny model's pictures; who needs labels gets a judge that calls the brighter half the concept."""
+    if not isinstance(settings, Wukong):
+        return settings.fit(model, concept)
+    cases = learning_cases([concept], {}, settings)
+    shown = model.generate(cases, Sampler(settings.sampling_steps, settings.guidance))
+    middle = float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None]))
+    return settings.fit(model, concept, judge=FakeJudge(labels=concept.judge, threshold=middle))
+
+
+@pytest.mark.parametrize("guard", LEARNED_GUARDS, ids=lambda g: f"{g.settings.name}-{getattr(g.settings, 'reading', '')}")
+@pytest.mark.parametrize("which", ["model", "masked"])
+def test_laws_of_learned_guards(guard: LearnedGuard, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any) -> None:
+    model, labelled = request.getfixturevalue(which), dataclasses.replace(concept, judge=("saw",), heldout=("a handsaw",))
+    fitted = fitted_guard(guard.settings, model, labelled)
+    sampler = Sampler(steps=4, guidance=3.0)
+
+    def make(**fields: Any) -> Any:
+        return dataclasses.replace(fitted, **{**guard.acts, **fields})
+
+    before, plain = hooks(model), model.generate(CASES, sampler, keep_latents=True)
+    for inert in guard.inert:
+        refuses_late = guard.late.get("step") == 3  # steered pictures of a tiny model may round to the same bytes
+        defense_laws(model, lambda **fields: make(**{**guard.late, **fields}), zero=inert, sampler=sampler, changes=refuses_late)
+        assert same(plain, model.generate(CASES, sampler, [make(**inert)]))
+    acted = model.generate(CASES, sampler, [make()], keep_latents=True)
+    assert {v.defense for s in acted for v in s.verdicts} == {fitted.name} and {v.stage for s in acted for v in s.verdicts} == {guard.stage}
+    assert {s.passes for s in acted} == {guard.passes}, "what is refused costs nothing afterwards, what is steered nothing more"
+    if guard.passes < 8:
+        assert all(s.status == "refused" and s.image is None and fitted.name in s.why for s in acted)
+    else:
+        assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, acted, strict=True))
+    loaded = laws_of_what_is_learned(guard.settings, fitted, model, labelled, tmp_path)
+    again = model.generate(CASES, sampler, [dataclasses.replace(loaded, **guard.acts)], keep_latents=True)
+    assert same(acted, again) and [s.notes for s in again] == [s.notes for s in acted] and [s.verdicts for s in again] == [s.verdicts for s in acted]
+    assert hooks(model) == before
+    with pytest.raises(ZeroDivisionError), model.rig([make()]) as rig:
+        assert rig.ports, "attached while the rig is open"
+        raise ZeroDivisionError("on purpose")
+    assert hooks(model) == before and same(plain, model.generate(CASES, sampler)), "a rig that closes on an exception leaves the model as it was"
+
+
+def test_the_earlier_stage_decides_in_any_order(model: StableDiffusion, concept: Concept) -> None:
+    """Prompt guard before denoising guard before image filter: the order in a chain is no matter across stages, and one row has one blocker."""
+    sampler, labelled = Sampler(steps=4, guidance=3.0), dataclasses.replace(concept, judge=("saw",))
+    made = {g.settings.name: dataclasses.replace(fitted_guard(g.settings, model, labelled), **g.acts) for g in LEARNED_GUARDS[:2]}
+    made["image_filter"] = ImageFilter(labels=("bright",), probe=FakeJudge(), threshold=0.0)
+    for first, second, passes in (("aeiou", "wukong", 0), ("aeiou", "image_filter", 0), ("wukong", "image_filter", 4)):
+        one, other = (model.generate(CASES, sampler, [made[a], made[b]]) for a, b in ((first, second), (second, first)))
+        for rows in (one, other):
+            assert all(s.status == "refused" and s.passes == passes and [v.defense for v in s.verdicts] == [first] for s in rows)
+        assert [s.verdicts for s in one] == [s.verdicts for s in other]
+    flags = [dataclasses.replace(made[name], action="flag") for name in ("image_filter", "wukong", "aeiou")]
+    for sample in model.generate(CASES, sampler, flags):
+        assert sample.status == "ok" and [v.defense for v in sample.verdicts] == ["aeiou", "wukong", "image_filter"]
+    assert same(model.generate(CASES, sampler), model.generate(CASES, sampler, flags))
+
+
+@pytest.mark.parametrize("cls", [c for c in CLASSES if c.fits])
 def test_nothing_learned_is_an_error(cls: Any, model: StableDiffusion) -> None:
     with pytest.raises(BadInput, match="learned nothing yet"):
         model.generate(CASES, Sampler(steps=2), [cls()])
@@ -115,6 +222,16 @@ BAD: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: ConceptAblation(loss="both"), BadInput, "noise"),
     (lambda: ConceptAblation(teacher="dead"), BadInput, "frozen"),
     (lambda: ConceptAblation(images=0), BadInput, "at least 1"),
+    (lambda: Aeiou(method="pca"), UnknownName, "lda"),
+    (lambda: Aeiou(fpr=1.0), BadInput, "between 0 and 1"),
+    (lambda: Aeiou(threshold=float("nan")), BadInput, "NaN"),
+    (lambda: Wukong(point="fpr2"), UnknownName, "fpr1"),
+    (lambda: Wukong(threshold=1.5), BadInput, "probability"),
+    (lambda: SafeRedir(when="never"), UnknownName, "saferedir when"),
+    (lambda: SafeRedir(every=0), BadInput, "at least 1"),
+    (lambda: TextNormalizer(steps=("lee",)), UnknownName, "leet"),
+    (lambda: ImageFilter(threshold=float("inf")), BadInput, "finite"),
+    (lambda: ImageFilter(action="blur"), UnknownName, "block"),
 )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.errors import StoreError
-from genward.report import plot, prose, searches, shots
+from genward.report import guarding, plot, prose, searches, shots
 from genward.report.reading import Metrics, Source, read
 from genward.report.tables import MEASURES, Arm, Estimate, Grid, duration, estimate, interval, percent, short
 
@@ -66,6 +66,7 @@ def render(metrics: Metrics, store: Source, run: str = "") -> str:
         left_out=left_out,
         lost=thumbnails.lost,
         plots=[p for c in grid.concepts if (p := plot.plots(grid, c))],
+        guards=guarding.groups(metrics["guards"], grid.arms),
         size=plot,
         searches=searches.searches(metrics["attacks"]),
         curve=searches,

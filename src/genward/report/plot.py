@@ -20,6 +20,8 @@ class Point:
     role: str
     x: Estimate
     y: Estimate
+    text: str = ""
+    """The point in words; empty: as residual and retention"""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ def plots(grid: Grid, concept: str) -> list[Plot]:
     return [_plot(concept, wording, found, missing, xt, yt) for wording, (found, missing) in drawn.items() if found]
 
 
+def square(concept: str, found: Sequence[Point], missing: Sequence[str]) -> Plot:
+    """One plot of points whose axes both start at 0."""
+    xt, yt = ticks(0.0, max(_ends(p.x)[1] for p in found)), ticks(0.0, max(_ends(p.y)[1] for p in found))
+    return _plot(concept, "", found, missing, xt, yt)
+
+
 def _plot(concept: str, wording: str, found: Sequence[Point], missing: Sequence[str], xt: Sequence[float], yt: Sequence[float]) -> Plot:
     def x(v: float) -> float:
         return round(LEFT + (v - xt[0]) / (xt[-1] - xt[0]) * (WIDTH - LEFT - RIGHT), 1)
@@ -109,6 +117,8 @@ def _plot(concept: str, wording: str, found: Sequence[Point], missing: Sequence[
 
 def tip(p: Point) -> str:
     """A point in words."""
+    if p.text:
+        return p.text
     parts = [
         f"{name} {percent(e.value)} %" + (f" ({interval(e, percent)})" if e.half is not None else "") for name, e in (("residual", p.y), ("retention", p.x))
     ]

@@ -18,7 +18,7 @@ Metrics = Mapping[str, Any]
 
 SCHEMA = 1
 """The layout of ``metrics.json`` that this module reads; a file without ``schema`` is taken for it."""
-SECTIONS: dict[str, type[Any]] = {"run": dict, "arms": list, "cells": list, "judges": list, "strips": list, "claims": list, "attacks": list}
+SECTIONS: dict[str, type[Any]] = {"run": dict, "arms": list, "cells": list, "judges": list, "strips": list, "claims": list, "attacks": list, "guards": list}
 REQUIRED = ("run", "arms", "cells")
 TABLES = {"strips": ("images", "status"), "judges": ("labels",)}
 """Fields of a section's rows that are tables."""
