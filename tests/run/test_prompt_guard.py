@@ -161,3 +161,23 @@ def test_bad_input(tmp_path: Path, coder: TextEncoder) -> None:
         run_prompt_guard(tmp_path / "none", encoder=coder)
     with pytest.raises(BadInput, match="nothing is left"):
         run_prompt_guard(folder, sets=("danger",), encoder=coder)
+
+
+def test_guards_of_other_makers_see_the_rows_that_are_measured(tmp_path: Path, coder: TextEncoder) -> None:
+    class Other:
+        name, threshold = "other", 0.5
+
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def scores(self, texts: Any) -> list[float]:
+            self.seen += texts
+            return [float(any(w in t.split() for w in BAD)) for t in texts]
+
+    other = Other()
+    found = run_prompt_guard(make(tmp_path / "data"), sets=("mixed", "other"), guards=("keywords",), encoder=coder, others=[other])
+    cells = [c for c in found["cells"] if c["guard"] == "other" and not c["category"]]
+    assert {c["auroc"] for c in cells} == {1.0} and {c["accuracy"] for c in cells} == {1.0} and found["run"]["guards"] == ["keywords", "other"]
+    mine = {(c["dataset"], c["split"]): c["n"] for c in cells}
+    assert mine == {(c["dataset"], c["split"]): c["n"] for c in found["cells"] if c["guard"] == "keywords" and not c["category"]}
+    assert len(other.seen) <= 240, "a row is scored once"

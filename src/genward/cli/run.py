@@ -63,14 +63,17 @@ def show_guards(cells: list[dict[str, Any]]) -> None:
     common.table(rows, GUARD_COLUMNS)
 
 
-def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, as_json: bool) -> None:
+def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: list[str], as_json: bool) -> None:
     """``genward run prompt-guard``: prompt guards on the prompt sets of a folder; no picture is made."""
     from genward.run.prompt_guard import run_prompt_guard
 
     if data is None:
         raise BadInput("prompt-guard reads prompt sets from a folder; name it with --data")
+    from genward.run.moderation import adapter
+
+    others = [adapter(text) for text in guards]
     with common.stages(as_json) as update:
-        found = run_prompt_guard(data, out=out, limit=limit or None, seed=seed, progress=update)
+        found = run_prompt_guard(data, out=out, limit=limit or None, seed=seed, progress=update, others=others)
     common.emit(found) if as_json else common.table(found["cells"], PROMPT_COLUMNS)
 
 
@@ -92,6 +95,9 @@ def main(
     ),
     data: Path | None = typer.Option(None, "--data", help="Folder of prompt sets, for prompt-guard."),
     out: Path = typer.Option(Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."),
+    guard: list[str] = typer.Option(
+        [], "--guard", help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated."
+    ),
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
     retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
@@ -108,7 +114,7 @@ def main(
         unused = [key for key, value in {**given, "--dry-run": dry}.items() if value]
         if unused:
             raise BadInput(f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, --n and --seed are its own)")
-        prompt_guard(data, out, n, seed or 0, as_json)
+        prompt_guard(data, out, n, seed or 0, guard, as_json)
         return
     from genward.run.catalog import entry
     from genward.run.loops import costs, run_plan

@@ -316,6 +316,18 @@ def profanity_guard(table: Table) -> Guard | None:
     return Guard("better-profanity", score, 0.5, encodes=False)
 
 
+def other_guard(table: Table, other: Any) -> Guard:
+    """A guard of another maker; a row is scored once, when it is first asked for."""
+    kept: dict[int, float] = {}
+
+    def score(rows: Sequence[int]) -> Floats:
+        fresh = [k for k in dict.fromkeys(rows) if k not in kept]
+        kept.update(zip(fresh, other.scores([table.rows[k].text for k in fresh]), strict=True))
+        return np.asarray([kept[k] for k in rows], np.float64)
+
+    return Guard(other.name, score, other.threshold, encodes=False)
+
+
 def guards_for(
     table: Table, index: Sequence[int], encoder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard], penalty: float = PENALTY
 ) -> list[Guard]:
@@ -462,6 +474,7 @@ def run_prompt_guard(
     sets: Sequence[str] = (),
     guards: Sequence[str] = GUARDS,
     encoder: Any = None,
+    others: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Measure prompt guards on the sets of a folder.
 
@@ -471,6 +484,7 @@ def run_prompt_guard(
         limit: rows a set, ``LIMIT`` where it is not given. seed: of the choice of rows and of the split.
         sets: names of sets, empty for all. guards: names of ``ALL_GUARDS``; ``better-profanity`` is left out where it is not installed.
         encoder: a ``models.text.TextEncoder``; the lab's by default.
+        others: guards of other makers, with ``name``, ``threshold`` and ``scores(texts)`` (``run.moderation``); they see every row that is measured.
 
     Returns:
         ``cells`` (one a guard, dataset, split and category; see ``measure``) and ``run`` (what was done, means, what was left out).
@@ -489,7 +503,9 @@ def run_prompt_guard(
     layout = layout_of(table.rows, chosen, seed)
     ms = table.ms if math.isfinite(table.ms) else _time_encoding(table, coder)
     fixed = {"keywords": keyword_guard(table)} | ({"better-profanity": found} if (found := profanity_guard(table)) else {})
-    wanted = [g for g in guards if g in FITTED or g == "concepts" or g in fixed]
+    fixed |= {other.name: other_guard(table, other) for other in others}
+    wanted = [*guards, *(other.name for other in others)]
+    wanted = [g for g in dict.fromkeys(wanted) if g in FITTED or g == "concepts" or g in fixed]
     plan = questions(table.rows, layout)
     if not plan:
         raise BadInput("nothing is left to fit on: at least 20 harmful and 20 benign rows apart from those that are measured are needed; give more sets")
