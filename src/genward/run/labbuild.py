@@ -31,7 +31,7 @@ SHIPPED = {
         [f"{name}:{concept}" for concept in ("weapons", "banana", "style-monotone") for name in ("esd", "concept_ablation")]
         + [f"irece:{concept}" for concept in ("weapons", "banana")]
     ),
-    "guards": ("aeiou:weapons", "wukong:weapons", "saferedir:weapons"),
+    "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else."""
 MINUTES = {"autoencoder": 16.0, "trunk": 36.0, "branch": 52.0, "judge": 11.0, "second_judge": 8.0}

@@ -1,0 +1,151 @@
+"""Preview filter: a judge looks at the picture that an early step already points to, and what it refuses costs no later step.
+
+Between the image filter, which pays the whole generation, and detectors that learn to read early states: the clean latents x0 that the predicted
+noise of one step implies are decoded by the model's own autoencoder and shown to a judge of finished pictures. Early previews are blurred, and the
+judge was not made for them: what that costs is what the comparison is about. Beside the steps up to there a row costs one decode and one judgement,
+no denoiser row. Fail closed: a preview or a score that is not a number refuses the row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genward.core.contracts import Judge, Rig
+from genward.core.records import Case, Concept, Sample
+from genward.errors import BadInput, UnknownName
+from genward.ops import early, predicted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ACTIONS = ("block", "flag")
+
+
+@dataclass(frozen=True)
+class PreviewFilter:
+    """Preview filter: a judge looks at the picture that an early step's predicted noise points to."""
+
+    name: ClassVar[str] = "preview_filter"
+    kind: ClassVar[str] = "guard"
+    fits: ClassVar[bool] = False
+    needs_guidance: ClassVar[bool] = False
+    extra_passes: ClassVar[float] = 0.0
+    at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "step", "threshold", "action"})
+    step: float = 4
+    """Where it looks: from 1 on a 0-based step, below 1 a share of the loop's denoiser calls (0.25 of 20: step 4)."""
+    judge: str = "lab"
+    """Name of the judge (``genward list judges``)."""
+    labels: tuple[str, ...] = ()
+    """Labels that refuse a row; ``preview_filter:weapons`` takes the concept's."""
+    threshold: float | None = None
+    """One threshold for all labels; none: the judge's own for finished pictures, label by label, from its card."""
+    action: str = "block"
+    """``block`` ends a row, ``flag`` puts it on record and lets it go on."""
+    concept: str = ""
+    """Name of the concept that the labels were taken from, for the record."""
+    judge_hash: str = ""
+    """Identity of the judge that was opened, filled in with it."""
+    probe: Judge | None = field(default=None, compare=False, repr=False, metadata={"identity": False})
+    """The judge itself; opened by name where genward builds the chain."""
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTIONS:
+            raise UnknownName("preview_filter action", self.action, ACTIONS)
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise BadInput(f"preview_filter: threshold {self.threshold}; give a finite number, or none for the judge's own")
+        if not 0 <= self.step < 1000:
+            raise BadInput(f"preview_filter: step {self.step:g}; a share below 1 or a step below 1000 is needed")
+
+    @classmethod
+    def for_concept(cls, concept: Concept, **fields: Any) -> Self:
+        """With the labels that show the concept."""
+        if not concept.judge and not fields.get("labels"):
+            raise BadInput(f"preview_filter:{concept.name}: the concept file names no judge labels; add judge = {{ labels = [...] }}, or give labels=a;b")
+        return cls(**{"labels": concept.judge, "concept": concept.name, **fields})
+
+    def last_look(self, steps: int) -> int:
+        """The last step of a loop of ``steps`` at which it looks."""
+        return early.stop_step(self.step, steps)
+
+    def attach(self, rig: Rig) -> None:
+        """Judge the preview of every live row at the step; the nearest label to its threshold, or beyond it, is what a verdict names.
+
+        Notes ``preview_filter.score``.
+
+        Raises:
+            BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks. GuardError: a rig without a model.
+        """
+        judge = self.probe
+        if judge is None:
+            raise BadInput(
+                f"preview_filter has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('preview_filter:weapons', judge={self.judge})"
+            )
+        if not self.labels:
+            raise BadInput("preview_filter has no labels to refuse; write preview_filter:weapons, or give labels=pistol;bomb")
+        limits = thresholds(judge, self.labels, self.threshold)
+        model: Any = getattr(rig, "model", None)
+
+        def look(seen: predicted.Seen) -> None:
+            frame = seen.frame
+            values = scores(judge, previews(model, seen), self.labels)
+            worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
+            found, limit = values[np.arange(len(values)), worst], limits[worst]
+            score = torch.from_numpy(found)
+            rig.note(frame, **{"preview_filter.score": score})
+            for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold
+                label = self.labels[worst[k]]
+                known = bool(np.isfinite(found[k]))
+                why = f"the preview at step {frame.step + 1} of {frame.steps} shows {label}" if known else f"there is no number for {label} of its preview"
+                act = rig.block if self.action == "block" or not known else rig.flag
+                act(frame, torch.tensor([int(k)]), why, score=score, threshold=float(limit[k]), category=self.concept or label)
+
+        # step -1: an attack asks the denoiser outside a loop, where there is nothing to end
+        predicted.watch(rig, lambda frame: frame.step >= 0 and frame.step == early.stop_step(self.step, frame.steps), look)
+
+
+def previews(model: Any, seen: predicted.Seen) -> list[Image | None]:
+    """The picture that each row's guided prediction points to, ``None`` where its latents are not finite.
+
+    The denoiser's latents are variance preserving under every stock scheduler (those that keep another scale rescale before the call), so x0
+    follows from the schedule's signal level at the call's timestep.
+    """
+    assert seen.frame.timestep is not None
+    kind = str(model.pipe.scheduler.config.prediction_type)
+    clean: Tensor = predicted.clean_latents(seen.latents, seen.guided, predicted.levels(model, seen.frame.timestep), kind).detach()
+    finite = torch.isfinite(clean).flatten(1).all(1)
+    pictures = iter(model.decode(clean[finite]) if bool(finite.any()) else [])
+    return [next(pictures) if good else None for good in finite.tolist()]
+
+
+def thresholds(judge: Judge, labels: Sequence[str], given: float | None) -> NDArray[np.float64]:
+    """(labels,) the threshold of each label: the given one, or the card's.
+
+    Raises:
+        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given.
+    """
+    known = judge.card.labels if judge.card is not None else {}
+    for label in labels:
+        if known and label not in known:
+            raise UnknownName(f"label of judge {judge.name}", label, known)
+        if given is None and "threshold" not in known.get(label, {}):
+            raise BadInput(f"preview_filter: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
+    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
+
+
+def scores(judge: Judge, images: Sequence[Image | None], labels: Sequence[str]) -> NDArray[np.float64]:
+    """(images, labels) the judge's numbers; NaN where it has none or there is no picture."""
+    samples = {k: Sample(Case(f"preview/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None}
+    rows, columns = {s.id: k for k, s in samples.items()}, {label: j for j, label in enumerate(labels)}
+    values = np.full((len(images), len(labels)), np.nan)
+    for score in judge.judge(list(samples.values())) if samples else ():
+        if score.label in columns and score.sample in rows:
+            values[rows[score.sample], columns[score.label]] = score.value
+    return values
