@@ -3,13 +3,16 @@
 Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare pipeline call),
 ``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched against one by one), ``recipe``
 (the quick recipe against a script that samples one prompt at a time and makes the base arm again for each method), ``textual_inversion``
-and ``ddim_inversion`` (searches side by side against one after the other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time).
+and ``ddim_inversion`` (searches side by side against one after the other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time),
+``guard_text`` (what AEIOU adds to the text encoding), ``guard_block`` (seconds and passes per blocked image against an image filter), ``guard_benign``
+(the guarded against the bare call where all passes), ``safety_checker`` (vectorized against diffusers' loop), ``prompt_guard`` (batched against one by one).
 Each timing is the minimum of several repeats, pairs are measured alternately, so that a busy machine hits both sides.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -26,7 +29,6 @@ from genward.core import Call, Case, Sampler
 from genward.ops.closed_form import edit_delta
 from genward.run.models import open_model
 
-PARTS = ("uce", "overhead", "denoiser", "judge", "recipe", "textual_inversion", "ddim_inversion", "irece", "grid")
 LAB_MAPS = [(c, 384) for c in (64, 128, 192, 128, 128, 64, 64) for _ in "kv"]
 SD15_MAPS = [(c, 768) for c, n in ((320, 5), (640, 5), (1280, 6)) for _ in range(n) for _ in "kv"]
 
@@ -116,11 +118,36 @@ def part_judge(model: Any, images: int = 64) -> dict[str, Any]:
     return {"images": images, "batch_images_per_second": images / batch, "single_images_per_second": images / single, "ratio": single / batch}
 
 
+def elsewhere(module: str, name: str, *, timed: bool = True) -> Callable[[Any], Any]:
+    """A part in a file beside this one, imported when it is run; ``timed`` ones take the model and ``alternately``, the others open their own."""
+
+    def part(model: Any) -> Any:
+        work = getattr(importlib.import_module(module), f"part_{name}")
+        return work(model, alternately) if timed else work()
+
+    return part
+
+
+PARTS: dict[str, Callable[[Any], Any]] = {
+    "uce": lambda _: part_uce(),
+    "overhead": part_overhead,
+    "denoiser": part_denoiser,
+    "judge": part_judge,
+    "recipe": elsewhere("recipe", "recipe", timed=False),
+    **{name: elsewhere("attacks", name) for name in ("textual_inversion", "ddim_inversion", "irece")},
+    "grid": elsewhere("attacks", "grid", timed=False),
+    **{name: elsewhere("guards", name) for name in ("guard_text", "guard_block", "guard_benign", "safety_checker", "prompt_guard")},
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=[*PARTS])
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    unknown = [part for part in arguments.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"unknown parts {', '.join(unknown)}; there are {', '.join(PARTS)}")
     done: dict[str, Any] = {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -130,22 +157,7 @@ def main() -> None:
     model = open_model("lab")
     for part in arguments.parts:
         print(f"{part} …", file=sys.stderr, flush=True)
-        if part == "uce":
-            done[part] = part_uce()
-        elif part == "recipe":
-            from recipe import part_recipe
-
-            done[part] = part_recipe()
-        elif part == "grid":
-            from attacks import part_grid
-
-            done[part] = part_grid()
-        elif part in ("textual_inversion", "ddim_inversion", "irece"):
-            import attacks
-
-            done[part] = getattr(attacks, f"part_{part}")(model, alternately)
-        else:
-            done[part] = {"overhead": part_overhead, "denoiser": part_denoiser, "judge": part_judge}[part](model)
+        done[part] = PARTS[part](model)
     text = json.dumps(done, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n", "utf-8")
