@@ -21,10 +21,11 @@ from genward.defenses.normalize import TextNormalizer
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.sld import SafeLatentDiffusion
 from genward.defenses.uce import Uce
-from genward.defenses.wukong import Wukong, learning_cases
+from genward.defenses.wukong import Wukong
 from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
+from genward.ops.captions import learning_cases
 from genward.run import catalog
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
@@ -135,7 +136,7 @@ def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any
     """A guard with what it learns of a tiny model's pictures; who needs labels gets a judge that calls the brighter half the concept."""
     if not isinstance(settings, Wukong):
         return settings.fit(model, concept)
-    cases = learning_cases([concept], {}, settings)
+    cases = learning_cases([concept], {}, settings.images, settings.per_caption, settings.captions, settings.seed)
     shown = model.generate(cases, Sampler(settings.sampling_steps, settings.guidance))
     middle = float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None]))
     return settings.fit(model, concept, judge=FakeJudge(labels=concept.judge, threshold=middle))

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from genward.core import Sampler, Score, Spec, load_concept
-from genward.defenses.image_filter import ImageFilter, scores, thresholds
+from genward.defenses.image_filter import ImageFilter
 from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import safety_checker
+from genward.ops.asking import scores, thresholds
 from genward.run.protect import protect, with_probe
 from genward.testing import defense_laws, tiny_pipeline
 from genward.testing.judge import FakeJudge
@@ -60,9 +61,9 @@ def test_the_judge_comes_with_the_chain() -> None:
     concept = load_concept("weapons")
     made = with_probe(ImageFilter.for_concept(concept))
     assert made.labels == concept.judge and made.probe.name == "lab" and made.judge_hash
-    limits = thresholds(made.probe, made.labels, None)
+    limits = thresholds(made.probe, made.labels, None, "image_filter")
     assert limits.tolist() == [made.probe.card.labels[label]["threshold"] for label in made.labels]
-    assert thresholds(made.probe, made.labels, 0.25).tolist() == [0.25] * len(made.labels)
+    assert thresholds(made.probe, made.labels, 0.25, "image_filter").tolist() == [0.25] * len(made.labels)
     assert Spec.from_json(Spec.of("defense", made).to_json()).hash == Spec.of("defense", made).hash
     assert Spec.of("defense", made).hash != Spec.of("defense", replace(made, judge_hash="other")).hash
     with protect(tiny_pipeline(), "weapons", ["image_filter"]) as guarded:

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from genward.core import Call, Concept, Sampler, load_concept
-from genward.defenses import wukong
-from genward.defenses.noise_probe import NoiseProbe, learning_cases, logistic, probability, told_by_caption
+from genward.defenses.noise_probe import NoiseProbe, logistic, probability, told_by_caption
 from genward.errors import BadArtifact, BadInput, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
+from genward.ops.captions import learning_cases
 from genward.run import catalog
 from genward.run.models import words_of
 from genward.testing import FakeJudge, defense_laws, tiny_sd
@@ -140,20 +140,9 @@ def test_what_a_fit_costs(model: StableDiffusion, tools: Concept, judge: FakeJud
     assert told[-1][0] == told[-1][1]
 
 
-def test_it_learns_from_wukongs_pictures() -> None:
-    """What makes the two comparable: captions, groups and seeds are the same."""
-    concepts, words = [load_concept("weapons")], words_of("lab")
-    mine, theirs = learning_cases(concepts, words, NoiseProbe()), wukong.learning_cases(concepts, words, wukong.Wukong())
-    assert 900 <= len(mine) <= 1_020
-    assert {(c.prompt, c.seed, c.group, c.wording) for c in mine} == {(c.prompt, c.seed, c.group, c.wording) for c in theirs}
-    settings = NoiseProbe(images=40, captions=("a cat", "a dog"))
-    mine, theirs = learning_cases(concepts, {}, settings), wukong.learning_cases(concepts, {}, wukong.Wukong(images=40, captions=("a cat", "a dog")))
-    assert {(c.prompt, c.seed, c.group) for c in mine} == {(c.prompt, c.seed, c.group) for c in theirs}
-
-
 def test_what_captions_tell() -> None:
     concepts = [load_concept("weapons")]
-    cases = learning_cases(concepts, words_of("lab"), NoiseProbe())
+    cases = learning_cases(concepts, words_of("lab"))
     told = {c.prompt: told_by_caption(c, concepts) for c in cases}
     names = {p for c in concepts for p in c.phrases}
     for case in cases:

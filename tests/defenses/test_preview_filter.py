@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from genward.core import Concept, Sampler, Score, Spec, load_concept
-from genward.defenses.preview_filter import PreviewFilter, scores, thresholds
+from genward.defenses.preview_filter import PreviewFilter
 from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
+from genward.ops.asking import scores, thresholds
 from genward.run import catalog
 from genward.run.protect import protect, with_probe
 from genward.testing import defense_laws, tiny_pipeline, tiny_sd
@@ -113,8 +114,8 @@ def test_the_judge_comes_with_the_chain() -> None:
     concept = load_concept("weapons")
     made = with_probe(PreviewFilter.for_concept(concept))
     assert made.step == 4 and made.last_look(20) == 4 and made.labels == concept.judge and made.probe.name == "lab" and made.judge_hash
-    assert thresholds(made.probe, made.labels, None).tolist() == [made.probe.card.labels[label]["threshold"] for label in made.labels]
-    assert thresholds(made.probe, made.labels, 0.25).tolist() == [0.25] * len(made.labels)
+    assert thresholds(made.probe, made.labels, None, "preview_filter").tolist() == [made.probe.card.labels[label]["threshold"] for label in made.labels]
+    assert thresholds(made.probe, made.labels, 0.25, "preview_filter").tolist() == [0.25] * len(made.labels)
     assert Spec.from_json(Spec.of("defense", made).to_json()).hash == Spec.of("defense", made).hash != Spec.of("defense", replace(made, step=5)).hash
     with protect(tiny_pipeline(), "weapons", ["preview_filter,step=1"]) as guarded:
         out = guarded(["a cat", "a key"], num_inference_steps=2)

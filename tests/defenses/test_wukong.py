@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from genward.core import Concept, Sampler, load_concept
-from genward.defenses.wukong import Wukong, categories_of, category_texts, learning_cases, site_block
+from genward.defenses.wukong import Wukong, categories_of, category_texts, site_block
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
+from genward.ops.captions import learning_cases
 from genward.run.models import words_of
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
@@ -194,7 +195,7 @@ def test_bad_settings_are_named(bad: dict[str, Any], error: type[Exception], tol
 
 def test_learning_cases_of_the_lab() -> None:
     concepts, words = [load_concept("weapons")], words_of("lab")
-    cases = learning_cases(concepts, words, Wukong())
+    cases = learning_cases(concepts, words)
     assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len({c.seed for c in cases}) == len(cases)
     count = {w: sum(c.wording == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
     assert all(abs(count[k] - s) < 0.08 for k, s in (("name", 0.35), ("kind", 0.2), ("scene", 0.15), ("keep", 0.3)))

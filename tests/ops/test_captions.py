@@ -41,3 +41,18 @@ def test_twins_have_equal_length_and_leave_the_concept() -> None:
     assert not any(p in f"{b} ," for _, b in twins for p in (f"{x} " for x in concept.phrases))
     style = safe_twins([load_concept("style-monotone")], words, length)
     assert style and all("monotone" in a and "monotone" not in b for a, b in style)
+
+
+def test_cases_to_learn_from_are_the_same_in_every_process() -> None:
+    """A set of texts has another order under another hash seed; what is fitted must not."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "from genward.core.records import load_concept; from genward.run.models import words_of; from genward.ops.captions import *; "
+        "c = [load_concept('weapons')]; w = words_of('lab'); "
+        "print([(x.id, x.prompt, x.seed) for x in learning_cases(c, w)], safe_twins(c, w, len), caption_pools(c, w))"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": s}, capture_output=True, text=True, check=True) for s in "12"]
+    assert len(runs[0].stdout) > 10_000 and runs[0].stdout == runs[1].stdout

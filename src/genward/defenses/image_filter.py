@@ -8,17 +8,16 @@ refuses the picture.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from genward.core.contracts import Judge, Rig
-from genward.core.records import Case, Concept, Frame, Sample
+from genward.core.records import Concept, Frame
 from genward.errors import BadInput, GuardError, UnknownName
+from genward.ops import asking
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,13 +72,13 @@ class ImageFilter:
             )
         if not self.labels:
             raise BadInput("image_filter has no labels to refuse; write image_filter:weapons, or give labels=pistol;bomb")
-        limits = thresholds(judge, self.labels, self.threshold)
+        limits = asking.thresholds(judge, self.labels, self.threshold, self.name)
 
         def look(images: list[Image]) -> list[Image]:
             frame: Frame | None = getattr(rig, "now", None)
             if frame is None:
                 raise GuardError("image_filter was called outside the image stage")
-            values = scores(judge, images, self.labels)
+            values = asking.scores(judge, images, self.labels)
             worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
             rows = np.arange(len(images))
             found, limit = values[rows, worst], limits[worst]
@@ -93,30 +92,3 @@ class ImageFilter:
             return images
 
         rig.images(look)
-
-
-def thresholds(judge: Judge, labels: Sequence[str], given: float | None) -> NDArray[np.float64]:
-    """(labels,) the threshold of each label: the given one, or the card's.
-
-    Raises:
-        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given.
-    """
-    card = judge.card
-    known = card.labels if card is not None else {}
-    for label in labels:
-        if known and label not in known:
-            raise UnknownName(f"label of judge {judge.name}", label, known)
-        if given is None and "threshold" not in known.get(label, {}):
-            raise BadInput(f"image_filter: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
-    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
-
-
-def scores(judge: Judge, images: Sequence[Image], labels: Sequence[str]) -> NDArray[np.float64]:
-    """(images, labels) the judge's numbers; NaN where it has none."""
-    samples = [Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images)]
-    rows, columns = {s.id: k for k, s in enumerate(samples)}, {label: j for j, label in enumerate(labels)}
-    values = np.full((len(images), len(labels)), np.nan)
-    for score in judge.judge(samples):
-        if score.label in columns and score.sample in rows:
-            values[rows[score.sample], columns[score.label]] = score.value
-    return values

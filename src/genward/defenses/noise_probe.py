@@ -8,7 +8,6 @@ learns from, so that the two differ in what they read and not in what they saw. 
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from genward.core.contracts import Artifact, Rig
 from genward.core.records import Case, Concept, Sampler, row_seed
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.ops import artifacts, early, phrases, predicted
-from genward.ops.captions import SHARES, caption_pools
+from genward.ops.captions import learning_cases
 from genward.ops.detection import auroc, average_precision, spread_groups, threshold_at_fpr
 from genward.ops.finetune import Progress
 
@@ -122,7 +121,7 @@ class NoiseProbe:
             raise BadInput("noise_probe was given no judge to label pictures; genward fit passes the lab's, give fit(…, judge=…), or use truth=caption")
         if shown and not labels:
             raise BadInput(f"concept {concepts[0].name!r} names no judge labels; add them to its file, or use truth=caption")
-        cases = learning_cases(concepts, words or {}, self)
+        cases = learning_cases(concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name)
         if not shown:
             cases = [c for c in cases if not math.isnan(told_by_caption(c, concepts))]
         found = predicted.collect(
@@ -299,27 +298,3 @@ def told_by_caption(case: Case, concepts: Sequence[Concept]) -> float:
     if case.wording == "scene":
         return float(any(part in case.group.split(" and ") for part, _ in phrases.pairs(concepts)))
     return {"name": 1.0, "keep": 0.0}.get(case.wording, math.nan)
-
-
-def learning_cases(concepts: Sequence[Concept], words: Mapping[str, Any], settings: NoiseProbe) -> list[Case]:
-    """Cases to learn from: Wukong's, of the same seeds, so that both learn from the same pictures. ``Case.group`` is the phrase without the style."""
-    count = -(-settings.images // settings.per_caption)
-    drawn = random.Random(row_seed("fit", "wukong", settings.seed, "captions"))
-    pools = caption_pools(concepts, words, settings.captions)
-    if not pools["keep"] or not pools["name"]:
-        raise BadInput("noise_probe needs phrases of the concept and captions of what must stay; add `phrases` and `keep` to the concept file")
-    shares = {k: v for k, v in SHARES.items() if pools[k]}
-    made: dict[str, tuple[str, str]] = {c: (c, "given") for c in settings.captions}
-    styles = ["", *words.get("styles", ())]
-    for kind, share in shares.items():
-        order = drawn.sample(pools[kind], len(pools[kind]))
-        for k in range(round(count * share / sum(shares.values()))):
-            phrase, turn = order[k % len(order)], k // len(order)
-            style = styles[(k + turn) % len(styles)] if k % 2 or turn else ""
-            made.setdefault(f"{phrase}, {style} style" if style else phrase, (phrase, kind))
-    seeds = max(settings.per_caption, settings.images // len(made))
-    return [
-        Case(f"noise-{k}-{j}", text, seed=row_seed("fit", "wukong", settings.seed, text, j), wording=kind, group=group)
-        for k, (text, (group, kind)) in enumerate(made.items())
-        for j in range(seeds)
-    ]

@@ -9,19 +9,17 @@ no denoiser row. Fail closed: a preview or a score that is not a number refuses 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from genward.core.contracts import Judge, Rig
-from genward.core.records import Case, Concept, Sample
+from genward.core.records import Concept
 from genward.errors import BadInput, UnknownName
-from genward.ops import early, predicted
+from genward.ops import asking, early, predicted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,12 +88,12 @@ class PreviewFilter:
             )
         if not self.labels:
             raise BadInput("preview_filter has no labels to refuse; write preview_filter:weapons, or give labels=pistol;bomb")
-        limits = thresholds(judge, self.labels, self.threshold)
+        limits = asking.thresholds(judge, self.labels, self.threshold, self.name)
         model: Any = getattr(rig, "model", None)
 
         def look(seen: predicted.Seen) -> None:
             frame = seen.frame
-            values = scores(judge, previews(model, seen), self.labels)
+            values = asking.scores(judge, previews(model, seen), self.labels)
             worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
             found, limit = values[np.arange(len(values)), worst], limits[worst]
             score = torch.from_numpy(found)
@@ -123,29 +121,3 @@ def previews(model: Any, seen: predicted.Seen) -> list[Image | None]:
     finite = torch.isfinite(clean).flatten(1).all(1)
     pictures = iter(model.decode(clean[finite]) if bool(finite.any()) else [])
     return [next(pictures) if good else None for good in finite.tolist()]
-
-
-def thresholds(judge: Judge, labels: Sequence[str], given: float | None) -> NDArray[np.float64]:
-    """(labels,) the threshold of each label: the given one, or the card's.
-
-    Raises:
-        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given.
-    """
-    known = judge.card.labels if judge.card is not None else {}
-    for label in labels:
-        if known and label not in known:
-            raise UnknownName(f"label of judge {judge.name}", label, known)
-        if given is None and "threshold" not in known.get(label, {}):
-            raise BadInput(f"preview_filter: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
-    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
-
-
-def scores(judge: Judge, images: Sequence[Image | None], labels: Sequence[str]) -> NDArray[np.float64]:
-    """(images, labels) the judge's numbers; NaN where it has none or there is no picture."""
-    samples = {k: Sample(Case(f"preview/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None}
-    rows, columns = {s.id: k for k, s in samples.items()}, {label: j for j, label in enumerate(labels)}
-    values = np.full((len(images), len(labels)), np.nan)
-    for score in judge.judge(list(samples.values())) if samples else ():
-        if score.label in columns and score.sample in rows:
-            values[rows[score.sample], columns[score.label]] = score.value
-    return values

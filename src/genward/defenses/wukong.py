@@ -8,7 +8,6 @@ stop at step T_C), the rest is inferred and marked so in ``ops/wukong_net``. Lea
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Artifact, Rig
-from genward.core.records import Case, Concept, Frame, Sampler, row_seed
+from genward.core.records import Concept, Frame, Sampler, row_seed
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.ops import artifacts, early, phrases, wukong_net
-from genward.ops.captions import SHARES, caption_pools
+from genward.ops.captions import learning_cases
 from genward.ops.detection import POINTS, auroc, average_precision, operating_points, spread_groups, temperature
 from genward.ops.finetune import Progress
 
@@ -134,7 +133,7 @@ class Wukong:
         concepts = phrases.listed(concept)
         if judge is None:
             raise BadInput("wukong learns from labelled pictures and was given no judge; genward fit passes the lab's, in Python give fit(…, judge=…)")
-        cases = learning_cases(concepts, words or {}, self)
+        cases = learning_cases(concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name)
         told = _telling(progress, len(cases), self.epochs)
         found = early.collect(
             model,
@@ -414,35 +413,6 @@ def calibrated(logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Seq
             told = {"auroc": auroc(score, harm), "auprc": average_precision(score, harm), "positives": float(harm.sum()), "rows": float(len(harm))}
             figures.setdefault(concept, []).append({"timestep": int(t), **{k: round(v, 4) for k, v in told.items() if v == v}})
     return {"categories": [list(c) for c in categories], "temperature": round(heat, 4), "thresholds": thresholds, "held_out": figures}
-
-
-def learning_cases(concepts: Sequence[Concept], words: Mapping[str, Any], settings: Wukong) -> list[Case]:
-    """Cases to learn from: captions of ``SHARES``, ``per_caption`` seeds each (more where captions are few), from the namespace of fitting.
-
-    Half of the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is written so. ``Case.group`` is the
-    phrase without the style (a scene's: its two objects), so that wordings of one prompt stay together.
-    """
-    count = -(-settings.images // settings.per_caption)
-    drawn = random.Random(row_seed("fit", "wukong", settings.seed, "captions"))
-    pools = caption_pools(concepts, words, settings.captions)
-    shares = {k: v for k, v in SHARES.items() if pools[k]}
-    if not pools["keep"] or not pools["name"]:
-        raise BadInput("wukong needs phrases of the concept and captions of what must stay; add `phrases` and `keep` to the concept file")
-    made: list[tuple[str, str, str]] = [(c, c, "given") for c in settings.captions]
-    styles = ["", *words.get("styles", ())]
-    for kind, share in shares.items():
-        order = drawn.sample(pools[kind], len(pools[kind]))
-        for k in range(round(count * share / sum(shares.values()))):
-            phrase, turn = order[k % len(order)], k // len(order)
-            style = styles[(k + turn) % len(styles)] if k % 2 or turn else ""
-            made.append((f"{phrase}, {style} style" if style else phrase, phrase, kind))
-    unique = list({m[0]: m for m in reversed(made)}.values())[::-1]
-    seeds = max(settings.per_caption, settings.images // len(unique))
-    return [
-        Case(f"wukong-{k}-{j}", text, seed=row_seed("fit", "wukong", settings.seed, text, j), wording=kind, group=group)
-        for k, (text, group, kind) in enumerate(unique)
-        for j in range(seeds)
-    ]
 
 
 def _telling(progress: Progress | None, pictures: int, epochs: int) -> Callable[[int, float], None] | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from genward.core.records import Concept
+from genward.core.records import Case, Concept, row_seed
 from genward.errors import BadInput
 from genward.ops import phrases
 
@@ -20,7 +21,7 @@ Words = Mapping[str, Any]
 def caption_pools(concepts: Sequence[Concept], words: Words, extra: Sequence[str] = ()) -> dict[str, list[str]]:
     """Phrases to draw captions from, by the kinds of ``SHARES``; nothing held out for evaluation is among them."""
     things: Mapping[str, Mapping[str, Sequence[str]]] = words.get("things", {})
-    gone = {t for c in concepts for t in c.targets}
+    gone = dict.fromkeys(t for c in concepts for t in c.targets)  # not a set: its order would differ from process to process
     names = [text for text, _ in phrases.pairs(concepts)]
     kept = [k.split(" in ")[0] if k.endswith(" style") else k for c in concepts for k in c.keep]
     near = [things[n]["name"][0] if n in things else phrases.article(n) for c in concepts for n in c.neighbors if c.kind != "style"]
@@ -100,3 +101,41 @@ def safe_twins(concepts: Sequence[Concept], words: Words, length: Callable[[str]
     if not found:
         raise BadInput("no phrase of the concept has a harmless twin with as many tokens; add anchors or `keep` captions of other lengths to its file")
     return [(a, b) for a, b in found.items() if length(a) == length(b)]
+
+
+def learning_cases(
+    concepts: Sequence[Concept], words: Words, images: int = 960, per_caption: int = 4, captions: Sequence[str] = (), seed: int = 0, owner: str = "detector"
+) -> list[Case]:
+    """Cases that detectors of pictures learn from: captions of ``SHARES``, ``per_caption`` seeds each (more where captions are few).
+
+    From the namespace of fitting, and the same pictures for every owner, so that detectors differ in what they read and not in what they saw. Half of
+    the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is written so. ``Case.group`` is the phrase without the style (a
+    scene's: its two objects), so that wordings of one prompt stay together; ``Case.wording`` is the kind of caption.
+
+    Args:
+        captions: more of them, of any kind (``given``). owner: the detector's name, for ids and messages.
+
+    Raises:
+        BadInput: the concepts have no phrases, or nothing that must stay.
+    """
+    count = -(-images // per_caption)
+    drawn = random.Random(row_seed("fit", "wukong", seed, "captions"))
+    pools = caption_pools(concepts, words, captions)
+    if not pools["keep"] or not pools["name"]:
+        raise BadInput(f"{owner} needs phrases of the concept and captions of what must stay; add `phrases` and `keep` to the concept file")
+    shares = {k: v for k, v in SHARES.items() if pools[k]}
+    made: list[tuple[str, str, str]] = [(c, c, "given") for c in captions]
+    styles = ["", *words.get("styles", ())]
+    for kind, share in shares.items():
+        order = drawn.sample(pools[kind], len(pools[kind]))
+        for k in range(round(count * share / sum(shares.values()))):
+            phrase, turn = order[k % len(order)], k // len(order)
+            style = styles[(k + turn) % len(styles)] if k % 2 or turn else ""
+            made.append((styled(phrase, style), phrase, kind))
+    unique = list({m[0]: m for m in reversed(made)}.values())[::-1]
+    seeds = max(per_caption, images // len(unique))
+    return [
+        Case(f"{owner}-{k}-{j}", text, seed=row_seed("fit", "wukong", seed, text, j), wording=kind, group=group)
+        for k, (text, group, kind) in enumerate(unique)
+        for j in range(seeds)
+    ]

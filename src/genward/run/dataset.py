@@ -138,9 +138,9 @@ def splits(groups: Sequence[str], cases: Sequence[Case], seed: int = 0, test_wor
 
 def concept_cases(concepts: Sequence[Concept], words: Mapping[str, Any], images: int, seeds: int, seed: int = 0) -> list[Case]:
     """Captions of concepts at all kinds (names, kinds, scenes, what must stay), as Wukong learns from them."""
-    from genward.defenses.wukong import Wukong, learning_cases
+    from genward.ops.captions import learning_cases
 
-    return learning_cases(concepts, words, Wukong(images=images, per_caption=seeds, seed=seed))
+    return learning_cases(concepts, words, images, seeds, (), seed, "wukong")
 
 
 def prompt_cases(prompts: Sequence[str | tuple[str, str]], seeds: int, seed: int = 0) -> list[Case]:

@@ -1,0 +1,42 @@
+"""Asking a judge about pictures that a defense holds in its hands: thresholds of its labels, its numbers in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genward.core.contracts import Judge
+from genward.core.records import Case, Sample
+from genward.errors import BadInput, UnknownName
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: str) -> NDArray[np.float64]:
+    """(labels,) the threshold of each label: the given one, or the card's.
+
+    Raises:
+        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given; the message names ``owner``.
+    """
+    known = judge.card.labels if judge.card is not None else {}
+    for label in labels:
+        if known and label not in known:
+            raise UnknownName(f"label of judge {judge.name}", label, known)
+        if given is None and "threshold" not in known.get(label, {}):
+            raise BadInput(f"{owner}: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
+    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
+
+
+def scores(judge: Judge, images: Sequence[Image | None], labels: Sequence[str]) -> NDArray[np.float64]:
+    """(images, labels) the judge's numbers; NaN where it has none or there is no picture."""
+    samples = {k: Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None}
+    rows, columns = {s.id: k for k, s in samples.items()}, {label: j for j, label in enumerate(labels)}
+    values = np.full((len(images), len(labels)), np.nan)
+    for score in judge.judge(list(samples.values())) if samples else ():
+        if score.label in columns and score.sample in rows:
+            values[rows[score.sample], columns[score.label]] = score.value
+    return values
