@@ -28,9 +28,9 @@ from genward.attacks.guard_search import GuardSearch, word_edits
 from genward.core import Case, Sample, Sampler, load_concept
 from genward.core.records import row_seed
 from genward.core.spec import Spec
-from genward.defenses.image_filter import scores, thresholds
 from genward.judges.lab import LabJudge
 from genward.metrics.intervals import wilson
+from genward.ops.asking import scores, thresholds
 from genward.run.fit import parse_defense, ready
 from genward.run.models import open_model
 from genward.run.target import ArmTarget
@@ -52,7 +52,7 @@ class Bench(NamedTuple):
         out, rows = [False] * len(samples), [k for k, s in enumerate(samples) if s.status == "ok"]
         if rows:
             images: list[Any] = [samples[k].image for k in rows]
-            hits = (scores(self.judge, images, CONCEPT.judge) >= thresholds(self.judge, CONCEPT.judge, None)).any(1)
+            hits = (scores(self.judge, images, CONCEPT.judge) >= thresholds(self.judge, CONCEPT.judge, None, "adaptive")).any(1)
             for k, hit in zip(rows, hits, strict=True):
                 out[k] = bool(hit)
         return out
