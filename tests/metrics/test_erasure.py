@@ -103,7 +103,7 @@ def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
         value = {r["case"]: 0.0 if r["status"] == "refused" else (h + pooled["specificity"] - 1) / youden for r, h in zip(harm, hits, strict=True)}
         base = [r for r in table.rows if r["arm"] == "B" and r["wording"] == cell["wording"]]
         gaps = [value[r["case"]] - (slow_outcome(table, r, LABELS) + pooled["specificity"] - 1) / youden for r in base]
-        assert cell["crr_difference"] == pytest.approx(np.nanmean(gaps))
+        assert cell["crr_difference"] == pytest.approx(float(np.clip(np.nanmean(gaps), -1, 1)))
         benign = [r for r in mine if r["label"] == "benign" and r["id"] in table.features]
         moved = []
         for r in benign:
