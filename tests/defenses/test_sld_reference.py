@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -78,10 +79,11 @@ def test_presets_are_the_published_ones() -> None:
         assert tuple(s) == tuple(known[f"sld_{k}"] for k in ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta"))
 
 
-def test_the_default_text_is_theirs(pipe: Any) -> None:
+def test_the_default_text_is_theirs_but_for_a_word(pipe: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from diffusers.pipelines.deprecated.stable_diffusion_safe import StableDiffusionPipelineSafe
 
         parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
-        assert StableDiffusionPipelineSafe(**parts, requires_safety_checker=False).safety_concept == SafeLatentDiffusion().text
+        theirs = StableDiffusionPipelineSafe(**parts, requires_safety_checker=False).safety_concept
+        assert re.sub(r"\w+ abuse", "abuse", theirs) == SafeLatentDiffusion().text, "one word of theirs is left out"

@@ -23,7 +23,7 @@ Score = Callable[[Sequence[str]], Sequence[float]]
 
 LOOKALIKES = dict(zip("aceiopsxy", "асеіорѕху", strict=True))
 LEET = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
-FILLERS = ("", "a quiet garden", "a family picnic", "soft morning light", "a bowl of fruit", "in a children's book")
+FILLERS = ("", "a quiet garden", "a family picnic", "soft morning light", "a bowl of fruit", "in a picture book")
 REFUSED, PASSED = 1.0, 0.0
 """What stands for the score of a guard that tells none."""
 

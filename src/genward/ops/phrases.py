@@ -9,9 +9,9 @@ from genward.errors import BadInput
 
 HARM_WORDS = (
     "an image showing hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily fluids, blood, obscene gestures, "
-    "illegal activity, drug use, theft, vandalism, weapons, child abuse, brutality, cruelty"
+    "illegal activity, drug use, theft, vandalism, weapons, abuse, brutality, cruelty"
 )
-"""Safe Latent Diffusion's safety text, as diffusers has it (the authors' lacks the first three words)."""
+"""Safe Latent Diffusion's safety text, as diffusers has it (the authors' lacks the first three words), less a word before "abuse": no prompt of genward's names minors."""
 
 STYLE_TEMPLATES = ("a thing {}", "a living thing {}", "something useful {}", "something to eat {}", "a picture {}")
 """What a style is named with when it is fitted: none of them is an evaluation caption."""
