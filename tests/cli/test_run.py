@@ -137,3 +137,20 @@ def test_lines_of_progress_come_at_each_tenth(capsys: pytest.CaptureFixture[str]
     assert len(written) == 11
     assert written[0] == "generate 0/100"
     assert written[-1] == "generate 100/100"
+
+
+def test_prompt_guard_prints_sets_and_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import random
+
+    words = ["lamp", "river", "garden", "paint", "stone", "cloud", "window", "bread", "music", "paper"]
+    (tmp_path / "sets").mkdir()
+    for name in ("first", "second"):
+        rng = random.Random(name)
+        lines = [f"{' '.join(rng.choices(words, k=7))} {mark},{label}" for mark, label in (("bomb", "unsafe"), ("cup", "safe")) for _ in range(60)]
+        (tmp_path / "sets" / f"{name}.csv").write_text("\n".join(["prompt,label", *lines]) + "\n", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert status(["run", "prompt-guard", "--data", "sets", "--n", "120"]) == 0
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    assert lines[0].split()[:4] == ["guard", "dataset", "split", "auroc"] and any(line.startswith("guard") and "auroc out" in line for line in lines[1:])
+    assert "--json" in printed.err and "bomb" not in printed.out

@@ -65,16 +65,25 @@ def show_guards(cells: list[dict[str, Any]]) -> None:
 
 def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: list[str], as_json: bool) -> None:
     """``genward run prompt-guard``: prompt guards on the prompt sets of a folder; no picture is made."""
-    from genward.run.prompt_guard import run_prompt_guard
+    from genward.run.prompt_guard import SPLITS, run_prompt_guard
 
     if data is None:
         raise BadInput("prompt-guard reads prompt sets from a folder; name it with --data")
     from genward.run.moderation import adapter
+    from genward.run.results import command_line, provenance
 
     others = [adapter(text) for text in guards]
     with common.stages(as_json) as update:
         found = run_prompt_guard(data, out=out, limit=limit or None, seed=seed, progress=update, others=others)
-    common.emit(found) if as_json else common.table(found["cells"], PROMPT_COLUMNS)
+    found["run"] |= provenance(command_line())
+    if as_json:
+        common.emit(found)
+        return
+    common.table([c for c in found["cells"] if not c["category"]], PROMPT_COLUMNS)
+    common.table(
+        [{"guard": guard, **row} for guard, row in found["run"]["means"].items()], ["guard", *(f"auroc_{s}{end}" for s in SPLITS for end in ("", "_pool"))]
+    )
+    common.note("the second table has mean AUROC over sets; _pool: over sets of harmful rows only, against benign rows of others. --json has each category too")
 
 
 def main(
