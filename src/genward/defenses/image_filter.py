@@ -65,23 +65,14 @@ class ImageFilter:
 
     def attach(self, rig: Rig) -> None:
         """Look at the surviving pictures; the nearest label to its threshold, or beyond it, is what a verdict names."""
-        judge = self.probe
-        if judge is None:
-            raise BadInput(
-                f"image_filter has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('image_filter:weapons', judge={self.judge})"
-            )
-        if not self.labels:
-            raise BadInput("image_filter has no labels to refuse; write image_filter:weapons, or give labels=pistol;bomb")
-        limits = asking.thresholds(judge, self.labels, self.threshold, self.name)
+        judge, limits = asking.prepared(self, "pistol;bomb")
 
         def look(images: list[Image]) -> list[Image]:
             frame: Frame | None = getattr(rig, "now", None)
             if frame is None:
                 raise GuardError("image_filter was called outside the image stage")
             values = asking.scores(judge, images, self.labels)
-            worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
-            rows = np.arange(len(images))
-            found, limit = values[rows, worst], limits[worst]
+            worst, found, limit = asking.nearest(values, limits)
             score = torch.from_numpy(found)
             rig.note(frame, **{"image_filter.score": score})
             for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold

@@ -81,21 +81,13 @@ class PreviewFilter:
         Raises:
             BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks. GuardError: a rig without a model.
         """
-        judge = self.probe
-        if judge is None:
-            raise BadInput(
-                f"preview_filter has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('preview_filter:weapons', judge={self.judge})"
-            )
-        if not self.labels:
-            raise BadInput("preview_filter has no labels to refuse; write preview_filter:weapons, or give labels=pistol;bomb")
-        limits = asking.thresholds(judge, self.labels, self.threshold, self.name)
+        judge, limits = asking.prepared(self, "pistol;bomb")
         model: Any = getattr(rig, "model", None)
 
         def look(seen: predicted.Seen) -> None:
             frame = seen.frame
             values = asking.scores(judge, previews(model, seen), self.labels)
-            worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
-            found, limit = values[np.arange(len(values)), worst], limits[worst]
+            worst, found, limit = asking.nearest(values, limits)
             score = torch.from_numpy(found)
             rig.note(frame, **{"preview_filter.score": score})
             for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold

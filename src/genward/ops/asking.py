@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,29 @@ from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
+    """The judge of a defense with the fields ``probe``, ``labels``, ``threshold`` and ``judge``, and its labels' thresholds (labels,).
+
+    Args:
+        example: a label, for the message.
+
+    Raises:
+        BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
+    """
+    name = type(defense).name
+    if defense.probe is None:
+        raise BadInput(f"{name} has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('{name}:weapons', judge={defense.judge})")
+    if not defense.labels:
+        raise BadInput(f"{name} has no labels to refuse; write {name}:weapons, or give labels={example}")
+    return defense.probe, thresholds(defense.probe, defense.labels, defense.threshold, name)
+
+
+def nearest(values: NDArray[np.float64], limits: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """(rows,) of (rows, labels) numbers the label nearest to its threshold or farthest beyond it, its number and its threshold; NaN is beyond any."""
+    worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
+    return worst, values[np.arange(len(values)), worst], limits[worst]
 
 
 def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: str) -> NDArray[np.float64]:

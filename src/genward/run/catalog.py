@@ -193,11 +193,11 @@ def options(kind: str, name: str, given: Mapping[str, str]) -> dict[str, Any]:
     return out
 
 
-def made(kind: str, text: str) -> Any:
-    """A plug-in from ``name,field=value,…``, as judges and attacks are named: ``ddim_inversion,steps=50``.
+def parts(kind: str, text: str) -> tuple[str, dict[str, str]]:
+    """Name and fields of ``name,field=value,…``, as judges, attacks and prompt guards are named: ``ddim_inversion,steps=50``.
 
     Raises:
-        UnknownName: no such plug-in or field. BadInput: the text cannot be read, or a field is missing.
+        BadInput: a part that is not field=value.
     """
     name, *pairs = [p.strip() for p in text.split(",")]
     given = {}
@@ -206,6 +206,16 @@ def made(kind: str, text: str) -> Any:
         if not equals:
             raise BadInput(f"{kind} {text!r}: {pair!r} is not field=value; write it as in {name},field=value (genward show {kind} {name})")
         given[key] = value
+    return name, given
+
+
+def made(kind: str, text: str) -> Any:
+    """A plug-in from ``name,field=value,…``, see ``parts``.
+
+    Raises:
+        UnknownName: no such plug-in or field. BadInput: the text cannot be read, or a field is missing.
+    """
+    name, given = parts(kind, text)
     cls = find(kind, name)
     try:
         return cls(**options(kind, name, given))

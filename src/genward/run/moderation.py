@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
-from genward.run.catalog import coerce
+from genward.run.catalog import coerce, parts
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAX_ANSWER = 16 * 2**20
@@ -179,17 +179,13 @@ def adapter(text: str) -> TextClassifier | Moderation:
     Raises:
         UnknownName: no such adapter or field. BadInput: the text cannot be read.
     """
-    name, *pairs = [p.strip() for p in text.split(",")]
+    name, texts = parts("prompt guard", text)
     if name not in ADAPTERS:
         raise UnknownName("prompt guard", name, ADAPTERS)
     kinds = {f.name: str(f.type) for f in fields(ADAPTERS[name])}  # type: ignore[arg-type]
-    given = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(f"prompt guard {text!r}: {pair!r} is not field=value; write it as in {name},field=value")
+    for key in texts:
         if key not in kinds:
             raise UnknownName(f"field of {name}", key, kinds)
-        given[key] = coerce(value, kinds[key], f"{name}.{key}")
+    given = {key: coerce(value, kinds[key], f"{name}.{key}") for key, value in texts.items()}
     made: TextClassifier | Moderation = ADAPTERS[name](**given)
     return made

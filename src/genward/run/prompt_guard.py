@@ -509,18 +509,7 @@ def run_prompt_guard(
     plan = questions(table.rows, layout)
     if not plan:
         raise BadInput("nothing is left to fit on: at least 20 harmful and 20 benign rows apart from those that are measured are needed; give more sets")
-    cells: list[dict[str, Any]] = []
-    seconds = 0.0
-    ready: dict[tuple[int, ...], list[Guard]] = {}
-    for step, question in enumerate(plan, 1):
-        index = capped(table.rows, question.fit)
-        key = (SPLITS.index(question.split) > 0, *index)
-        if key not in ready:
-            ready = {key: guards_for(table, index, coder, seed, wanted, fixed, OWN_PENALTY if question.split == "own" else PENALTY)}
-            seconds += sum(g.seconds for g in ready[key])
-        for guard in ready[key]:
-            cells += measure(table, question, guard, ms)
-        tell("measure", step, len(plan))
+    cells, seconds = _answered(plan, table, coder, seed, wanted, fixed, ms, tell)
     run = {
         "encoder": coder.name,
         "tokens": coder.tokens,
@@ -538,6 +527,25 @@ def run_prompt_guard(
     if place is not None:
         run["artifact"] = keep_guard(table, [k for k in range(len(table.rows)) if layout.side[k] == "fit"], coder, seed, place)
     return {"cells": cells, "run": run}
+
+
+def _answered(
+    plan: Sequence[Question], table: Table, coder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard], ms: float, tell: Progress
+) -> tuple[list[dict[str, Any]], float]:
+    """The cells of all questions, and the seconds that fits took; questions with the same rows to fit on share their guards."""
+    cells: list[dict[str, Any]] = []
+    seconds = 0.0
+    ready: dict[tuple[int, ...], list[Guard]] = {}
+    for step, question in enumerate(plan, 1):
+        index = capped(table.rows, question.fit)
+        key = (SPLITS.index(question.split) > 0, *index)
+        if key not in ready:
+            ready = {key: guards_for(table, index, coder, seed, wanted, fixed, OWN_PENALTY if question.split == "own" else PENALTY)}
+            seconds += sum(g.seconds for g in ready[key])
+        for guard in ready[key]:
+            cells += measure(table, question, guard, ms)
+        tell("measure", step, len(plan))
+    return cells, seconds
 
 
 def _read(folder: str | Path, sets: Sequence[str], limit: int, seed: int, tell: Progress) -> dict[str, list[PromptRow]]:
