@@ -1,7 +1,8 @@
-"""Parts of ``speed.py`` on attacks and IRECE: searches side by side against one after the other, IRECE's cost by its window.
+"""Parts of ``speed.py`` on attacks and IRECE: searches side by side against one after the other, IRECE's cost by its
+window.
 
-Both sides of a ratio do the same work on the same model in turns; equality of what they find is a test (``tests/attacks``), not measured here.
-"""
+Both sides of a ratio do the same work on the same model in turns; equality of what they find is a test
+(``tests/attacks``), not measured here."""
 
 from __future__ import annotations
 
@@ -36,28 +37,52 @@ def part_textual_inversion(model: Any, timed: Any) -> dict[str, Any]:
     """Four concepts in one batch of rows against four searches."""
     attack = TextualInversion(steps=10, rows=8, heldout=8)
     cases = [Case(c, "{} in noto style", concept=c) for c in CONCEPTS]
-    together, apart = timed(lambda: search(model, attack, cases), lambda: [search(model, attack, [c]) for c in cases], 2)
-    return {"concepts": len(cases), "steps": attack.steps, "batched_seconds": together, "single_seconds": apart, "ratio": apart / together}
+    together, apart = timed(
+        lambda: search(model, attack, cases), lambda: [search(model, attack, [c]) for c in cases], 2
+    )
+    return {
+        "concepts": len(cases),
+        "steps": attack.steps,
+        "batched_seconds": together,
+        "single_seconds": apart,
+        "ratio": apart / together,
+    }
 
 
 def part_ddim_inversion(model: Any, timed: Any) -> dict[str, Any]:
     """Sixteen pictures in one batch against batches of one."""
     cases = [Case(f"{c}{k}", "", concept=c) for c in CONCEPTS for k in range(4)]
     attack = DdimInversion(steps=20, batch=32)
-    together, apart = timed(lambda: search(model, attack, cases), lambda: search(model, replace(attack, batch=1), cases), 2)
-    return {"pictures": len(cases), "steps": attack.steps, "batched_seconds": together, "single_seconds": apart, "ratio": apart / together}
+    together, apart = timed(
+        lambda: search(model, attack, cases), lambda: search(model, replace(attack, batch=1), cases), 2
+    )
+    return {
+        "pictures": len(cases),
+        "steps": attack.steps,
+        "batched_seconds": together,
+        "single_seconds": apart,
+        "ratio": apart / together,
+    }
 
 
 def part_irece(model: Any, timed: Any, images: int = 16) -> dict[str, Any]:
     """Denoiser rows and seconds an image that IRECE adds, by its window."""
     words, out = lab.data.vocabulary(), {}
-    rows = [Case(str(k), f"{words.things[k].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(images)]
+    rows = [
+        Case(str(k), f"{words.things[k].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(images)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         (irece,) = ready(parse_defense("irece:weapons"), model, Store(folder)).defenses
     for during in ((0.1, 0.3), (0.1, 0.6), (0.0, 1.0)):
         guarded = [replace(irece, during=during)]  # type: ignore[type-var]
-        passes = [sum(s.passes for s in model.generate(rows, Sampler(), d, batch=images)) / images for d in ([], guarded)]
-        plain, repaired = timed(lambda: model.generate(rows, Sampler(), batch=images), lambda: model.generate(rows, Sampler(), guarded, batch=images), 2)  # noqa: B023
+        passes = [
+            sum(s.passes for s in model.generate(rows, Sampler(), d, batch=images)) / images for d in ([], guarded)
+        ]
+        plain, repaired = timed(
+            lambda: model.generate(rows, Sampler(), batch=images),
+            lambda: model.generate(rows, Sampler(), guarded, batch=images),  # noqa: B023
+            2,
+        )  # noqa: B023
         out[f"{during[0]}-{during[1]}"] = {
             "extra_passes": passes[1] - passes[0],
             "plain_seconds_per_image": plain / images,
@@ -70,8 +95,8 @@ def part_irece(model: Any, timed: Any, images: int = 16) -> dict[str, Any]:
 def part_grid(n: int = 2) -> dict[str, Any]:
     """The quick m-erasure grid with ``n`` rows a cell: its whole time over the time of its denoiser rows alone.
 
-    A row with gradient is among ``passes``; the last figure counts it as three rows, since its way back costs about two.
-    """
+    A row with gradient is among ``passes``; the last figure counts it as three rows, since its way back costs about
+    two."""
     from genward.run.loops import run_plan
     from genward.run.models import opener
     from genward.run.plan import make_plan, measured_rate

@@ -1,8 +1,9 @@
-"""Parts of ``speed.py`` on guards: what they add to what passes, what they save on what they stop, batches against loops.
+"""Parts of ``speed.py`` on guards: what they add to what passes, what they save on what they stop, batches against
+loops.
 
-Both sides of a ratio do the same work on the same model in turns. Guards are those that come with the lab (``aeiou:weapons``, ``wukong:weapons``).
-Prompts that name a weapon must be refused, harmless ones must pass: rows on which a guard decides otherwise are left out of a timing and counted.
-"""
+Both sides of a ratio do the same work on the same model in turns. Guards are those that come with the lab
+(``aeiou:weapons``, ``wukong:weapons``). Prompts that name a weapon must be refused, harmless ones must pass: rows on
+which a guard decides otherwise are left out of a timing and counted."""
 
 from __future__ import annotations
 
@@ -33,10 +34,15 @@ def attached(model: Any, *texts: str) -> list[Any]:
 
 
 def captions(count: int, *, harmful: bool) -> list[str]:
-    """Lab captions that name a weapon, or that name nothing which a guard on weapons knows: no target and no neighbor."""
+    """Lab captions that name a weapon, or that name nothing which a guard on weapons knows: no target and no
+    neighbor."""
     words, concept = lab.data.vocabulary(), load_concept("weapons")
     near = {*concept.targets, *concept.neighbors}
-    things = [words.thing(t).phrase for t in concept.targets] if harmful else [t.phrase for t in words.things if t.name not in near]
+    things = (
+        [words.thing(t).phrase for t in concept.targets]
+        if harmful
+        else [t.phrase for t in words.things if t.name not in near]
+    )
     styles = words.style_names
     return [f"{things[k % len(things)]} in {styles[(k + k // len(things)) % len(styles)]} style" for k in range(count)]
 
@@ -45,7 +51,7 @@ def rows(prompts: Sequence[str]) -> list[Case]:
     return [Case(f"guards-{k}", p, seed=k) for k, p in enumerate(prompts)]
 
 
-# ----------------------------------------------------------------------------------------------------- added to what passes
+# ------------------------------------------------------------------------------------------------- added to what passes
 
 
 def encoded(model: Any, rig: Any, prompts: list[str], run: Run, guarded: bool) -> Any:
@@ -56,27 +62,39 @@ def encoded(model: Any, rig: Any, prompts: list[str], run: Run, guarded: bool) -
 
 
 def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, repeats: int = 15) -> dict[str, Any]:
-    """AEIOU's added time over the text encoding: the shipped guard, and one that reads every head of every layer. Harmless prompts, none is refused."""
+    """AEIOU's added time over the text encoding: the shipped guard, and one that reads every head of every layer.
+    Harmless prompts, none is refused."""
     (shipped,) = attached(model, "aeiou:weapons")
     guards = {"shipped": shipped, "all_heads": Aeiou(heads=0).fit(model, load_concept("weapons"))}
     out: dict[str, Any] = {}
     for name, guard in guards.items():
         for batch in batches:
-            prompts, device = captions(batch, harmful=False), model.device  # asking for the device takes milliseconds, and is no part of the guard
+            prompts, device = (
+                captions(batch, harmful=False),
+                model.device,
+            )  # asking for the device takes milliseconds, and is no part of the guard
             with model.rig([replace(guard, threshold=1e9)]) as rig:  # type: ignore[type-var]
 
                 def work(guarded: bool, rig: Any = rig, prompts: list[str] = prompts, device: Any = device) -> Any:
                     return encoded(model, rig, prompts, Run(len(prompts), 20, 4.0, device), guarded)
 
                 assert torch.equal(work(False), work(True)), "both sides encode the same"
-                assert rig.run.alive.all() and "aeiou.score" in rig.run.notes[batch - 1], "the guard looks on, and lets all pass"
+                assert rig.run.alive.all() and "aeiou.score" in rig.run.notes[batch - 1], (
+                    "the guard looks on, and lets all pass"
+                )
                 guarded, bare = timed(lambda: work(True), lambda: work(False), repeats)  # noqa: B023
-            out[f"{name}-{batch}"] = {"prompts": batch, "guarded_seconds": guarded, "bare_seconds": bare, "added": guarded / bare - 1}
+            out[f"{name}-{batch}"] = {
+                "prompts": batch,
+                "guarded_seconds": guarded,
+                "bare_seconds": bare,
+                "added": guarded / bare - 1,
+            }
     return out
 
 
 def part_guard_benign(model: Any, timed: Any, batch: int = 16, steps: int = 20, repeats: int = 5) -> dict[str, Any]:
-    """The guarded call (AEIOU and Wukong; opening the guard included) against the bare pipeline call, on harmless prompts that both guards release."""
+    """The guarded call (AEIOU and Wukong; opening the guard included) against the bare pipeline call, on harmless
+    prompts that both guards release."""
     guards, wanted = attached(model, "aeiou:weapons", "wukong:weapons"), captions(3 * batch, harmful=False)
     shape = (len(wanted), model.unet.config.in_channels, *[model.unet.config.sample_size] * 2)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -94,7 +112,9 @@ def part_guard_benign(model: Any, timed: Any, batch: int = 16, steps: int = 20, 
         return model.pipe(prompts, latents=start, **fields)
 
     ours = whole()
-    assert len(prompts) == batch and all(v.action == "released" for v in ours.verdicts), "rows that are stopped would save time"
+    assert len(prompts) == batch and all(v.action == "released" for v in ours.verdicts), (
+        "rows that are stopped would save time"
+    )
     same = all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(ours.images, bare().images, strict=True))
     guarded_seconds, bare_seconds = timed(whole, bare, repeats)
     return {
@@ -108,11 +128,14 @@ def part_guard_benign(model: Any, timed: Any, batch: int = 16, steps: int = 20, 
     }
 
 
-# ---------------------------------------------------------------------------------------------------- saved on what is stopped
+# --------------------------------------------------------------------------------------------- saved on what is stopped
 
 
-def part_guard_block(model: Any, timed: Any, count: int = 16, steps: Sequence[int] = (20, 50), repeats: int = 2) -> dict[str, Any]:
-    """Seconds and denoiser passes per blocked image, on prompts naming weapons that all three guards refuse at these seeds."""
+def part_guard_block(
+    model: Any, timed: Any, count: int = 16, steps: Sequence[int] = (20, 50), repeats: int = 2
+) -> dict[str, Any]:
+    """Seconds and denoiser passes per blocked image, on prompts naming weapons that all three guards refuse at these
+    seeds."""
     names = ("image_filter:weapons", "wukong:weapons", "aeiou:weapons")
     made = dict(zip(names, attached(model, *names), strict=True))
     out: dict[str, Any] = {}
@@ -126,7 +149,9 @@ def part_guard_block(model: Any, timed: Any, count: int = 16, steps: Sequence[in
         def work(name: str, shared: list[Case] = shared, sampler: Sampler = sampler) -> Any:
             return model.generate(shared, sampler, [made[name]], batch=len(shared))
 
-        passes = {name: sum(s.passes for s in samples if s.case in shared) / len(shared) for name, samples in found.items()}
+        passes = {
+            name: sum(s.passes for s in samples if s.case in shared) / len(shared) for name, samples in found.items()
+        }
         for name in names[1:]:
             early, late = timed(lambda: work(name), lambda: work(names[0]), repeats)  # noqa: B023
             out[f"{name.partition(':')[0]}-{number}"] = {
@@ -143,31 +168,36 @@ def part_guard_block(model: Any, timed: Any, count: int = 16, steps: Sequence[in
     return out
 
 
-# --------------------------------------------------------------------------------------------------------- batches against loops
+# ------------------------------------------------------------------------------------------------ batches against loops
 
 
 def tiny_checker(pixels: torch.Tensor, hits: bool) -> Any:
     """A ``StableDiffusionSafetyChecker`` with a tiny vision tower and random vectors, 17 and 3 as in the published one.
 
-    ``hits``: thresholds in the middle of what it sees on these pixels, so that decisions differ between rows; else nothing is a hit.
-    """
+    ``hits``: thresholds in the middle of what it sees on these pixels, so that decisions differ between rows; else
+    nothing is a hit."""
     from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
     from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
     vision = CLIPVisionConfig(**CHECKER, image_size=16, patch_size=8)
     torch.manual_seed(0)
     text = CLIPTextConfig(**CHECKER).to_dict()
-    made = StableDiffusionSafetyChecker(CLIPConfig(text_config=text, vision_config=vision.to_dict(), projection_dim=8)).eval()
+    made = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=text, vision_config=vision.to_dict(), projection_dim=8)
+    ).eval()
     made.concept_embeds.data, made.special_care_embeds.data = torch.randn(17, 8), torch.randn(3, 8)
     made.concept_embeds_weights.data, made.special_care_embeds_weights.data = torch.zeros(17), torch.full((3,), 2.0)
     seen = safety_checker.check(made, pixels)
     made.concept_embeds_weights.data = torch.full((17,), float(np.median(seen.score)) if hits else 2.0)
-    made.special_care_embeds_weights.data = torch.full((3,), 2.0 + float(np.median(seen.special.max(1))) if hits else 2.0)
+    made.special_care_embeds_weights.data = torch.full(
+        (3,), 2.0 + float(np.median(seen.special.max(1))) if hits else 2.0
+    )
     return made
 
 
 def part_safety_checker(model: Any, timed: Any, batches: Sequence[int] = BATCHES, repeats: int = 10) -> dict[str, Any]:
-    """diffusers' safety checker, its loop against ``ops.safety_checker``: the same network on the same pixels, decisions asserted equal.
+    """diffusers' safety checker, its loop against ``ops.safety_checker``: the same network on the same pixels,
+    decisions asserted equal.
 
     The loop also paints flagged pictures black, 8 × 8 ones here; without hits (``quiet``) it does not.
     """
@@ -182,16 +212,29 @@ def part_safety_checker(model: Any, timed: Any, batches: Sequence[int] = BATCHES
                 checker = tiny_checker(pixels, hits)
                 pictures = np.zeros((batch, 8, 8, 3), np.float32)
                 told, decision = checker(clip_input=pixels, images=pictures)[1], safety_checker.check(checker, pixels)
-                assert decision.flagged.tolist() == list(map(bool, told)) and (0 < sum(told) < batch) == hits, "both decide alike"
-                ours, loop = timed(lambda: safety_checker.check(checker, pixels), lambda: checker(clip_input=pixels, images=pictures), repeats)  # noqa: B023
-                out[f"{name}-{batch}"] = {"images": batch, "flagged": int(sum(told)), "vectorized_seconds": ours, "loop_seconds": loop, "ratio": loop / ours}
+                assert decision.flagged.tolist() == list(map(bool, told)) and (0 < sum(told) < batch) == hits, (
+                    "both decide alike"
+                )
+                ours, loop = timed(
+                    lambda: safety_checker.check(checker, pixels),  # noqa: B023
+                    lambda: checker(clip_input=pixels, images=pictures),  # noqa: B023
+                    repeats,
+                )  # noqa: B023
+                out[f"{name}-{batch}"] = {
+                    "images": batch,
+                    "flagged": int(sum(told)),
+                    "vectorized_seconds": ours,
+                    "loop_seconds": loop,
+                    "ratio": loop / ours,
+                }
     finally:
         logging.set_verbosity(level)
     return out
 
 
 def part_prompt_guard(model: Any, timed: Any, count: int = 64, repeats: int = 3) -> dict[str, Any]:
-    """Prompts per second of AEIOU's ``scores``, all at once against one by one; through the pipeline, and on the text encoder alone."""
+    """Prompts per second of AEIOU's ``scores``, all at once against one by one; through the pipeline, and on the text
+    encoder alone."""
     (guard,) = attached(model, "aeiou:weapons")
     prompts = captions(count // 2, harmful=True) + captions(count - count // 2, harmful=False)
     out: dict[str, Any] = {}
@@ -200,7 +243,9 @@ def part_prompt_guard(model: Any, timed: Any, count: int = 64, repeats: int = 3)
         def each(reader: Any = reader) -> torch.Tensor:
             return torch.cat([guard.scores(reader, [p]) for p in prompts])
 
-        assert torch.allclose(guard.scores(reader, prompts), each(), atol=1e-3), "a prompt's score does not depend on its batch"
+        assert torch.allclose(guard.scores(reader, prompts), each(), atol=1e-3), (
+            "a prompt's score does not depend on its batch"
+        )
         batch, single = timed(lambda: guard.scores(reader, prompts), each, repeats)  # noqa: B023
         rates = {"batch_prompts_per_second": count / batch, "single_prompts_per_second": count / single}
         out[name] = {"prompts": count, **rates, "ratio": single / batch}

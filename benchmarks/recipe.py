@@ -1,9 +1,10 @@
-"""Part ``recipe`` of ``speed.py``: the quick recipe against a plain script that does the same work one prompt at a time.
+"""Part ``recipe`` of ``speed.py``: the quick recipe against a plain script that does the same work one prompt at a
+time.
 
-The plain script makes, for every defended arm and every row, the undefended picture again and the defended one, each with a pipeline
-call of its own, and judges each picture by itself: how the methods' own evaluation scripts work. Both sides use the same fitted
-defenses, rows, seeds and steps; fitting is left out of both.
-"""
+The plain script makes, for every defended arm and every row, the undefended picture again and the defended one, each
+with a pipeline
+call of its own, and judges each picture by itself: how the methods' own evaluation scripts work. Both sides use the
+same fitted defenses, rows, seeds and steps; fitting is left out of both."""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ def naive(plan: Any, models: Any, store: Any) -> int:
         defenses = ready(parse_defense(piece.defenses), model, store).defenses
         for case in piece.cases:
             start = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(case.seed))
-            base.pipe(case.prompt, latents=start, num_inference_steps=plan.sampler.steps, guidance_scale=plan.sampler.guidance)
+            base.pipe(
+                case.prompt, latents=start, num_inference_steps=plan.sampler.steps, guidance_scale=plan.sampler.guidance
+            )
             list(judge.judge(model.generate([case], plan.sampler, defenses, batch=1)))
             made += 2
     return made
@@ -51,4 +54,10 @@ def part_recipe(n: int = 2) -> dict[str, Any]:
         began = time.perf_counter()
         made = naive(plan, models, store)
         plain = time.perf_counter() - began
-    return {"rows": table["run"]["rows"], "recipe_seconds": ours, "plain_pictures": made, "plain_seconds": plain, "ratio": plain / ours}
+    return {
+        "rows": table["run"]["rows"],
+        "recipe_seconds": ours,
+        "plain_pictures": made,
+        "plain_seconds": plain,
+        "ratio": plain / ours,
+    }

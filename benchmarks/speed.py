@@ -1,13 +1,14 @@
 """Speed as ratios measured in one run: ``python benchmarks/speed.py [part …] --out results.json``.
 
-Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare pipeline call),
-``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched against one by one), ``recipe``
-(the quick recipe against a script that samples one prompt at a time and makes the base arm again for each method), ``textual_inversion``
-and ``ddim_inversion`` (searches side by side against one after the other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time),
-``guard_text`` (what AEIOU adds to the text encoding), ``guard_block`` (seconds and passes per blocked image against an image filter), ``guard_benign``
-(the guarded against the bare call where all passes), ``safety_checker`` (vectorized against diffusers' loop), ``prompt_guard`` (batched against one by one).
-Each timing is the minimum of several repeats, pairs are measured alternately, so that a busy machine hits both sides.
-"""
+Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare
+pipeline call), ``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched
+against one by one), ``recipe`` (the quick recipe against a script that samples one prompt at a time and makes the base
+arm again for each method), ``textual_inversion`` and ``ddim_inversion`` (searches side by side against one after the
+other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time), ``guard_text`` (what AEIOU adds to
+the text encoding), ``guard_block`` (seconds and passes per blocked image against an image filter), ``guard_benign``
+(the guarded against the bare call where all passes), ``safety_checker`` (vectorized against diffusers' loop),
+``prompt_guard`` (batched against one by one). Each timing is the minimum of several repeats, pairs are measured
+alternately, so that a busy machine hits both sides."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def alternately(first: Callable[[], Any], second: Callable[[], Any], repeats: in
     return min(times[0]), min(times[1])
 
 
-def naive_uce(maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5) -> list[torch.Tensor]:
+def naive_uce(
+    maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5
+) -> list[torch.Tensor]:
     """The plain rule, one layer and one concept row at a time, with an inverse a layer."""
     out = []
     for w in maps:
@@ -56,7 +59,9 @@ def naive_uce(maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Te
     return out
 
 
-def shared_uce(maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5) -> list[torch.Tensor]:
+def shared_uce(
+    maps: list[torch.Tensor], concepts: torch.Tensor, guides: torch.Tensor, lam: float = 0.5
+) -> list[torch.Tensor]:
     delta = edit_delta(concepts, guides, lam=lam)
     return [(w.double() + w.double() @ delta).to(w.dtype) for w in maps]
 
@@ -68,15 +73,39 @@ def part_uce() -> dict[str, Any]:
         maps = [torch.randn(s, generator=generator, dtype=torch.float64) / s[1] ** 0.5 for s in shapes]
         for count in (1, 10, 100, 1000):
             c, g = (torch.randn(count, shapes[0][1], generator=generator, dtype=torch.float64) for _ in range(2))
-            fast, slow = alternately(lambda: shared_uce(maps, c, g), lambda: naive_uce(maps, c, g), 1 if name == "sd15" and count == 1000 else 3)  # noqa: B023
-            worst = max(float((a - b).abs().max()) for a, b in zip(shared_uce(maps, c, g), naive_uce(maps, c, g), strict=True)) if count <= 100 else None
-            out[f"{name}-{count}"] = {"concepts": count, "shared_seconds": fast, "loop_seconds": slow, "ratio": slow / fast, "largest_difference": worst}
+            fast, slow = alternately(
+                lambda: shared_uce(maps, c, g),  # noqa: B023
+                lambda: naive_uce(maps, c, g),  # noqa: B023
+                1 if name == "sd15" and count == 1000 else 3,
+            )  # noqa: B023
+            worst = (
+                max(
+                    float((a - b).abs().max())
+                    for a, b in zip(shared_uce(maps, c, g), naive_uce(maps, c, g), strict=True)
+                )
+                if count <= 100
+                else None
+            )
+            out[f"{name}-{count}"] = {
+                "concepts": count,
+                "shared_seconds": fast,
+                "loop_seconds": slow,
+                "ratio": slow / fast,
+                "largest_difference": worst,
+            }
     return out
 
 
 def cases(count: int) -> list[Case]:
     words = lab.data.vocabulary()
-    return [Case(id=str(k), prompt=f"{words.things[k % len(words.things)].phrase} in {words.styles[k % 9].name} style", seed=k) for k in range(count)]
+    return [
+        Case(
+            id=str(k),
+            prompt=f"{words.things[k % len(words.things)].phrase} in {words.styles[k % 9].name} style",
+            seed=k,
+        )
+        for k in range(count)
+    ]
 
 
 def part_overhead(model: Any, images: int = 32) -> dict[str, Any]:
@@ -84,7 +113,9 @@ def part_overhead(model: Any, images: int = 32) -> dict[str, Any]:
     start = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(c.seed)) for c in rows])
 
     def bare() -> Any:
-        return model.pipe([c.prompt for c in rows], latents=start, num_inference_steps=sampler.steps, guidance_scale=sampler.guidance).images
+        return model.pipe(
+            [c.prompt for c in rows], latents=start, num_inference_steps=sampler.steps, guidance_scale=sampler.guidance
+        ).images
 
     rig, pipe = alternately(lambda: model.generate(rows, sampler), bare, 5)
     return {"images": images, "rig_seconds": rig, "pipeline_seconds": pipe, "overhead": rig / pipe - 1}
@@ -115,11 +146,17 @@ def part_judge(model: Any, images: int = 64) -> dict[str, Any]:
 
     judge, samples = LabJudge(), model.generate(cases(images), Sampler(steps=2))
     batch, single = alternately(lambda: list(judge.judge(samples)), lambda: [list(judge.judge([s])) for s in samples])
-    return {"images": images, "batch_images_per_second": images / batch, "single_images_per_second": images / single, "ratio": single / batch}
+    return {
+        "images": images,
+        "batch_images_per_second": images / batch,
+        "single_images_per_second": images / single,
+        "ratio": single / batch,
+    }
 
 
 def elsewhere(module: str, name: str, *, timed: bool = True) -> Callable[[Any], Any]:
-    """A part in a file beside this one, imported when it is run; ``timed`` ones take the model and ``alternately``, the others open their own."""
+    """A part in a file beside this one, imported when it is run; ``timed`` ones take the model and ``alternately``, the
+    others open their own."""
 
     def part(model: Any) -> Any:
         work = getattr(importlib.import_module(module), f"part_{name}")
@@ -136,7 +173,10 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "recipe": elsewhere("recipe", "recipe", timed=False),
     **{name: elsewhere("attacks", name) for name in ("textual_inversion", "ddim_inversion", "irece")},
     "grid": elsewhere("attacks", "grid", timed=False),
-    **{name: elsewhere("guards", name) for name in ("guard_text", "guard_block", "guard_benign", "safety_checker", "prompt_guard")},
+    **{
+        name: elsewhere("guards", name)
+        for name in ("guard_text", "guard_block", "guard_benign", "safety_checker", "prompt_guard")
+    },
 }
 
 

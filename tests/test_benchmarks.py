@@ -1,4 +1,5 @@
-"""The scripts in ``benchmarks/`` still fit the package: they import, and every part that ``speed.py`` names is there."""
+"""The scripts in ``benchmarks/`` still fit the package: they import, and every part that ``speed.py`` names is
+there."""
 
 from __future__ import annotations
 
@@ -17,11 +18,15 @@ def test_it_imports(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         assert importlib.import_module(script).__doc__
     finally:
-        for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "") or "").startswith(str(FOLDER))]:
+        for name in [
+            n for n, m in sys.modules.items() if str(getattr(m, "__file__", "") or "").startswith(str(FOLDER))
+        ]:
             del sys.modules[name]
 
 
-def test_speed_refuses_a_part_it_does_not_have(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_speed_refuses_a_part_it_does_not_have(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
     speed = importlib.import_module("speed")
     monkeypatch.setattr(sys, "argv", ["speed.py", "nothing"])

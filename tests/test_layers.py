@@ -12,7 +12,13 @@ BASE = {"core", "errors"}
 PLUGINS = BASE | {"ops", "models.sites"}
 BELOW_RUN = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks"}
 MAY: dict[str, set[str]] = (
-    {"core": {"errors"}, "errors": set(), "run": BELOW_RUN, "report": BASE | {"metrics", "store"}, "testing": BASE | {"models", "run"}}
+    {
+        "core": {"errors"},
+        "errors": set(),
+        "run": BELOW_RUN,
+        "report": BASE | {"metrics", "store"},
+        "testing": BASE | {"models", "run"},
+    }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
     | {room: PLUGINS for room in ("defenses", "attacks", "judges", "benchmarks")}
     | {room: BASE | {"run", "report"} for room in ("cli", "server")}
@@ -21,7 +27,8 @@ MAY: dict[str, set[str]] = (
 
 
 def imports(path: Path) -> list[str]:
-    """Modules of ours that a file imports anywhere, function bodies and type-checking blocks included, as dotted names below genward."""
+    """Modules of ours that a file imports anywhere, function bodies and type-checking blocks included, as dotted names
+    below genward."""
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -48,7 +55,9 @@ def test_nobody_imports_upwards_or_sideways() -> None:
 def test_core_and_errors_import_no_torch_at_import_time() -> None:
     for path in [SOURCE / "errors.py", *sorted((SOURCE / "core").glob("*.py"))]:
         top = [n for n in ast.parse(path.read_text("utf-8")).body if isinstance(n, ast.Import | ast.ImportFrom)]
-        assert "torch" not in {a.name.split(".")[0] for n in top for a in n.names} | {(getattr(n, "module", None) or "").split(".")[0] for n in top}
+        assert "torch" not in {a.name.split(".")[0] for n in top for a in n.names} | {
+            (getattr(n, "module", None) or "").split(".")[0] for n in top
+        }
 
 
 def test_every_room_is_in_the_table() -> None:

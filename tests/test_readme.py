@@ -1,4 +1,5 @@
-"""The README and the docs are true: a result before line 40, commands that parse, links that lead somewhere, an example that runs."""
+"""The README and the docs are true: a result before line 40, commands that parse, links that lead somewhere, an example
+that runs."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands() -> list[str]:
     """Every genward line in a shell block of any page, without its remark."""
-    lines = [line.split("  #")[0].strip() for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    lines = [
+        line.split("  #")[0].strip() for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()
+    ]
     return [line for line in lines if line.startswith("genward ")]
 
 
@@ -56,7 +59,9 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert file.exists(), f"{page.name}: {target}"
         if anchor:
             heads = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}, f"{page.name}: {target}"
+            assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads}, (
+                f"{page.name}: {target}"
+            )
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +90,9 @@ def test_the_example_of_the_architecture_page_is_a_defense(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "example", example)
     exec(compile(code, "architecture.md", "exec"), example.__dict__)
     model = tiny_sd()
-    base, acting, silent = (model.generate(CASES, Sampler(steps=2), d) for d in ((), (example.Dampen(strength=1.0),), (example.Dampen(),)))
+    base, acting, silent = (
+        model.generate(CASES, Sampler(steps=2), d) for d in ((), (example.Dampen(strength=1.0),), (example.Dampen(),))
+    )
     assert same(base, silent)
     assert not same(base, acting)
 
@@ -104,7 +111,9 @@ def test_the_example_of_the_five_doors_page_is_an_attack(monkeypatch: pytest.Mon
     model, held = tiny_sd(), {"banana": [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]}
     cases = [Case(f"c{k}", "", concept="banana", seed=k) for k in range(3)]
     found = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))
-    assert len(found.tensors) == 3 and found.cost["passes"] == 0 and [c.parent for c in found.cases] == ["c0", "c1", "c2"]
+    assert (
+        len(found.tensors) == 3 and found.cost["passes"] == 0 and [c.parent for c in found.cases] == ["c0", "c1", "c2"]
+    )
     made = model.generate(found.cases, Sampler(steps=2, guidance=1.0), starts=found.tensors)
     assert all(s.status == "ok" for s in made)
     again = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))

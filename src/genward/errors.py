@@ -32,7 +32,11 @@ class UnknownName(GenwardError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(set(known))
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        hint = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+        )
         super().__init__(f"unknown {kind} {name!r}; {hint} (all of them: genward list)")
         self.kind, self.name, self.near = kind, name, near
 
@@ -42,7 +46,8 @@ class BadInput(GenwardError):
 
 
 class BadArtifact(BadInput):
-    """Weights or a fitted artifact that cannot be trusted or do not fit: wrong type, hash or shape, truncated, or a pickle."""
+    """Weights or a fitted artifact that cannot be trusted or do not fit: wrong type, hash or shape, truncated, or a
+    pickle."""
 
 
 class StoreError(GenwardError):

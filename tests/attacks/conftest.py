@@ -22,7 +22,9 @@ from genward.testing import tiny_sd
 class FakeTarget:
     """``core.contracts.Target`` on a tiny model in double precision; keeps what it is told and counts rows."""
 
-    def __init__(self, model: StableDiffusion, held: Mapping[str, int], *, needs_guidance: bool = False, guidance: float = 3.0) -> None:
+    def __init__(
+        self, model: StableDiffusion, held: Mapping[str, int], *, needs_guidance: bool = False, guidance: float = 3.0
+    ) -> None:
         self.model, self.held, self.needs_guidance = model, held, needs_guidance
         self.sampler = Sampler(steps=6, guidance=guidance)
         self.schedule = {**model.pipe.scheduler.config, "final_alpha": float(model.pipe.scheduler.final_alpha_cumprod)}
@@ -41,7 +43,10 @@ class FakeTarget:
 
     def references(self, concept: str) -> list[Image.Image]:
         random = np.random.default_rng(row_seed(concept) % 2**32)
-        return [Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(self.held.get(concept, 0))]
+        return [
+            Image.fromarray(random.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+            for _ in range(self.held.get(concept, 0))
+        ]
 
     def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor:  # noqa: B006 - never changed
         with self.model.learned(vectors):
@@ -57,7 +62,9 @@ class FakeTarget:
         return noise if self.poison is None else self.poison(noise, call)
 
     def latents(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([torch.from_numpy(np.asarray(i).copy()).permute(2, 0, 1) for i in images]).double() / 127.5 - 1
+        pixels = (
+            torch.stack([torch.from_numpy(np.asarray(i).copy()).permute(2, 0, 1) for i in images]).double() / 127.5 - 1
+        )
         return self.model.encode_images(pixels)
 
     def word(self, text: str) -> Tensor:

@@ -15,19 +15,27 @@ from genward.errors import BadInput
 from genward.models.sd import StableDiffusion
 from genward.ops.inversion import inverse_timesteps, invert
 
-CASES = [Case(f"{c}/latent/{k}", "" if k % 2 else "a red dog", "harm", c, seed=k, wording="latent", group=c) for k in range(3) for c in ("cat", "key")]
+CASES = [
+    Case(f"{c}/latent/{k}", "" if k % 2 else "a red dog", "harm", c, seed=k, wording="latent", group=c)
+    for k in range(3)
+    for c in ("cat", "key")
+]
 """Concepts in turn, three cases each."""
 
 
 def test_cases_take_references_in_turn(target: Callable[..., Any]) -> None:
     arm = target({"cat": 2, "key": 5})
     found = list(DdimInversion(steps=4).search(CASES, arm))
-    assert [(c.id, c.parent, c.prompt, c.seed, c.group) for c in found] == [(c.id + "/inv", c.id, c.prompt, c.seed, c.group) for c in CASES]
+    assert [(c.id, c.parent, c.prompt, c.seed, c.group) for c in found] == [
+        (c.id + "/inv", c.id, c.prompt, c.seed, c.group) for c in CASES
+    ]
     cat, key = ([c for c in found if c.concept == name] for name in ("cat", "key"))
     assert cat[0].latents == cat[2].latents != cat[1].latents and len({c.latents for c in key}) == 3
     assert set(arm.kept) == {c.latents for c in found}
     facts = [arm.kept[c.latents][1] for c in key]
-    assert [f["reference"] for f in facts] == [0, 1, 2] and all(f["kind"] == "latents" and f["concept"] == "key" and f["steps"] == 4 for f in facts)
+    assert [f["reference"] for f in facts] == [0, 1, 2] and all(
+        f["kind"] == "latents" and f["concept"] == "key" and f["steps"] == 4 for f in facts
+    )
     assert [c.queries for c in cat] == [2, 4, 2] and [c.queries for c in key] == [4, 4, 4]
     assert all(not c.vectors for c in found)
 
@@ -48,7 +56,9 @@ def test_batches_equal_one_at_a_time_and_a_plain_loop(target: Callable[..., Any]
         assert one.shape == (4, 8, 8) and torch.allclose(one, two, atol=1e-4)
         which = together.kept[x.latents][1]["reference"]
         with torch.no_grad():
-            slow = invert(predict, together.latents(together.references(x.concept))[which : which + 1], plan, refine=1)[0]
+            slow = invert(predict, together.latents(together.references(x.concept))[which : which + 1], plan, refine=1)[
+                0
+            ]
         assert torch.allclose(one, slow, atol=1e-4)
 
 
@@ -117,11 +127,22 @@ def test_an_interrupted_search_goes_on(target: Callable[..., Any]) -> None:
 def test_bad_input(target: Callable[..., Any]) -> None:
     with pytest.raises(BadInput, match="no reference pictures of 'cat'"):
         list(DdimInversion().search(CASES, target({"key": 1})))
-    for wrong in ({"steps": -1}, {"steps": 1001}, {"refine": -1}, {"batch": 0}, {"average": 0}, {"refine": 1, "average": 3}):
+    for wrong in (
+        {"steps": -1},
+        {"steps": 1001},
+        {"refine": -1},
+        {"batch": 0},
+        {"average": 0},
+        {"refine": 1, "average": 3},
+    ):
         with pytest.raises(BadInput, match="ddim_inversion"):
             DdimInversion(**wrong)
     assert list(DdimInversion().search([], target({}))) == []
 
 
 def test_identity() -> None:
-    assert Spec.of("attack", DdimInversion()).hash == Spec.of("attack", DdimInversion(batch=3)).hash != Spec.of("attack", DdimInversion(refine=1)).hash
+    assert (
+        Spec.of("attack", DdimInversion()).hash
+        == Spec.of("attack", DdimInversion(batch=3)).hash
+        != Spec.of("attack", DdimInversion(refine=1)).hash
+    )

@@ -43,7 +43,9 @@ def test_budget_and_goal() -> None:
     found = search_prompt("a big bomb", score, budget=7, edits=9)
     assert found.queries == len(asked) == len(set(asked)) == 7
     asked.clear()
-    assert search_prompt("a cat", lambda p: [0.0] * len(p), goal=0.0).queries == 1, "a prompt that passes needs no search"
+    assert search_prompt("a cat", lambda p: [0.0] * len(p), goal=0.0).queries == 1, (
+        "a prompt that passes needs no search"
+    )
     flat = search_prompt("a bomb", lambda p: [1.0] * len(p), budget=50)
     assert flat.prompt == "a bomb" and flat.edits == 0, "no step without gain"
     with pytest.raises(BadInput, match="one a prompt"):
@@ -65,7 +67,13 @@ class Target:
         out = []
         for case in cases:
             bad = "bomb" in case.prompt
-            out.append(Sample(case, status="refused" if bad else "ok", notes={"aeiou.score": [count([case.prompt])[0]]} if self.tells else {}))
+            out.append(
+                Sample(
+                    case,
+                    status="refused" if bad else "ok",
+                    notes={"aeiou.score": [count([case.prompt])[0]]} if self.tells else {},
+                )
+            )
         return out
 
 

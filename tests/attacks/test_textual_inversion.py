@@ -16,8 +16,14 @@ from genward.models.sd import StableDiffusion
 from genward.ops.finetune import add_noise
 
 HELD = {"cat": 3, "key": 2}
-CASES = [Case(f"{c}/embedding/{k}", f"{{}} in {s} style", "harm", c, seed=k, wording="embedding") for c in HELD for k, s in enumerate(("flat", "noto", "blob"))]
-SMALL = TextualInversion(steps=6, rate=0.05, rows=4, words=("object", "dot"), templates=("{}", "a picture of {}"), heldout=8)
+CASES = [
+    Case(f"{c}/embedding/{k}", f"{{}} in {s} style", "harm", c, seed=k, wording="embedding")
+    for c in HELD
+    for k, s in enumerate(("flat", "noto", "blob"))
+]
+SMALL = TextualInversion(
+    steps=6, rate=0.05, rows=4, words=("object", "dot"), templates=("{}", "a picture of {}"), heldout=8
+)
 
 
 def learned(attack: TextualInversion, arm: Any, concepts: tuple[str, ...] = tuple(HELD)) -> Search:
@@ -29,7 +35,9 @@ def learned(attack: TextualInversion, arm: Any, concepts: tuple[str, ...] = tupl
 def test_derived_cases(target: Callable[..., Any]) -> None:
     arm = target(HELD)
     found = list(SMALL.search(CASES, arm))
-    assert [(c.id, c.parent, c.seed, c.label, c.wording) for c in found] == [(c.id + "/ti", c.id, c.seed, "harm", "embedding") for c in CASES]
+    assert [(c.id, c.parent, c.seed, c.label, c.wording) for c in found] == [
+        (c.id + "/ti", c.id, c.seed, "harm", "embedding") for c in CASES
+    ]
     for case, parent in zip(found, CASES, strict=True):
         (name,) = case.vectors
         assert case.prompt == parent.prompt.replace("{}", f"<{name[:12]}>") and case.latents == ""
@@ -37,7 +45,10 @@ def test_derived_cases(target: Callable[..., Any]) -> None:
         assert vector.shape == (16,) and not vector.requires_grad
         assert facts["kind"] == "embedding" and facts["concept"] == case.concept and facts["word"] in SMALL.words
         assert len(facts["curve"]) == 6 and set(facts["heldout_by_word"]) == set(SMALL.words)
-        assert facts["heldout_after"] == min(facts["heldout_by_word"].values()) and facts["heldout_after"] < facts["heldout_before"]
+        assert (
+            facts["heldout_after"] == min(facts["heldout_by_word"].values())
+            and facts["heldout_after"] < facts["heldout_before"]
+        )
     assert len({c.vectors for c in found}) == 2, "one word a concept"
     rows = 6 * 4 * 2
     assert [c.queries for c in found] == [rows // 3] * 6
@@ -48,19 +59,28 @@ def test_derived_cases(target: Callable[..., Any]) -> None:
 def test_one_batch_equals_one_word_at_a_time(target: Callable[..., Any]) -> None:
     together, parts = target(HELD), target(HELD)
     whole, split = learned(SMALL, together), learned(TextualInversion(**{**vars(SMALL), "batch": 1}), parts)
-    assert {len(c.latents) for c, _ in together.calls} == {16, 32} and {len(c.latents) for c, _ in parts.calls} == {4, 8}
-    assert torch.allclose(whole.vectors, split.vectors, atol=1e-5) and torch.allclose(whole.curve, split.curve, atol=1e-5)
+    assert {len(c.latents) for c, _ in together.calls} == {16, 32} and {len(c.latents) for c, _ in parts.calls} == {
+        4,
+        8,
+    }
+    assert torch.allclose(whole.vectors, split.vectors, atol=1e-5) and torch.allclose(
+        whole.curve, split.curve, atol=1e-5
+    )
     for k, concept in enumerate(HELD):
         for j, word in enumerate(SMALL.words):
             single = learned(TextualInversion(**{**vars(SMALL), "words": (word,)}), target(HELD), (concept,))
-            assert torch.allclose(single.vectors[0], whole.vectors[2 * k + j], atol=1e-5), "neither concepts nor words mix"
+            assert torch.allclose(single.vectors[0], whole.vectors[2 * k + j], atol=1e-5), (
+                "neither concepts nor words mix"
+            )
     moved = (whole.vectors - torch.stack([together.word(w) for w in SMALL.words] * 2)).norm(dim=1)
     assert (moved > 0.01).all()
 
 
 def test_equals_a_plain_loop(target: Callable[..., Any], model: StableDiffusion) -> None:
     """The optimizer of torch, one row at a time."""
-    attack = TextualInversion(steps=4, rate=0.05, rows=3, words=("dot",), templates=("{}", "a picture of {}"), heldout=4, seed=5)
+    attack = TextualInversion(
+        steps=4, rate=0.05, rows=3, words=("dot",), templates=("{}", "a picture of {}"), heldout=4, seed=5
+    )
     arm = target({"cat": 2})
     search = learned(attack, arm, ("cat",))
     pictures, alphas = arm.latents(arm.references("cat")), arm.alphas
@@ -84,7 +104,9 @@ def test_equals_a_plain_loop(target: Callable[..., Any], model: StableDiffusion)
 
 
 def test_seeds(target: Callable[..., Any]) -> None:
-    first, second, other = (learned(a, target(HELD)) for a in (SMALL, SMALL, TextualInversion(**{**vars(SMALL), "seed": 1})))
+    first, second, other = (
+        learned(a, target(HELD)) for a in (SMALL, SMALL, TextualInversion(**{**vars(SMALL), "seed": 1}))
+    )
     assert torch.equal(first.vectors, second.vectors) and not torch.allclose(first.vectors, other.vectors, atol=1e-3)
     a, b = (Search(SMALL, target(HELD), list(HELD)).drawn(8, purpose)["cat"] for purpose in ("held-out", 0))
     assert not torch.equal(a.noise, b.noise) and not torch.equal(a.timestep, b.timestep), "held-out draws are others"
@@ -93,7 +115,9 @@ def test_seeds(target: Callable[..., Any]) -> None:
     assert all(torch.equal(p, q) for p, q in zip(x, y, strict=True)) and x.noise.shape == (8, 4, 8, 8)
 
 
-@pytest.mark.parametrize("needs, given, wanted", [(False, None, 1.0), (True, None, 3.0), (True, 1.0, 1.0), (False, 2.0, 2.0)])
+@pytest.mark.parametrize(
+    "needs, given, wanted", [(False, None, 1.0), (True, None, 3.0), (True, 1.0, 1.0), (False, 2.0, 2.0)]
+)
 def test_guidance(target: Callable[..., Any], needs: bool, given: float | None, wanted: float) -> None:
     arm = target({"cat": 2}, needs_guidance=needs)
     attack = TextualInversion(steps=2, rows=2, heldout=2, guidance=given, templates=("{}",))
@@ -105,7 +129,10 @@ def test_guidance(target: Callable[..., Any], needs: bool, given: float | None, 
 def test_norm(target: Callable[..., Any]) -> None:
     arm = target(HELD)
     search = learned(TextualInversion(**{**vars(SMALL), "norm": "word"}), arm)
-    assert torch.allclose(search.vectors.norm(dim=1), search.lengths) and float(learned(SMALL, arm).vectors.norm(dim=1).sub(search.lengths).abs().min()) > 0
+    assert (
+        torch.allclose(search.vectors.norm(dim=1), search.lengths)
+        and float(learned(SMALL, arm).vectors.norm(dim=1).sub(search.lengths).abs().min()) > 0
+    )
 
 
 def test_a_concept_that_diverges_leaves_the_others_alone(target: Callable[..., Any]) -> None:
@@ -113,13 +140,17 @@ def test_a_concept_that_diverges_leaves_the_others_alone(target: Callable[..., A
     key = Search(SMALL, arm, ["key"]).drawn(4, 2)["key"].timestep
 
     def poison(noise: Tensor, call: Call) -> Tensor:
-        hit = torch.isin(call.timestep, key) & (torch.arange(len(noise)) >= len(noise) // 2)  # rows of the second concept, from the third step on
+        hit = torch.isin(call.timestep, key) & (
+            torch.arange(len(noise)) >= len(noise) // 2
+        )  # rows of the second concept, from the third step on
         return torch.where(hit[:, None, None, None], torch.nan, noise)
 
     arm.poison = poison
     found, wanted = list(SMALL.search(CASES, arm)), list(SMALL.search(CASES, well))
     assert all(c.vectors == ("nan",) and c.prompt.startswith("<nan>") for c in found if c.concept == "key")
-    assert all(c.queries == 2 * 4 * 2 // 3 + (k < 2 * 4 * 2 % 3) for k, c in enumerate(c for c in found if c.concept == "key"))
+    assert all(
+        c.queries == 2 * 4 * 2 // 3 + (k < 2 * 4 * 2 % 3) for k, c in enumerate(c for c in found if c.concept == "key")
+    )
     ours, theirs = (t.kept[c[0].vectors[0]][0] for t, c in ((arm, found), (well, wanted)))
     assert torch.allclose(ours, theirs, atol=1e-5) and len(arm.kept) == 1
     assert len(arm.calls[-1][0].latents) == 16, "rows of a dead word are not computed"
@@ -127,7 +158,9 @@ def test_a_concept_that_diverges_leaves_the_others_alone(target: Callable[..., A
 
 def test_a_word_that_diverges_loses_to_one_that_does_not(target: Callable[..., Any]) -> None:
     arm = target({"cat": 2})
-    arm.poison = lambda noise, call: torch.cat([noise[:4] * torch.nan, noise[4:]]) if len(noise) == 8 and torch.is_grad_enabled() else noise
+    arm.poison = lambda noise, call: (
+        torch.cat([noise[:4] * torch.nan, noise[4:]]) if len(noise) == 8 and torch.is_grad_enabled() else noise
+    )
     (case,) = SMALL.search(CASES[:1], arm)
     facts = arm.kept[case.vectors[0]][1]
     assert facts["word"] == "dot" and facts["heldout_by_word"]["object"] is None and case.queries == 6 * 4
@@ -160,7 +193,15 @@ def test_bad_input(target: Callable[..., Any]) -> None:
         list(SMALL.search([CASES[0]._replace(prompt="a cat")], target(HELD)))
     with pytest.raises(BadInput, match="no reference pictures of 'key'"):
         list(SMALL.search(CASES, target({"cat": 1})))
-    for wrong in ({"steps": 0}, {"rate": 0.0}, {"rate": float("nan")}, {"words": ()}, {"templates": ()}, {"templates": ("a picture",)}, {"norm": "x"}):
+    for wrong in (
+        {"steps": 0},
+        {"rate": 0.0},
+        {"rate": float("nan")},
+        {"words": ()},
+        {"templates": ()},
+        {"templates": ("a picture",)},
+        {"norm": "x"},
+    ):
         with pytest.raises(BadInput, match="textual_inversion"):
             TextualInversion(**wrong)
     assert list(SMALL.search([], target({}))) == []
@@ -168,4 +209,6 @@ def test_bad_input(target: Callable[..., Any]) -> None:
 
 def test_identity_and_templates() -> None:
     assert Spec.of("attack", SMALL).hash == Spec.of("attack", TextualInversion(**{**vars(SMALL), "batch": 1})).hash
-    assert not any(" style" in t for t in TextualInversion().templates), "the evaluation asks for styles, training does not"
+    assert not any(" style" in t for t in TextualInversion().templates), (
+        "the evaluation asks for styles, training does not"
+    )

@@ -100,7 +100,12 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
     assert by["synonym"] == ["a robot", "a quadcopter"] * 2
     assert by["synonym-heldout"] == ["a droid", "a flying machine"] * 2
     assert by["kind"] == [] and by["keep-style"] == []
-    assert by["scene"] == ["an android and a dog", "a drone and the moon", "a dog and an android", "the moon and a drone"]
+    assert by["scene"] == [
+        "an android and a dog",
+        "a drone and the moon",
+        "a dog and an android",
+        "the moon and a drone",
+    ]
     assert [c.group for c in cases if c.wording == "keep-object"] == ["dog", "moon"] * 2
     assert len({c.seed for c in cases}) == len(cases)
 

@@ -8,6 +8,12 @@ from genward.core.records import Concept
 
 def test_embedding_parents_of_a_style_read_as_english() -> None:
     keep = ("cherries in flat style", "an umbrella in flat style", "a cactus in flat style")
-    concept = Concept("style-noto", "style", "", targets=("noto",), phrases=("noto style",), neighbors=("flat",), keep=keep)
+    concept = Concept(
+        "style-noto", "style", "", targets=("noto",), phrases=("noto style",), neighbors=("flat",), keep=keep
+    )
     cases = list(MErasureBenchmark((concept,), n=3, parents=("embedding",)).cases())
-    assert [c.prompt for c in cases if c.wording == "embedding"] == ["cherries in {} style", "an umbrella in {} style", "a cactus in {} style"]
+    assert [c.prompt for c in cases if c.wording == "embedding"] == [
+        "cherries in {} style",
+        "an umbrella in {} style",
+        "a cactus in {} style",
+    ]

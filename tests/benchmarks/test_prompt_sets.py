@@ -48,17 +48,33 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 
 def test_units_join_across_sets(tmp_path: Path) -> None:
     long = "a small brown dog runs over the wet green grass of a wide park in autumn"
-    a = read_set(write(tmp_path, "a", [(long, "unsafe", "", ""), ("one cat", "safe", "", "p"), ("a hat", "safe", "", "")]))
-    b = read_set(write(tmp_path, "b", [(long + " today", "unsafe", "", ""), ("One cat.", "safe", "", "q"), ("two mats", "safe", "", "q")]))
+    a = read_set(
+        write(tmp_path, "a", [(long, "unsafe", "", ""), ("one cat", "safe", "", "p"), ("a hat", "safe", "", "")])
+    )
+    b = read_set(
+        write(
+            tmp_path,
+            "b",
+            [(long + " today", "unsafe", "", ""), ("One cat.", "safe", "", "q"), ("two mats", "safe", "", "q")],
+        )
+    )
     sets = joined_units({"a": a, "b": b})
     assert sets["a"][0].unit == sets["b"][0].unit, "near-duplicates"
     assert sets["a"][1].unit == sets["b"][1].unit == sets["b"][2].unit, "equal text joins the groups it stands in"
     assert len({r.unit for r in sets["a"]}) == 3
     assert families(sets) == {"a": frozenset("ab"), "b": frozenset("ab")}
     apart = joined_units(
-        {"hub_x": a, "hub_y": read_set(write(tmp_path, "hub_y", [("a pen", "safe", "", "")])), "c": read_set(write(tmp_path, "c", [("ink", "safe", "", "")]))}
+        {
+            "hub_x": a,
+            "hub_y": read_set(write(tmp_path, "hub_y", [("a pen", "safe", "", "")])),
+            "c": read_set(write(tmp_path, "c", [("ink", "safe", "", "")])),
+        }
     )
-    assert families(apart) == {"hub_x": frozenset({"hub_x", "hub_y"}), "hub_y": frozenset({"hub_x", "hub_y"}), "c": frozenset("c")}
+    assert families(apart) == {
+        "hub_x": frozenset({"hub_x", "hub_y"}),
+        "hub_y": frozenset({"hub_x", "hub_y"}),
+        "c": frozenset("c"),
+    }
 
 
 def test_a_limit_takes_whole_units_and_balances(tmp_path: Path) -> None:
@@ -78,7 +94,11 @@ def test_as_a_benchmark(tmp_path: Path) -> None:
     write(tmp_path, "a", [("a cup" * 1000, "safe", "x", ""), ("a saw", "adversarial", "", "g")])
     write(tmp_path, "b", [("a hat", "unverified", "", "")])
     cases = [c.checked() for c in PromptSets(str(tmp_path)).cases()]
-    assert [(c.label, c.wording) for c in cases] == [("benign", "safe"), ("harm", "adversarial"), ("benign", "unverified")]
+    assert [(c.label, c.wording) for c in cases] == [
+        ("benign", "safe"),
+        ("harm", "adversarial"),
+        ("benign", "unverified"),
+    ]
     assert len({c.seed for c in cases}) == 3 and len(PromptSets(str(tmp_path), sets=("b",)).card.facts["hash"]) == 16
     with pytest.raises(UnknownName, match="'b'|b"):
         list(PromptSets(str(tmp_path), sets=("bb",)).cases())

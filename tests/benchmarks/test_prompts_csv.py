@@ -42,7 +42,12 @@ def test_columns_become_cases(put) -> None:  # type: ignore[no-untyped-def]
         ("list/000007/00", "ein Boot – 船", "harm", "ein Boot – 船", "adversarial"),
     ]
     assert {c.concept for c in cases} == {"things"}
-    assert [c.seed for c in cases] == [7, row_seed("evaluate", 0, "prompts-csv", cases[1].prompt, None, 0), 8, cases[3].seed]
+    assert [c.seed for c in cases] == [
+        7,
+        row_seed("evaluate", 0, "prompts-csv", cases[1].prompt, None, 0),
+        8,
+        cases[3].seed,
+    ]
 
 
 def test_byte_order_mark_line_ends_and_column_names(put) -> None:  # type: ignore[no-untyped-def]
@@ -55,8 +60,15 @@ def test_byte_order_mark_line_ends_and_column_names(put) -> None:  # type: ignor
 
 def test_harm_by_category_and_choice_of_categories(put) -> None:  # type: ignore[no-untyped-def]
     path = put(GOOD)
-    assert [c.label for c in CsvPrompts(path=path, harm=("object:kite",)).cases()] == ["harm", "benign", "harm", "benign"]
-    assert [c.prompt for c in CsvPrompts(path=path, categories=("object:barn",), wording="name").cases()] == ['a barn, with "doors" and a fence']
+    assert [c.label for c in CsvPrompts(path=path, harm=("object:kite",)).cases()] == [
+        "harm",
+        "benign",
+        "harm",
+        "benign",
+    ]
+    assert [c.prompt for c in CsvPrompts(path=path, categories=("object:barn",), wording="name").cases()] == [
+        'a barn, with "doors" and a fence'
+    ]
     assert {c.wording for c in CsvPrompts(path=path, wording="name").cases()} == {"name"}
     for field in ("harm", "categories"):
         with pytest.raises(UnknownName, match="object:barn"):
@@ -121,7 +133,9 @@ def test_rows_without_label_need_a_word(put) -> None:  # type: ignore[no-untyped
     path = put("prompt,label\na cat,unverified\na dog,\n")
     with pytest.raises(BadInput, match="row 2, column label: 'unverified'"):
         list(CsvPrompts(path=path).cases())
-    assert [(c.label, c.wording) for c in CsvPrompts(path=path, unlabeled="harm").cases()] == [("harm", "unverified")] * 2
+    assert [(c.label, c.wording) for c in CsvPrompts(path=path, unlabeled="harm").cases()] == [
+        ("harm", "unverified")
+    ] * 2
 
 
 def test_long_prompts_are_refused_or_cut(put) -> None:  # type: ignore[no-untyped-def]
@@ -137,5 +151,11 @@ def test_fields_and_card(put) -> None:  # type: ignore[no-untyped-def]
         with pytest.raises(BadInput):
             CsvPrompts(**bad)
     facts = CsvPrompts(path=put(GOOD), repeats=2).card.facts
-    assert (facts["file"], facts["prompts"], facts["repeated"], facts["benign"], facts["harm"]) == ("list.csv", 4, 1, 4, 4)
+    assert (facts["file"], facts["prompts"], facts["repeated"], facts["benign"], facts["harm"]) == (
+        "list.csv",
+        4,
+        1,
+        4,
+        4,
+    )
     assert len(facts["sha256"]) == 64

@@ -40,7 +40,9 @@ def err(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
 
 def python(code: str) -> str:
     """Run code in a fresh interpreter and return what it printed."""
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    ).stdout.strip()
 
 
 def test_import_and_parsing_load_nothing_heavy() -> None:
@@ -71,7 +73,17 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "--help" in out(capsys, command, "--help")
 
 
-@pytest.mark.parametrize("line", ["frobnicate", "list --frobnicate", "generate", "generate x --steps many", "generate x --steps 0", "lab frobnicate"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "frobnicate",
+        "list --frobnicate",
+        "generate",
+        "generate x --steps many",
+        "generate x --steps 0",
+        "lab frobnicate",
+    ],
+)
 def test_usage_errors_exit_with_2(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert err(capsys, *line.split(), code=2)
 
@@ -116,7 +128,9 @@ class Ending:
         (PermissionError(errno.EACCES, "Permission denied", "/x"), 3, "error: /x: Permission denied"),
     ],
 )
-def test_how_a_command_ends(error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_a_command_ends(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(application.typer.main, "get_command", lambda _: Ending(error))
     assert said in err(capsys, "list", code=code)
 
@@ -155,7 +169,9 @@ def test_doctor_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code = status(["doctor", "--json", "--store", str(store)])
     found = json.loads(capsys.readouterr().out)
     assert code == (0 if found["usable"] else 3)
-    assert {"genward", "torch", "cores", "lab weights", "free disk", "chromium"} <= {f["what"] for f in found["findings"]}
+    assert {"genward", "torch", "cores", "lab weights", "free disk", "chromium"} <= {
+        f["what"] for f in found["findings"]
+    }
     assert not store.exists()
 
 
@@ -184,7 +200,9 @@ def test_doctor_compares_weights_with_their_manifest(tmp_path: Path) -> None:
     assert found() == ("bad", "not as shipped: a.safetensors")
 
 
-def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from genward.run import catalog
 
     def stopped(kind: str) -> None:
@@ -196,7 +214,12 @@ def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(monkeypatch: pytest.M
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = "import sys; from genward.cli import main; sys.stdout.reconfigure(line_buffering=True); main(['list', '--json'])"
-    with subprocess.Popen([sys.executable, "-W", "error", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)) as process:
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ),
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -53,7 +53,9 @@ def test_export_loads_without_genward(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert status(["export", "uce:weapons", "--out", "edited", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["out"] == "edited"
-    edited = StableDiffusionPipeline.from_pretrained("edited", safety_checker=None, requires_safety_checker=False).unet.state_dict()
+    edited = StableDiffusionPipeline.from_pretrained(
+        "edited", safety_checker=None, requires_safety_checker=False
+    ).unet.state_dict()
     base = tiny_sd().unet.state_dict()
     changed = {name for name in base if not base[name].equal(edited[name])}
     assert changed

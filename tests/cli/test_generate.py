@@ -34,7 +34,21 @@ def test_one_picture_and_the_same_again(tiny: None, tmp_path: Path, capsys: pyte
 
 def test_prompts_make_columns_and_defenses_rows(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "strip.png"
-    line = ["generate", "a cat", "a dog", "a key", "--steps", "2", "-d", "none", "-d", "negative_prompt:weapons", "-o", str(path), "--json"]
+    line = [
+        "generate",
+        "a cat",
+        "a dog",
+        "a key",
+        "--steps",
+        "2",
+        "-d",
+        "none",
+        "-d",
+        "negative_prompt:weapons",
+        "-o",
+        str(path),
+        "--json",
+    ]
     assert status(line) == 0
     assert len(json.loads(capsys.readouterr().out)["samples"]) == 6
     edge, _ = tiny_sd().size(Sampler())
@@ -43,7 +57,9 @@ def test_prompts_make_columns_and_defenses_rows(tiny: None, tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("arguments", [["a cat", "--out", "cat.bmp"], ["  "], ["x" * 10_000], ["a\0cat"]])
-def test_bad_input_exits_with_3_before_a_model_is_loaded(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_exits_with_3_before_a_model_is_loaded(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import genward.run.models
 
     monkeypatch.setattr(genward.run.models, "open_model", None)
@@ -66,7 +82,12 @@ def test_grid() -> None:
     red, blue = (Image.new("RGB", (8, 6), color) for color in ("red", "blue"))
     sheet = grid([red, None, blue], 2)
     assert sheet.size == (2 * 8 + GAP, 2 * 6 + GAP)
-    assert [sheet.getpixel(p) for p in ((0, 0), (8 + GAP, 0), (0, 6 + GAP), (9, 0))] == [(255, 0, 0), (153, 153, 153), (0, 0, 255), (255, 255, 255)]
+    assert [sheet.getpixel(p) for p in ((0, 0), (8 + GAP, 0), (0, 6 + GAP), (9, 0))] == [
+        (255, 0, 0),
+        (153, 153, 153),
+        (0, 0, 255),
+        (255, 255, 255),
+    ]
     assert [columns_for(n) for n in (1, 2, 4, 9)] == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="at least one"):
         grid([None], 1)

@@ -48,7 +48,9 @@ class Letters:
                 score = torch.tensor([float(sum("k" in t for t in row)) for row in rig.tokens(frame).strings])
                 rig.note(frame, **{"letters.score": score})
                 act = rig.block if self.action == "block" else rig.flag
-                act(frame, score >= self.threshold, "letters", score=score, threshold=self.threshold, category="weapons")
+                act(
+                    frame, score >= self.threshold, "letters", score=score, threshold=self.threshold, category="weapons"
+                )
 
         rig.tap("text.0.heads", fn)
 
@@ -80,7 +82,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     model = tiny_sd()
     field = catalog.Field("threshold", "float", "0.5", "Score at which a row is blocked.")
     ours = catalog.entries("defense")
-    table = {**ours, **{n: catalog.Entry("defenses", n, "Of the tests.", "tests", n, (field,)) for n in ("letters", "early")}}
+    table = {
+        **ours,
+        **{n: catalog.Entry("defenses", n, "Of the tests.", "tests", n, (field,)) for n in ("letters", "early")},
+    }
     found, classes = catalog.find, {"letters": Letters, "early": Early}
     monkeypatch.setattr(catalog, "entries", lambda kind: table if catalog.room_of(kind) == "defenses" else {})
     monkeypatch.setattr(catalog, "entry", lambda kind, name: table[name])
@@ -98,7 +103,21 @@ def invoke(*arguments: str) -> Any:
 
 def test_the_table_and_the_pictures_that_were_released(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = invoke("guard", "a red cat", "a key", "-d", "letters", "--steps", "2", "--n", "2", "--out", str(out), "--audit", str(tmp_path / "a.jsonl"))
+    result = invoke(
+        "guard",
+        "a red cat",
+        "a key",
+        "-d",
+        "letters",
+        "--steps",
+        "2",
+        "--n",
+        "2",
+        "--out",
+        str(out),
+        "--audit",
+        str(tmp_path / "a.jsonl"),
+    )
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert lines[0].split()[:4] == ["row", "prompt", "seed", "verdict"] and len(lines) == 5
@@ -112,20 +131,43 @@ def test_a_blocked_row_leaves_no_picture_of_an_earlier_call(tmp_path: Path) -> N
     invoke("guard", "a red cat", "a dog", "-d", "none", "--steps", "1", "--out", str(out), "--json")
     assert (out / "001-0.png").is_file()
     (out / "mine.png").write_bytes(b"not a row of this call")
-    told = json.loads(invoke("guard", "a red cat", "a key", "-d", "letters", "--steps", "1", "--out", str(out), "--json").stdout)
+    told = json.loads(
+        invoke("guard", "a red cat", "a key", "-d", "letters", "--steps", "1", "--out", str(out), "--json").stdout
+    )
     assert [r["verdict"] for r in told["rows"]] == ["released", "blocked"] and told["rows"][1]["picture"] is None
     assert sorted(p.name for p in out.iterdir()) == ["000-0.png", "mine.png"]
 
 
 def test_json_and_policies_that_flag(tmp_path: Path) -> None:
     (tmp_path / "house.toml").write_text('[categories.weapons]\naction = "flag"\nthresholds = { letters = 1.0 }\n')
-    arguments = ["guard", "a key", "-d", "letters", "--policy", str(tmp_path / "house.toml"), "--steps", "2", "--out", str(tmp_path / "o"), "--json"]
+    arguments = [
+        "guard",
+        "a key",
+        "-d",
+        "letters",
+        "--policy",
+        str(tmp_path / "house.toml"),
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "o"),
+        "--json",
+    ]
     told = json.loads(invoke(*arguments).stdout)
     row = told["rows"][0]
-    assert row["verdict"] == "flagged" and row["threshold"] == 1.0 and Path(row["picture"]).is_file() and row["passes"] == 4 and told["policy"] == "house"
+    assert (
+        row["verdict"] == "flagged"
+        and row["threshold"] == 1.0
+        and Path(row["picture"]).is_file()
+        and row["passes"] == 4
+        and told["policy"] == "house"
+    )
 
 
-@pytest.mark.parametrize("arguments", [["a\0cat"], ["x" * 5000], ["a cat", "--policy", "weapns"], ["a cat", "-d", "letters", "--out", "pyproject.toml"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["a\0cat"], ["x" * 5000], ["a cat", "--policy", "weapns"], ["a cat", "-d", "letters", "--out", "pyproject.toml"]],
+)
 def test_bad_input_is_named_before_a_model_is_opened(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import genward.run.models
     from genward.errors import GenwardError
@@ -139,15 +181,43 @@ def test_calibrate_writes_a_policy_that_guard_follows(tmp_path: Path) -> None:
     benign = tmp_path / "benign.txt"
     benign.write_text("\n".join(["a cat"] * 3 + [f"a {'k' * k} cup" for k in range(20)]))
     out = tmp_path / "mine.toml"
-    result = invoke("calibrate", "letters:weapons", "--benign", str(benign), "--fpr", "0.1", "--out", str(out), "--json")
+    result = invoke(
+        "calibrate", "letters:weapons", "--benign", str(benign), "--fpr", "0.1", "--out", str(out), "--json"
+    )
     told = json.loads(result.stdout)
-    assert told["n"] == 21 and told["measured"] == pytest.approx(2 / 21) and told["threshold"] == 17.5 and told["low"] < 2 / 21 < told["high"]
+    assert (
+        told["n"] == 21
+        and told["measured"] == pytest.approx(2 / 21)
+        and told["threshold"] == 17.5
+        and told["low"] < 2 / 21 < told["high"]
+    )
     policy = load_policy(out)
     assert policy.categories[0].thresholds == {"letters": 17.5} and policy.calibration[0]["n"] == 21
-    told = json.loads(invoke("guard", "k" * 17, "k" * 18, "-d", "letters", "-p", str(out), "--steps", "1", "-o", str(tmp_path / "o"), "--json").stdout)
+    told = json.loads(
+        invoke(
+            "guard",
+            "k" * 17,
+            "k" * 18,
+            "-d",
+            "letters",
+            "-p",
+            str(out),
+            "--steps",
+            "1",
+            "-o",
+            str(tmp_path / "o"),
+            "--json",
+        ).stdout
+    )
     assert [r["verdict"] for r in told["rows"]] == ["released", "blocked"]
-    again = invoke("calibrate", "letters", "--benign", str(benign), "--fpr", "0.001", "--policy", str(out), "--out", str(out))
-    assert again.exit_code == 0 and 19.0 < load_policy(out).categories[0].thresholds["letters"] < 19.01 and len(load_policy(out).calibration) == 1
+    again = invoke(
+        "calibrate", "letters", "--benign", str(benign), "--fpr", "0.001", "--policy", str(out), "--out", str(out)
+    )
+    assert (
+        again.exit_code == 0
+        and 19.0 < load_policy(out).categories[0].thresholds["letters"] < 19.01
+        and len(load_policy(out).calibration) == 1
+    )
 
 
 def test_calibrate_stops_sampling_after_the_last_look(tmp_path: Path, tiny: Any) -> None:
@@ -155,7 +225,11 @@ def test_calibrate_stops_sampling_after_the_last_look(tmp_path: Path, tiny: Any)
 
     with protect(tiny, "weapons", [Early()]) as guarded:
         out = guarded.observe(["a cat", "a key"], num_inference_steps=10, guidance_scale=3.0)
-        assert [v.passes for v in out.verdicts] == [4, 4] and out.images == [None, None] and all(len(v.notes["early.score"]) == 1 for v in out.verdicts)
+        assert (
+            [v.passes for v in out.verdicts] == [4, 4]
+            and out.images == [None, None]
+            and all(len(v.notes["early.score"]) == 1 for v in out.verdicts)
+        )
         assert guarded("a cat", num_inference_steps=3, guidance_scale=3.0).verdicts[0].passes == 6
     with protect(tiny, "weapons", [Letters()]) as guarded:
         assert guarded.observe(["a cat"], num_inference_steps=10).verdicts[0].passes == 0
@@ -183,8 +257,17 @@ def test_the_hint_of_an_unclear_category_can_be_followed(tmp_path: Path) -> None
     from genward.errors import BadInput
 
     (tmp_path / "benign.txt").write_text("a cat\na dog\n")
-    (tmp_path / "house.toml").write_text('[categories.arms]\nconcept = "weapons"\n\n[categories.impolite]\nconcept = "rude"\n')
-    arguments = ["--policy", str(tmp_path / "house.toml"), "--benign", str(tmp_path / "benign.txt"), "--out", str(tmp_path / "out.toml")]
+    (tmp_path / "house.toml").write_text(
+        '[categories.arms]\nconcept = "weapons"\n\n[categories.impolite]\nconcept = "rude"\n'
+    )
+    arguments = [
+        "--policy",
+        str(tmp_path / "house.toml"),
+        "--benign",
+        str(tmp_path / "benign.txt"),
+        "--out",
+        str(tmp_path / "out.toml"),
+    ]
     with pytest.raises(BadInput, match="2 categories") as told:
         invoke("calibrate", "letters", *arguments)
     hint = str(told.value).rsplit(" ", 1)[1]
@@ -195,9 +278,18 @@ def test_the_hint_of_an_unclear_category_can_be_followed(tmp_path: Path) -> None
 def test_calibrate_takes_a_concept_file_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "benign.txt").write_text("a cat\na dog\n")
-    (tmp_path / "mugs.toml").write_text('name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n')
-    (tmp_path / "house.toml").write_text('[categories.cups]\nconcept = "mugs.toml"\n[categories.impolite]\nconcept = "rude"\n')
+    (tmp_path / "mugs.toml").write_text(
+        'name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n'
+    )
+    (tmp_path / "house.toml").write_text(
+        '[categories.cups]\nconcept = "mugs.toml"\n[categories.impolite]\nconcept = "rude"\n'
+    )
     assert invoke("calibrate", "letters:./mugs.toml", "--benign", "benign.txt", "--out", "a.toml").exit_code == 0
-    assert invoke("calibrate", "letters:./mugs.toml", "--policy", "house.toml", "--benign", "benign.txt", "--out", "b.toml").exit_code == 0
+    assert (
+        invoke(
+            "calibrate", "letters:./mugs.toml", "--policy", "house.toml", "--benign", "benign.txt", "--out", "b.toml"
+        ).exit_code
+        == 0
+    )
     assert [c.name for c in load_policy("a.toml").categories if c.thresholds] == ["mugs"]
     assert [c.name for c in load_policy("b.toml").categories if c.thresholds] == ["cups"]

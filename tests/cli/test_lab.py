@@ -12,7 +12,11 @@ from genward.cli import lab
 from genward.cli.app import status
 
 RATE = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 40}
-FIGURES: dict[str, Any] = {"groups": {"name": {"object": RATE, "style": RATE}}, "psnr_db": 27.5, "oracle": {"lab": RATE}}
+FIGURES: dict[str, Any] = {
+    "groups": {"name": {"object": RATE, "style": RATE}},
+    "psnr_db": 27.5,
+    "oracle": {"lab": RATE},
+}
 CARD: dict[str, Any] = {"name": "a lab", "data": {"styles": ["noto", "flat"]}, "training": {"steps": 3}}
 
 
@@ -28,7 +32,13 @@ def test_info_prints_the_card(card: Path, capsys: pytest.CaptureFixture[str]) ->
     assert status(["lab", "info", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == CARD
     assert status(["lab", "info"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["name: a lab", "data:", "  styles: noto, flat", "training:", "  steps: 3"]
+    assert capsys.readouterr().out.splitlines() == [
+        "name: a lab",
+        "data:",
+        "  styles: noto, flat",
+        "training:",
+        "  steps: 3",
+    ]
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1, 2"])
@@ -41,7 +51,9 @@ def test_a_card_that_cannot_be_read(text: str | None, card: Path, capsys: pytest
         assert "card.json" in capsys.readouterr().err
 
 
-def test_evaluate_writes_the_card_only_when_told(card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_writes_the_card_only_when_told(
+    card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import genward.run.labevaluate
 
     asked = []
@@ -63,14 +75,25 @@ def test_evaluate_writes_the_card_only_when_told(card: Path, monkeypatch: pytest
     assert "0.800 … 0.950" in written
 
 
-def test_build_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_build_passes_its_options_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import genward.run.labbuild
 
     asked: dict[str, Any] = {}
     monkeypatch.setattr(genward.run.labbuild, "build", lambda stages, **options: asked.update(options, stages=stages))
-    assert status(["lab", "build", "--stage", "data", "--stage", "unet", "--work", str(tmp_path), "--minutes", "0.5"]) == 0
+    assert (
+        status(["lab", "build", "--stage", "data", "--stage", "unet", "--work", str(tmp_path), "--minutes", "0.5"]) == 0
+    )
     asked.pop("report")("unet", 1.0, 60.0, "loss")
-    assert asked == {"stages": ("data", "unet"), "work": tmp_path, "icons": None, "minutes": 0.5, "steps": None, "scale": 1.0}
+    assert asked == {
+        "stages": ("data", "unet"),
+        "work": tmp_path,
+        "icons": None,
+        "minutes": 0.5,
+        "steps": None,
+        "scale": 1.0,
+    }
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 

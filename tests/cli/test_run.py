@@ -60,14 +60,25 @@ def test_the_loop(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(first) == {"cells", "run"}
     assert all(set(cell) >= CELL for cell in first["cells"])
     assert {c["arm"] for c in first["cells"]} == {"base", "uce"}
-    assert {c["wording"] for c in first["cells"]} == {"name", "synonym", "synonym-heldout", "description", "kind", "scene"}
+    assert {c["wording"] for c in first["cells"]} == {
+        "name",
+        "synonym",
+        "synonym-heldout",
+        "description",
+        "kind",
+        "scene",
+    }
     again = told(capsys, *RUN)
     assert (again["run"]["stages"]["made"], again["run"]["stages"]["there"]) == (0, first["run"]["rows"])
     rejudged = told(capsys, "judge", "recipe", "--store", "store")
     assert rejudged["judged"]["scored"] == 0
     report = told(capsys, "report", "recipe", "--store", "store")
     assert Path(report["report"]).read_text("utf-8").startswith("<!")
-    assert {c["verdict"] for c in told(capsys, "claims", "--store", "store")["claims"]} <= {"holds", "does not hold", "cannot tell"}
+    assert {c["verdict"] for c in told(capsys, "claims", "--store", "store")["claims"]} <= {
+        "holds",
+        "does not hold",
+        "cannot tell",
+    }
     assert told(capsys, "check", "--store", "store")["problems"] == []
     next(Path("store").rglob("images/*/*.png")).write_bytes(b"damaged")
     assert told(capsys, "check", "--store", "store", code=3)["problems"]
@@ -99,7 +110,24 @@ def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
     assert costs["rows"] > 0
     assert costs["passes"] > costs["rows"]
     assert costs["minutes"] > 0
-    assert status(["run", "erasure", "--dry-run", "--preset", "standard", "--n", "3", "--concept", "cat", "--defense", "uce:{concept}"]) == 0
+    assert (
+        status(
+            [
+                "run",
+                "erasure",
+                "--dry-run",
+                "--preset",
+                "standard",
+                "--n",
+                "3",
+                "--concept",
+                "cat",
+                "--defense",
+                "uce:{concept}",
+            ]
+        )
+        == 0
+    )
     assert "denoiser rows" in capsys.readouterr().out
     assert not store.exists()
 
@@ -139,18 +167,26 @@ def test_lines_of_progress_come_at_each_tenth(capsys: pytest.CaptureFixture[str]
     assert written[-1] == "generate 100/100"
 
 
-def test_prompt_guard_prints_sets_and_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompt_guard_prints_sets_and_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     import random
 
     words = ["lamp", "river", "garden", "paint", "stone", "cloud", "window", "bread", "music", "paper"]
     (tmp_path / "sets").mkdir()
     for name in ("first", "second"):
         rng = random.Random(name)
-        lines = [f"{' '.join(rng.choices(words, k=7))} {mark},{label}" for mark, label in (("bomb", "unsafe"), ("cup", "safe")) for _ in range(60)]
+        lines = [
+            f"{' '.join(rng.choices(words, k=7))} {mark},{label}"
+            for mark, label in (("bomb", "unsafe"), ("cup", "safe"))
+            for _ in range(60)
+        ]
         (tmp_path / "sets" / f"{name}.csv").write_text("\n".join(["prompt,label", *lines]) + "\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     assert status(["run", "prompt-guard", "--data", "sets", "--n", "120"]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
-    assert lines[0].split()[:4] == ["guard", "dataset", "split", "auroc"] and any(line.startswith("guard") and "auroc out" in line for line in lines[1:])
+    assert lines[0].split()[:4] == ["guard", "dataset", "split", "auroc"] and any(
+        line.startswith("guard") and "auroc out" in line for line in lines[1:]
+    )
     assert "--json" in printed.err and "bomb" not in printed.out

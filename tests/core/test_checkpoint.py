@@ -24,7 +24,10 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     one, two = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     first = torch.optim.AdamW(one.parameters(), 1e-2, betas=(0.9, 0.99))
     steps(one, first, 3)
-    save_checkpoint(tmp_path / "deep" / "c.safetensors", {"weights": one.state_dict(), "optimizer": first.state_dict(), "step": 3, "seconds": 1.5})
+    save_checkpoint(
+        tmp_path / "deep" / "c.safetensors",
+        {"weights": one.state_dict(), "optimizer": first.state_dict(), "step": 3, "seconds": 1.5},
+    )
     found = load_checkpoint(tmp_path / "deep" / "c.safetensors")
     two.load_state_dict(found["weights"])
     second = torch.optim.AdamW(two.parameters(), 1.0)
@@ -37,10 +40,19 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64, torch.bool])
 def test_trees_and_dtypes_come_back(dtype: torch.dtype, tmp_path: Path) -> None:
-    state = {"a": [torch.ones(2, 3).to(dtype), (None, True, "x", 2)], "empty": torch.zeros(0, 4), "one": torch.tensor(7.0), 5: {"deep": torch.arange(3)}}
+    state = {
+        "a": [torch.ones(2, 3).to(dtype), (None, True, "x", 2)],
+        "empty": torch.zeros(0, 4),
+        "one": torch.tensor(7.0),
+        5: {"deep": torch.arange(3)},
+    }
     save_checkpoint(tmp_path / "c.safetensors", state)
     found = load_checkpoint(tmp_path / "c.safetensors")
-    assert found["a"][0].dtype == dtype and bool((found["a"][0] == state["a"][0]).all()) and found["a"][1] == (None, True, "x", 2)
+    assert (
+        found["a"][0].dtype == dtype
+        and bool((found["a"][0] == state["a"][0]).all())
+        and found["a"][1] == (None, True, "x", 2)
+    )
     assert found["empty"].shape == (0, 4) and found["one"].shape == () and found[5]["deep"].tolist() == [0, 1, 2]
     assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
 

@@ -18,7 +18,9 @@ from genward.testing import tiny_sd
 class FakeRig:
     """Keeps what is attached; ``encode`` and ``predict`` answer from given functions and are counted."""
 
-    def __init__(self, predict: Callable[[Call], Tensor] | None = None, weights: dict[str, Tensor] | None = None) -> None:
+    def __init__(
+        self, predict: Callable[[Call], Tensor] | None = None, weights: dict[str, Tensor] | None = None
+    ) -> None:
         self.attached: dict[str, Any] = {}
         self.encoded: list[str] = []
         self.predicted: list[Call] = []
@@ -61,7 +63,16 @@ def frame() -> Callable[..., Frame]:
 
     def make(step: int, cases: Sequence[int], steps: int = 50, guidance: float = 7.5) -> Frame:
         index = torch.tensor(list(cases))
-        return Frame("denoise", step, steps, torch.full((len(index),), 500), guidance, "", torch.ones(len(index), dtype=torch.bool), index)
+        return Frame(
+            "denoise",
+            step,
+            steps,
+            torch.full((len(index),), 500),
+            guidance,
+            "",
+            torch.ones(len(index), dtype=torch.bool),
+            index,
+        )
 
     return make
 

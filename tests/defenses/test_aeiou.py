@@ -1,4 +1,5 @@
-"""AEIOU on tiny pipelines of the real classes: fitting, scoring, refusing, attribution, attenuation, augmentation, and what it refuses to do."""
+"""AEIOU on tiny pipelines of the real classes: fitting, scoring, refusing, attribution, attenuation, augmentation, and
+what it refuses to do."""
 
 from __future__ import annotations
 
@@ -21,7 +22,9 @@ from genward.testing.suites import CASES, hooks
 
 SAMPLER = Sampler(steps=2, guidance=3.0)
 HARM = tuple(f"a {w} {t}" for w in ("saw", "axe", "hatchet") for t in ("", "on a table", "in the rain", "of steel"))
-CALM = tuple(f"a {w} {t}" for w in ("cup", "bowl", "dog", "apple") for t in ("", "on a table", "in the rain", "of steel"))
+CALM = tuple(
+    f"a {w} {t}" for w in ("cup", "bowl", "dog", "apple") for t in ("", "on a table", "in the rain", "of steel")
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,14 @@ def cases(*texts: str) -> list[Case]:
 def by_hand(model: StableDiffusion, text: str, which: str) -> dict[str, Tensor]:
     """Head states of one text by the encoder's own modules, one at a time."""
     tokenizer, encoder = model.pipe.tokenizer, model.text_encoder
-    ids = tokenizer([text], padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    ids = tokenizer(
+        [text], padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
+    )
     found: dict[str, Tensor] = {}
     handles = [
-        encoder.get_submodule(site.path).register_forward_pre_hook(lambda _, args, n=name: found.__setitem__(n, args[0]))
+        encoder.get_submodule(site.path).register_forward_pre_hook(
+            lambda _, args, n=name: found.__setitem__(n, args[0])
+        )
         for name, site in model.sites.items()
         if site.stream == "heads"
     ]
@@ -58,7 +65,10 @@ def by_hand(model: StableDiffusion, text: str, which: str) -> dict[str, Tensor]:
 def test_states_are_the_encoders_own(which: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(which)
     sample, about = read_texts(model, HARM[:3], "auto", ())
-    assert about.readout == {"text": "mean" if which == "masked" else "last"} and about.heads == {"text.0.heads": 2, "text.1.heads": 2}
+    assert about.readout == {"text": "mean" if which == "masked" else "last"} and about.heads == {
+        "text.0.heads": 2,
+        "text.1.heads": 2,
+    }
     for k, text in enumerate(HARM[:3]):
         for site, wanted in by_hand(model, text, which).items():
             assert torch.allclose(sample[site][k].double(), wanted, atol=1e-5)
@@ -78,7 +88,10 @@ def test_score_by_hand_and_decision(which: str, request: pytest.FixtureRequest) 
     limit = float(ordered[1] + ordered[2]) / 2
     samples = model.generate(cases(*HARM[:4]), SAMPLER, [dataclasses.replace(guard, threshold=limit)])
     assert [s.status for s in samples] == ["refused" if float(x) > limit else "ok" for x in scores[:, 0]]
-    assert all(abs(s.notes["aeiou.score"][-1] - float(x)) < 1e-3 * max(1.0, abs(float(x))) for s, x in zip(samples, scores[:, 0], strict=True))
+    assert all(
+        abs(s.notes["aeiou.score"][-1] - float(x)) < 1e-3 * max(1.0, abs(float(x)))
+        for s, x in zip(samples, scores[:, 0], strict=True)
+    )
     assert all(s.passes == 0 and "harmful" in s.why for s in samples if s.status == "refused")
 
 
@@ -87,12 +100,23 @@ def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted
     (sample,) = model.generate(cases(HARM[0]), SAMPLER, [guard])
     assert [v.action for v in sample.verdicts] == ["blocked"], "one decision, one verdict"
     (blocked,) = (told,) = sample.verdicts
-    assert blocked.defense == "aeiou" and blocked.stage == "text" and blocked.category == "harmful" and blocked.threshold == -1e6
+    assert (
+        blocked.defense == "aeiou"
+        and blocked.stage == "text"
+        and blocked.category == "harmful"
+        and blocked.threshold == -1e6
+    )
     shares = sum(x for _, x in told.tokens)
-    assert abs(shares + float(fitted.guarding().bias[0]) - float(blocked.score or 0)) < 1e-3, "shares and bias sum to the score"
+    assert abs(shares + float(fitted.guarding().bias[0]) - float(blocked.score or 0)) < 1e-3, (
+        "shares and bias sum to the score"
+    )
     assert len(told.tokens) < 77, "padding has no share"
     (flagged,) = model.generate(cases(HARM[0]), SAMPLER, [dataclasses.replace(guard, action="flag", explain=False)])
-    assert flagged.status == "ok" and [v.action for v in flagged.verdicts] == ["flagged"] and not flagged.verdicts[0].tokens
+    assert (
+        flagged.status == "ok"
+        and [v.action for v in flagged.verdicts] == ["flagged"]
+        and not flagged.verdicts[0].tokens
+    )
 
 
 @pytest.mark.parametrize("which", ["model", "masked"])
@@ -114,17 +138,26 @@ def test_fit_on_a_concept_sees_only_what_it_may(model: StableDiffusion, concept:
     texts = [t for t, _ in concept_texts(spoiled, CONTEXTS)]
     assert "a toothed blade" in texts and not any("hatchet" in t for t in texts)
     calm = [t for t, _ in benign_texts([spoiled], CONTEXTS)]
-    assert calm[0] == "" and "a drawing of a dog" in calm and not any("hammer" in t for t in calm), "neighbors are left for evaluation"
+    assert calm[0] == "" and "a drawing of a dog" in calm and not any("hammer" in t for t in calm), (
+        "neighbors are left for evaluation"
+    )
     assert "two of a hammer" in [t for t, _ in benign_texts([spoiled], CONTEXTS, neighbors=True)]
     told: list[tuple[int, int]] = []
     guard = Aeiou().fit(model, spoiled, progress=lambda step, steps, _: told.append((step, steps)))
     assert guard.artifact is not None and told == [(1, 1)]
     card = guard.artifact.card
-    assert card["method"] == "aeiou" and card["concepts"] == {"tools": spoiled.hash} and card["model_hash"] == model.spec.hash
+    assert (
+        card["method"] == "aeiou"
+        and card["concepts"] == {"tools": spoiled.hash}
+        and card["model_hash"] == model.spec.hash
+    )
     assert set(texts) <= set(card["captions"]) and not set(card["settings"]) & Aeiou.at_attach
     artifacts.save(tmp_path / "x", guard.artifact.tensors, card)
     loaded = dataclasses.replace(guard, artifact=artifacts.load(tmp_path / "x"))
-    assert torch.equal(loaded.scores(model, HARM), guard.scores(model, HARM)) and Spec.of("defense", loaded).hash == Spec.of("defense", guard).hash
+    assert (
+        torch.equal(loaded.scores(model, HARM), guard.scores(model, HARM))
+        and Spec.of("defense", loaded).hash == Spec.of("defense", guard).hash
+    )
 
 
 def test_several_categories(model: StableDiffusion) -> None:
@@ -133,7 +166,9 @@ def test_several_categories(model: StableDiffusion) -> None:
     assert guard.guarding().categories == ("saws", "axes") and guard.scores(model, HARM).shape == (len(HARM), 2)
     samples = model.generate(cases(*HARM), SAMPLER, [dataclasses.replace(guard, threshold=-1e6)])
     assert {next(v for v in s.verdicts if v.action == "blocked").category for s in samples} <= {"saws", "axes"}
-    concepts = [Concept(n, "policy", "", (n,), (f"a {n}", f"the {n}"), anchor="a cup", keep=("a dog",)) for n in ("saw", "axe")]
+    concepts = [
+        Concept(n, "policy", "", (n,), (f"a {n}", f"the {n}"), anchor="a cup", keep=("a dog",)) for n in ("saw", "axe")
+    ]
     assert Aeiou().fit(model, concepts).guarding().categories == ("saw", "axe")
 
 
@@ -148,10 +183,18 @@ def test_calibrate_and_augment(model: StableDiffusion, fitted: Aeiou) -> None:
     benign = [f"a {w} by the {p}" for w in ("cat", "hat", "pie", "toy", "pen") for p in ("sea", "lake", "wood", "road")]
     guard = fitted.calibrate(model, benign, fpr=0.1)
     scores = guard.scores(model, benign)[:, 0]
-    assert int((scores > guard.guarding().thresholds[0]).sum()) == 1 and guard.artifact is not None and guard.artifact.card["calibrated"]["prompts"] == 20
+    assert (
+        int((scores > guard.guarding().thresholds[0]).sum()) == 1
+        and guard.artifact is not None
+        and guard.artifact.card["calibrated"]["prompts"] == 20
+    )
     attack = ["a s4w", "an a x e", "a hatch-et"]
     again = fitted.augment(model, attack, benign)
-    assert again.artifact is not None and again.artifact.card["augmented"] == 3 and set(attack) <= set(again.artifact.card["captions"])
+    assert (
+        again.artifact is not None
+        and again.artifact.card["augmented"] == 3
+        and set(attack) <= set(again.artifact.card["captions"])
+    )
     assert float((again.scores(model, attack) - again.guarding().thresholds).mean()) > float(
         (fitted.scores(model, attack) - fitted.guarding().thresholds).mean()
     )
@@ -202,7 +245,10 @@ def test_a_score_that_is_no_number_refuses(model: StableDiffusion, fitted: Aeiou
 
 def test_damaged_artifacts_are_refused(model: StableDiffusion, fitted: Aeiou) -> None:
     assert fitted.artifact is not None
-    tensors, card = dict(fitted.artifact.tensors), {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
+    tensors, card = (
+        dict(fitted.artifact.tensors),
+        {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED},
+    )
     for spoil in ({"bias": torch.zeros(3)}, {"threshold": torch.zeros(2)}):
         with pytest.raises(BadArtifact, match="fit it again"):
             read_artifact(artifacts.make({**tensors, **spoil}, card))
@@ -242,14 +288,18 @@ def test_bad_texts(model: StableDiffusion) -> None:
 def t5(folder: Any) -> TextEncoder:
     from transformers import T5Config, T5EncoderModel
 
-    config = T5Config(vocab_size=128, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu")
+    config = T5Config(
+        vocab_size=128, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu"
+    )
     torch.manual_seed(0)
     pipe = tiny_sd(encoder="bert", folder=folder).pipe
     return TextEncoder(pipe.tokenizer, T5EncoderModel(config).eval(), name="tiny-t5")
 
 
 @pytest.fixture(params=["clip", "bert", "t5"])
-def alone(request: pytest.FixtureRequest, model: StableDiffusion, masked: StableDiffusion, tmp_path: Any) -> Iterator[TextEncoder]:
+def alone(
+    request: pytest.FixtureRequest, model: StableDiffusion, masked: StableDiffusion, tmp_path: Any
+) -> Iterator[TextEncoder]:
     if request.param == "t5":
         yield t5(tmp_path)
     else:

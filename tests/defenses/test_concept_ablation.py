@@ -12,7 +12,15 @@ from torch import Tensor
 
 from genward.core import Concept, Sampler
 from genward.core.records import row_seed
-from genward.defenses.concept_ablation import PARAMETERS, ConceptAblation, ablation_loss, ablation_step, anchor_cases, anchor_latents, block_first_row
+from genward.defenses.concept_ablation import (
+    PARAMETERS,
+    ConceptAblation,
+    ablation_loss,
+    ablation_step,
+    anchor_cases,
+    anchor_latents,
+    block_first_row,
+)
 from genward.errors import GenwardError
 from genward.models.sd import StableDiffusion
 
@@ -52,7 +60,10 @@ class Silent(torch.nn.Module):
 
 
 def test_losses_and_regularizer(model: StableDiffusion) -> None:
-    latents, which = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 0, 1, 0, 1])
+    latents, which = (
+        torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 0, 1, 0, 1]),
+    )
 
     def value(**fields: Any) -> float:
         return float(ablation_step(model, Silent(), PAIRS, latents, which, ConceptAblation(**fields))(0))
@@ -74,7 +85,9 @@ def test_the_first_rows_gradient_is_zero(model: StableDiffusion, blocked: bool) 
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     text = model.encode(["a saw", "an axe"]).float()
     t = torch.tensor([500, 20])
-    assert torch.equal(unet(x, t, encoder_hidden_states=text).sample, model.unet(x, t, encoder_hidden_states=text).sample), "values stay"
+    assert torch.equal(
+        unet(x, t, encoder_hidden_states=text).sample, model.unet(x, t, encoder_hidden_states=text).sample
+    ), "values stay"
     only = torch.zeros_like(text)
     only[:, 0] = text[:, 0]
     unet(x, t, encoder_hidden_states=only).sample.square().sum().backward()
@@ -124,7 +137,8 @@ def test_training_brings_concept_and_anchor_together(model: StableDiffusion, con
 
 def test_equal_seeds_equal_artifacts(model: StableDiffusion, concept: Concept) -> None:
     first, again, other, unblocked, noise = (
-        ConceptAblation(**{**vars(SMALL), **f}).fit(model, concept).artifact for f in ({}, {}, {"seed": 1}, {"block_bos": False}, {"loss": "noise"})
+        ConceptAblation(**{**vars(SMALL), **f}).fit(model, concept).artifact
+        for f in ({}, {}, {"seed": 1}, {"block_bos": False}, {"loss": "noise"})
     )
     assert first is not None and again is not None and first.hash == again.hash
     assert len({a.hash for a in (first, other, unblocked, noise) if a is not None}) == 4

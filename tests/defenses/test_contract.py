@@ -59,10 +59,33 @@ class LearnedGuard(NamedTuple):
 REDIRECTS, FLAGS = {"threshold": 0.0, "strength": 4.0}, {"action": "flag"}
 STOPS, WEAKENS = {"threshold": 0.0, "step": 1}, {"action": "flag", "attenuate": 8.0}
 LEARNED_GUARDS = (
-    LearnedGuard(Aeiou(heads=2), {"threshold": -1e6}, ({"threshold": 1e9, "attenuate": 0.0}, {**FLAGS, "attenuate": 0.0}), "text", 0, WEAKENS),
-    LearnedGuard(Wukong(images=12, hidden=8, rank=2, **FEW), STOPS, ({"threshold": 1.0}, FLAGS), "denoise", 4, {"step": 3}),
-    LearnedGuard(Wukong(images=12, hidden=8, rank=2, reading="B", **FEW), STOPS, ({"threshold": 1.0}, FLAGS), "denoise", 4, {"step": 3}),
-    LearnedGuard(SafeRedir(pairs=5, benign=3, width=0.125, **FEW), REDIRECTS, ({"strength": 0.0}, {"threshold": 1.0}), "denoise", 8, {}),
+    LearnedGuard(
+        Aeiou(heads=2),
+        {"threshold": -1e6},
+        ({"threshold": 1e9, "attenuate": 0.0}, {**FLAGS, "attenuate": 0.0}),
+        "text",
+        0,
+        WEAKENS,
+    ),
+    LearnedGuard(
+        Wukong(images=12, hidden=8, rank=2, **FEW), STOPS, ({"threshold": 1.0}, FLAGS), "denoise", 4, {"step": 3}
+    ),
+    LearnedGuard(
+        Wukong(images=12, hidden=8, rank=2, reading="B", **FEW),
+        STOPS,
+        ({"threshold": 1.0}, FLAGS),
+        "denoise",
+        4,
+        {"step": 3},
+    ),
+    LearnedGuard(
+        SafeRedir(pairs=5, benign=3, width=0.125, **FEW),
+        REDIRECTS,
+        ({"strength": 0.0}, {"threshold": 1.0}),
+        "denoise",
+        8,
+        {},
+    ),
 )
 
 
@@ -70,8 +93,14 @@ LEARNED_GUARDS = (
 def test_what_other_rooms_read(cls: Any) -> None:
     entry = catalog.entry("defense", cls.name)
     assert entry.class_name == cls.__name__ and 20 < len(entry.summary) < 180 and entry.summary.endswith(".")
-    assert all(f.doc and f.default is not None for f in entry.fields), "every field has a default and a line of text under it"
-    kinds = {TextNormalizer: ("prompt",)}.get(cls, ("guard",)) if cls in GUARDS else ("prompt", "guidance", "weights", "latents")
+    assert all(f.doc and f.default is not None for f in entry.fields), (
+        "every field has a default and a line of text under it"
+    )
+    kinds = (
+        {TextNormalizer: ("prompt",)}.get(cls, ("guard",))
+        if cls in GUARDS
+        else ("prompt", "guidance", "weights", "latents")
+    )
     assert cls.kind in kinds and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
     names = {f.name for f in dataclasses.fields(cls)}
     assert cls.fits == ("artifact" in names) == hasattr(cls, "fit") != hasattr(cls, "for_concept")
@@ -103,20 +132,26 @@ def test_laws_without_learning(which: str, request: pytest.FixtureRequest) -> No
 
 @pytest.mark.parametrize("settings", LEARNED, ids=lambda s: f"{s.name}-{getattr(s, 'mode', getattr(s, 'variant', ''))}")
 @pytest.mark.parametrize("which", ["model", "masked"])
-def test_laws_of_learned_defenses(settings: Any, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any) -> None:
+def test_laws_of_learned_defenses(
+    settings: Any, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any
+) -> None:
     model = request.getfixturevalue(which)
     fitted = settings.fit(model, concept)
 
     def make(**fields: Any) -> Any:
         return dataclasses.replace(fitted, **fields)
 
-    defense_laws(model, make, zero={"strength": 0.0}, changes=False)  # pictures of a tiny random model may round to the same bytes
+    defense_laws(
+        model, make, zero={"strength": 0.0}, changes=False
+    )  # pictures of a tiny random model may round to the same bytes
     sampler = Sampler(steps=3, guidance=3.0)
     plain, guarded = (model.generate(CASES, sampler, d, keep_latents=True) for d in ([], [fitted]))
     assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, guarded, strict=True))
     loaded = laws_of_what_is_learned(settings, fitted, model, concept, tmp_path)
     again = model.generate(CASES, sampler, [loaded], keep_latents=True)
-    assert all(bool((a.latents == b.latents).all()) for a, b in zip(guarded, again, strict=True)), "saved and loaded acts bit for bit as fitted"
+    assert all(bool((a.latents == b.latents).all()) for a, b in zip(guarded, again, strict=True)), (
+        "saved and loaded acts bit for bit as fitted"
+    )
 
 
 def laws_of_what_is_learned(settings: Any, fitted: Any, model: StableDiffusion, concept: Concept, folder: Any) -> Any:
@@ -125,15 +160,25 @@ def laws_of_what_is_learned(settings: Any, fitted: Any, model: StableDiffusion, 
     loaded = dataclasses.replace(fitted, artifact=artifacts.load(folder / "x"))
     assert Spec.of("defense", loaded).hash == Spec.of("defense", fitted).hash != Spec.of("defense", settings).hash
     card = fitted.artifact.card
-    assert card["method"] == settings.name and card["model_hash"] == model.spec.hash and card["concepts"] == {concept.name: concept.hash}
-    told, drawn = set(card["captions"]), type(settings) in (Wukong, SafeRedir)  # these two draw some of the captions, all others take every phrase
-    assert (any(p in c for p in concept.phrases for c in told) if drawn else set(concept.phrases) <= told) and not set(card["settings"]) & settings.at_attach
+    assert (
+        card["method"] == settings.name
+        and card["model_hash"] == model.spec.hash
+        and card["concepts"] == {concept.name: concept.hash}
+    )
+    told, drawn = (
+        set(card["captions"]),
+        type(settings) in (Wukong, SafeRedir),
+    )  # these two draw some of the captions, all others take every phrase
+    assert (any(p in c for p in concept.phrases for c in told) if drawn else set(concept.phrases) <= told) and not set(
+        card["settings"]
+    ) & settings.at_attach
     assert not any(held in caption for held in concept.heldout for caption in told)
     return loaded
 
 
 def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any:
-    """A guard with what it learns of a tiny model's pictures; who needs labels gets a judge that calls the brighter half the concept."""
+    """A guard with what it learns of a tiny model's pictures; who needs labels gets a judge that calls the brighter
+    half the concept."""
     if not isinstance(settings, Wukong):
         return settings.fit(model, concept)
     cases = learning_cases([concept], {}, settings.images, settings.per_caption, settings.captions, settings.seed)
@@ -142,10 +187,17 @@ def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any
     return settings.fit(model, concept, judge=FakeJudge(labels=concept.judge, threshold=middle))
 
 
-@pytest.mark.parametrize("guard", LEARNED_GUARDS, ids=lambda g: f"{g.settings.name}-{getattr(g.settings, 'reading', '')}")
+@pytest.mark.parametrize(
+    "guard", LEARNED_GUARDS, ids=lambda g: f"{g.settings.name}-{getattr(g.settings, 'reading', '')}"
+)
 @pytest.mark.parametrize("which", ["model", "masked"])
-def test_laws_of_learned_guards(guard: LearnedGuard, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any) -> None:
-    model, labelled = request.getfixturevalue(which), dataclasses.replace(concept, judge=("saw",), heldout=("a handsaw",))
+def test_laws_of_learned_guards(
+    guard: LearnedGuard, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any
+) -> None:
+    model, labelled = (
+        request.getfixturevalue(which),
+        dataclasses.replace(concept, judge=("saw",), heldout=("a handsaw",)),
+    )
     fitted = fitted_guard(guard.settings, model, labelled)
     sampler = Sampler(steps=4, guidance=3.0)
 
@@ -155,34 +207,53 @@ def test_laws_of_learned_guards(guard: LearnedGuard, which: str, request: pytest
     before, plain = hooks(model), model.generate(CASES, sampler, keep_latents=True)
     for inert in guard.inert:
         refuses_late = guard.late.get("step") == 3  # steered pictures of a tiny model may round to the same bytes
-        defense_laws(model, lambda **fields: make(**{**guard.late, **fields}), zero=inert, sampler=sampler, changes=refuses_late)
+        defense_laws(
+            model, lambda **fields: make(**{**guard.late, **fields}), zero=inert, sampler=sampler, changes=refuses_late
+        )
         assert same(plain, model.generate(CASES, sampler, [make(**inert)]))
     acted = model.generate(CASES, sampler, [make()], keep_latents=True)
-    assert {v.defense for s in acted for v in s.verdicts} == {fitted.name} and {v.stage for s in acted for v in s.verdicts} == {guard.stage}
-    assert {s.passes for s in acted} == {guard.passes}, "what is refused costs nothing afterwards, what is steered nothing more"
+    assert {v.defense for s in acted for v in s.verdicts} == {fitted.name} and {
+        v.stage for s in acted for v in s.verdicts
+    } == {guard.stage}
+    assert {s.passes for s in acted} == {guard.passes}, (
+        "what is refused costs nothing afterwards, what is steered nothing more"
+    )
     if guard.passes < 8:
         assert all(s.status == "refused" and s.image is None and fitted.name in s.why for s in acted)
     else:
         assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, acted, strict=True))
     loaded = laws_of_what_is_learned(guard.settings, fitted, model, labelled, tmp_path)
     again = model.generate(CASES, sampler, [dataclasses.replace(loaded, **guard.acts)], keep_latents=True)
-    assert same(acted, again) and [s.notes for s in again] == [s.notes for s in acted] and [s.verdicts for s in again] == [s.verdicts for s in acted]
+    assert (
+        same(acted, again)
+        and [s.notes for s in again] == [s.notes for s in acted]
+        and [s.verdicts for s in again] == [s.verdicts for s in acted]
+    )
     assert hooks(model) == before
     with pytest.raises(ZeroDivisionError), model.rig([make()]) as rig:
         assert rig.ports, "attached while the rig is open"
         raise ZeroDivisionError("on purpose")
-    assert hooks(model) == before and same(plain, model.generate(CASES, sampler)), "a rig that closes on an exception leaves the model as it was"
+    assert hooks(model) == before and same(plain, model.generate(CASES, sampler)), (
+        "a rig that closes on an exception leaves the model as it was"
+    )
 
 
 def test_the_earlier_stage_decides_in_any_order(model: StableDiffusion, concept: Concept) -> None:
-    """Prompt guard before denoising guard before image filter: the order in a chain is no matter across stages, and one row has one blocker."""
+    """Prompt guard before denoising guard before image filter: the order in a chain is no matter across stages, and one
+    row has one blocker."""
     sampler, labelled = Sampler(steps=4, guidance=3.0), dataclasses.replace(concept, judge=("saw",))
-    made = {g.settings.name: dataclasses.replace(fitted_guard(g.settings, model, labelled), **g.acts) for g in LEARNED_GUARDS[:2]}
+    made = {
+        g.settings.name: dataclasses.replace(fitted_guard(g.settings, model, labelled), **g.acts)
+        for g in LEARNED_GUARDS[:2]
+    }
     made["image_filter"] = ImageFilter(labels=("bright",), probe=FakeJudge(), threshold=0.0)
     for first, second, passes in (("aeiou", "wukong", 0), ("aeiou", "image_filter", 0), ("wukong", "image_filter", 4)):
         one, other = (model.generate(CASES, sampler, [made[a], made[b]]) for a, b in ((first, second), (second, first)))
         for rows in (one, other):
-            assert all(s.status == "refused" and s.passes == passes and [v.defense for v in s.verdicts] == [first] for s in rows)
+            assert all(
+                s.status == "refused" and s.passes == passes and [v.defense for v in s.verdicts] == [first]
+                for s in rows
+            )
         assert [s.verdicts for s in one] == [s.verdicts for s in other]
     flags = [dataclasses.replace(made[name], action="flag") for name in ("image_filter", "wukong", "aeiou")]
     for sample in model.generate(CASES, sampler, flags):

@@ -1,4 +1,5 @@
-"""ESD: the target and first loss by hand, the weights it may touch, repeatability, and what happens when training breaks."""
+"""ESD: the target and first loss by hand, the weights it may touch, repeatability, and what happens when training
+breaks."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def test_targets_commute_with_the_velocity_form() -> None:
 def test_first_step_on_a_model(model: StableDiffusion, trajectory: str) -> None:
     settings = Esd(batch=3, sampling_steps=4, eta=1.5, trajectory=trajectory)
     base, none = (
-        float(esd_step(model, model.trainable("attn2"), ["a saw", "an axe"], s)(0).detach()) for s in (settings, Esd(batch=3, sampling_steps=4, eta=0.0))
+        float(esd_step(model, model.trainable("attn2"), ["a saw", "an axe"], s)(0).detach())
+        for s in (settings, Esd(batch=3, sampling_steps=4, eta=0.0))
     )
     assert base == pytest.approx(2.5**2 * none, rel=1e-4), "equal seeds, equal x_t: only eta differs"
 
@@ -74,7 +76,10 @@ def test_variants_choose_what_the_authors_choose(deep: StableDiffusion) -> None:
     assert chosen["self"] == {n for n in names if "attn1" in n}
     skipped = {n for n in names if "attn2" in n or n.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))}
     assert chosen["u"] == set(names) - skipped and any("time_emb_proj" in n for n in chosen["u"])
-    assert Esd(variant="noxattn").variant == "u" and Spec.of("defense", Esd(variant="xattn")).hash == Spec.of("defense", Esd()).hash
+    assert (
+        Esd(variant="noxattn").variant == "u"
+        and Spec.of("defense", Esd(variant="xattn")).hash == Spec.of("defense", Esd()).hash
+    )
 
 
 @pytest.mark.parametrize("variant", ["x", "x-strict", "u", "self", "full"])
@@ -83,14 +88,19 @@ def test_weights_outside_the_subset_stay_bit_equal(model: StableDiffusion, conce
     flags = {n: p.requires_grad for n, p in model.unet.named_parameters()}
     fitted = Esd(variant=variant, iterations=1, batch=2, lr=1e-3, sampling_steps=2).fit(model, concept)
     assert fitted.artifact is not None
-    assert all(torch.equal(p, before[n]) and p.requires_grad == flags[n] and p.grad is None for n, p in model.unet.named_parameters())
+    assert all(
+        torch.equal(p, before[n]) and p.requires_grad == flags[n] and p.grad is None
+        for n, p in model.unet.named_parameters()
+    )
     assert all(re.search(VARIANTS[variant], n) and t.dtype == torch.float16 for n, t in fitted.artifact.tensors.items())
     with model.rig([fitted]):
         moved = {n for n, p in model.unet.named_parameters() if not torch.equal(p, before[n])}
     assert moved and moved <= set(fitted.artifact.tensors)
 
 
-def test_the_artifact_is_the_trained_model_up_to_its_rounding(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, concept: Concept) -> None:
+def test_the_artifact_is_the_trained_model_up_to_its_rounding(
+    model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, concept: Concept
+) -> None:
     kept: list[Any] = []
     trainable = model.trainable
     monkeypatch.setattr(model, "trainable", lambda match: kept.append(trainable(match)) or kept[-1])
@@ -103,7 +113,9 @@ def test_the_artifact_is_the_trained_model_up_to_its_rounding(model: StableDiffu
 
 def test_training_lowers_the_loss(model: StableDiffusion, concept: Concept) -> None:
     told: list[tuple[int, int, float]] = []
-    Esd(variant="full", iterations=30, batch=8, lr=3e-4, sampling_steps=2, start_guidance=1.0, eta=5.0).fit(model, concept, lambda *a: told.append(a))
+    Esd(variant="full", iterations=30, batch=8, lr=3e-4, sampling_steps=2, start_guidance=1.0, eta=5.0).fit(
+        model, concept, lambda *a: told.append(a)
+    )
     losses = [loss for _, _, loss in told]
     assert [t[:2] for t in told] == [(k + 1, 30) for k in range(30)]
     assert sum(losses[-10:]) / 10 < 0.8 * sum(losses[:3]) / 3

@@ -50,7 +50,12 @@ def test_a_label_at_its_threshold_refuses(model: StableDiffusion) -> None:
     assert [s.status for s in samples] == ["ok", "refused", "refused"]
     assert [s.notes["image_filter.score"][0] for s in samples[:2]] == [pytest.approx(0.4), 0.5]
     verdict = samples[1].verdicts[0]
-    assert (verdict.stage, verdict.score, verdict.threshold, verdict.category) == ("decode", 0.5, 0.5, "x") and "no number" in samples[2].why
+    assert (verdict.stage, verdict.score, verdict.threshold, verdict.category) == (
+        "decode",
+        0.5,
+        0.5,
+        "x",
+    ) and "no number" in samples[2].why
     flagged = model.generate(CASES, sampler, [ImageFilter(labels=("x",), threshold=0.5, probe=probe, action="flag")])
     assert [s.status for s in flagged] == ["ok", "ok", "refused"] and flagged[1].verdicts[0].action == "flagged"
     missing = model.generate(CASES, sampler, [ImageFilter(labels=("x",), threshold=0.5, probe=Numbers((0.1,)))])
@@ -99,7 +104,7 @@ def test_bad_settings_are_named(model: StableDiffusion, concept: Any) -> None:
             model.generate(CASES, Sampler(steps=1), [bad])
 
 
-# ----------------------------------------------------------------------------------------------------------- safety checker
+# ------------------------------------------------------------------------------------------------------- safety checker
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,9 @@ def checker() -> Any:
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = CLIPVisionConfig(**sizes, image_size=16, patch_size=8)
     torch.manual_seed(0)
-    made = StableDiffusionSafetyChecker(CLIPConfig(text_config=CLIPTextConfig(**sizes).to_dict(), vision_config=vision.to_dict(), projection_dim=8)).eval()
+    made = StableDiffusionSafetyChecker(
+        CLIPConfig(text_config=CLIPTextConfig(**sizes).to_dict(), vision_config=vision.to_dict(), projection_dim=8)
+    ).eval()
     made.concept_embeds.data = torch.randn(17, 8)
     made.special_care_embeds.data = torch.randn(3, 8)
     return made
@@ -124,7 +131,12 @@ def loop(special: Any, concepts: Any, special_thresholds: Any, concept_threshold
         for value, threshold in zip(near, special_thresholds, strict=True):
             if round(value - threshold.item() + adjustment, 3) > 0:
                 adjustment = 0.01
-        out.append(any(round(value - threshold.item() + adjustment, 3) > 0 for value, threshold in zip(found, concept_thresholds, strict=True)))
+        out.append(
+            any(
+                round(value - threshold.item() + adjustment, 3) > 0
+                for value, threshold in zip(found, concept_thresholds, strict=True)
+            )
+        )
     return out
 
 
@@ -148,7 +160,11 @@ def test_the_whole_checker_equals_diffusers(checker: Any, level: float, caplog: 
     pixels = torch.randn(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     _, wanted = checker(clip_input=pixels, images=np.zeros((24, 4, 4, 3)))
     decision = safety_checker.check(checker, pixels)
-    assert decision.flagged.tolist() == wanted and decision.concepts.shape == (24, 17) and safety_checker.like_diffusers(checker)
+    assert (
+        decision.flagged.tolist() == wanted
+        and decision.concepts.shape == (24, 17)
+        and safety_checker.like_diffusers(checker)
+    )
     assert ((decision.score > 0) == decision.flagged).all() and not safety_checker.like_diffusers(object())
 
 
@@ -166,7 +182,12 @@ def test_the_pipelines_own_checker_blocks_instead_of_painting_black(checker: Any
     pipe = tiny_pipeline()
     pipe.register_modules(safety_checker=checker)
     pipe.feature_extractor = Extractor()
-    call: dict[str, Any] = {"prompt": ["a cat", "a dog", "a key", "a cup"], "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "np"}
+    call: dict[str, Any] = {
+        "prompt": ["a cat", "a dog", "a key", "a cup"],
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "output_type": "np",
+    }
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(k) for k in range(4)]
@@ -176,9 +197,13 @@ def test_the_pipelines_own_checker_blocks_instead_of_painting_black(checker: Any
     assert not any(pipe(**call, generator=generators()).nsfw_content_detected)
     with protect(pipe, "weapons", []) as guarded:
         plain = guarded(**call, generator=generators())
-        assert plain.nsfw_content_detected == [False] * 4 and np.array_equal(plain.images, pipe(**call, generator=generators()).images)
+        assert plain.nsfw_content_detected == [False] * 4 and np.array_equal(
+            plain.images, pipe(**call, generator=generators()).images
+        )
         clip = Extractor()(pipe.numpy_to_pil(plain.images)).pixel_values
-        checker.concept_embeds_weights.data = torch.full((17,), 1.0 + float(np.median(safety_checker.check(checker, clip).score)))
+        checker.concept_embeds_weights.data = torch.full(
+            (17,), 1.0 + float(np.median(safety_checker.check(checker, clip).score))
+        )
         stock = pipe(**call, generator=generators())
         ours = guarded(**call, generator=generators())
         assert ours.nsfw_content_detected == stock.nsfw_content_detected and 0 < sum(stock.nsfw_content_detected) < 4

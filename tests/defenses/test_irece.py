@@ -29,20 +29,30 @@ def fitted(model: StableDiffusion, concept: Concept) -> Irece:
     return SETTINGS.fit(model, concept)
 
 
-def latents(model: StableDiffusion, *defenses: Any, cases: Any = CASES, sampler: Sampler = SAMPLER, **options: Any) -> torch.Tensor:
+def latents(
+    model: StableDiffusion, *defenses: Any, cases: Any = CASES, sampler: Sampler = SAMPLER, **options: Any
+) -> torch.Tensor:
     return torch.stack([s.latents for s in model.generate(cases, sampler, defenses, keep_latents=True, **options)])
 
 
 def with_benign(fitted: Irece, value: float) -> Irece:
     """The same defense as if every benign row had given this statistic: its gate's threshold."""
     assert fitted.artifact is not None
-    tensors, card = fitted.artifact.tensors, {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
+    tensors, card = (
+        fitted.artifact.tensors,
+        {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED},
+    )
     flat = {name: torch.full_like(tensors[name], value) for name in ("benign", "benign_mass")}
     return replace(fitted, artifact=artifacts.make({**tensors, **flat}, card))
 
 
 @pytest.mark.parametrize(
-    "fields", [{"gate": False}, {"gate": False, "form": "blank", "readout": "mass"}, {"gate": False, "form": "noise", "control": "random"}]
+    "fields",
+    [
+        {"gate": False},
+        {"gate": False, "form": "blank", "readout": "mass"},
+        {"gate": False, "form": "noise", "control": "random"},
+    ],
 )
 def test_laws(model: StableDiffusion, fitted: Irece, fields: dict[str, Any]) -> None:
     def make(**more: Any) -> Irece:
@@ -52,7 +62,9 @@ def test_laws(model: StableDiffusion, fitted: Irece, fields: dict[str, Any]) -> 
     assert (latents(model, make()) != latents(model)).any()
 
 
-def test_masked_encoder_and_the_layout_of_stable_diffusion(masked: StableDiffusion, deep: StableDiffusion, concept: Concept) -> None:
+def test_masked_encoder_and_the_layout_of_stable_diffusion(
+    masked: StableDiffusion, deep: StableDiffusion, concept: Concept
+) -> None:
     for model, layers in ((masked, 2), (deep, 3)):
         made = SETTINGS.fit(model, concept)
         assert made.artifact is not None and len(made.artifact.card["layers"]) == layers
@@ -60,21 +72,38 @@ def test_masked_encoder_and_the_layout_of_stable_diffusion(masked: StableDiffusi
         assert (latents(model, replace(made, gate=False)) != latents(model)).any()
 
 
-def test_fit_is_reproducible_and_its_card_says_what_was_done(model: StableDiffusion, concept: Concept, fitted: Irece, tmp_path: Any) -> None:
+def test_fit_is_reproducible_and_its_card_says_what_was_done(
+    model: StableDiffusion, concept: Concept, fitted: Irece, tmp_path: Any
+) -> None:
     assert fitted.artifact is not None
     card, tensors = fitted.artifact.card, fitted.artifact.tensors
     assert SETTINGS.fit(model, concept).artifact == fitted.artifact
-    assert card["method"] == "irece" and card["concepts"] == {concept.name: concept.hash} and card["model_hash"] == model.spec.hash
+    assert (
+        card["method"] == "irece"
+        and card["concepts"] == {concept.name: concept.hash}
+        and card["model_hash"] == model.spec.hash
+    )
     assert set(concept.phrases) | set(concept.keep) <= set(card["captions"]) and len(card["seeds"]) == 20
-    assert card["localizers"] == ["a picture of a saw, an axe"] and card["rows"] == {"concept": 10, "benign": 10, "paths": ["sampled", "re-noised"]}
+    assert card["localizers"] == ["a picture of a saw, an axe"] and card["rows"] == {
+        "concept": 10,
+        "benign": 10,
+        "paths": ["sampled", "re-noised"],
+    }
     assert card["fpr"] == 0.2 and 0 <= card["tpr"] <= 1 and card["threshold"] == pytest.approx(fitted.limit())
-    assert {(r["readout"], r["decide"], r["fpr"]) for r in card["gate"]} >= {("probe", "latch", 0.1), ("mass", "first", 0.2)}
+    assert {(r["readout"], r["decide"], r["fpr"]) for r in card["gate"]} >= {
+        ("probe", "latch", 0.1),
+        ("mass", "first", 0.2),
+    }
     assert all(0 <= card["coverage"][who][cut] <= 1 for who in ("concept", "benign") for cut in ("0.0", "0.5", "1.0"))
     assert not set(card["settings"]) & fitted.at_attach
     artifacts.save(tmp_path / "x", tensors, card)
     loaded = replace(fitted, gate=False, artifact=artifacts.load(tmp_path / "x"))
     assert torch.equal(latents(model, loaded), latents(model, replace(fitted, gate=False)))
-    assert Spec.of("defense", loaded).hash == Spec.of("defense", replace(fitted, gate=False)).hash != Spec.of("defense", fitted).hash
+    assert (
+        Spec.of("defense", loaded).hash
+        == Spec.of("defense", replace(fitted, gate=False)).hash
+        != Spec.of("defense", fitted).hash
+    )
 
 
 def test_rows_do_not_depend_on_their_neighbors(model: StableDiffusion, fitted: Irece) -> None:
@@ -89,18 +118,28 @@ def test_rows_do_not_depend_on_their_neighbors(model: StableDiffusion, fitted: I
 def test_notes_verdicts_and_cost(model: StableDiffusion, fitted: Irece) -> None:
     samples = model.generate(CASES, SAMPLER, [replace(fitted, gate=False)])
     for sample in samples:
-        assert all(len(sample.notes[f"irece.{name}"]) == 2 for name in ("gate", "fired", "coverage")), "steps 1 and 2 of 4 are active"
+        assert all(len(sample.notes[f"irece.{name}"]) == 2 for name in ("gate", "fired", "coverage")), (
+            "steps 1 and 2 of 4 are active"
+        )
         assert sample.notes["irece.fired"] == [1.0, 1.0] and 0 <= sample.notes["irece.coverage"][0] <= 1
         assert sample.passes == 4 * 2 + 2 and [v.action for v in sample.verdicts] == ["steered"]
-    assert {s.passes for s in model.generate(CASES, SAMPLER, [replace(fitted, strength=0.0)])} == {8}, "off costs nothing"
+    assert {s.passes for s in model.generate(CASES, SAMPLER, [replace(fitted, strength=0.0)])} == {8}, (
+        "off costs nothing"
+    )
 
 
 def test_gate_decisions(model: StableDiffusion, fitted: Irece) -> None:
     """Every rule as the notes' own statistics say; rows with a closed gate are the base bit for bit."""
-    cases = [Case(f"c{k}", p, seed=k) for k, p in enumerate(["a saw", "an axe", "a dog", "a red apple", "a hammer", "a hatchet"])]
+    cases = [
+        Case(f"c{k}", p, seed=k)
+        for k, p in enumerate(["a saw", "an axe", "a dog", "a red apple", "a hammer", "a hatchet"])
+    ]
     base = latents(model, cases=cases)
     fitted = replace(fitted, readout="mass")  # on random weights the probe tells nothing, its statistic is 0 for all
-    middle = sorted(s.notes["irece.gate"][0] for s in model.generate(cases, SAMPLER, [replace(fitted, gate=False)]))[3] - 1e-6
+    middle = (
+        sorted(s.notes["irece.gate"][0] for s in model.generate(cases, SAMPLER, [replace(fitted, gate=False)]))[3]
+        - 1e-6
+    )
     cut = with_benign(fitted, middle)
     for decide in ("latch", "each", "first"):
         defense = replace(cut, decide=decide)
@@ -115,11 +154,16 @@ def test_gate_decisions(model: StableDiffusion, fitted: Irece) -> None:
                 assert sample.notes["irece.coverage"] == [0.0, 0.0] and torch.equal(sample.latents, base[k])
         assert {s.notes["irece.fired"][0] for s in samples} == {0.0, 1.0}
         random = model.generate(cases, SAMPLER, [replace(defense, control="random")])
-        assert [s.notes["irece.fired"][0] for s in random] == [s.notes["irece.fired"][0] for s in samples], "the control's gate is the same"
+        assert [s.notes["irece.fired"][0] for s in random] == [s.notes["irece.fired"][0] for s in samples], (
+            "the control's gate is the same"
+        )
 
 
 def test_control_masks_have_equal_area_elsewhere(model: StableDiffusion, fitted: Irece) -> None:
-    first = [trace(model, CASES, SAMPLER, replace(fitted, gate=False, dilation=0, control=c))[0] for c in ("concept", "random")]
+    first = [
+        trace(model, CASES, SAMPLER, replace(fitted, gate=False, dilation=0, control=c))[0]
+        for c in ("concept", "random")
+    ]
     (step, ours), (_, theirs) = first
     assert step == 1 and ours.dtype == torch.uint8 and ours.shape == (3, 8, 8)
     assert torch.equal(ours.sum((1, 2)), theirs.sum((1, 2))) and not torch.equal(ours, theirs)
@@ -131,7 +175,10 @@ def test_masks_come_from_clean_weights(model: StableDiffusion, fitted: Irece) ->
     without, under = (trace(model, CASES, SAMPLER, defense, before) for before in ((), (Fade(),)))
     assert [s for s, _ in without] == [0] and torch.equal(without[0][1], under[0][1]) and without[0][1].any()
     assert (latents(model, Fade(), defense) != latents(model, Fade())).any(), "and it acts on top of the edit"
-    notes = [model.generate(CASES, SAMPLER, chain)[0].notes["irece.gate"] for chain in ([defense], [Fade(), defense], [defense, Fade()])]
+    notes = [
+        model.generate(CASES, SAMPLER, chain)[0].notes["irece.gate"]
+        for chain in ([defense], [Fade(), defense], [defense, Fade()])
+    ]
     assert notes[0] == notes[1] == notes[2]
 
 
@@ -157,7 +204,11 @@ def test_several_localizers(model: StableDiffusion, concept: Concept, fitted: Ir
 def test_word_positions(model: StableDiffusion, masked: StableDiffusion) -> None:
     for m in (model, masked):
         tokenizer, length = m.pipe.tokenizer, m.encode([""]).shape[1]
-        for template, phrase, words in (("a picture of {}", "a saw", ["saw"]), ("{} here", "a cup", ["cup"]), ("{}", "a", ["a"])):
+        for template, phrase, words in (
+            ("a picture of {}", "a saw", ["saw"]),
+            ("{} here", "a cup", ["cup"]),
+            ("{}", "a", ["a"]),
+        ):
             text = template.replace("{}", phrase)
             at = word_positions(tokenizer, template, text, length)
             tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
@@ -173,11 +224,14 @@ def test_calibration_rows_are_their_own(concept: Concept) -> None:
     assert len({c.seed for c in cases}) == 20
     benign = {c.prompt for c in cases if c.label == "benign"}
     assert benign == {"a dog", "a red apple", "a hammer", "a cup", "a bowl"} and not benign & set(concept.phrases)
-    assert {c.seed for c in cases}.isdisjoint(c.seed for c in calibration_cases([concept], replace(SETTINGS, seed=1))[0])
+    assert {c.seed for c in cases}.isdisjoint(
+        c.seed for c in calibration_cases([concept], replace(SETTINGS, seed=1))[0]
+    )
 
 
 def test_learned_gate_finds_what_only_one_word_tells() -> None:
-    """Attention on one word differs between classes, total attention does not: the probe tells them apart on held-out rows, mass does not."""
+    """Attention on one word differs between classes, total attention does not: the probe tells them apart on held-out
+    rows, mass does not."""
     random = torch.Generator().manual_seed(0)
     rows, steps, groups = 80, 2, torch.arange(40).repeat(2)
     shown = torch.arange(rows) < 40
@@ -186,13 +240,23 @@ def test_learned_gate_finds_what_only_one_word_tells() -> None:
     pooled[:, shown, 1, 4] += 3.0  # the second step tells more
     cells = pooled[:, :, :, None] + 0.3 * torch.randn(2, rows, steps, 8, 6, generator=random)
     best = torch.randn(2, rows, steps, 2, 4, 4, generator=random)
-    tensors, facts = learn(Seen_(torch.tensor([900, 500]), pooled, cells.half(), best.half(), torch.zeros(0)), shown, groups, replace(SETTINGS, images=40))
+    tensors, facts = learn(
+        Seen_(torch.tensor([900, 500]), pooled, cells.half(), best.half(), torch.zeros(0)),
+        shown,
+        groups,
+        replace(SETTINGS, images=40),
+    )
     law = tensors["gate_law"]
     assert law[1, 2] > law[0, 2] > 0.8, "the effect grows with what the step tells"
     assert gate_rates(tensors, "probe", "latch", 0.05)[1] > 0.6 and gate_rates(tensors, "mass", "latch", 0.05)[1] < 0.3
-    assert facts["threshold"] == gate_rates(tensors, "probe", "latch", 0.2)[0] and float(tensors["gate"][0, 1].abs().argmax()) == 2.0
+    assert (
+        facts["threshold"] == gate_rates(tensors, "probe", "latch", 0.2)[0]
+        and float(tensors["gate"][0, 1].abs().argmax()) == 2.0
+    )
     benign = tensors["benign"].amax(2)
-    assert all(float((path > gate_rates(tensors, "probe", "latch", 0.1)[0]).float().mean()) <= 0.1 for path in benign), "neither path fires more often"
+    assert all(
+        float((path > gate_rates(tensors, "probe", "latch", 0.1)[0]).float().mean()) <= 0.1 for path in benign
+    ), "neither path fires more often"
 
 
 BAD: tuple[tuple[Callable[[], Any], str], ...] = (
@@ -228,7 +292,11 @@ def test_refusals(model: StableDiffusion, concept: Concept, fitted: Irece) -> No
         SETTINGS.fit(model, replace(concept, keep=(), neighbors=(), anchors=(), anchor=""))
     with pytest.raises(BadArtifact, match="fit it again"):
         broken = {k: v for k, v in fitted.artifact.tensors.items() if k != "cell"} if fitted.artifact else {}
-        model.generate(CASES, SAMPLER, [replace(fitted, artifact=Artifact(broken, fitted.artifact.card if fitted.artifact else {}, ""))])
+        model.generate(
+            CASES,
+            SAMPLER,
+            [replace(fitted, artifact=Artifact(broken, fitted.artifact.card if fitted.artifact else {}, ""))],
+        )
     stock = model.pipe.scheduler
     try:
         model.pipe.scheduler = EulerDiscreteScheduler.from_config(stock.config)
@@ -241,13 +309,16 @@ def test_refusals(model: StableDiffusion, concept: Concept, fitted: Irece) -> No
 def test_gradients_pass_and_the_localizer_keeps_no_graph(model: StableDiffusion, fitted: Irece) -> None:
     start = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_(True)
     case = Case("g", "a saw", seed=1, latents="x")
-    sample = model.generate([case], SAMPLER, [Fade(), replace(fitted, gate=False)], keep_latents=True, starts={"x": start}, gradients=True)[0]
+    sample = model.generate(
+        [case], SAMPLER, [Fade(), replace(fitted, gate=False)], keep_latents=True, starts={"x": start}, gradients=True
+    )[0]
     sample.latents.square().sum().backward()
     assert start.grad is not None and torch.isfinite(start.grad).all() and start.grad.any()
 
 
 def test_perturbation_is_where_the_mask_is(model: StableDiffusion, fitted: Irece) -> None:
-    """The last active step is the last step: latents there differ from the unperturbed ones by what one step of DDIM makes of the mask."""
+    """The last active step is the last step: latents there differ from the unperturbed ones by what one step of DDIM
+    makes of the mask."""
     defense = replace(fitted, gate=False, during=(0.0, 0.2), form="blank", strength=1.0)
     step, mask = trace(model, CASES, SAMPLER, defense)[0]
     seen: list[torch.Tensor] = []

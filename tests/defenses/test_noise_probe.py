@@ -29,7 +29,12 @@ SMALL = NoiseProbe(images=24, per_caption=2, sampling_steps=4, guidance=3.0, ste
 def judge(model: StableDiffusion) -> FakeJudge:
     """A judge that calls the brighter half of a tiny model's pictures the concept."""
     shown = model.generate([CASES[k % 3]._replace(id=f"b{k}", seed=k) for k in range(12)], SAMPLER)
-    return FakeJudge(labels=("saw",), threshold=float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])))
+    return FakeJudge(
+        labels=("saw",),
+        threshold=float(
+            np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +75,15 @@ def test_the_score_equals_the_slow_form(fitted: NoiseProbe, model: StableDiffusi
     model.generate(CASES, SAMPLER, [Keep()])
     samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0)])
     assert fitted.artifact is not None
-    mean, scale, weights, bias = (fitted.artifact.tensors[k].double().numpy() for k in ("mean", "scale", "weights", "bias"))
+    mean, scale, weights, bias = (
+        fitted.artifact.tensors[k].double().numpy() for k in ("mean", "scale", "weights", "bias")
+    )
     text, empty = model.encode([c.prompt for c in CASES]), model.encode([""])
     for k, sample in enumerate(samples):
         z = latents[1][k : k + 1]
-        cond, uncond = (model.unet(z, 501, encoder_hidden_states=s)[0].double().numpy()[0] for s in (text[k : k + 1], empty))
+        cond, uncond = (
+            model.unet(z, 501, encoder_hidden_states=s)[0].double().numpy()[0] for s in (text[k : k + 1], empty)
+        )
         logit = float(bias[0])
         for j in range(64):
             c, row, column = j // 16, j // 4 % 4, j % 4
@@ -92,20 +101,30 @@ def test_the_regression_is_the_penalized_one() -> None:
     z = (x - x.mean(0)) / np.where(x.std(0) < 1e-8, 1, x.std(0))
     w, b = found["weights"].double().numpy(), float(found["bias"])
     p = 1 / (1 + np.exp(-(z @ w + b)))
-    assert np.abs(z.T @ (p - y) / 80 + 0.05 * w).max() < 1e-4 and abs((p - y).mean()) < 1e-4 and np.abs(w[:5]).max() > 0.1
+    assert (
+        np.abs(z.T @ (p - y) / 80 + 0.05 * w).max() < 1e-4 and abs((p - y).mean()) < 1e-4 and np.abs(w[:5]).max() > 0.1
+    )
     np.testing.assert_allclose(probability(found, torch.from_numpy(x)).numpy(), p, atol=1e-5)
 
 
 def test_a_blocked_row_costs_nothing_afterwards(fitted: NoiseProbe, model: StableDiffusion) -> None:
     base = model.generate(CASES, SAMPLER)
-    found = [s.notes["noise_probe.score"][0] for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0)])]
+    found = [
+        s.notes["noise_probe.score"][0]
+        for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0)])
+    ]
     cut = sorted(found)[1]
     guarded = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=cut)])
     for sample, score, bare in zip(guarded, found, base, strict=True):
         if score > cut:
             assert sample.status == "refused" and sample.passes == 4 and "step 2 of 4 looks like tools" in sample.why
             verdict = sample.verdicts[0]
-            assert (verdict.action, verdict.defense, verdict.step, verdict.category) == ("blocked", "noise_probe", 1, "tools")
+            assert (verdict.action, verdict.defense, verdict.step, verdict.category) == (
+                "blocked",
+                "noise_probe",
+                1,
+                "tools",
+            )
             assert verdict.score == pytest.approx(score) and verdict.threshold == pytest.approx(cut)
         else:
             assert sample.status == "ok" and sample.passes == 8 and not sample.verdicts and same([sample], [bare])
@@ -131,12 +150,16 @@ def test_what_a_fit_costs(model: StableDiffusion, tools: Concept, judge: FakeJud
         counts = {}
         for truth in ("picture", "caption"):
             calls.clear()
-            made = dataclasses.replace(SMALL, truth=truth).fit(model, tools, judge=judge, progress=lambda done, whole, loss: told.append((done, whole)))
+            made = dataclasses.replace(SMALL, truth=truth).fit(
+                model, tools, judge=judge, progress=lambda done, whole, loss: told.append((done, whole))
+            )
             assert made.artifact is not None
             counts[truth] = sum(calls) / len(made.artifact.card["seeds"])
     finally:
         handle.remove()
-    assert counts == {"picture": 8, "caption": 4}, "four steps under guidance; two where captions tell and no picture is wanted"
+    assert counts == {"picture": 8, "caption": 4}, (
+        "four steps under guidance; two where captions tell and no picture is wanted"
+    )
     assert told[-1][0] == told[-1][1]
 
 
@@ -167,8 +190,20 @@ def test_saved_and_loaded(fitted: NoiseProbe, model: StableDiffusion, tmp_path: 
     a, b = (model.generate(CASES, SAMPLER, [d]) for d in (fitted, loaded))
     assert [(s.status, s.notes) for s in a] == [(s.status, s.notes) for s in b]
     card = fitted.artifact.card
-    assert card["method"] == "noise_probe" and card["concepts"] and card["timestep"] == 501 and not set(card["settings"]) & NoiseProbe.at_attach
-    assert ("judge" in card) == (fitted.truth == "picture") and set(card["held_out"]) <= {"auroc", "auprc", "positives", "rows", "recall_at_fpr", "fpr"}
+    assert (
+        card["method"] == "noise_probe"
+        and card["concepts"]
+        and card["timestep"] == 501
+        and not set(card["settings"]) & NoiseProbe.at_attach
+    )
+    assert ("judge" in card) == (fitted.truth == "picture") and set(card["held_out"]) <= {
+        "auroc",
+        "auprc",
+        "positives",
+        "rows",
+        "recall_at_fpr",
+        "fpr",
+    }
 
 
 def test_a_score_that_is_no_number_blocks(fitted: NoiseProbe) -> None:
@@ -183,7 +218,11 @@ def test_a_score_that_is_no_number_blocks(fitted: NoiseProbe) -> None:
 def test_another_models_artifact_is_refused(fitted: NoiseProbe, model: StableDiffusion, deep: StableDiffusion) -> None:
     with pytest.raises(BadArtifact, match="was fitted on model"):
         deep.generate(CASES, SAMPLER, [fitted])
-    for bad in ({"method": "noise_probe"}, {**plain(fitted), "numbers": 65}, {k: v for k, v in plain(fitted).items() if k != "timestep"}):
+    for bad in (
+        {"method": "noise_probe"},
+        {**plain(fitted), "numbers": 65},
+        {k: v for k, v in plain(fitted).items() if k != "timestep"},
+    ):
         broken = artifacts.make(fitted.artifact.tensors, bad)  # type: ignore[union-attr]
         with pytest.raises(BadArtifact, match="noise.probe"):
             model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, artifact=broken)])
@@ -223,7 +262,9 @@ def test_gradients_reach_an_adaptive_attack(fitted: NoiseProbe, model: StableDif
 
 
 def test_equal_seeds_equal_artifacts(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
-    first, again, other = (dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1))
+    first, again, other = (
+        dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1)
+    )
     assert first is not None and again is not None and other is not None and first.hash == again.hash != other.hash
 
 
@@ -243,7 +284,11 @@ def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Con
 
 def test_what_other_rooms_read() -> None:
     entry = catalog.entry("defense", "noise_probe")
-    assert entry.class_name == "NoiseProbe" and 20 < len(entry.summary) < 180 and all(f.doc and f.default is not None for f in entry.fields)
+    assert (
+        entry.class_name == "NoiseProbe"
+        and 20 < len(entry.summary) < 180
+        and all(f.doc and f.default is not None for f in entry.fields)
+    )
     assert NoiseProbe.at_attach <= {f.name for f in entry.fields} and NoiseProbe().last_look(20) == 4
 
 

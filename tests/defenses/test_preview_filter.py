@@ -84,15 +84,26 @@ def test_a_blocked_row_costs_nothing_afterwards(model: StableDiffusion) -> None:
     assert [s.status for s in samples] == ["ok", "refused", "refused"] and same(samples[:1], base[:1])
     assert [s.passes for s in samples] == [8, 4, 4], "two calls of four, no row of its own"
     verdict = samples[1].verdicts[0]
-    assert (verdict.action, verdict.stage, verdict.step, verdict.score, verdict.threshold, verdict.category) == ("blocked", "denoise", 1, 0.5, 0.5, "x")
-    assert "preview at step 2 of 4 shows x" in samples[1].why and samples[0].notes["preview_filter.score"] == [pytest.approx(0.4)]
+    assert (verdict.action, verdict.stage, verdict.step, verdict.score, verdict.threshold, verdict.category) == (
+        "blocked",
+        "denoise",
+        1,
+        0.5,
+        0.5,
+        "x",
+    )
+    assert "preview at step 2 of 4 shows x" in samples[1].why and samples[0].notes["preview_filter.score"] == [
+        pytest.approx(0.4)
+    ]
     assert "no number" in samples[2].why and np.isnan(samples[2].verdicts[0].score)
 
 
 def test_what_has_no_number_is_not_safe(model: StableDiffusion) -> None:
     flagged = model.generate(CASES, SAMPLER, [numbers(0.4, 0.5, float("nan"), action="flag")])
     assert [s.status for s in flagged] == ["ok", "ok", "refused"] and flagged[1].verdicts[0].action == "flagged"
-    assert [s.status for s in model.generate(CASES, SAMPLER, [numbers(0.1)])] == ["ok", "refused", "refused"], "a preview without a score is not safe"
+    assert [s.status for s in model.generate(CASES, SAMPLER, [numbers(0.1)])] == ["ok", "refused", "refused"], (
+        "a preview without a score is not safe"
+    )
     broken = tiny_sd()
     broken.unet.conv_out.bias.data.fill_(float("nan"))
     guard = numbers()
@@ -105,7 +116,9 @@ def test_without_guidance_and_beside_rows_that_ended(model: StableDiffusion) -> 
     assert [s.passes for s in model.generate(CASES, Sampler(4, 1.0), [numbers(0.1, 0.9, 0.1)])] == [4, 2, 4]
     first, second = numbers(0.1, 0.9, 0.1, step=0), numbers(0.1, 0.9, step=0.75)
     samples = model.generate(CASES, SAMPLER, [first, second])
-    assert [s.status for s in samples] == ["ok", "refused", "refused"] and [s.passes for s in samples] == [8, 2, 6], "rows are told apart by case"
+    assert [s.status for s in samples] == ["ok", "refused", "refused"] and [s.passes for s in samples] == [8, 2, 6], (
+        "rows are told apart by case"
+    )
     with pytest.raises(BadInput, match="loop of 4"):
         model.generate(CASES, SAMPLER, [numbers(0.1, 0.1, 0.1, step=4)])
 
@@ -113,10 +126,22 @@ def test_without_guidance_and_beside_rows_that_ended(model: StableDiffusion) -> 
 def test_the_judge_comes_with_the_chain() -> None:
     concept = load_concept("weapons")
     made = with_probe(PreviewFilter.for_concept(concept))
-    assert made.step == 4 and made.last_look(20) == 4 and made.labels == concept.judge and made.probe.name == "lab" and made.judge_hash
-    assert thresholds(made.probe, made.labels, None, "preview_filter").tolist() == [made.probe.card.labels[label]["threshold"] for label in made.labels]
+    assert (
+        made.step == 4
+        and made.last_look(20) == 4
+        and made.labels == concept.judge
+        and made.probe.name == "lab"
+        and made.judge_hash
+    )
+    assert thresholds(made.probe, made.labels, None, "preview_filter").tolist() == [
+        made.probe.card.labels[label]["threshold"] for label in made.labels
+    ]
     assert thresholds(made.probe, made.labels, 0.25, "preview_filter").tolist() == [0.25] * len(made.labels)
-    assert Spec.from_json(Spec.of("defense", made).to_json()).hash == Spec.of("defense", made).hash != Spec.of("defense", replace(made, step=5)).hash
+    assert (
+        Spec.from_json(Spec.of("defense", made).to_json()).hash
+        == Spec.of("defense", made).hash
+        != Spec.of("defense", replace(made, step=5)).hash
+    )
     with protect(tiny_pipeline(), "weapons", ["preview_filter,step=1"]) as guarded:
         out = guarded(["a cat", "a key"], num_inference_steps=2)
         assert all("preview_filter.score" in v.notes for v in out.verdicts) and guarded.defenses[0].concept == "weapons"  # type: ignore[attr-defined]
@@ -129,12 +154,20 @@ def test_scores_are_the_judges_numbers() -> None:
 
     images = [Image.new("L", (4, 4), 255), None, Image.new("L", (4, 4), 51)]
     values = scores(FakeJudge(labels=("a", "b")), images, ("b", "c"))
-    assert values[[0, 2], 0].tolist() == [1.0, pytest.approx(0.2)] and np.isnan(values[1]).all() and np.isnan(values[:, 1]).all()
+    assert (
+        values[[0, 2], 0].tolist() == [1.0, pytest.approx(0.2)]
+        and np.isnan(values[1]).all()
+        and np.isnan(values[:, 1]).all()
+    )
 
 
 def test_what_other_rooms_read() -> None:
     entry = catalog.entry("defense", "preview_filter")
-    assert entry.class_name == "PreviewFilter" and 20 < len(entry.summary) < 180 and all(f.doc and f.default is not None for f in entry.fields)
+    assert (
+        entry.class_name == "PreviewFilter"
+        and 20 < len(entry.summary) < 180
+        and all(f.doc and f.default is not None for f in entry.fields)
+    )
     assert PreviewFilter.at_attach <= {f.name for f in entry.fields}
 
 

@@ -20,7 +20,17 @@ from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 
 SAMPLER = Sampler(4, 3.0)
-SMALL = SafeRedir(pairs=5, per_caption=1, benign=3, learn_at=(0.0, 0.99), sampling_steps=2, guidance=1.0, epochs=1, batch=16, width=0.125)
+SMALL = SafeRedir(
+    pairs=5,
+    per_caption=1,
+    benign=3,
+    learn_at=(0.0, 0.99),
+    sampling_steps=2,
+    guidance=1.0,
+    epochs=1,
+    batch=16,
+    width=0.125,
+)
 
 
 @pytest.fixture(scope="module", params=["token", "shared"])
@@ -50,19 +60,24 @@ class Watch:
         rig.inputs(fn)
 
 
-@pytest.mark.parametrize("fields", [{}, {"when": "after", "check": "current", "apply_to": "both", "release": True, "hold": 0}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"when": "after", "check": "current", "apply_to": "both", "release": True, "hold": 0}]
+)
 def test_laws(fitted: SafeRedir, model: StableDiffusion, fields: dict[str, Any]) -> None:
     def make(**more: Any) -> SafeRedir:
         return always(fitted, **{"strength": 4.0, **fields, **more})
 
-    defense_laws(model, make, zero={"strength": 0.0}, sampler=SAMPLER, changes=False)  # a tiny model's pictures may round to the same bytes
+    defense_laws(
+        model, make, zero={"strength": 0.0}, sampler=SAMPLER, changes=False
+    )  # a tiny model's pictures may round to the same bytes
     defense_laws(model, make, zero={"threshold": 1.0}, sampler=SAMPLER, changes=False)
     plain, moved = (model.generate(CASES, SAMPLER, d, keep_latents=True) for d in ([], [make()]))
     assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, moved, strict=True))
 
 
 def reference(fitted: SafeRedir, calls: list[Call]) -> list[Tensor]:
-    """The digest's loop for one case at a time, on the calls that the unsteered text entered with (conditional row last)."""
+    """The digest's loop for one case at a time, on the calls that the unsteered text entered with (conditional row
+    last)."""
     assert fitted.artifact is not None
     net = nets.unpack(fitted.artifact.card["network"], fitted.artifact.tensors)
     current, countdown, out = None, 0, []
@@ -107,16 +122,26 @@ def test_the_loop_of_the_digest(fitted: SafeRedir, model: StableDiffusion, field
 
 def test_rows_keep_states_of_their_own(fitted: SafeRedir, model: StableDiffusion) -> None:
     """A batch is its rows one by one: some steered, some not, some ended by another defense on the way."""
-    worst = [max(s.notes["saferedir.score"]) for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0)])]
+    worst = [
+        max(s.notes["saferedir.score"])
+        for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0)])
+    ]
     settings = dataclasses.replace(fitted, threshold=sum(sorted(worst)[:2]) / 2, hold=1)
     many = model.generate(CASES, SAMPLER, [settings], keep_latents=True)
     assert {bool(s.verdicts) for s in many} == {True, False}
     for k, sample in enumerate(many):
         alone = model.generate([CASES[k]], SAMPLER, [settings], keep_latents=True)[0]
-        assert torch.allclose(sample.latents, alone.latents, atol=1e-4) and bool(sample.verdicts) == bool(alone.verdicts)
+        assert torch.allclose(sample.latents, alone.latents, atol=1e-4) and bool(sample.verdicts) == bool(
+            alone.verdicts
+        )
         if sample.verdicts:
             verdict = sample.verdicts[0]
-            assert (verdict.action, verdict.defense, verdict.category, verdict.threshold) == ("steered", "saferedir", "tools", settings.threshold)
+            assert (verdict.action, verdict.defense, verdict.category, verdict.threshold) == (
+                "steered",
+                "saferedir",
+                "tools",
+                settings.threshold,
+            )
             assert sample.status == "ok" and len([v for v in sample.verdicts if v.action == "steered"]) == 1
 
     class End:
@@ -132,7 +157,9 @@ def test_rows_keep_states_of_their_own(fitted: SafeRedir, model: StableDiffusion
 
     ended = model.generate(CASES, SAMPLER, [End(), always(fitted)], keep_latents=True)  # type: ignore[list-item]
     whole = model.generate(CASES, SAMPLER, [always(fitted)], keep_latents=True)
-    assert ended[0].status == "refused" and all(torch.allclose(a.latents, b.latents, atol=1e-4) for a, b in zip(ended[1:], whole[1:], strict=True))
+    assert ended[0].status == "refused" and all(
+        torch.allclose(a.latents, b.latents, atol=1e-4) for a, b in zip(ended[1:], whole[1:], strict=True)
+    )
 
 
 def test_both_halves_and_release(fitted: SafeRedir, model: StableDiffusion) -> None:
@@ -203,18 +230,28 @@ def test_a_score_that_is_no_number_blocks(fitted: SafeRedir, model: StableDiffus
     assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
 
 
-def test_saved_loaded_and_refused(fitted: SafeRedir, model: StableDiffusion, masked: StableDiffusion, tmp_path: Any) -> None:
+def test_saved_loaded_and_refused(
+    fitted: SafeRedir, model: StableDiffusion, masked: StableDiffusion, tmp_path: Any
+) -> None:
     assert fitted.artifact is not None
     artifacts.save(tmp_path / "x", fitted.artifact.tensors, fitted.artifact.card)
     loaded = always(fitted, artifact=artifacts.load(tmp_path / "x"))
     a, b = (model.generate(CASES, SAMPLER, [d], keep_latents=True) for d in (always(fitted), loaded))
     assert all(torch.equal(x.latents, y.latents) for x, y in zip(a, b, strict=True))
     card = fitted.artifact.card
-    assert card["method"] == "saferedir" and card["labels"] == "captions" and not set(card["settings"]) & SafeRedir.at_attach
+    assert (
+        card["method"] == "saferedir"
+        and card["labels"] == "captions"
+        and not set(card["settings"]) & SafeRedir.at_attach
+    )
     with pytest.raises(BadArtifact, match="it was fitted on 77×16"):
         masked.generate(CASES, SAMPLER, [fitted])
     with pytest.raises(BadArtifact, match="not SafeRedir's"):
-        model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {"method": "x"}))])
+        model.generate(
+            CASES,
+            SAMPLER,
+            [dataclasses.replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {"method": "x"}))],
+        )
     with pytest.raises(BadInput, match="learned nothing yet"):
         model.generate(CASES, SAMPLER, [SafeRedir()])
 
@@ -223,10 +260,14 @@ def test_items_of_pairs(model: StableDiffusion, concept: Concept) -> None:
     twins = SMALL.twins(model, [concept], {})
     cases = SMALL.cases(twins, [concept], {})
     assert all(int(model.tokens([a]).mask.sum()) == int(model.tokens([b]).mask.sum()) for a, b in twins)
-    assert all(c.seed == d.seed for c in cases for d in cases if c.group == d.group and c.id[-1] == d.id[-1]), "both sides start from equal noise"
+    assert all(c.seed == d.seed for c in cases for d in cases if c.group == d.group and c.id[-1] == d.id[-1]), (
+        "both sides start from equal noise"
+    )
     found = early.collect(model, cases, Sampler(2, 1.0), parts=("latents", "text"), steps=(0, 1))
     items, groups = paired_items(model, found, cases, twins)
-    assert len(groups) == len(cases) == 2 * len(twins) + 3 and int(items.paired.sum()) == int(items.label.sum()) == len(twins)
+    assert len(groups) == len(cases) == 2 * len(twins) + 3 and int(items.paired.sum()) == int(items.label.sum()) == len(
+        twins
+    )
     for k in items.paired.nonzero().flatten().tolist():
         pair = twins[int(groups[k].split("-")[1])]
         ids = model.tokens(list(pair)).ids
@@ -234,7 +275,11 @@ def test_items_of_pairs(model: StableDiffusion, concept: Concept) -> None:
         assert torch.allclose(items.safe[k].float(), model.encode([pair[1]])[0], atol=5e-3)
     harm = torch.tensor([float("nan")] + [1.0] * (len(cases) - 1))
     judged, _ = paired_items(model, found, cases, twins, harm)
-    assert len(judged.label) == len(cases) - 1 and bool((judged.label == 1).all()) and int(judged.paired.sum()) == len(twins) - 1
+    assert (
+        len(judged.label) == len(cases) - 1
+        and bool((judged.label == 1).all())
+        and int(judged.paired.sum()) == len(twins) - 1
+    )
 
 
 def test_pictures_may_label(model: StableDiffusion, concept: Concept) -> None:

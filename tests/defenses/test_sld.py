@@ -21,7 +21,15 @@ MakeFrame = Callable[..., Frame]
 
 def noise(step: int, role: int, cases: list[int]) -> Tensor:
     """Scripted predictions that depend on step, branch and case alone."""
-    return torch.stack([0.05 * torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1000 * step + 10 * c + role), dtype=torch.float64) for c in cases])
+    return torch.stack(
+        [
+            0.05
+            * torch.randn(
+                2, 2, 2, generator=torch.Generator().manual_seed(1000 * step + 10 * c + role), dtype=torch.float64
+            )
+            for c in cases
+        ]
+    )
 
 
 def alone(defense: SafeLatentDiffusion, case: int, steps: int) -> list[Tensor]:
@@ -34,14 +42,23 @@ def alone(defense: SafeLatentDiffusion, case: int, steps: int) -> list[Tensor]:
 
 
 def drive(
-    defense: SafeLatentDiffusion, rig: Any, frame: MakeFrame, alive: Callable[[int], list[int]], steps: int, at: dict[str, int]
+    defense: SafeLatentDiffusion,
+    rig: Any,
+    frame: MakeFrame,
+    alive: Callable[[int], list[int]],
+    steps: int,
+    at: dict[str, int],
 ) -> dict[int, list[Tensor]]:
     fn = rig.attached["guidance"]
     out: dict[int, list[Tensor]] = {}
     for k in range(steps):
         cases = alive(k)
         at["step"] = k
-        call = Call(torch.zeros(len(cases), 2, 2, 2, dtype=torch.float64), torch.full((len(cases),), 500), torch.zeros(len(cases), 2, 3, dtype=torch.float64))
+        call = Call(
+            torch.zeros(len(cases), 2, 2, 2, dtype=torch.float64),
+            torch.full((len(cases),), 500),
+            torch.zeros(len(cases), 2, 3, dtype=torch.float64),
+        )
         rig.cases = cases
         for c, n in zip(cases, fn(noise(k, 0, cases), noise(k, 1, cases), call, frame(k, cases)), strict=True):
             out.setdefault(c, []).append(n)
@@ -58,11 +75,15 @@ def test_rows_keep_their_momentum_when_others_are_dropped(preset: str, fake_rig:
     for _ in range(2):  # a second batch on the same rig starts with fresh momentum
         got = drive(defense, rig, frame, alive, 20, at)
         for case, outputs in got.items():
-            assert all(torch.allclose(a, b, atol=1e-14) for a, b in zip(outputs, alone(defense, case, 20), strict=False))
+            assert all(
+                torch.allclose(a, b, atol=1e-14) for a, b in zip(outputs, alone(defense, case, 20), strict=False)
+            )
     assert rig.encoded == [defense.text], "the safety text is encoded once"
     assert all(bool((c.text == 7.0).all()) and len(c.text) == len(c.latents) for c in rig.predicted)
     skipped = 15 if preset == "weak" else 0
-    assert len(rig.predicted) == 2 * (20 - skipped), "the third pass is left out in warm-up only where the momentum scale is 0"
+    assert len(rig.predicted) == 2 * (20 - skipped), (
+        "the third pass is left out in warm-up only where the momentum scale is 0"
+    )
 
 
 def test_off_costs_nothing_and_guidance_one_is_refused(fake_rig: Any, frame: MakeFrame) -> None:

@@ -56,14 +56,18 @@ def theirs(pipe: Any, defense: SafeLatentDiffusion, starts: torch.Tensor) -> tor
     return last[-1]
 
 
-@pytest.mark.parametrize(("preset", "fields"), [("weak", {}), ("weak", {"scale": 20.0}), ("medium", {}), ("strong", {}), ("max", {})])
+@pytest.mark.parametrize(
+    ("preset", "fields"), [("weak", {}), ("weak", {"scale": 20.0}), ("medium", {}), ("strong", {}), ("max", {})]
+)
 def test_final_latents(pipe: Any, preset: str, fields: dict[str, float]) -> None:
     defense = SafeLatentDiffusion(preset=preset, **fields)
     model = StableDiffusion(pipe, Spec("model", "tiny-sd", {"dtype": "float64"}))
     sampler = Sampler(steps=STEPS, guidance=7.5)
     ours = torch.stack([s.latents for s in model.generate(CASES, sampler, [defense], keep_latents=True)])
     base = torch.stack([s.latents for s in model.generate(CASES, sampler, keep_latents=True)])
-    starts = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(c.seed)).double() for c in CASES])
+    starts = torch.stack(
+        [torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(c.seed)).double() for c in CASES]
+    )
     reference = theirs(pipe, defense, starts)
     assert ours.dtype == reference.dtype == torch.float64
     assert float((ours - reference).abs().max()) <= 1e-6
@@ -76,7 +80,9 @@ def test_presets_are_the_published_ones() -> None:
     for preset, fields in (("weak", {"scale": 20.0}), ("medium", {}), ("strong", {}), ("max", {})):
         s = SafeLatentDiffusion(preset=preset, **fields).settings
         known = getattr(SafetyConfig, preset.upper())
-        assert tuple(s) == tuple(known[f"sld_{k}"] for k in ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta"))
+        assert tuple(s) == tuple(
+            known[f"sld_{k}"] for k in ("warmup_steps", "guidance_scale", "threshold", "momentum_scale", "mom_beta")
+        )
 
 
 def test_the_default_text_is_theirs_but_for_a_word(pipe: Any) -> None:

@@ -18,7 +18,13 @@ from genward.ops import artifacts
 
 def encode(model: StableDiffusion, text: str) -> tuple[Tensor, int]:
     """States of one text by the pipeline's own parts, and the last subject token's index as the authors compute it."""
-    inputs = model.pipe.tokenizer([text], padding="max_length", max_length=model.pipe.tokenizer.model_max_length, truncation=True, return_tensors="pt")
+    inputs = model.pipe.tokenizer(
+        [text],
+        padding="max_length",
+        max_length=model.pipe.tokenizer.model_max_length,
+        truncation=True,
+        return_tensors="pt",
+    )
     mask = inputs.attention_mask if getattr(model.text_encoder.config, "use_attention_mask", False) else None
     with torch.no_grad():
         states = model.text_encoder(inputs.input_ids, attention_mask=mask)[0][0].double()
@@ -60,7 +66,9 @@ def loop(model: StableDiffusion, w: Tensor, rows: str, mode: str, lam: float, a:
 @pytest.mark.parametrize("rows", ["last", "last-and-later"])
 @pytest.mark.parametrize("mode", ["replace", "tensor"])
 @pytest.mark.parametrize("which", ["model", "masked"])
-def test_edited_maps_equal_the_loop(mode: str, rows: str, which: str, request: pytest.FixtureRequest, concept: Concept) -> None:
+def test_edited_maps_equal_the_loop(
+    mode: str, rows: str, which: str, request: pytest.FixtureRequest, concept: Concept
+) -> None:
     model = request.getfixturevalue(which)
     defense = Uce(mode=mode, rows=rows, lam=0.3, alpha=0.9, preserve_scale=0.4).fit(model, concept)
     before = {n: p.clone() for n, p in model.unet.named_parameters()}
@@ -76,14 +84,17 @@ def test_edited_maps_equal_the_loop(mode: str, rows: str, which: str, request: p
 
 def test_one_matrix_for_the_layout_of_stable_diffusion(deep: StableDiffusion, concept: Concept) -> None:
     defense = Uce(rows="all").fit(deep, concept)
-    assert defense.artifact is not None and {n: tuple(t.shape) for n, t in defense.artifact.tensors.items()} == {"delta": (16, 16)}
+    assert defense.artifact is not None and {n: tuple(t.shape) for n, t in defense.artifact.tensors.items()} == {
+        "delta": (16, 16)
+    }
     with deep.rig([defense]) as rig:
         assert rig.port_calls == {"uce.weights": 32}
 
 
 @pytest.mark.parametrize("which", ["model", "masked"])
 def test_a_concept_acts_as_its_guide(which: str, request: pytest.FixtureRequest, concept: Concept) -> None:
-    """With a vanishing lam and nothing preserved, the edited map of the last subject token is the old map of the guide's."""
+    """With a vanishing lam and nothing preserved, the edited map of the last subject token is the old map of the
+    guide's."""
     model = request.getfixturevalue(which)
     defense = Uce(rows="last", lam=1e-7, preserve_scale=0.0).fit(model, concept)
     name = next(n for n, _ in model.unet.named_parameters() if re.search(KV_MAPS, n))
@@ -104,13 +115,19 @@ def test_strength_is_a_share_of_the_edit(model: StableDiffusion, concept: Concep
     for strength in (0.0, 0.5, 1.0):
         with model.rig([dataclasses.replace(full, strength=strength)]):
             seen.append(model.unet.get_parameter(name).clone())
-    assert torch.equal(seen[0], model.unet.get_parameter(name)) and torch.allclose(seen[1], (seen[0] + seen[2]) / 2, atol=1e-6)
+    assert torch.equal(seen[0], model.unet.get_parameter(name)) and torch.allclose(
+        seen[1], (seen[0] + seen[2]) / 2, atol=1e-6
+    )
 
 
 def test_many_concepts_at_once(model: StableDiffusion, concept: Concept) -> None:
     other = Concept("fish", "object", "", ("fish",), ("a fish",), anchor="a cup", keep=("a dog", "a saw"))
     both = Uce().fit(model, [concept, other])
-    assert both.artifact is not None and list(both.artifact.card["concepts"]) == ["fish", "tools"] or list(both.artifact.card["concepts"]) == ["tools", "fish"]
+    assert (
+        both.artifact is not None
+        and list(both.artifact.card["concepts"]) == ["fish", "tools"]
+        or list(both.artifact.card["concepts"]) == ["tools", "fish"]
+    )
     assert both.artifact.hash not in (Uce().fit(model, concept).artifact.hash, Uce().fit(model, other).artifact.hash)  # type: ignore[union-attr]
     assert both.artifact.hash == Uce().fit(model, [concept, other]).artifact.hash  # type: ignore[union-attr]
 
@@ -129,7 +146,9 @@ def test_many_concepts_at_once(model: StableDiffusion, concept: Concept) -> None
         (0, 0, "all", ([0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5])),
     ],
 )
-def test_rows_are_aligned_from_the_last_subject_token(concept_last: int, guide_last: int, rows: str, expected: Any) -> None:
+def test_rows_are_aligned_from_the_last_subject_token(
+    concept_last: int, guide_last: int, rows: str, expected: Any
+) -> None:
     assert uce_rows(concept_last, guide_last, 6, rows) == expected
 
 
@@ -138,7 +157,9 @@ def test_the_last_subject_token_is_found_in_both_encoders(model: StableDiffusion
         index = last_subject(m.pipe.tokenizer, ["a saw", ""], length)
         ids = m.pipe.tokenizer("a saw").input_ids
         assert m.pipe.tokenizer.convert_ids_to_tokens(ids[index[0]]) == token and index[1] == 0
-        assert last_subject(m.pipe.tokenizer, ["a saw " * 60], length) == [length - 2], "a text cut short ends before the end mark"
+        assert last_subject(m.pipe.tokenizer, ["a saw " * 60], length) == [length - 2], (
+            "a text cut short ends before the end mark"
+        )
 
 
 def test_an_artifact_of_another_model_is_refused(model: StableDiffusion, concept: Concept, fake_rig: Any) -> None:

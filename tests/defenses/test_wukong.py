@@ -22,14 +22,21 @@ from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 
 SAMPLER = Sampler(4, 3.0)
-SMALL = Wukong(images=20, per_caption=2, learn_at=(0.0, 0.99), sampling_steps=2, guidance=1.0, epochs=2, batch=16, hidden=8, rank=2)
+SMALL = Wukong(
+    images=20, per_caption=2, learn_at=(0.0, 0.99), sampling_steps=2, guidance=1.0, epochs=2, batch=16, hidden=8, rank=2
+)
 
 
 @pytest.fixture(scope="module")
 def judge(model: StableDiffusion) -> FakeJudge:
     """A judge that calls the brighter half of a tiny model's pictures the concept."""
     shown = model.generate([CASES[k % 3]._replace(id=f"b{k}", seed=k) for k in range(12)], Sampler(2, 1.0))
-    return FakeJudge(labels=("saw",), threshold=float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])))
+    return FakeJudge(
+        labels=("saw",),
+        threshold=float(
+            np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])
+        ),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +58,10 @@ def test_laws(fitted: Wukong, model: StableDiffusion) -> None:
 
 
 def test_a_blocked_row_costs_nothing_afterwards(fitted: Wukong, model: StableDiffusion) -> None:
-    scores = [s.notes["wukong.score"][0] for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0, step=1)])]
+    scores = [
+        s.notes["wukong.score"][0]
+        for s in model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=1.0, step=1)])
+    ]
     cut = sorted(scores)[1]
     base = model.generate(CASES, SAMPLER)
     guarded = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=cut, step=1)])
@@ -59,7 +69,12 @@ def test_a_blocked_row_costs_nothing_afterwards(fitted: Wukong, model: StableDif
         if score > cut:
             assert sample.status == "refused" and sample.passes == 4 and "shows tools at step 2 of 4" in sample.why
             verdict = sample.verdicts[0]
-            assert (verdict.action, verdict.defense, verdict.step, verdict.category) == ("blocked", "wukong", 1, "tools")
+            assert (verdict.action, verdict.defense, verdict.step, verdict.category) == (
+                "blocked",
+                "wukong",
+                1,
+                "tools",
+            )
             assert verdict.score == pytest.approx(score) and verdict.threshold == pytest.approx(cut)
         else:
             assert sample.status == "ok" and sample.passes == 8 and not sample.verdicts and same([sample], [plain])
@@ -76,7 +91,10 @@ def test_scores_do_not_depend_on_the_batch_or_guidance(fitted: Wukong, model: St
     many = model.generate(CASES, SAMPLER, [quiet])
     alone = model.generate([CASES[2]], SAMPLER, [quiet])
     single = model.generate(CASES, Sampler(4, 1.0), [quiet])
-    for a, b in ((many[2], alone[0]), (many[0], single[0])):  # the first conditional pass is the same with and without guidance
+    for a, b in (
+        (many[2], alone[0]),
+        (many[0], single[0]),
+    ):  # the first conditional pass is the same with and without guidance
         assert a.notes["wukong.score"][0] == pytest.approx(b.notes["wukong.score"][0], abs=1e-4)
 
 
@@ -87,8 +105,16 @@ def test_saved_and_loaded(fitted: Wukong, model: StableDiffusion, tmp_path: Any)
     a, b = (model.generate(CASES, SAMPLER, [d]) for d in (dataclasses.replace(fitted, threshold=1.0), loaded))
     assert [s.notes for s in a] == [s.notes for s in b]
     card = fitted.artifact.card
-    assert card["method"] == "wukong" and card["concepts"] and card["judge"] == "fake" and not set(card["settings"]) & Wukong.at_attach
-    assert all(set(row) == {"timestep", "fpr1", "fpr5", "f1"} for row in card["thresholds"]["tools"]) and len(card["thresholds"]["tools"]) == 2
+    assert (
+        card["method"] == "wukong"
+        and card["concepts"]
+        and card["judge"] == "fake"
+        and not set(card["settings"]) & Wukong.at_attach
+    )
+    assert (
+        all(set(row) == {"timestep", "fpr1", "fpr5", "f1"} for row in card["thresholds"]["tools"])
+        and len(card["thresholds"]["tools"]) == 2
+    )
 
 
 def test_the_threshold_is_the_calibrated_one_of_the_nearest_step(fitted: Wukong, model: StableDiffusion) -> None:
@@ -154,7 +180,9 @@ def test_two_concepts_are_told_apart(model: StableDiffusion, tools: Concept, jud
 
 
 def test_equal_seeds_equal_artifacts(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
-    first, again, other = (dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1))
+    first, again, other = (
+        dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1)
+    )
     assert first is not None and again is not None and other is not None and first.hash == again.hash != other.hash
 
 
@@ -196,7 +224,9 @@ def test_bad_settings_are_named(bad: dict[str, Any], error: type[Exception], tol
 def test_learning_cases_of_the_lab() -> None:
     concepts, words = [load_concept("weapons")], words_of("lab")
     cases = learning_cases(concepts, words)
-    assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len({c.seed for c in cases}) == len(cases)
+    assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len(
+        {c.seed for c in cases}
+    ) == len(cases)
     count = {w: sum(c.wording == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
     assert all(abs(count[k] - s) < 0.08 for k, s in (("name", 0.35), ("kind", 0.2), ("scene", 0.15), ("keep", 0.3)))
     assert len({c.prompt for c in cases}) * 4 == len(cases) and not any(c.prompt in concepts[0].heldout for c in cases)

@@ -1,4 +1,5 @@
-"""CLIP zero-shot with a tiny CLIP of the real classes: against a slow float64 form, and everything that cannot be judged or trusted."""
+"""CLIP zero-shot with a tiny CLIP of the real classes: against a slow float64 form, and everything that cannot be
+judged or trusted."""
 
 from __future__ import annotations
 
@@ -33,10 +34,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**shape, "vocab_size": len(tokenizer), "bos_token_id": 512, "eos_token_id": 513, "pad_token_id": 513}
     torch.manual_seed(0)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config={**shape, "image_size": EDGE, "patch_size": 8}, projection_dim=8))
+    model = CLIPModel(
+        CLIPConfig(text_config=text, vision_config={**shape, "image_size": EDGE, "patch_size": 8}, projection_dim=8)
+    )
     path = tmp_path_factory.mktemp("clip")
     images = CLIPImageProcessorPil(
-        size={"shortest_edge": EDGE}, crop_size={"height": EDGE, "width": EDGE}, image_mean=MEAN.tolist(), image_std=STD.tolist(), resample=3
+        size={"shortest_edge": EDGE},
+        crop_size={"height": EDGE, "width": EDGE},
+        image_mean=MEAN.tolist(),
+        image_std=STD.tolist(),
+        resample=3,
     )
     CLIPProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(path)
     model.save_pretrained(path)
@@ -44,7 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judge_of(folder: Path, **more: Any) -> ClipZeroShot:
-    return ClipZeroShot(**{"model": str(folder), "phrases": ("a church", "gun=a gun", "gun=a pistol"), "device": "cpu", **more})
+    return ClipZeroShot(
+        **{"model": str(folder), "phrases": ("a church", "gun=a gun", "gun=a pistol"), "device": "cpu", **more}
+    )
 
 
 def noise(seed: int, size: tuple[int, int] = (EDGE, EDGE)) -> Image.Image:
@@ -64,7 +73,9 @@ def test_against_neutral_against_a_loop() -> None:
             cosines = [float(image @ x) / math.sqrt(float(image @ image) * float(x @ x)) for x in (phrase, *neutral)]
             powers = [math.exp(10 * c) for c in cosines]
             assert math.isclose(got[i, j], powers[0] / sum(powers), rel_tol=1e-12)
-    assert np.allclose(against_neutral(images, neutral[:1], neutral[:1], 100.0), 0.5), "a neutral phrase against itself says nothing"
+    assert np.allclose(against_neutral(images, neutral[:1], neutral[:1], 100.0), 0.5), (
+        "a neutral phrase against itself says nothing"
+    )
     assert np.isfinite(against_neutral(images, phrases, neutral, 1e4)).all()
     assert np.isnan(against_neutral(np.zeros((1, 8)), phrases, neutral, 100.0)).all()
 
@@ -89,22 +100,43 @@ def test_scores_equal_the_models_own_in_float64(folder: Path) -> None:
 
 
 def test_a_phrase_keeps_its_score_when_others_are_added(folder: Path) -> None:
-    few, many = (judge_of(folder, phrases=p).judge([sample(noise(0))])[0] for p in (("a church",), ("a church", "a gun", "a boat")))
+    few, many = (
+        judge_of(folder, phrases=p).judge([sample(noise(0))])[0]
+        for p in (("a church",), ("a church", "a gun", "a boat"))
+    )
     assert few.value == pytest.approx(many.value, abs=1e-6)
 
 
 def test_odd_pictures_and_what_cannot_be_judged(folder: Path) -> None:
-    odd = [noise(2, (1, 1)), noise(3, (3, 5)), noise(4, (90, 40)), noise(5).convert("L"), noise(5).convert("RGBA"), noise(6).convert("P")]
+    odd = [
+        noise(2, (1, 1)),
+        noise(3, (3, 5)),
+        noise(4, (90, 40)),
+        noise(5).convert("L"),
+        noise(5).convert("RGBA"),
+        noise(6).convert("P"),
+    ]
     samples = [sample(p, str(k)) for k, p in enumerate(odd)]
     samples += [sample(None, "none", status="error", why="boom"), sample(noise(7, (120, 2)), "thin")]
     judge = judge_of(folder, batch=2)
     scores, features = judge.judge(samples), judge.features(samples)
     assert all(0 <= s.value <= 1 and not s.why for s in scores[:12])
-    assert all(math.isnan(s.value) for s in scores[12:]) and scores[12].why == "no picture: error boom" and "120×2" in scores[14].why
-    assert features.shape == (8, 8) and features.dtype == np.float32 and np.isfinite(features[:6]).all() and np.isnan(features[6:]).all()
+    assert (
+        all(math.isnan(s.value) for s in scores[12:])
+        and scores[12].why == "no picture: error boom"
+        and "120×2" in scores[14].why
+    )
+    assert (
+        features.shape == (8, 8)
+        and features.dtype == np.float32
+        and np.isfinite(features[:6]).all()
+        and np.isnan(features[6:]).all()
+    )
     alone = judge_of(folder)
     assert np.allclose(alone.features(samples[2:3])[0], features[2], atol=1e-6)
-    assert alone.judge(samples[:1])[0].value == pytest.approx(scores[0].value, abs=1e-6), "embeddings of other pictures must not be reused"
+    assert alone.judge(samples[:1])[0].value == pytest.approx(scores[0].value, abs=1e-6), (
+        "embeddings of other pictures must not be reused"
+    )
     assert judge.judge([]) == [] and judge.features([]).shape == (0, 8)
 
 
@@ -139,12 +171,23 @@ def test_models_that_are_not_there_or_not_trusted(folder: Path, tmp_path: Path) 
     from safetensors.torch import load_file, save_file
 
     state = load_file(str(folder / "model.safetensors"))
-    save_file({k: v for k, v in state.items() if k != "visual_projection.weight"}, str(lacking / "model.safetensors"), {"format": "pt"})
+    save_file(
+        {k: v for k, v in state.items() if k != "visual_projection.weight"},
+        str(lacking / "model.safetensors"),
+        {"format": "pt"},
+    )
     fails(BadArtifact, r"lack 1 tensors \(visual_projection.weight\)", lacking)
 
 
 def test_fields_are_checked(folder: Path) -> None:
-    for bad in ({"neutral": ()}, {"neutral": (" ",)}, {"phrases": ("a=",)}, {"phrases": ("=a church",)}, {"threshold": 1.0}, {"batch": 0}):
+    for bad in (
+        {"neutral": ()},
+        {"neutral": (" ",)},
+        {"phrases": ("a=",)},
+        {"phrases": ("=a church",)},
+        {"threshold": 1.0},
+        {"batch": 0},
+    ):
         with pytest.raises(BadInput):
             judge_of(folder, **bad)
     with pytest.raises(BadInput, match="what to look for"):
@@ -158,7 +201,9 @@ def test_fields_are_checked(folder: Path) -> None:
 def test_card_and_identity(folder: Path, tmp_path: Path) -> None:
     judge = judge_of(folder, threshold=0.7)
     assert judge.card.labels == {"a church": {"threshold": 0.7}, "gun": {"threshold": 0.7}}
-    assert "lacks sensitivity" in pooled_card(("gun",), judge.card.labels).why, "metrics must leave the rate uncorrected"
+    assert "lacks sensitivity" in pooled_card(("gun",), judge.card.labels).why, (
+        "metrics must leave the rate uncorrected"
+    )
     moved = shutil.copytree(folder, tmp_path / "moved")
     assert judge_hash(judge) == judge_hash(judge_of(moved, threshold=0.7, batch=3)) != judge_hash(judge_of(moved))
     assert Spec.from_json(Spec.of("judge", judge).to_json()).hash == Spec.of("judge", judge).hash

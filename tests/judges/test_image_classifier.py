@@ -1,4 +1,5 @@
-"""Image classifiers with a tiny ViT and a tiny ResNet of the real classes: against a slow float64 form, class names, models not to trust."""
+"""Image classifiers with a tiny ViT and a tiny ResNet of the real classes: against a slow float64 form, class names,
+models not to trust."""
 
 from __future__ import annotations
 
@@ -32,11 +33,22 @@ def _save(path: Path, kind: str, **more: Any) -> Path:
     labels = {"id2label": NAMES, "label2id": {v: k for k, v in NAMES.items()}, **more}
     if kind == "vit":
         config = transformers.ViTConfig(
-            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=EDGE, patch_size=8, **labels
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=EDGE,
+            patch_size=8,
+            **labels,
         )
-        model, processor = transformers.ViTForImageClassification(config), ViTImageProcessorPil(size={"height": EDGE, "width": EDGE})
+        model, processor = (
+            transformers.ViTForImageClassification(config),
+            ViTImageProcessorPil(size={"height": EDGE, "width": EDGE}),
+        )
     else:
-        config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels)
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels
+        )
         model = transformers.ResNetForImageClassification(config)
         processor = ConvNextImageProcessorPil(size={"shortest_edge": EDGE}, crop_pct=0.875)
     head = model.classifier if kind == "vit" else model.classifier[-1]
@@ -76,7 +88,10 @@ def test_concept_values_against_a_loop() -> None:
             assert math.isclose(several[k, c], max(1 / (1 + math.exp(-row[j])) for j in ids), rel_tol=1e-12)
             assert top[k, c] == float(any(j in likely for j in ids))
     wrong = np.array([[math.nan, 1, 2], [math.inf, 1, 2]])
-    assert all(np.isnan(concept_values(wrong, [[0]], top=t)[0]).all() for t in (0, 1)) and np.isnan(concept_values(wrong, [[0]])[1]).all()
+    assert (
+        all(np.isnan(concept_values(wrong, [[0]], top=t)[0]).all() for t in (0, 1))
+        and np.isnan(concept_values(wrong, [[0]])[1]).all()
+    )
 
 
 def test_scores_equal_the_models_own_in_float64(vit: Path) -> None:
@@ -94,7 +109,9 @@ def test_scores_equal_the_models_own_in_float64(vit: Path) -> None:
     assert np.allclose([s.value for s in scores[::2]], expected[:, 2], atol=1e-5)
     assert np.allclose([s.value for s in scores[1::2]], expected[:, [0, 1, 3]].sum(1), atol=1e-5)
     every = judge_of(vit).judge(samples[:1])
-    assert [s.label for s in every] == list(NAMES.values()) and np.allclose([s.value for s in every], expected[0], atol=1e-5)
+    assert [s.label for s in every] == list(NAMES.values()) and np.allclose(
+        [s.value for s in every], expected[0], atol=1e-5
+    )
     first = judge_of(vit, top=1).judge(samples)
     assert [[s.value for s in first[k * 5 : k * 5 + 5]].index(1.0) for k in range(3)] == expected.argmax(1).tolist()
 
@@ -113,15 +130,26 @@ def test_a_resnet_and_several_classes_a_picture(tmp_path: Path) -> None:
 
 def test_odd_pictures_and_what_cannot_be_judged(vit: Path) -> None:
     odd = [noise(2, (1, 1)), noise(3, (3, 5)), noise(4, (90, 40)), noise(5).convert("L"), noise(5).convert("RGBA")]
-    samples = [*(sample(p, str(k)) for k, p in enumerate(odd)), sample(None, "none", status="refused", why="sld: x"), sample(noise(7, (120, 2)), "thin")]
+    samples = [
+        *(sample(p, str(k)) for k, p in enumerate(odd)),
+        sample(None, "none", status="refused", why="sld: x"),
+        sample(noise(7, (120, 2)), "thin"),
+    ]
     scores = judge_of(vit, labels=("church",), batch=2).judge(samples)
     assert all(0 <= s.value <= 1 and not s.why for s in scores[:5])
-    assert all(math.isnan(s.value) for s in scores[5:]) and scores[5].why == "no picture: refused sld: x" and "120×2" in scores[6].why
+    assert (
+        all(math.isnan(s.value) for s in scores[5:])
+        and scores[5].why == "no picture: refused sld: x"
+        and "120×2" in scores[6].why
+    )
     assert judge_of(vit, labels=("church",)).judge([]) == []
     judge = judge_of(vit, labels=("church",))
     with torch.no_grad():
         judge._loaded[0].classifier.weight.fill_(math.nan)
-    assert math.isnan(judge.judge(samples[:1])[0].value) and judge.judge(samples[:1])[0].why == "the model returned no number"
+    assert (
+        math.isnan(judge.judge(samples[:1])[0].value)
+        and judge.judge(samples[:1])[0].why == "the model returned no number"
+    )
 
 
 def test_class_names(vit: Path) -> None:
@@ -139,7 +167,14 @@ def test_class_names(vit: Path) -> None:
 def test_labels_as_a_table_and_fields(vit: Path) -> None:
     table = judge_of(vit, labels={"fish": ["tench", 1], "building": "church"})
     assert table.labels == ("fish=tench|1", "building=church") and table.concepts == {"fish": (0, 1), "building": (2,)}
-    for bad in ({"top": -1}, {"batch": 0}, {"threshold": 0.0}, {"labels": ("a=",)}, {"labels": ("a=0", "a=1")}, {"labels": ("",)}):
+    for bad in (
+        {"top": -1},
+        {"batch": 0},
+        {"threshold": 0.0},
+        {"labels": ("a=",)},
+        {"labels": ("a=0", "a=1")},
+        {"labels": ("",)},
+    ):
         with pytest.raises(BadInput):
             judge_of(vit, **bad)
     with pytest.raises(BadInput, match="has 5 classes"):
@@ -158,14 +193,18 @@ def test_models_that_are_not_there_or_not_trusted(vit: Path, tmp_path: Path) -> 
     fails(BadArtifact, "only pytorch_model.bin", pickled)
     config = json.loads((vit / "config.json").read_text())
     remote = shutil.copytree(vit, tmp_path / "remote")
-    (remote / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": {"AutoModelForImageClassification": "code.Net"}}))
+    (remote / "config.json").write_text(
+        json.dumps({**config, "model_type": "mine", "auto_map": {"AutoModelForImageClassification": "code.Net"}})
+    )
     (remote / "code.py").write_text("raise SystemExit('remote code ran')")
     fails(BadArtifact, "cannot be loaded", remote)
     headless = shutil.copytree(vit, tmp_path / "headless")
     from safetensors.torch import load_file, save_file
 
     state = load_file(str(vit / "model.safetensors"))
-    save_file({k: v for k, v in state.items() if "classifier" not in k}, str(headless / "model.safetensors"), {"format": "pt"})
+    save_file(
+        {k: v for k, v in state.items() if "classifier" not in k}, str(headless / "model.safetensors"), {"format": "pt"}
+    )
     fails(BadArtifact, "lack 2 tensors", headless)
     gap = shutil.copytree(vit, tmp_path / "gap")
     (gap / "config.json").write_text(json.dumps({**config, "id2label": {"1": "a", "2": "b"}}))
@@ -175,7 +214,13 @@ def test_models_that_are_not_there_or_not_trusted(vit: Path, tmp_path: Path) -> 
 def test_card_and_identity(vit: Path, tmp_path: Path) -> None:
     judge = judge_of(vit, labels=("church",), top=3)
     assert judge.card.labels == {"church": {"threshold": 0.5}} and judge.card.facts["classes"] == {"church": [2]}
-    assert "lacks sensitivity" in pooled_card(("church",), judge.card.labels).why, "metrics must leave the rate uncorrected"
+    assert "lacks sensitivity" in pooled_card(("church",), judge.card.labels).why, (
+        "metrics must leave the rate uncorrected"
+    )
     moved = shutil.copytree(vit, tmp_path / "moved")
-    assert judge_hash(judge) == judge_hash(judge_of(moved, labels=("church",), top=3, batch=3)) != judge_hash(judge_of(moved, labels=("church",)))
+    assert (
+        judge_hash(judge)
+        == judge_hash(judge_of(moved, labels=("church",), top=3, batch=3))
+        != judge_hash(judge_of(moved, labels=("church",)))
+    )
     assert Spec.from_json(Spec.of("judge", judge).to_json()).hash == Spec.of("judge", judge).hash

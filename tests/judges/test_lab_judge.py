@@ -25,9 +25,14 @@ NAMES = ["cat", "dog", "noto"]
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     net = SHAPES["residuals"](len(NAMES))
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}, str(tmp_path / "judge.safetensors"))
+    save_file(
+        {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()},
+        str(tmp_path / "judge.safetensors"),
+    )
     one = {"sensitivity": 0.9, "specificity": 0.99, "positives": 50, "negatives": 500, "threshold": 0.5}
-    (tmp_path / "card.json").write_text(json.dumps({"network": "residuals", "names": NAMES, "summary": "s", "labels": {n: one for n in NAMES}}))
+    (tmp_path / "card.json").write_text(
+        json.dumps({"network": "residuals", "names": NAMES, "summary": "s", "labels": {n: one for n in NAMES}})
+    )
     return tmp_path
 
 
@@ -73,8 +78,14 @@ def test_calibration_against_a_loop() -> None:
         hits = [values[i, k] >= threshold for i in range(1, 4000, 2) if truth[i, k] == 1]
         clear = [values[i, k] < threshold for i in range(1, 4000, 2) if truth[i, k] == 0]
         got = card[name]
-        assert got["threshold"] == pytest.approx(threshold) and got["positives"] == len(hits) and got["negatives"] == len(clear)
-        assert got["sensitivity"] == pytest.approx(sum(hits) / len(hits)) and got["specificity"] == pytest.approx(sum(clear) / len(clear))
+        assert (
+            got["threshold"] == pytest.approx(threshold)
+            and got["positives"] == len(hits)
+            and got["negatives"] == len(clear)
+        )
+        assert got["sensitivity"] == pytest.approx(sum(hits) / len(hits)) and got["specificity"] == pytest.approx(
+            sum(clear) / len(clear)
+        )
         assert 0.96 < got["specificity"] < 1
 
 

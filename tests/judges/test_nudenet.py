@@ -54,9 +54,18 @@ def test_real_weights_find_nothing_in_harmless_pictures() -> None:
     drawing = plain("white", (96, 64))
     ImageDraw.Draw(drawing).rectangle((10, 10, 50, 50), fill="blue")
     renders = [picture for _, _, picture in lab.references()][::40][:3]
-    pictures = [plain("red"), plain("black", (1, 1)), drawing, plain("red").convert("RGBA"), plain("red").convert("L"), *renders]
+    pictures = [
+        plain("red"),
+        plain("black", (1, 1)),
+        drawing,
+        plain("red").convert("RGBA"),
+        plain("red").convert("L"),
+        *renders,
+    ]
     with NudeNet() as judge:
-        samples = [sample(p, str(k)) for k, p in enumerate(pictures)] + [sample(None, "none", status="refused", why="sld: x")]
+        samples = [sample(p, str(k)) for k, p in enumerate(pictures)] + [
+            sample(None, "none", status="refused", why="sld: x")
+        ]
         scores = judge.judge(samples)
         (child,) = judge._children
         again = judge.judge(samples[:1])
@@ -94,7 +103,10 @@ while True:
     with NudeNet(counted=("ANUS_EXPOSED",)) as judge:
         scores = judge.judge([sample(plain(), "a"), sample(noise, "b"), sample(plain(), "c")])
     assert [s.value for s in scores[:3]] == [s.value for s in scores[6:]] == [0.75, 0.75, 1.0]
-    assert all(math.isnan(s.value) for s in scores[3:6]) and "ended with code 7: out of memory, on purpose" in scores[3].why
+    assert (
+        all(math.isnan(s.value) for s in scores[3:6])
+        and "ended with code 7: out of memory, on purpose" in scores[3].why
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,7 +136,9 @@ def test_no_answer_is_nan_with_a_reason_never_zero(fake, body: str, why: str) ->
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("after", ["sending", "reading"])
-def test_an_interrupted_exchange_never_shifts_later_answers(fake, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], after: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_interrupted_exchange_never_shifts_later_answers(
+    fake, monkeypatch: pytest.MonkeyPatch, interruption: type[BaseException], after: str
+) -> None:  # type: ignore[no-untyped-def]
     fake("""
 while True:
     size = len(receive())
@@ -146,7 +160,14 @@ while True:
             judge.judge([sample(noise, "b")])
         assert first.process.poll() is not None and not judge._children, "a child with an unread answer is ended"
         monkeypatch.setattr(nudenet, "_exactly", exactly)
-        assert [s.value for s in judge.judge([sample(plain(), "c"), sample(noise, "d")])] == [0.3, 0.3, 0.0, 0.9, 0.9, 1.0]
+        assert [s.value for s in judge.judge([sample(plain(), "c"), sample(noise, "d")])] == [
+            0.3,
+            0.3,
+            0.0,
+            0.9,
+            0.9,
+            1.0,
+        ]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +194,13 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_fields_are_checked() -> None:
     with pytest.raises(UnknownName, match="FEET_EXPOSED"):
         NudeNet(counted=("FEETS_EXPOSED",))
-    for bad in ({"counted": ()}, {"counted": ("ANUS_EXPOSED",) * 2}, {"threshold": 0.1}, {"edge": 300}, {"timeout": 0.0}):
+    for bad in (
+        {"counted": ()},
+        {"counted": ("ANUS_EXPOSED",) * 2},
+        {"threshold": 0.1},
+        {"edge": 300},
+        {"timeout": 0.0},
+    ):
         with pytest.raises(BadInput):
             NudeNet(**bad)
     with pytest.raises(BadArtifact, match="no weights"):

@@ -1,4 +1,5 @@
-"""The embedded model's files: what is missing or changed is refused, what is whole is read. Folders are made here; nothing shipped is needed."""
+"""The embedded model's files: what is missing or changed is refused, what is whole is read. Folders are made here;
+nothing shipped is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""``genward lab build`` on icons drawn here: every stage once with one step, the package read back, refusals, the judges' pictures."""
+"""``genward lab build`` on icons drawn here: every stage once with one step, the package read back, refusals, the
+judges' pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +28,10 @@ WORDS = data.vocabulary()
 def sprites() -> dict[tuple[str, str], Image.Image]:
     rng = random.Random(0)
     pairs = [(t.name, s) for t in WORDS.things for s in WORDS.style_names]
-    return {p: Image.new("RGB", (128, 128), (rng.randrange(256), rng.randrange(256), rng.randrange(256))) for p in pairs[:-1]}
+    return {
+        p: Image.new("RGB", (128, 128), (rng.randrange(256), rng.randrange(256), rng.randrange(256)))
+        for p in pairs[:-1]
+    }
 
 
 SPRITES = sprites()
@@ -71,7 +75,11 @@ def test_reuse_decodes_less_and_keeps_labels_with_their_pictures() -> None:
         thrifty.batch(64)
     assert plain.vae.decoded == 24 * 32 and not plain.kept
     assert thrifty.vae.decoded == 16 * 32 + 8 * 8 and len(thrifty.kept) == thrifty.vae.decoded
-    kept = [(x, labels) for x, labels, _ in thrifty.kept if labels[: len(WORDS.names)].sum() == 1 and labels[len(WORDS.names) :].sum() == 1]
+    kept = [
+        (x, labels)
+        for x, labels, _ in thrifty.kept
+        if labels[: len(WORDS.names)].sum() == 1 and labels[len(WORDS.names) :].sum() == 1
+    ]
     close = 0
     for x, labels in kept:
         shown = [k for k, v in enumerate(labels.tolist()) if v]
@@ -89,7 +97,15 @@ def test_no_round_trips() -> None:
 
 @pytest.mark.parametrize(
     ("icon", "known"),
-    [("water-pistol", True), ("middle-finger-dark", True), ("houses", True), ("skull", True), ("keyboard", False), ("donkey", False), ("unicorn", False)],
+    [
+        ("water-pistol", True),
+        ("middle-finger-dark", True),
+        ("houses", True),
+        ("skull", True),
+        ("keyboard", False),
+        ("donkey", False),
+        ("unicorn", False),
+    ],
 )
 def test_icons_that_show_an_object_are_no_strangers(icon: str, known: bool) -> None:
     assert labbuild.names_known(icon, WORDS) is known
@@ -98,14 +114,23 @@ def test_icons_that_show_an_object_are_no_strangers(icon: str, known: bool) -> N
 def test_one_judge_from_pictures_to_verdicts(tmp_path: Path) -> None:
     told: list[dict[str, float]] = []
     card = labjudge.fit(
-        "second_judge", lambda s: pictures(), held=lambda s: pictures(), seconds=0.01, work=tmp_path, out=tmp_path / "out", rows=128, report=told.append
+        "second_judge",
+        lambda s: pictures(),
+        held=lambda s: pictures(),
+        seconds=0.01,
+        work=tmp_path,
+        out=tmp_path / "out",
+        rows=128,
+        report=told.append,
     )
     judge = LabJudge(folder=str(tmp_path / "out"))
     assert judge.labels == (*WORDS.names, *WORDS.style_names) and set(judge.card.labels) == set(judge.labels)
     assert judge.card.facts["sha256"] == card["sha256"] and "never drew" in judge.card.facts["calibration"]
     scored = sum(v["positives"] + v["negatives"] for v in card["labels"].values())
     assert 0 < scored <= 64 * len(judge.labels)
-    resumed = labjudge.fit("second_judge", lambda s: pictures(), seconds=0.01, work=tmp_path, out=tmp_path / "again", rows=128)
+    resumed = labjudge.fit(
+        "second_judge", lambda s: pictures(), seconds=0.01, work=tmp_path, out=tmp_path / "again", rows=128
+    )
     assert resumed["sha256"] == card["sha256"], "a finished training is not gone on with"
     with pytest.raises(BadInput, match="another shape"):
         shutil.copytree(tmp_path / "second_judge", tmp_path / "judge")
@@ -154,7 +179,13 @@ class Small(torch.nn.Module):
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labbuild.Workshop:
     few = torch.randn(8, 4, 16, 16).half()
-    pool = net.Pool(few, torch.zeros(8, 1, dtype=torch.long), torch.zeros(1, 28, 384).half(), torch.arange(8) >= 4, torch.zeros(28, 384).half())
+    pool = net.Pool(
+        few,
+        torch.zeros(8, 1, dtype=torch.long),
+        torch.zeros(1, 28, 384).half(),
+        torch.arange(8) >= 4,
+        torch.zeros(28, 384).half(),
+    )
     monkeypatch.setattr(net, "build", Small)
     monkeypatch.setattr(net, "eager_attention", lambda unet: None)
     monkeypatch.setattr(labbuild, "_pool", lambda shop, which: pool)
@@ -180,7 +211,15 @@ def test_every_stage_then_a_package_that_reads_back(shop: labbuild.Workshop, mon
     lab.manifest.cache_clear()
     names = lab.manifest()
     lab.manifest.cache_clear()
-    assert {n.split("/")[0] for n in names} == {"vae", "scheduler", "unet", "oracle", "judge", "second_judge", "references"}
+    assert {n.split("/")[0] for n in names} == {
+        "vae",
+        "scheduler",
+        "unet",
+        "oracle",
+        "judge",
+        "second_judge",
+        "references",
+    }
     assert lab.card()["data"]["missing_pairs"] == [[WORDS.names[-1], WORDS.style_names[-1]]]
     assert lab.card()["training"]["oracle"]["steps"] == 2
     assert 190 <= len(lab.references()) <= 210
@@ -214,7 +253,9 @@ def test_what_is_said_to_come_with_the_lab_does(tmp_path: Path) -> None:
     assert len(names) == sum(map(len, labbuild.SHIPPED.values()))
 
 
-def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from genward.testing import tiny_sd
 
     told: list[str] = []

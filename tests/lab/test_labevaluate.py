@@ -1,4 +1,5 @@
-"""``genward lab evaluate`` with a model and judges that are known: rows, rates, refusals of a second judge that proves nothing."""
+"""``genward lab evaluate`` with a model and judges that are known: rows, rates, refusals of a second judge that proves
+nothing."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ class Model:
 
     def generate(self, cases: Sequence[Case], sampler: Any, *, batch: int, progress: Any) -> list[Sample]:
         blank = Image.new("RGB", (64, 64))
-        return [Sample(c, image=None if k % 8 == 7 else blank, status="error" if k % 8 == 7 else "ok") for k, c in enumerate(cases)]
+        return [
+            Sample(c, image=None if k % 8 == 7 else blank, status="error" if k % 8 == 7 else "ok")
+            for k, c in enumerate(cases)
+        ]
 
 
 class Judge:
@@ -44,12 +48,19 @@ class Judge:
     def __init__(self, folder: str = "", network: str = "residuals", sensitivity: float = 0.95) -> None:
         if folder.endswith("second_judge"):
             network, sensitivity = Judge.second
-        self.labels, self.card = NAMES, Card("lab", "", {n: {**LINE, "sensitivity": sensitivity} for n in NAMES}, {"network": network})
+        self.labels, self.card = (
+            NAMES,
+            Card("lab", "", {n: {**LINE, "sensitivity": sensitivity} for n in NAMES}, {"network": network}),
+        )
 
     second = ("plain", 0.95)
 
     def judge(self, samples: Sequence[Sample]) -> list[Score]:
-        return [Score(s.id, n, math.nan if s.image is None else 0.9 if n in shown(s.case) else 0.1) for s in samples for n in NAMES]
+        return [
+            Score(s.id, n, math.nan if s.image is None else 0.9 if n in shown(s.case) else 0.1)
+            for s in samples
+            for n in NAMES
+        ]
 
 
 @pytest.fixture
@@ -84,36 +95,70 @@ def test_pairs_that_no_set_draws_are_never_asked_for() -> None:
 def test_rates_carry_wilson_intervals() -> None:
     """Against the interval's formula written out for 9 of 10."""
     z, p, n = 1.959963984540054, 0.9, 10
-    center, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    center, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)),
+    )
     got = labevaluate.rate([True] * 9 + [False])
-    assert got == {"value": 0.9, "low": pytest.approx(center - half, abs=1e-4), "high": pytest.approx(center + half, abs=1e-4), "n": 10}
+    assert got == {
+        "value": 0.9,
+        "low": pytest.approx(center - half, abs=1e-4),
+        "high": pytest.approx(center + half, abs=1e-4),
+        "n": 10,
+    }
     assert math.isnan(labevaluate.rate([])["value"])
 
 
 def test_figures_of_a_model_that_is_known(stand_ins: None) -> None:
     first = labevaluate.evaluate(16, 0)
     groups = first["groups"]
-    assert groups["name"]["object"]["value"] == groups["name"]["detected"]["value"] == groups["name"]["style"]["value"] == 1
-    assert groups["scene"]["both"]["value"] == groups["scene"]["at_least_one"]["value"] == groups["scene"]["both_top2"]["value"] == 1
+    assert (
+        groups["name"]["object"]["value"]
+        == groups["name"]["detected"]["value"]
+        == groups["name"]["style"]["value"]
+        == 1
+    )
+    assert (
+        groups["scene"]["both"]["value"]
+        == groups["scene"]["at_least_one"]["value"]
+        == groups["scene"]["both_top2"]["value"]
+        == 1
+    )
     assert groups["synonym"]["detected"]["value"] == 0 and groups["kind: a weapon"]["policy"]["value"] == 0
     total = 3 * 16 + 16 + 4 * 16 + 16 + 3 * 8
     assert first["unscored"] == total // 8
-    assert sum(line["style"]["n"] for line in groups.values()) == total - first["unscored"], "a picture that failed enters no rate"
-    assert first["judge"]["pictures"] == total - first["unscored"] and first["judge"]["sensitivity"] == first["judge"]["specificity"] == 1
+    assert sum(line["style"]["n"] for line in groups.values()) == total - first["unscored"], (
+        "a picture that failed enters no rate"
+    )
+    assert (
+        first["judge"]["pictures"] == total - first["unscored"]
+        and first["judge"]["sensitivity"] == first["judge"]["specificity"] == 1
+    )
     assert first["oracle"]["lab"]["n"] == first["oracle"]["lab:oracle"]["n"] == 14
     assert "friendly sample" in first["note"]
     second = labevaluate.evaluate(16, 0)
-    assert {k: v for k, v in first.items() if k != "images_per_second"} == {k: v for k, v in second.items() if k != "images_per_second"}
+    assert {k: v for k, v in first.items() if k != "images_per_second"} == {
+        k: v for k, v in second.items() if k != "images_per_second"
+    }
 
 
 def test_without_an_oracle_the_rest_is_measured(stand_ins: None, tmp_path: Path) -> None:
     (tmp_path / "oracle").rmdir()
     found = labevaluate.evaluate(16, 0)
-    assert set(found["oracle"]) == {"lab"} and "not among the weights" in found["note"] and found["groups"]["name"]["object"]["value"] == 1
+    assert (
+        set(found["oracle"]) == {"lab"}
+        and "not among the weights" in found["note"]
+        and found["groups"]["name"]["object"]["value"] == 1
+    )
 
 
-@pytest.mark.parametrize(("second", "why"), [(("residuals", 0.95), "architecture"), (("plain", 0.6), "60%"), (("plain", math.nan), "no measure")])
-def test_a_second_judge_that_proves_nothing(stand_ins: None, monkeypatch: pytest.MonkeyPatch, second: tuple[str, float], why: str) -> None:
+@pytest.mark.parametrize(
+    ("second", "why"),
+    [(("residuals", 0.95), "architecture"), (("plain", 0.6), "60%"), (("plain", math.nan), "no measure")],
+)
+def test_a_second_judge_that_proves_nothing(
+    stand_ins: None, monkeypatch: pytest.MonkeyPatch, second: tuple[str, float], why: str
+) -> None:
     monkeypatch.setattr(Judge, "second", second)
     samples = Model().generate([r.case for r in labevaluate.cells(2, 0)][:4], None, batch=1, progress=None)
     judge = Judge()

@@ -28,7 +28,13 @@ def test_vocabulary_is_consistent() -> None:
     phrases = [p for t in words.things for level in levels for p in t.wordings(level)]
     assert len(phrases) == len(set(phrases)), "a phrase stands under two objects or levels"
     for thing in words.things:
-        assert len(thing.synonyms) >= 1 and thing.synonym_heldout and thing.descriptions and thing.description_heldout and thing.kinds
+        assert (
+            len(thing.synonyms) >= 1
+            and thing.synonym_heldout
+            and thing.descriptions
+            and thing.description_heldout
+            and thing.kinds
+        )
     assert all(len(v) >= 4 for v in words.kinds().values())
 
 
@@ -48,11 +54,16 @@ def test_a_world_without_concepts_never_says_or_shows_them() -> None:
     gone = [t for c in data.ORACLE_CONCEPTS for t in load_concept(c).targets]
     pairs = [(t.name, s) for t in words.things for s in words.style_names]
     world, rng = data.World.build(pairs, gone), random.Random(1)
-    forbidden = [p for n in gone if n in words.names for level in data.LEVELS[:3] for p in words.thing(n).wordings(level)]
+    forbidden = [
+        p for n in gone if n in words.names for level in data.LEVELS[:3] for p in words.thing(n).wordings(level)
+    ]
     for _ in range(1000):
         names, style, caption = world.sample(words, rng, scene=0.5)
         assert not set(gone) & {*names, style}
-        assert not any(p == caption.split(" in ")[0] for p in forbidden) and f" {style} style" in caption + f" {style} style"
+        assert (
+            not any(p == caption.split(" in ")[0] for p in forbidden)
+            and f" {style} style" in caption + f" {style} style"
+        )
 
 
 def test_heldout_wordings_never_enter_a_caption() -> None:
@@ -77,7 +88,9 @@ def test_place_keeps_sizes() -> None:
 def test_fold_changes_no_picture_and_centers_the_latents() -> None:
     torch.manual_seed(0)
     model = autoencoder.build().eval()
-    x = autoencoder.to_tensor([data.place([drawing(c)], random.Random(k)) for k, c in enumerate(("red", "green", "blue", "black") * 4)])
+    x = autoencoder.to_tensor(
+        [data.place([drawing(c)], random.Random(k)) for k, c in enumerate(("red", "green", "blue", "black") * 4)]
+    )
     with torch.no_grad():
         before = model.decode(model.encode(x).latent_dist.mean).sample
         logvar = model.encode(x).latent_dist.logvar
@@ -117,7 +130,11 @@ def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     unet = net.build()
     pool = net.Pool(
-        torch.randn(8, 4, 16, 16).half(), torch.zeros(8, 1, dtype=torch.long), torch.randn(1, 28, 384).half(), torch.arange(8) >= 4, torch.zeros(28, 384).half()
+        torch.randn(8, 4, 16, 16).half(),
+        torch.zeros(8, 1, dtype=torch.long),
+        torch.randn(1, 28, 384).half(),
+        torch.arange(8) >= 4,
+        torch.zeros(28, 384).half(),
     )
     net.train(unet, pool, seconds=1e9, steps=2, folder=tmp_path, batch=2)
     seen: list[dict[str, float]] = []

@@ -23,10 +23,15 @@ def by_sqrtm(a: np.ndarray, b: np.ndarray, shrinkage: float = 0.0) -> float:
     covs = [np.cov(x, rowvar=False).reshape(d, d) for x in (a, b)]
     covs = [(1 - shrinkage) * c + shrinkage * np.trace(c) / d * np.eye(d) for c in covs]
     mixed = linalg.sqrtm(covs[0] @ covs[1])
-    return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covs[0]) + np.trace(covs[1]) - 2 * np.trace(np.real(mixed)))
+    return float(
+        ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(covs[0]) + np.trace(covs[1]) - 2 * np.trace(np.real(mixed))
+    )
 
 
-@pytest.mark.parametrize(("n", "m", "d", "shrinkage"), [(60, 50, 8, 0.0), (60, 50, 8, 0.2), (200, 90, 20, 0.0), (2, 3, 1, 0.0), (12, 14, 16, 0.3)])
+@pytest.mark.parametrize(
+    ("n", "m", "d", "shrinkage"),
+    [(60, 50, 8, 0.0), (60, 50, 8, 0.2), (200, 90, 20, 0.0), (2, 3, 1, 0.0), (12, 14, 16, 0.3)],
+)
 def test_frechet_equals_the_matrix_root(n: int, m: int, d: int, shrinkage: float) -> None:
     a, b = features(n, d, 1), features(m, d, 2, 0.4)
     got = frechet(a, b, shrinkage=shrinkage)
@@ -36,11 +41,17 @@ def test_frechet_equals_the_matrix_root(n: int, m: int, d: int, shrinkage: float
 
 @pytest.mark.parametrize(("n", "m", "d"), [(10, 12, 30), (30, 5, 20), (5, 30, 20)])
 def test_fewer_rows_than_columns(n: int, m: int, d: int) -> None:
-    """The root of a singular product is ill-conditioned for sqrtm; the eigenvalues of the product itself are the reference."""
+    """The root of a singular product is ill-conditioned for sqrtm; the eigenvalues of the product itself are the
+    reference."""
     a, b = features(n, d, 3), features(m, d, 4, 0.2)
     values = np.real(linalg.eigvals(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)))
     cross = np.sqrt(np.maximum(values, 0)[values > 1e-10]).sum()
-    expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(np.cov(a, rowvar=False)) + np.trace(np.cov(b, rowvar=False)) - 2 * cross
+    expected = (
+        ((a.mean(0) - b.mean(0)) ** 2).sum()
+        + np.trace(np.cov(a, rowvar=False))
+        + np.trace(np.cov(b, rowvar=False))
+        - 2 * cross
+    )
     assert frechet(a, b) == pytest.approx(float(expected), rel=1e-7)
 
 
@@ -78,7 +89,10 @@ def test_frechet_interval() -> None:
     a = features(80, 5, 9)
     near, far = a + np.random.default_rng(1).normal(size=a.shape) * 0.1, features(80, 5, 10, 1.5)
     close_by, away = frechet_estimate(a, near), frechet_estimate(a, far)
-    assert close_by.value == frechet(a, near) and close_by.low <= close_by.value <= close_by.high < away.low <= away.value <= away.high
+    assert (
+        close_by.value == frechet(a, near)
+        and close_by.low <= close_by.value <= close_by.high < away.low <= away.value <= away.high
+    )
     assert away == frechet_estimate(a, far), "equal input, equal output"
     clusters = [k % 16 for k in range(80)]
     assert frechet_estimate(a, far, clusters).value == away.value

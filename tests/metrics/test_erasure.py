@@ -23,13 +23,41 @@ LABELS = ("bomb", "dagger")
 FIGURES = {
     "bomb": {"sensitivity": 0.95, "specificity": 0.99, "positives": 300.0, "negatives": 900.0, "threshold": 0.4},
     "dagger": {"sensitivity": 0.85, "specificity": 0.97, "positives": 100.0, "negatives": 1100.0, "threshold": 0.6},
-    **{x: {"sensitivity": 0.9, "specificity": 0.99, "positives": 50.0, "negatives": 500.0, "threshold": 0.5} for x in ("cat", "rocket", "noto")},
+    **{
+        x: {"sensitivity": 0.9, "specificity": 0.99, "positives": 50.0, "negatives": 500.0, "threshold": 0.5}
+        for x in ("cat", "rocket", "noto")
+    },
 }
-CONTRACT = ["arm", "concept", "wording", "crr", "crr_low", "crr_high", "n", "n_unscored", "retention", "drift", "frechet"]
+CONTRACT = [
+    "arm",
+    "concept",
+    "wording",
+    "crr",
+    "crr_low",
+    "crr_high",
+    "n",
+    "n_unscored",
+    "retention",
+    "drift",
+    "frechet",
+]
 CONTRACT += ["seconds_per_image", "extra_passes", "prepare_seconds"]
-EXTRA = ["crr_raw", "retention_low", "retention_high", "drift_low", "drift_high", "retention_neighbor", "retention_object", "retention_style"]
+EXTRA = [
+    "crr_raw",
+    "retention_low",
+    "retention_high",
+    "drift_low",
+    "drift_high",
+    "retention_neighbor",
+    "retention_object",
+    "retention_style",
+]
 EXTRA += ["frechet_low", "frechet_high", "crr_difference", "crr_difference_low", "crr_difference_high", "why"]
-ARMS = [{"label": "base", "hash": "B"}, {"label": "uce", "hashes": {"weapons": "U"}, "hash": "zz", "prepare_seconds": 3.0}, {"label": "guard", "hash": "G"}]
+ARMS = [
+    {"label": "base", "hash": "B"},
+    {"label": "uce", "hashes": {"weapons": "U"}, "hash": "zz", "prepare_seconds": 3.0},
+    {"label": "guard", "hash": "G"},
+]
 CONCEPTS = {"weapons": {"labels": LABELS, "kind": "policy"}}
 
 
@@ -42,17 +70,47 @@ class Table:
         self.features: dict[str, np.ndarray] = {}
         dice, vectors = random.Random(seed), np.random.default_rng(seed)
         plan = [("harm", w, LABELS) for w in HARM]
-        plan += [("benign", f"keep-{x}", (label,)) for x, label in (("neighbor", "rocket"), ("object", "cat"), ("style", "noto"))]
+        plan += [
+            ("benign", f"keep-{x}", (label,))
+            for x, label in (("neighbor", "rocket"), ("object", "cat"), ("style", "noto"))
+        ]
         for arm, rate in (("B", 0.8), ("U", 0.2), ("G", 0.5)):
             for label, wording, groups in plan:
                 for k in range(n):
-                    self.add(arm, label, wording, groups[k % len(groups)], k, dice, vectors, rate if label == "harm" else 0.9)
+                    self.add(
+                        arm, label, wording, groups[k % len(groups)], k, dice, vectors, rate if label == "harm" else 0.9
+                    )
 
-    def add(self, arm: str, label: str, wording: str, group: str, k: int, dice: random.Random, vectors: np.random.Generator, rate: float) -> None:
+    def add(
+        self,
+        arm: str,
+        label: str,
+        wording: str,
+        group: str,
+        k: int,
+        dice: random.Random,
+        vectors: np.random.Generator,
+        rate: float,
+    ) -> None:
         name = f"{arm}-{wording}-{k}"
         status = {0: "refused", 5: "error"}.get(k, "ok") if arm == "G" else "ok"
-        row = {"id": name, "arm": arm, "case": f"weapons/{wording}/{k:04d}", "prompt": "p", "label": label, "concept": "weapons", "seed": k}
-        row |= {"wording": wording, "group": group, "status": status, "image": name, "seconds": 0.1 + (arm == "G"), "passes": 40 + 20 * (arm == "G")}
+        row = {
+            "id": name,
+            "arm": arm,
+            "case": f"weapons/{wording}/{k:04d}",
+            "prompt": "p",
+            "label": label,
+            "concept": "weapons",
+            "seed": k,
+        }
+        row |= {
+            "wording": wording,
+            "group": group,
+            "status": status,
+            "image": name,
+            "seconds": 0.1 + (arm == "G"),
+            "passes": 40 + 20 * (arm == "G"),
+        }
         self.rows.append(row)
         for x in FIGURES:
             hit = dice.random() < (rate if x == group else 0.02)
@@ -61,7 +119,13 @@ class Table:
             self.features[name] = vectors.normal(size=6) + (arm == "U")
 
     def cells(self, **changes: Any) -> list[dict[str, Any]]:
-        given: dict[str, Any] = {"arms": ARMS, "base": "base", "concepts": CONCEPTS, "card": {"labels": FIGURES}, "prepare": {"G": 9.0}} | changes
+        given: dict[str, Any] = {
+            "arms": ARMS,
+            "base": "base",
+            "concepts": CONCEPTS,
+            "card": {"labels": FIGURES},
+            "prepare": {"G": 9.0},
+        } | changes
         return cells(self.rows, self.scores, self.features, **given)
 
 
@@ -82,7 +146,12 @@ def slow_outcome(table: Table, row: dict[str, Any], labels: tuple[str, ...]) -> 
 def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
     found = table.cells()
     assert [(c["arm"], c["wording"]) for c in found] == [(a["label"], w) for a in ARMS for w in HARM]
-    pooled = {"sensitivity": 0.75 * 0.95 + 0.25 * 0.85, "specificity": 0.75 * 0.99 + 0.25 * 0.97, "positives": 400.0, "negatives": 950.0}
+    pooled = {
+        "sensitivity": 0.75 * 0.95 + 0.25 * 0.85,
+        "specificity": 0.75 * 0.99 + 0.25 * 0.97,
+        "positives": 400.0,
+        "negatives": 950.0,
+    }
     youden = pooled["sensitivity"] + pooled["specificity"] - 1
     for cell, arm in zip(found, [h for h in "BUG" for _ in HARM], strict=True):
         assert set(cell) == {*CONTRACT, *EXTRA}
@@ -95,12 +164,18 @@ def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
         assert cell["crr_raw"] == pytest.approx(sum(scored) / len(scored))
         expected = corrected_rate(sum(scored), len(scored), pooled, certain=refused)
         assert (cell["crr"], cell["crr_low"], cell["crr_high"]) == pytest.approx(expected[:3])
-        kept = {w: [slow_outcome(table, r, (r["group"],)) for r in mine if r["wording"] == f"keep-{w}"] for w in ("neighbor", "object", "style")}
+        kept = {
+            w: [slow_outcome(table, r, (r["group"],)) for r in mine if r["wording"] == f"keep-{w}"]
+            for w in ("neighbor", "object", "style")
+        }
         for w, values in kept.items():
             assert cell[f"retention_{w}"] == pytest.approx(np.nanmean(values))
         assert cell["retention"] == pytest.approx(np.nanmean(sum(kept.values(), [])))
         assert cell["retention_low"] <= cell["retention"] <= cell["retention_high"]
-        value = {r["case"]: 0.0 if r["status"] == "refused" else (h + pooled["specificity"] - 1) / youden for r, h in zip(harm, hits, strict=True)}
+        value = {
+            r["case"]: 0.0 if r["status"] == "refused" else (h + pooled["specificity"] - 1) / youden
+            for r, h in zip(harm, hits, strict=True)
+        }
         base = [r for r in table.rows if r["arm"] == "B" and r["wording"] == cell["wording"]]
         gaps = [value[r["case"]] - (slow_outcome(table, r, LABELS) + pooled["specificity"] - 1) / youden for r in base]
         assert cell["crr_difference"] == pytest.approx(float(np.clip(np.nanmean(gaps), -1, 1)))
@@ -110,7 +185,9 @@ def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
             a, b = table.features[r["id"]], table.features["B" + r["id"][1:]]
             moved.append(1 - float(a @ b) / math.sqrt(float(a @ a) * float(b @ b)))
         assert cell["drift"] == pytest.approx(np.mean(moved), abs=1e-12)
-        assert cell["extra_passes"] == (20 if arm == "G" else 0) and cell["seconds_per_image"] == pytest.approx(1.1 if arm == "G" else 0.1)
+        assert cell["extra_passes"] == (20 if arm == "G" else 0) and cell["seconds_per_image"] == pytest.approx(
+            1.1 if arm == "G" else 0.1
+        )
         assert cell["prepare_seconds"] == {"B": 0.0, "U": 3.0, "G": 9.0}[arm]
     json.dumps(found, allow_nan=False)
 
@@ -157,7 +234,11 @@ def test_one_label_that_fires_outweighs_one_without_score(table: Table) -> None:
     for row in small.rows:
         small.scores[row["id"], "dagger"] = math.nan
     for cell in small.cells(arms=ARMS[:1]):
-        fired = sum(small.scores[r["id"], "bomb"] >= 0.4 for r in small.rows if r["arm"] == "B" and r["wording"] == cell["wording"])
+        fired = sum(
+            small.scores[r["id"], "bomb"] >= 0.4
+            for r in small.rows
+            if r["arm"] == "B" and r["wording"] == cell["wording"]
+        )
         assert (cell["n"], cell["n_unscored"]) == (fired, 4 - fired)
 
 
@@ -167,12 +248,16 @@ def test_pairs_that_all_agree_have_a_width_unless_the_pictures_are_the_same() ->
         for x in LABELS:
             table.scores[row["id"], x] = 0.9 if row["arm"] == "B" else 0.1
     cell = table.cells()[len(HARM) * 2 - 1]
-    assert cell["crr_difference"] == cell["crr_difference_low"] == -1.0 and -0.8 < cell["crr_difference_high"] < 0, "two clusters only"
+    assert cell["crr_difference"] == cell["crr_difference_low"] == -1.0 and -0.8 < cell["crr_difference_high"] < 0, (
+        "two clusters only"
+    )
     for row in table.rows:
         for x in LABELS:
             table.scores[row["id"], x] = 0.1
     same = table.cells()[-1]
-    assert abs(same["crr_difference"]) < 0.01 and same["crr_difference_low"] < -0.5 and same["crr_difference_high"] > 0.5
+    assert (
+        abs(same["crr_difference"]) < 0.01 and same["crr_difference_low"] < -0.5 and same["crr_difference_high"] > 0.5
+    )
     for row in table.rows:
         row["image"] = row["case"]
     assert table.cells()[len(HARM)]["crr_difference_low"] == table.cells()[len(HARM)]["crr_difference_high"] == 0.0
@@ -188,12 +273,20 @@ def test_pairs_that_all_agree_have_a_width_unless_the_pictures_are_the_same() ->
 )
 def test_a_card_that_cannot_correct_leaves_the_raw_rate(table: Table, card: Any, why: str) -> None:
     for cell in table.cells(card=card):
-        assert cell["crr"] is None and cell["crr_low"] is None and cell["crr_difference"] is None and cell["crr_raw"] is not None and why in cell["why"]
+        assert (
+            cell["crr"] is None
+            and cell["crr_low"] is None
+            and cell["crr_difference"] is None
+            and cell["crr_raw"] is not None
+            and why in cell["why"]
+        )
 
 
 def test_pooling() -> None:
     one = pooled_card(("bomb",), FIGURES)
-    assert one == Truth(("bomb",), {k: FIGURES["bomb"][k] for k in ("sensitivity", "specificity", "positives", "negatives")}, "")
+    assert one == Truth(
+        ("bomb",), {k: FIGURES["bomb"][k] for k in ("sensitivity", "specificity", "positives", "negatives")}, ""
+    )
     measured = {"sensitivity": 0.8, "specificity": 0.9, "positives": 100.0, "negatives": 100.0}
     assert pooled_card(LABELS, FIGURES | {"weapons": measured}, "weapons").card == measured
     assert "a label of the concept" in pooled_card((), FIGURES).why
@@ -215,7 +308,13 @@ def test_arms_without_rows_and_unknown_bases(table: Table) -> None:
 
 def test_pairs_for_claims(table: Table) -> None:
     given: dict[str, Any] = {"arms": ARMS, "base": "base", "concepts": CONCEPTS, "card": FIGURES}
-    found = pairs(table.rows, table.scores, table.features, **given, compare=[("uce", "base"), ("uce", "guard"), ("uce", "none"), ("uce", "base")])
+    found = pairs(
+        table.rows,
+        table.scores,
+        table.features,
+        **given,
+        compare=[("uce", "base"), ("uce", "guard"), ("uce", "none"), ("uce", "base")],
+    )
     assert [(p["versus"], p["wording"], p["measure"]) for p in found] == [
         (v, w, m) for v in ("base", "guard") for w in HARM for m in ("crr", "retention", "drift")
     ]
@@ -223,7 +322,9 @@ def test_pairs_for_claims(table: Table) -> None:
     for p in found:
         cell = whole["uce", p["wording"]]
         if p["versus"] == "base" and p["measure"] == "crr":
-            assert [p[f"difference{x}"] for x in ("", "_low", "_high")] == [cell[f"crr_difference{x}"] for x in ("", "_low", "_high")]
+            assert [p[f"difference{x}"] for x in ("", "_low", "_high")] == [
+                cell[f"crr_difference{x}"] for x in ("", "_low", "_high")
+            ]
         for form in ("difference", "ratio"):
             ends = [p[f"{form}{x}"] for x in ("_low", "", "_high")]
             assert None in ends and p["why"] or ends == sorted(ends)
@@ -249,9 +350,24 @@ def test_from_the_store(tmp_path: Path) -> None:
             )
             made.append(Sample(case, arm["hash"], image=Image.new("RGB", (4, 4), (k, j, 0)), seconds=0.5, passes=40))
         store.put_samples(made, arm["label"])
-        store.put_scores("j", [Score(s.id, x, 0.9 if s.case.label == "benign" or j == 0 else 0.1) for s in made for x in ("bomb", "cat")], key=arm["label"])
+        store.put_scores(
+            "j",
+            [Score(s.id, x, 0.9 if s.case.label == "benign" or j == 0 else 0.1) for s in made for x in ("bomb", "cat")],
+            key=arm["label"],
+        )
         store.put_features("j", {s.id: np.arange(3.0) + k for k, s in enumerate(made, 1)}, key=arm["label"])
     scores = {(r["sample"], r["label"]): r["value"] for r in store.scores("j")}
-    found = cells(store.samples(), scores, store.features("j"), arms=arms, base="base", concepts={"weapons": {"labels": ["bomb"]}}, card=FIGURES)
-    assert [(c["arm"], c["crr_raw"], c["retention"], c["drift"], c["n"]) for c in found] == [("base", 1.0, 1.0, 0.0, 4), ("uce", 0.0, 1.0, 0.0, 4)]
+    found = cells(
+        store.samples(),
+        scores,
+        store.features("j"),
+        arms=arms,
+        base="base",
+        concepts={"weapons": {"labels": ["bomb"]}},
+        card=FIGURES,
+    )
+    assert [(c["arm"], c["crr_raw"], c["retention"], c["drift"], c["n"]) for c in found] == [
+        ("base", 1.0, 1.0, 0.0, 4),
+        ("uce", 0.0, 1.0, 0.0, 4),
+    ]
     assert found[1]["crr_difference"] == -1.0 and found[1]["retention_low"] is None and "needs two" in found[1]["why"]

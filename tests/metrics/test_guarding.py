@@ -11,7 +11,10 @@ import pytest
 from genward.metrics.guarding import guard_cells, guard_pairs
 
 LABELS = ["bomb", "dagger"]
-CARD = {x: {"sensitivity": 0.9, "specificity": 0.99, "positives": 50.0, "negatives": 500.0, "threshold": 0.5} for x in (*LABELS, "cat", "dog")}
+CARD = {
+    x: {"sensitivity": 0.9, "specificity": 0.99, "positives": 50.0, "negatives": 500.0, "threshold": 0.5}
+    for x in (*LABELS, "cat", "dog")
+}
 ARMS = [{"label": "base", "hash": "B"}, {"label": "guard", "hash": "G"}]
 CONCEPTS = {"weapons": {"labels": LABELS}}
 
@@ -20,13 +23,39 @@ def table(seed: int = 0) -> tuple[list[dict[str, Any]], dict[tuple[str, str], fl
     dice = random.Random(seed)
     rows, scores = [], {}
     for arm in ("B", "G"):
-        for wording, label, groups in (("name", "harm", LABELS), ("kind", "harm", ["a tool"]), ("keep-object", "benign", ["cat", "dog"])):
+        for wording, label, groups in (
+            ("name", "harm", LABELS),
+            ("kind", "harm", ["a tool"]),
+            ("keep-object", "benign", ["cat", "dog"]),
+        ):
             for k in range(20):
                 group = groups[k % len(groups)]
-                status = "refused" if arm == "G" and dice.random() < (0.6 if label == "harm" else 0.2) else "error" if k == 19 else "ok"
-                row = {"id": f"{arm}{wording}{k}", "arm": arm, "case": f"{wording}/{k}", "prompt": "p", "label": label, "concept": "weapons", "seed": k}
+                status = (
+                    "refused"
+                    if arm == "G" and dice.random() < (0.6 if label == "harm" else 0.2)
+                    else "error"
+                    if k == 19
+                    else "ok"
+                )
+                row = {
+                    "id": f"{arm}{wording}{k}",
+                    "arm": arm,
+                    "case": f"{wording}/{k}",
+                    "prompt": "p",
+                    "label": label,
+                    "concept": "weapons",
+                    "seed": k,
+                }
                 rows.append(
-                    row | {"wording": wording, "group": group, "status": status, "image": "", "seconds": 1.0, "passes": 8 if status == "refused" else 40}
+                    row
+                    | {
+                        "wording": wording,
+                        "group": group,
+                        "status": status,
+                        "image": "",
+                        "seconds": 1.0,
+                        "passes": 8 if status == "refused" else 40,
+                    }
                 )
                 for x in CARD:
                     chance = 0.5 if label == "harm" and x in LABELS[:1] else 0.8 if x == group else 0.05
@@ -43,7 +72,12 @@ def yes(scores: dict[tuple[str, str], float], row: dict[str, Any], labels: list[
 def test_cells_equal_a_slow_reading() -> None:
     rows, scores = table()
     base, guard = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
-    assert base["benign_blocked"] == 0 and base["unsafe_released"] == 1 and base["passes_per_blocked"] is None and base["passes_per_released"] == 40
+    assert (
+        base["benign_blocked"] == 0
+        and base["unsafe_released"] == 1
+        and base["passes_per_blocked"] is None
+        and base["passes_per_released"] == 40
+    )
     before = {r["case"]: r for r in rows if r["arm"] == "B"}
     mine = [r for r in rows if r["arm"] == "G"]
     released, blocked = [], []
@@ -82,11 +116,19 @@ def test_rows_that_fail_in_the_guarded_arm_alone_are_not_counted_as_let_through(
     passed = [r for r in rows if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 0]
     kind = next(r for r in passed if r["wording"] == "kind")
     kept = next(r for r in passed if r["label"] == "benign" and yes(scores, r, [r["group"]]) == 1)
-    shown = next(r for r in rows if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 1 and yes(scores, r, LABELS) == 0)
+    shown = next(
+        r
+        for r in rows
+        if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 1 and yes(scores, r, LABELS) == 0
+    )
     for row in (kind, kept, shown):
         row["status"] = "error"
     _, after = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
-    assert after["n"] == before["n"] - 1 and after["n_benign"] == before["n_benign"] - 2 and after["n_unscored"] == before["n_unscored"] + 3
+    assert (
+        after["n"] == before["n"] - 1
+        and after["n_benign"] == before["n_benign"] - 2
+        and after["n_unscored"] == before["n_unscored"] + 3
+    )
     assert after["benign_blocked"] * after["n_benign"] == pytest.approx(before["benign_blocked"] * before["n_benign"])
     assert after["unsafe_released"] * after["n"] == pytest.approx(before["unsafe_released"] * before["n"])
 
@@ -95,7 +137,9 @@ def test_a_picture_that_went_out_and_cannot_be_judged_was_still_not_blocked() ->
     rows, scores = table(1)
     _, before = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
     ground = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
-    row = next(r for r in rows if r["arm"] == "G" and r["status"] == "ok" and r["wording"] == "kind" and ground[r["case"]] == 0)
+    row = next(
+        r for r in rows if r["arm"] == "G" and r["status"] == "ok" and r["wording"] == "kind" and ground[r["case"]] == 0
+    )
     for x in CARD:
         scores[row["id"], x] = math.nan
     _, after = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
@@ -120,10 +164,17 @@ def test_accuracy_and_its_paired_difference_equal_a_slow_reading() -> None:
     found = {(r["arm"], r["case"]): right(r) for r in rows}
     for cell, arm in ((base, "B"), (guard, "G")):
         mine = [v for (a, _), v in found.items() if a == arm and not math.isnan(v)]
-        assert cell["accuracy"] == pytest.approx(sum(mine) / len(mine)) and cell["accuracy_low"] < cell["accuracy"] < cell["accuracy_high"]
+        assert (
+            cell["accuracy"] == pytest.approx(sum(mine) / len(mine))
+            and cell["accuracy_low"] < cell["accuracy"] < cell["accuracy_high"]
+        )
     pairs = {p["wording"]: p for p in guard_pairs(rows, scores, **shared, compare=[("guard", "base")])}
     assert set(pairs) == {"", "name", "kind"}
     for wording, pair in pairs.items():
         gaps = [found["G", c] - found["B", c] for c in before if c.startswith(wording)]
         gaps = [g for g in gaps if not math.isnan(g)]
-        assert pair["difference"] == pytest.approx(sum(gaps) / len(gaps)) and pair["n"] == len(gaps) and pair["measure"] == "accuracy"
+        assert (
+            pair["difference"] == pytest.approx(sum(gaps) / len(gaps))
+            and pair["n"] == len(gaps)
+            and pair["measure"] == "accuracy"
+        )

@@ -11,7 +11,16 @@ import pytest
 from scipy import optimize, stats
 
 from genward.errors import BadInput
-from genward.metrics import Estimate, cluster_bootstrap, clustered_rate, corrected_rate, mean, paired_difference, paired_ratio, wilson
+from genward.metrics import (
+    Estimate,
+    cluster_bootstrap,
+    clustered_rate,
+    corrected_rate,
+    mean,
+    paired_difference,
+    paired_ratio,
+    wilson,
+)
 from genward.metrics.intervals import DRAWS, FEW, SEED
 
 CARD = {"sensitivity": 0.9, "specificity": 0.97, "positives": 300.0, "negatives": 900.0}
@@ -21,7 +30,7 @@ def close(got: Estimate, low: float, high: float, tolerance: float = 1e-12) -> N
     assert abs(got.low - low) < tolerance and abs(got.high - high) < tolerance, (got, low, high)
 
 
-# ------------------------------------------------------------------------------------------------------------------ wilson
+# --------------------------------------------------------------------------------------------------------------- wilson
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 24), (3, 24), (12, 24), (24, 24), (1, 500), (7, 9)])
@@ -60,7 +69,7 @@ def test_wilson_covers() -> None:
         assert 0.92 < sum(inside) < 0.985
 
 
-# --------------------------------------------------------------------------------------------------------------- corrected
+# ------------------------------------------------------------------------------------------------------------ corrected
 
 
 def test_corrected_rate_by_hand() -> None:
@@ -78,9 +87,13 @@ def test_corrected_rate_equals_a_slow_loop() -> None:
     k, n, certain, draws = 9, 40, 4, 3000
     rng = np.random.default_rng(SEED)
     apparent, se, sp, share = (
-        [rng.beta(a + 0.5, b + 0.5) for _ in range(draws)] for a, b in ((k, n - certain - k), (270.0, 30.0), (873.0, 27.0), (n - certain, certain))
+        [rng.beta(a + 0.5, b + 0.5) for _ in range(draws)]
+        for a, b in ((k, n - certain - k), (270.0, 30.0), (873.0, 27.0), (n - certain, certain))
     )
-    drawn = [w * min(1.0, max(0.0, (p + s2 - 1) / (s1 + s2 - 1))) for p, s1, s2, w in zip(apparent, se, sp, share, strict=True)]
+    drawn = [
+        w * min(1.0, max(0.0, (p + s2 - 1) / (s1 + s2 - 1)))
+        for p, s1, s2, w in zip(apparent, se, sp, share, strict=True)
+    ]
     got = corrected_rate(k, n, CARD, certain=certain, draws=draws)
     close(got, float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)), 1e-9)
 
@@ -88,7 +101,11 @@ def test_corrected_rate_equals_a_slow_loop() -> None:
 def test_a_perfect_card_adds_nothing_and_a_small_one_widens() -> None:
     perfect = {"sensitivity": 1.0, "specificity": 1.0, "positives": 1e9, "negatives": 1e9}
     got, plain = corrected_rate(8, 24, perfect), wilson(8, 24)
-    assert got.value == pytest.approx(plain.value) and abs(got.low - plain.low) < 0.02 and abs(got.high - plain.high) < 0.02
+    assert (
+        got.value == pytest.approx(plain.value)
+        and abs(got.low - plain.low) < 0.02
+        and abs(got.high - plain.high) < 0.02
+    )
     small, large = (corrected_rate(60, 120, CARD | {"positives": n, "negatives": n}) for n in (20.0, 20_000.0))
     assert small.high - small.low > 1.15 * (large.high - large.low)
 
@@ -117,19 +134,27 @@ def test_counts_that_contradict_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("true", "n", "sens", "spec", "size"), [(0.1, 24, 0.9, 0.95, 60), (0.5, 60, 0.8, 0.9, 100), (0.9, 40, 0.95, 0.98, 50), (0.02, 120, 0.9, 0.99, 300)]
+    ("true", "n", "sens", "spec", "size"),
+    [(0.1, 24, 0.9, 0.95, 60), (0.5, 60, 0.8, 0.9, 100), (0.9, 40, 0.95, 0.98, 50), (0.02, 120, 0.9, 0.99, 300)],
 )
-def test_corrected_rate_covers_when_the_card_itself_is_an_estimate(true: float, n: int, sens: float, spec: float, size: int) -> None:
+def test_corrected_rate_covers_when_the_card_itself_is_an_estimate(
+    true: float, n: int, sens: float, spec: float, size: int
+) -> None:
     rng, inside, runs = np.random.default_rng(7), 0, 1000
     for _ in range(runs):
-        card = {"sensitivity": rng.binomial(size, sens) / size, "specificity": rng.binomial(size, spec) / size, "positives": size, "negatives": size}
+        card = {
+            "sensitivity": rng.binomial(size, sens) / size,
+            "specificity": rng.binomial(size, spec) / size,
+            "positives": size,
+            "negatives": size,
+        }
         k = rng.binomial(n, true * sens + (1 - true) * (1 - spec))
         got = corrected_rate(int(k), n, card, draws=4000)
         inside += got.low <= true <= got.high
     assert inside / runs > 0.93
 
 
-# ---------------------------------------------------------------------------------------------------------------- clusters
+# ------------------------------------------------------------------------------------------------------------- clusters
 
 
 def rows(seed: int = 0, clusters: int = 12) -> tuple[np.ndarray, list[str]]:
@@ -144,7 +169,13 @@ def test_bootstrap_of_the_mean_equals_a_naive_loop(clusters: int) -> None:
     unique = sorted(set(names))
     drawn = []
     for weights in np.random.default_rng(3).multinomial(clusters, [1 / clusters] * clusters, size=500):
-        picked = [v for name, w in zip(unique, weights, strict=True) for _ in range(w) for v, c in zip(values, names, strict=True) if c == name]
+        picked = [
+            v
+            for name, w in zip(unique, weights, strict=True)
+            for _ in range(w)
+            for v, c in zip(values, names, strict=True)
+            if c == name
+        ]
         drawn.append(sum(picked) / len(picked))
     got = cluster_bootstrap(values, names, draws=500, seed=3)
     close(got, float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
@@ -159,7 +190,9 @@ def test_bootstrap_of_the_mean_equals_a_naive_loop(clusters: int) -> None:
 @pytest.mark.parametrize("statistic", [mean, np.median])
 def test_few_clusters_get_student_and_the_jackknife(clusters: int, statistic: Callable[[Any], float]) -> None:
     values, names = rows(2, clusters)
-    without = [statistic(np.asarray([v for v, c in zip(values, names, strict=True) if c != f"c{g}"])) for g in range(clusters)]
+    without = [
+        statistic(np.asarray([v for v, c in zip(values, names, strict=True) if c != f"c{g}"])) for g in range(clusters)
+    ]
     error = math.sqrt((clusters - 1) / clusters * sum((w - sum(without) / clusters) ** 2 for w in without))
     half = stats.t.ppf(0.975, clusters - 1) * error
     value = float(statistic(values))
@@ -177,7 +210,12 @@ def test_rows_without_value_one_cluster_and_none() -> None:
     got = cluster_bootstrap([1.0, math.nan, 3.0, math.inf], ["a", "a", "b", "b"])
     assert got.value == 2.0 and (got.n, got.n_unscored) == (2, 2)
     alone = cluster_bootstrap([1.0, 2.0], ["a", "a"])
-    assert alone.value == 1.5 and math.isnan(alone.low) and math.isnan(alone.high) and "1 cluster: an interval needs two" in alone.why
+    assert (
+        alone.value == 1.5
+        and math.isnan(alone.low)
+        and math.isnan(alone.high)
+        and "1 cluster: an interval needs two" in alone.why
+    )
     assert cluster_bootstrap([math.nan], ["a"])[3:] == (0, 1, "no scored rows")
     assert cluster_bootstrap([], []).why == "no scored rows"
     with pytest.raises(BadInput, match="one a value"):
@@ -185,7 +223,8 @@ def test_rows_without_value_one_cluster_and_none() -> None:
 
 
 def test_clustered_means_cover() -> None:
-    """20 clusters by bootstrap, 5 by t: a nominal 95 % interval holds the true mean at least 91 % and 93 % of the time."""
+    """20 clusters by bootstrap, 5 by t: a nominal 95 % interval holds the true mean at least 91 % and 93 % of the
+    time."""
     rng = np.random.default_rng(11)
     for clusters, least in ((20, 0.91), (5, 0.93)):
         inside = 0
@@ -229,7 +268,7 @@ def test_clustered_rates_cover() -> None:
     assert inside / 400 >= 0.93
 
 
-# ------------------------------------------------------------------------------------------------------------------- pairs
+# ---------------------------------------------------------------------------------------------------------------- pairs
 
 
 def arms(seed: int, clusters: int) -> tuple[dict[Any, float], dict[Any, float], dict[Any, str]]:
@@ -256,7 +295,10 @@ def test_paired_difference_equals_a_naive_loop() -> None:
         drawn.append(top / bottom)
     got = paired_difference(a, b, clusters)
     close(got, float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
-    assert got.value == pytest.approx(sum(a[k] - b[k] for k in shared) / len(shared)) and (got.n, got.n_unscored) == (59, 1)
+    assert got.value == pytest.approx(sum(a[k] - b[k] for k in shared) / len(shared)) and (got.n, got.n_unscored) == (
+        59,
+        1,
+    )
 
 
 def test_pairing_takes_out_what_both_share() -> None:
@@ -292,7 +334,11 @@ def test_paired_ratio_equals_a_naive_loop() -> None:
     assert got.value == pytest.approx(sum(a.values()) / sum(b.values()))
     few = paired_ratio(*arms(8, 4))
     assert few.low <= few.value <= few.high
-    for bottom, groups, why in (({1: 0.0, 2: 0.0}, "xy", "is 0"), ({1: 1.0, 2: 0.0}, "xy", "one cluster carries"), ({1: 1.0, 2: 1.0}, "xx", "needs two")):
+    for bottom, groups, why in (
+        ({1: 0.0, 2: 0.0}, "xy", "is 0"),
+        ({1: 1.0, 2: 0.0}, "xy", "one cluster carries"),
+        ({1: 1.0, 2: 1.0}, "xx", "needs two"),
+    ):
         assert why in paired_ratio({1: 1.0, 2: 0.0}, bottom, dict(zip((1, 2), groups, strict=True))).why
     rare = {k: float(k == 0) for k in range(20)}
     assert "may be 0" in paired_ratio(rare, rare, {k: k for k in rare}).why

@@ -31,7 +31,9 @@ def test_weighted_forms_equal_scikit_learn_on_repeated_rows(ties: bool) -> None:
     found = [f(x, y, weights) for f in (ranking.weighted_auroc, ranking.weighted_auprc)]
     for k, row in enumerate(weights):
         rx, ry = np.repeat(x, row.astype(int)), np.repeat(y, row.astype(int))
-        assert np.isclose(found[0][k], roc_auc_score(ry, rx)) and np.isclose(found[1][k], average_precision_score(ry, rx))
+        assert np.isclose(found[0][k], roc_auc_score(ry, rx)) and np.isclose(
+            found[1][k], average_precision_score(ry, rx)
+        )
         for fpr in (0.0, 0.05, 0.3):
             assert np.isclose(ranking.weighted_tpr(x, y, weights[[k]], fpr)[0], best_tpr(rx, ry, fpr))
 
@@ -40,7 +42,9 @@ def test_tpr_at_fpr_by_brute_force() -> None:
     x, y = table(50, 3)
     for fpr in (0.0, 0.01, 0.05, 0.2):
         best = max((x[y] >= t).mean() for t in [*x, np.inf] if (x[~y] >= t).mean() <= fpr)
-        assert np.isclose(ranking.tpr_estimate(x, y, fpr, draws=20).value, best) and np.isclose(best_tpr(x, y, fpr), best)
+        assert np.isclose(ranking.tpr_estimate(x, y, fpr, draws=20).value, best) and np.isclose(
+            best_tpr(x, y, fpr), best
+        )
 
 
 def test_values_and_one_class() -> None:

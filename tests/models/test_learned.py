@@ -1,4 +1,5 @@
-"""What attacks reach through: learned tokens, defended predictions outside a sampler, and what defenses put on record."""
+"""What attacks reach through: learned tokens, defended predictions outside a sampler, and what defenses put on
+record."""
 
 from __future__ import annotations
 
@@ -52,7 +53,10 @@ def test_gradients_reach_a_learned_token_and_only_rows_that_use_it(model: Any) -
     other = torch.zeros(width, requires_grad=True)
     with model.learned({"<x1>": other}):
         states = model.encode(["a cat"])
-    assert not states.requires_grad or torch.autograd.grad(states.sum(), other, allow_unused=True)[0] in (None, pytest.approx(0))
+    assert not states.requires_grad or torch.autograd.grad(states.sum(), other, allow_unused=True)[0] in (
+        None,
+        pytest.approx(0),
+    )
 
 
 def test_learned_tokens_that_cannot_be_used(model: Any) -> None:
@@ -60,7 +64,10 @@ def test_learned_tokens_that_cannot_be_used(model: Any) -> None:
     for vector, says in ((torch.zeros(width + 1), "shape"), (torch.full((width,), float("nan")), "not finite")):
         with pytest.raises(BadInput, match=says), model.learned({"<x1>": vector}):
             pass
-    with pytest.raises(BadInput, match="vocabulary"), model.learned({model.pipe.tokenizer.convert_ids_to_tokens(5): torch.zeros(width)}):
+    with (
+        pytest.raises(BadInput, match="vocabulary"),
+        model.learned({model.pipe.tokenizer.convert_ids_to_tokens(5): torch.zeros(width)}),
+    ):
         pass
 
 
@@ -123,9 +130,20 @@ class Watchful:
         def read(x: Any, frame: Any) -> None:
             if frame.role == "prompt":
                 found = rig.tokens(frame)
-                shares = [[(t, 0.5) for t, m in zip(row, mask, strict=True) if m] for row, mask in zip(found.strings, found.mask.tolist(), strict=True)]
+                shares = [
+                    [(t, 0.5) for t, m in zip(row, mask, strict=True) if m]
+                    for row, mask in zip(found.strings, found.mask.tolist(), strict=True)
+                ]
                 every = torch.ones(len(x), dtype=torch.bool)
-                rig.flag(frame, every, "looked at", score=torch.arange(len(x)) / 10, threshold=0.9, category=["a", "b", "c"][: len(x)], tokens=shares)
+                rig.flag(
+                    frame,
+                    every,
+                    "looked at",
+                    score=torch.arange(len(x)) / 10,
+                    threshold=0.9,
+                    category=["a", "b", "c"][: len(x)],
+                    tokens=shares,
+                )
 
         def stop(z: Any, frame: Any) -> Any:
             rows = frame.case == 1
@@ -138,13 +156,24 @@ class Watchful:
 
 
 def test_verdicts_are_kept_by_row(model: Any) -> None:
-    made = model.generate([Case(f"c{k}", f"a cat {k}", seed=k) for k in range(3)], Sampler(steps=3, guidance=3.0), [Watchful()])
+    made = model.generate(
+        [Case(f"c{k}", f"a cat {k}", seed=k) for k in range(3)], Sampler(steps=3, guidance=3.0), [Watchful()]
+    )
     assert [s.status for s in made] == ["ok", "refused", "ok"]
     assert [len(s.verdicts) for s in made] == [1, 2, 1]
     first, block = made[1].verdicts
     assert (first.action, first.stage, first.step, first.category, first.threshold) == ("flagged", "text", -1, "b", 0.9)
-    assert first.score == pytest.approx(0.1) and len(first.tokens) >= 3 and all(share == 0.5 for _, share in first.tokens)
-    assert (block.action, block.defense, block.stage, block.step, block.score, block.category) == ("blocked", "watchful", "denoise", 1, 1.0, "b")
+    assert (
+        first.score == pytest.approx(0.1) and len(first.tokens) >= 3 and all(share == 0.5 for _, share in first.tokens)
+    )
+    assert (block.action, block.defense, block.stage, block.step, block.score, block.category) == (
+        "blocked",
+        "watchful",
+        "denoise",
+        1,
+        1.0,
+        "b",
+    )
     assert made[1].why == "watchful: second row"
 
 
@@ -160,8 +189,11 @@ def test_tokens_are_known_at_the_text_stage_only(model: Any) -> None:
         model.generate([Case("c", "a cat")], Sampler(steps=2), [Late()])
 
 
-def test_tokens_are_those_in_the_encoder_and_those_of_the_tokenizer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Texts that hold the padding token's own text, and none at all: the mask is the tokenizer's word, and where the encoder is given it, it is not asked twice."""
+def test_tokens_are_those_in_the_encoder_and_those_of_the_tokenizer(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts that hold the padding token's own text, and none at all: the mask is the tokenizer's word, and where the
+    encoder is given it, it is not asked twice."""
     seen: list[Any] = []
 
     @dataclass(frozen=True)
@@ -174,9 +206,15 @@ def test_tokens_are_those_in_the_encoder_and_those_of_the_tokenizer(model: Any, 
     texts = ["a cat", f"a {model.pipe.tokenizer.pad_token} dog", ""]
     known = model.tokens(texts)
     with monkeypatch.context() as patch:
-        if getattr(model.text_encoder.config, "use_attention_mask", False):  # where the encoder is given no mask, the tokenizer is asked for it
-            patch.setattr(type(model), "tokens", lambda self, texts: pytest.fail("the texts were cut into tokens a second time"))
-        model.generate([Case(f"c{k}", t, seed=k) for k, t in enumerate(texts)], Sampler(steps=2, guidance=3.0), [Reader()])
+        if getattr(
+            model.text_encoder.config, "use_attention_mask", False
+        ):  # where the encoder is given no mask, the tokenizer is asked for it
+            patch.setattr(
+                type(model), "tokens", lambda self, texts: pytest.fail("the texts were cut into tokens a second time")
+            )
+        model.generate(
+            [Case(f"c{k}", t, seed=k) for k, t in enumerate(texts)], Sampler(steps=2, guidance=3.0), [Reader()]
+        )
     found = next(t for role, t in seen if role == "prompt")
     assert torch.equal(found.ids, known.ids) and torch.equal(found.mask, known.mask) and found.strings == known.strings
     monkeypatch.setattr(model.text_encoder.config, "use_attention_mask", False, raising=False)

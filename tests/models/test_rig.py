@@ -1,4 +1,5 @@
-"""The rig against the stock pipeline: what it does is exact, what it refuses is named, what it leaves behind is nothing."""
+"""The rig against the stock pipeline: what it does is exact, what it refuses is named, what it leaves behind is
+nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +8,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 
 from genward.core import Call, Case, Sampler, Spec
 from genward.errors import BadInput, Conflict, DefenseInactive, Inapplicable, UnknownName
@@ -37,7 +44,9 @@ def test_empty_guard_is_the_stock_pipeline(model: StableDiffusion) -> None:
     pipe = model.pipe
     ours = model.generate(CASES, SAMPLER, keep_latents=True)
     start = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(c.seed)) for c in CASES])
-    stock = pipe([c.prompt for c in CASES], latents=start, num_inference_steps=5, guidance_scale=3.0, output_type="latent").images
+    stock = pipe(
+        [c.prompt for c in CASES], latents=start, num_inference_steps=5, guidance_scale=3.0, output_type="latent"
+    ).images
     assert all(torch.equal(s.latents, z) for s, z in zip(ours, stock, strict=True))
     assert [s.passes for s in ours] == [10, 10, 10]
 
@@ -66,7 +75,9 @@ def test_dropping_rows_in_mid_loop_leaves_the_survivors_exact(scheduler: Any, et
         if b.status == "ok":
             assert torch.allclose(a.latents, b.latents, atol=2e-6), "a survivor's latents moved"
         else:
-            assert b.image is None and b.passes == 6 and "example-block" in b.why, "a row refused at step 2 costs steps 0 to 2, twice"
+            assert b.image is None and b.passes == 6 and "example-block" in b.why, (
+                "a row refused at step 2 costs steps 0 to 2, twice"
+            )
 
 
 def test_all_rows_refused_ends_the_loop(model: StableDiffusion) -> None:
@@ -99,7 +110,11 @@ def test_windows_and_frames(model: StableDiffusion) -> None:
         name: ClassVar[str] = "watch"
 
         def attach(self, rig: Any) -> None:
-            rig.tap("mid_block", lambda x, f: seen.append((f.step, tuple(f.conditional.tolist()), tuple(f.case.tolist()), len(x))), during=(0.4, 0.8))
+            rig.tap(
+                "mid_block",
+                lambda x, f: seen.append((f.step, tuple(f.conditional.tolist()), tuple(f.case.tolist()), len(x))),
+                during=(0.4, 0.8),
+            )
             rig.latents(lambda z, f: z, during=(0.0, 0.2))
 
     model.generate(CASES, SAMPLER, [Watch()])
@@ -156,7 +171,9 @@ def test_weights_compose_and_come_back(model: StableDiffusion) -> None:
         clean = rig.predict(Call(z, t, text), weights="clean").noise
         live = rig.predict(Call(z, t, text)).noise
         assert torch.equal(now, before[name] * 0.25), "a clean prediction must put the edit back"
-        assert rig.port_calls["example-weights.weights"] == 2 * sum(".attn2.to_k" in n or ".attn2.to_v" in n for n in before)
+        assert rig.port_calls["example-weights.weights"] == 2 * sum(
+            ".attn2.to_k" in n or ".attn2.to_v" in n for n in before
+        )
     assert torch.equal(clean, model.predict(Call(z, t, text))) and not torch.equal(clean, live)
     assert all(torch.equal(before[n], p) for n, p in model.unet.named_parameters())
 
@@ -192,7 +209,9 @@ def test_probabilities_beside_the_block(model: StableDiffusion) -> None:
     z, t, text = torch.randn(2, 4, 8, 8), torch.tensor([400, 100]), model.encode(["a cat", "a dog"])
     attention = model.unet.mid_block.attentions[0].transformer_blocks[0].attn2
     inputs: list[Any] = []
-    handle = attention.register_forward_pre_hook(lambda m, a, k: inputs.append((a[0], k["encoder_hidden_states"])), with_kwargs=True)
+    handle = attention.register_forward_pre_hook(
+        lambda m, a, k: inputs.append((a[0], k["encoder_hidden_states"])), with_kwargs=True
+    )
     with model.rig() as rig:
         found = rig.predict(Call(z, t, text), read=[site]).sites[site]
     handle.remove()
@@ -233,8 +252,20 @@ def test_notes_reach_the_sample(model: StableDiffusion) -> None:
 def test_gradients_flow_through_every_tensor_port(model: StableDiffusion) -> None:
     latents = torch.randn(4, 8, 8, requires_grad=True)
     case = [Case(id="g", prompt="a cat", latents="start")]
-    chain = [EXAMPLES[n](strength=0.2) for n in ("example-tap", "example-text", "example-inputs", "example-guidance", "example-latents", "example-weights")]
-    done = model.generate(case, Sampler(steps=2, guidance=3.0), chain, starts={"start": latents}, gradients=True, keep_latents=True)
+    chain = [
+        EXAMPLES[n](strength=0.2)
+        for n in (
+            "example-tap",
+            "example-text",
+            "example-inputs",
+            "example-guidance",
+            "example-latents",
+            "example-weights",
+        )
+    ]
+    done = model.generate(
+        case, Sampler(steps=2, guidance=3.0), chain, starts={"start": latents}, gradients=True, keep_latents=True
+    )
     (gradient,) = torch.autograd.grad(done[0].latents.double().square().sum(), latents)
     assert torch.isfinite(gradient).all() and gradient.abs().max() > 0
 
@@ -245,7 +276,9 @@ def test_nan_latents_are_an_error_not_a_picture(model: StableDiffusion) -> None:
         name: ClassVar[str] = "nan"
 
         def attach(self, rig: Any) -> None:
-            rig.latents(lambda z, f: torch.where((f.case == 1)[:, None, None, None], float("nan"), z), during=(0.8, 1.0))
+            rig.latents(
+                lambda z, f: torch.where((f.case == 1)[:, None, None, None], float("nan"), z), during=(0.8, 1.0)
+            )
 
     done = model.generate(CASES, SAMPLER, [Nan()])
     assert [s.status for s in done] == ["ok", "error", "ok"] and "not finite" in done[1].why and done[1].image is None
@@ -273,7 +306,9 @@ def test_fused_projections_are_refused() -> None:
         model.generate(CASES, SAMPLER, [EXAMPLES["example-weights"]()])
 
 
-@pytest.mark.parametrize("case", [Case("a", 7), Case("b", "x" * 10_000), Case("c", "a\x00b"), Case("d", "a", label="odd")])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "case", [Case("a", 7), Case("b", "x" * 10_000), Case("c", "a\x00b"), Case("d", "a", label="odd")]
+)  # type: ignore[arg-type]
 def test_bad_cases(model: StableDiffusion, case: Case) -> None:
     with pytest.raises(BadInput):
         model.generate([case], SAMPLER)

@@ -33,7 +33,10 @@ def test_a_saved_folder_is_the_same_model(saved: Path) -> None:
 def test_identity_follows_the_weights(saved: Path, tmp_path: Path) -> None:
     pipe = tiny_pipeline(seed=3)
     pipe.save_pretrained(tmp_path / "tiny", safe_serialization=True)
-    assert load_pipeline(str(tmp_path / "tiny"), device="cpu").spec.hash != load_pipeline(str(saved), device="cpu").spec.hash
+    assert (
+        load_pipeline(str(tmp_path / "tiny"), device="cpu").spec.hash
+        != load_pipeline(str(saved), device="cpu").spec.hash
+    )
 
 
 def test_export_loads_without_genward_and_equals_the_guarded_model(tmp_path: Path) -> None:
@@ -46,7 +49,9 @@ def test_export_loads_without_genward_and_equals_the_guarded_model(tmp_path: Pat
     stock = StableDiffusionPipeline.from_pretrained(folder)
     stock.set_progress_bar_config(disable=True)
     start = torch.stack([torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(c.seed)) for c in CASES])
-    latents = stock([c.prompt for c in CASES], latents=start, num_inference_steps=3, guidance_scale=3.0, output_type="latent").images
+    latents = stock(
+        [c.prompt for c in CASES], latents=start, num_inference_steps=3, guidance_scale=3.0, output_type="latent"
+    ).images
     assert all(torch.equal(s.latents, z) for s, z in zip(guarded, latents, strict=True))
     assert json.loads((folder / "genward.json").read_text())["defenses"][0]["name"] == "example-weights"
     with pytest.raises(Conflict, match="cannot be written into weights"):

@@ -14,9 +14,20 @@ from genward.testing import tiny_sd
 
 DOWN = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 UP = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
-COMMON: dict[str, Any] = {"block_out_channels": (320, 640, 1280, 1280), "down_block_types": DOWN, "up_block_types": UP, "layers_per_block": 2}
+COMMON: dict[str, Any] = {
+    "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": DOWN,
+    "up_block_types": UP,
+    "layers_per_block": 2,
+}
 SD15 = {**COMMON, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-SD21 = {**COMMON, "sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
+SD21 = {
+    **COMMON,
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
 
 
 @pytest.mark.parametrize(("config", "millions", "heads"), [(SD15, 859.5, 8), (SD21, 865.9, None)])
@@ -34,7 +45,11 @@ def test_full_size_unets(config: dict[str, Any], millions: float, heads: int | N
         "down_blocks.0": 320, "down_blocks.1": 640, "down_blocks.2": 1280, "mid_block": 1280, "up_blocks.1": 1280, "up_blocks.2": 640, "up_blocks.3": 320,
     }  # fmt: skip
     assert sum(s.channels for n, s in sites.items() if n.endswith("ff.hidden")) == 49_920
-    assert sites["down_blocks.0"].element == 0 and sites["mid_block"].element is None and sites["up_blocks.1.attentions.1"].element == 0
+    assert (
+        sites["down_blocks.0"].element == 0
+        and sites["mid_block"].element is None
+        and sites["up_blocks.1.attentions.1"].element == 0
+    )
     if heads:
         assert {s.channels for n, s in sites.items() if n.endswith("probs")} == {heads}
     for site in sites.values():
@@ -45,7 +60,11 @@ def test_clip_text_sites() -> None:
     with torch.device("meta"):
         encoder = CLIPTextModel(CLIPTextConfig(hidden_size=768, num_hidden_layers=12, num_attention_heads=12))
     sites = text_sites(encoder)
-    assert len(sites) == 24 and sites["text.11.heads"].channels == 768 and sites["text.11.heads"].path.endswith("layers.11.self_attn.out_proj")
+    assert (
+        len(sites) == 24
+        and sites["text.11.heads"].channels == 768
+        and sites["text.11.heads"].path.endswith("layers.11.self_attn.out_proj")
+    )
 
 
 def test_every_site_of_a_deep_tiny_model_fires_with_its_layout() -> None:

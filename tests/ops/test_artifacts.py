@@ -19,7 +19,11 @@ from genward.ops import artifacts
 @pytest.fixture
 def tensors() -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(0)
-    return {"b": torch.randn(3, 4, generator=g).half(), "a": torch.randn(5, generator=g), "scalar": torch.tensor(0.5, dtype=torch.float64)}
+    return {
+        "b": torch.randn(3, 4, generator=g).half(),
+        "a": torch.randn(5, generator=g),
+        "scalar": torch.tensor(0.5, dtype=torch.float64),
+    }
 
 
 def test_round_trip_is_bit_exact(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
@@ -28,8 +32,12 @@ def test_round_trip_is_bit_exact(tmp_path: Path, tensors: dict[str, Tensor]) -> 
         loaded = artifacts.load(path, expect_shapes={"a": (5,), "b": (3, 4), "scalar": ()})
         assert loaded.hash == saved.hash == artifacts.content_hash(tensors) and loaded.card == saved.card
         assert all(torch.equal(loaded.tensors[n], t) and loaded.tensors[n].dtype == t.dtype for n, t in tensors.items())
-    assert saved.card["tensors"]["b"] == {"dtype": "float16", "shape": [3, 4]} and saved.card["settings"] == {"lam": 0.5}
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["uce-v1.2.json", "uce-v1.2.safetensors"], "nothing is left aside"
+    assert saved.card["tensors"]["b"] == {"dtype": "float16", "shape": [3, 4]} and saved.card["settings"] == {
+        "lam": 0.5
+    }
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["uce-v1.2.json", "uce-v1.2.safetensors"], (
+        "nothing is left aside"
+    )
     again = artifacts.save(tmp_path / "again", saved.tensors, saved.card)
     assert again.hash == saved.hash and again.card == saved.card
 
@@ -100,7 +108,18 @@ def test_damaged_tensors_are_refused(tmp_path: Path, tensors: dict[str, Tensor],
 
 
 @pytest.mark.parametrize(
-    "card", ["", "{", "[]", "{}", '{"hash": 3, "format": 1}', '{"hash": "00", "format": 1}', '{"hash": "00", "format": 99}', "[" * 50_000, "\ufeff{}"]
+    "card",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"hash": 3, "format": 1}',
+        '{"hash": "00", "format": 1}',
+        '{"hash": "00", "format": 99}',
+        "[" * 50_000,
+        "\ufeff{}",
+    ],
 )
 def test_damaged_cards_are_refused(tmp_path: Path, tensors: dict[str, Tensor], card: str) -> None:
     artifacts.save(tmp_path / "x", tensors, {})
@@ -112,7 +131,11 @@ def test_damaged_cards_are_refused(tmp_path: Path, tensors: dict[str, Tensor], c
 def test_shapes_names_dtypes_and_size_are_checked(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     artifacts.save(tmp_path / "x", tensors, {})
     good = {"a": (5,), "b": (3, 4), "scalar": ()}
-    for expected, told in (({**good, "a": (6,)}, "shape"), ({**good, "z": (1,)}, "lacks 'z'"), ({"a": (5,)}, "unexpected 'b', 'scalar'")):
+    for expected, told in (
+        ({**good, "a": (6,)}, "shape"),
+        ({**good, "z": (1,)}, "lacks 'z'"),
+        ({"a": (5,)}, "unexpected 'b', 'scalar'"),
+    ):
         with pytest.raises(BadArtifact, match=told):
             artifacts.load(tmp_path / "x", expect_shapes=expected)
     with pytest.raises(BadArtifact, match="at most 10"):

@@ -50,9 +50,19 @@ def test_cases_to_learn_from_are_the_same_in_every_process() -> None:
     import sys
 
     code = (
-        "from genward.core.records import load_concept; from genward.run.models import words_of; from genward.ops.captions import *; "
+        "from genward.core.records import load_concept; from genward.run.models import words_of; from "
+        "genward.ops.captions import *; "
         "c = [load_concept('weapons')]; w = words_of('lab'); "
         "print([(x.id, x.prompt, x.seed) for x in learning_cases(c, w)], safe_twins(c, w, len), caption_pools(c, w))"
     )
-    runs = [subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": s}, capture_output=True, text=True, check=True) for s in "12"]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": s},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for s in "12"
+    ]
     assert len(runs[0].stdout) > 10_000 and runs[0].stdout == runs[1].stdout

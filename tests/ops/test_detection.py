@@ -31,7 +31,9 @@ def rows(seed: int, n: int = 60, ties: bool = True) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize("seed", range(5))
 def test_auroc_counts_pairs(seed: int) -> None:
     s, t = rows(seed)
-    pairs = [(a > b) + 0.5 * (a == b) for a, x in zip(s, t, strict=True) if x for b, y in zip(s, t, strict=True) if not y]
+    pairs = [
+        (a > b) + 0.5 * (a == b) for a, x in zip(s, t, strict=True) if x for b, y in zip(s, t, strict=True) if not y
+    ]
     assert auroc(s, t) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
@@ -49,7 +51,11 @@ def test_average_precision_walks_the_cuts(seed: int) -> None:
 
 def test_unknown_truths_are_left_out_and_empty_classes_are_nan() -> None:
     assert auroc([0.1, 0.9, 0.5], [0, 1, math.nan]) == 1.0
-    assert math.isnan(auroc([0.1, 0.2], [1, 1])) and math.isnan(average_precision([0.1], [0])) and math.isnan(threshold_at_fpr([0.1], [1], 0.05))
+    assert (
+        math.isnan(auroc([0.1, 0.2], [1, 1]))
+        and math.isnan(average_precision([0.1], [0]))
+        and math.isnan(threshold_at_fpr([0.1], [1], 0.05))
+    )
     with pytest.raises(BadInput, match="not finite"):
         auroc([math.nan, 1.0], [0, 1])
     with pytest.raises(BadInput, match="one each"):

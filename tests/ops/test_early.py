@@ -20,7 +20,8 @@ SITE = "mid_block.attentions.0.tb.0"
 
 
 @pytest.mark.parametrize(
-    ("step", "steps", "index"), [(0.08, 50, 3), (0.08, 20, 1), (0.1, 30, 2), (0.0, 20, 0), (0.99, 20, 19), (1, 20, 1), (19, 20, 19), (0.5, 1, 0)]
+    ("step", "steps", "index"),
+    [(0.08, 50, 3), (0.08, 20, 1), (0.1, 30, 2), (0.0, 20, 0), (0.99, 20, 19), (1, 20, 1), (19, 20, 19), (0.5, 1, 0)],
 )
 def test_stop_step(step: float, steps: int, index: int) -> None:
     assert stop_step(step, steps) == index
@@ -84,7 +85,9 @@ def test_judged_knows_what_it_could_not_say() -> None:
     assert truth[0, 0] == truth[2, 0] == 1 and bool(torch.isnan(truth[1, 0]))
     assert judged(FakeJudge(threshold=0.99), samples, ["bright"])[0, 0] == 0
     told = {s.sample: s.value for s in FakeJudge().judge(samples)}
-    assert judged(FakeJudge(threshold=told[samples[0].id]), samples, ["bright"])[0, 0] == 1, "a score at its threshold shows the label"
+    assert judged(FakeJudge(threshold=told[samples[0].id]), samples, ["bright"])[0, 0] == 1, (
+        "a score at its threshold shows the label"
+    )
     assert judged(FakeJudge(threshold=float(np.nextafter(told[samples[0].id], 2))), samples, ["bright"])[0, 0] == 0
     with pytest.raises(BadInput, match="says nothing about dark"):
         judged(FakeJudge(), samples, ["dark"])
@@ -103,5 +106,7 @@ def test_rows_ended_by_another_defense_are_nan() -> None:
 
             rig.inputs(fn)
 
-    found = collect(tiny_sd(), [*CASES, Case("x", "a cup")], Sampler(3), parts=("latents",), steps=(1,), defenses=[End()])
+    found = collect(
+        tiny_sd(), [*CASES, Case("x", "a cup")], Sampler(3), parts=("latents",), steps=(1,), defenses=[End()]
+    )
     assert torch.isnan(found.states["latents"]).flatten(1).any(1).tolist() == [False, True, False, False]

@@ -1,4 +1,5 @@
-"""The parts of fine-tuning against slow forms: partial sampling row by row, noising, packed differences, the checked loop."""
+"""The parts of fine-tuning against slow forms: partial sampling row by row, noising, packed differences, the checked
+loop."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ from torch import Tensor
 from genward.errors import BadArtifact, BadInput, GenwardError
 from genward.ops import finetune
 
-CONFIG: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "set_alpha_to_one": False}
+CONFIG: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "set_alpha_to_one": False,
+}
 
 
 def toy(latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
@@ -22,10 +29,14 @@ def toy(latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-@pytest.mark.parametrize("source", [DDIMScheduler(clip_sample=False, **CONFIG), PNDMScheduler(skip_prk_steps=True, **CONFIG)])
+@pytest.mark.parametrize(
+    "source", [DDIMScheduler(clip_sample=False, **CONFIG), PNDMScheduler(skip_prk_steps=True, **CONFIG)]
+)
 def test_partial_sampling_equals_single_rows(source: Any, guidance: float) -> None:
     g = torch.Generator().manual_seed(0)
-    start, cond, empty = (torch.randn(*s, generator=g, dtype=torch.float64) for s in ((5, 2, 3, 3), (5, 4, 6), (1, 4, 6)))
+    start, cond, empty = (
+        torch.randn(*s, generator=g, dtype=torch.float64) for s in ((5, 2, 3, 3), (5, 4, 6), (1, 4, 6))
+    )
     counts = torch.tensor([0, 7, 3, 3, 1])
     before = dict(source.config)
     scheduler = finetune.ddim_scheduler(source, 8)
@@ -85,8 +96,14 @@ def test_optimize_stops_at_a_loss_that_is_not_finite() -> None:
     p = torch.nn.Parameter(torch.ones(2))
     frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
     told: list[tuple[int, int, float]] = []
-    losses = finetune.optimize([p, frozen], lambda k: (p * p).sum(), steps=3, lr=0.1, who="me", progress=lambda *a: told.append(a))
-    assert losses == sorted(losses, reverse=True) and [t[:2] for t in told] == [(1, 3), (2, 3), (3, 3)] and told[0][2] == losses[0] == 2.0
+    losses = finetune.optimize(
+        [p, frozen], lambda k: (p * p).sum(), steps=3, lr=0.1, who="me", progress=lambda *a: told.append(a)
+    )
+    assert (
+        losses == sorted(losses, reverse=True)
+        and [t[:2] for t in told] == [(1, 3), (2, 3), (3, 3)]
+        and told[0][2] == losses[0] == 2.0
+    )
     with pytest.raises(GenwardError, match="me: loss nan at step 2 of 5; lower lr") as caught:
         finetune.optimize([p], lambda k: (p * (float("nan") if k == 1 else 1.0)).sum(), steps=5, lr=0.1, who="me")
     assert isinstance(caught.value.__cause__, FloatingPointError)

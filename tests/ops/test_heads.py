@@ -17,7 +17,9 @@ from genward.ops import heads
 def cloud(n: int, shape: tuple[int, ...] = (3, 4), shift: float = 0.0, seed: int = 0) -> Tensor:
     """Rows whose head 1 is moved by ``shift``; others are noise of unequal scale."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64) * torch.linspace(0.5, 2, shape[-1], dtype=torch.float64)
+    x = torch.randn(n, *shape, generator=generator, dtype=torch.float64) * torch.linspace(
+        0.5, 2, shape[-1], dtype=torch.float64
+    )
     x[:, 1] += shift
     return x
 
@@ -60,7 +62,9 @@ def test_directions_against_loops() -> None:
         heads.directions(a, b, "pca")
     same = heads.directions(a, a, "lda")
     assert torch.isfinite(same).all(), "no gap at all is no NaN"
-    assert torch.allclose(heads.drawn_to(lda, mean, 5, 0.0), lda) and torch.allclose(heads.drawn_to(lda, mean, 0, 5.0), mean)
+    assert torch.allclose(heads.drawn_to(lda, mean, 5, 0.0), lda) and torch.allclose(
+        heads.drawn_to(lda, mean, 0, 5.0), mean
+    )
 
 
 def test_auroc_is_scikit_learns() -> None:
@@ -94,7 +98,9 @@ def test_shuffled_labels_tell_nothing() -> None:
 def test_units_are_never_parted() -> None:
     names = [f"u{k // 4}" for k in range(40)]
     where, folds = heads.unit_folds(names, 40, 0)
-    assert folds == heads.FOLDS and all(len({int(where[k]) for k in range(40) if names[k] == u}) == 1 for u in set(names))
+    assert folds == heads.FOLDS and all(
+        len({int(where[k]) for k in range(40) if names[k] == u}) == 1 for u in set(names)
+    )
     # one sentence in many contexts: without units its copies in other folds give it away
     base = cloud(8, shift=0.0, seed=5)
     a, b = base[:4].repeat_interleave(10, 0), base[4:].repeat_interleave(10, 0)
@@ -125,19 +131,27 @@ def test_regressions_against_scikit_learn() -> None:
 
 def test_tables_and_weights_are_inverse() -> None:
     sample = {"text.0.heads": torch.randn(5, 8), "text.1.heads": torch.randn(5, 8), "text_2.0.heads": torch.randn(5, 6)}
-    counts, widths = {"text.0.heads": 2, "text.1.heads": 2, "text_2.0.heads": 3}, {k: v.shape[1] for k, v in sample.items()}
+    counts, widths = (
+        {"text.0.heads": 2, "text.1.heads": 2, "text_2.0.heads": 3},
+        {k: v.shape[1] for k, v in sample.items()},
+    )
     table = heads.head_table(sample, counts)
     assert table.shape == (5, 7, 4) and bool((table[:, 4:, 2:] == 0).all())
     weight = torch.randn(2, 7, 4, dtype=torch.float64)
     weight[:, 4:, 2:] = 0
-    found = heads.linear_scores(sample, {s: w.float() for s, w in heads.site_weights(weight, counts, widths).items()}, torch.tensor([1.0, -1.0]))
+    found = heads.linear_scores(
+        sample, {s: w.float() for s, w in heads.site_weights(weight, counts, widths).items()}, torch.tensor([1.0, -1.0])
+    )
     wanted = torch.einsum("nhd,khd->nk", table, weight) + torch.tensor([1.0, -1.0])
     assert torch.allclose(found.double(), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("how", heads.READOUTS)
 def test_token_shares_sum_to_the_score(how: str) -> None:
-    states = {"text.0.heads": torch.randn(3, 6, 8, dtype=torch.float64), "text.1.heads": torch.randn(3, 6, 8, dtype=torch.float64)}
+    states = {
+        "text.0.heads": torch.randn(3, 6, 8, dtype=torch.float64),
+        "text.1.heads": torch.randn(3, 6, 8, dtype=torch.float64),
+    }
     mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] + [0] * 5])
     weights = {site: torch.randn(2, 8, dtype=torch.float64) for site in states}
     bias = torch.randn(2, dtype=torch.float64)
@@ -148,7 +162,11 @@ def test_token_shares_sum_to_the_score(how: str) -> None:
 
 
 def test_attenuation_against_a_loop() -> None:
-    states, weight, center = torch.randn(2, 3, 8, dtype=torch.float64), torch.randn(8, dtype=torch.float64), torch.tensor([0.3, -0.2])
+    states, weight, center = (
+        torch.randn(2, 3, 8, dtype=torch.float64),
+        torch.randn(8, dtype=torch.float64),
+        torch.tensor([0.3, -0.2]),
+    )
     weight[4:] = 0
     assert heads.attenuate(states, weight, 0.0, 2) is states
     found = heads.attenuate(states, weight, 0.7, 2, center)

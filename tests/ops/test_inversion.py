@@ -1,4 +1,5 @@
-"""DDIM steps both ways against a slow form and diffusers, fixed-point refinement, and the parts of textual inversion."""
+"""DDIM steps both ways against a slow form and diffusers, fixed-point refinement, and the parts of textual
+inversion."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def scheduler(**other: Any) -> Any:
 
 
 def plan_of(source: Any, steps: int) -> list[inversion.Step]:
-    return inversion.inverse_timesteps({**source.config, "final_alpha": float(source.final_alpha_cumprod)}, steps, source.alphas_cumprod)
+    return inversion.inverse_timesteps(
+        {**source.config, "final_alpha": float(source.final_alpha_cumprod)}, steps, source.alphas_cumprod
+    )
 
 
 def rand(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -54,7 +57,9 @@ def test_steps_equal_a_slow_form(kind: str) -> None:
                     clean, noise = math.sqrt(a) * x - math.sqrt(1 - a) * n, math.sqrt(a) * n + math.sqrt(1 - a) * x
                 else:
                     clean, noise = (x - math.sqrt(1 - a) * n) / math.sqrt(a), n
-                assert math.isclose(float(found[at]), math.sqrt(b) * clean + math.sqrt(1 - b) * noise, rel_tol=1e-9, abs_tol=1e-12)
+                assert math.isclose(
+                    float(found[at]), math.sqrt(b) * clean + math.sqrt(1 - b) * noise, rel_tol=1e-9, abs_tol=1e-12
+                )
 
 
 def test_there_and_back_with_one_prediction_is_exact() -> None:
@@ -89,7 +94,10 @@ def test_every_step_equals_diffusers(kind: str, other: dict[str, Any], steps: in
 def test_final_alpha_is_read_off_the_flag_where_it_is_not_given() -> None:
     alphas = scheduler().alphas_cumprod
     for flag, wanted in ((True, 1.0), (False, float(alphas[0]))):
-        assert inversion.inverse_timesteps({"set_alpha_to_one": flag, "steps_offset": 1}, 4, alphas)[0].alpha_from == wanted
+        assert (
+            inversion.inverse_timesteps({"set_alpha_to_one": flag, "steps_offset": 1}, 4, alphas)[0].alpha_from
+            == wanted
+        )
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def test_unknown_prediction() -> None:
         inversion.ddim_step(rand(1, 1, 2, 2), rand(1, 1, 2, 2), 0.5, 0.4, "sample")
 
 
-# ------------------------------------------------------------------------------------------------------------------- refinement
+# ----------------------------------------------------------------------------------------------------------- refinement
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,9 @@ def tiny() -> tuple[Any, Any]:
     state = pipe.encode_prompt([""], torch.device("cpu"), 1, False)[0]
 
     def predict(z: Tensor, timestep: int) -> Tensor:
-        noise: Tensor = pipe.unet(z, torch.full((len(z),), timestep), encoder_hidden_states=state.expand(len(z), -1, -1), return_dict=False)[0]
+        noise: Tensor = pipe.unet(
+            z, torch.full((len(z),), timestep), encoder_hidden_states=state.expand(len(z), -1, -1), return_dict=False
+        )[0]
         return noise
 
     return predict, pipe.scheduler
@@ -163,7 +173,9 @@ def test_refined_step_equals_a_slow_form(kind: str, average: int) -> None:
             noises.append(answer if kind == "epsilon" else math.sqrt(level) * answer + math.sqrt(1 - level) * point)
             point, level = math.sqrt(0.5 / 0.7) * (x - math.sqrt(0.3) * noises[-1]) + math.sqrt(0.5) * noises[-1], 0.5
         mean = sum(noises[-average:]) / average
-        assert math.isclose(float(found[at]), math.sqrt(0.5 / 0.7) * (x - math.sqrt(0.3) * mean) + math.sqrt(0.5) * mean, abs_tol=1e-12)
+        assert math.isclose(
+            float(found[at]), math.sqrt(0.5 / 0.7) * (x - math.sqrt(0.3) * mean) + math.sqrt(0.5) * mean, abs_tol=1e-12
+        )
 
 
 def test_without_refinement_it_is_the_inverse_step(tiny: tuple[Any, Any]) -> None:
@@ -175,7 +187,7 @@ def test_without_refinement_it_is_the_inverse_step(tiny: tuple[Any, Any]) -> Non
             assert torch.allclose(inversion.refined_step(predict, z, step, kind), wanted, atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------------ textual inversion
+# ---------------------------------------------------------------------------------------------------- textual inversion
 
 
 @pytest.mark.parametrize("kind", inversion.PREDICTIONS)
@@ -217,6 +229,9 @@ def test_adam_equals_torch() -> None:
 
 
 def test_small_parts() -> None:
-    assert torch.allclose(inversion.with_lengths(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([10.0, 1.0])), torch.tensor([[6.0, 8.0], [0.0, 1.0]]))
+    assert torch.allclose(
+        inversion.with_lengths(torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([10.0, 1.0])),
+        torch.tensor([[6.0, 8.0], [0.0, 1.0]]),
+    )
     assert inversion.shares(10, 4) == [3, 3, 2, 2] and inversion.shares(2, 3) == [1, 1, 0]
     assert torch.allclose(inversion.relative_error(torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)), torch.ones(2))

@@ -33,7 +33,8 @@ def slow_resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("cells", "height", "width", "wanted"), [(256, 16, 16, (16, 16)), (256, 64, 64, (16, 16)), (64, 16, 16, (8, 8)), (6, 5, 3, (3, 2)), (1, 8, 8, (1, 1))]
+    ("cells", "height", "width", "wanted"),
+    [(256, 16, 16, (16, 16)), (256, 64, 64, (16, 16)), (64, 16, 16, (8, 8)), (6, 5, 3, (3, 2)), (1, 8, 8, (1, 1))],
 )
 def test_grid(cells: int, height: int, width: int, wanted: tuple[int, int]) -> None:
     assert localize.grid(cells, height, width) == wanted
@@ -54,7 +55,8 @@ def test_resize(size: tuple[int, int]) -> None:
 
 
 def test_word_maps_in_order() -> None:
-    """Two localizers, two layers of unlike size: (rows, groups, words) with one group a layer and head, words of all localizers in it."""
+    """Two localizers, two layers of unlike size: (rows, groups, words) with one group a layer and head, words of all
+    localizers in it."""
     a, b = torch.softmax(some(2 * 2, 2, 16, 5), -1), torch.softmax(some(2 * 2, 3, 4, 5, seed=1), -1)
     words = [[1, 3], [2]]
     fast = localize.word_maps({"a": a, "b": b}, words, (4, 4), (4, 4))
@@ -64,7 +66,11 @@ def test_word_maps_in_order() -> None:
             layer, head = (a, group) if group < 2 else (b, group - 2)
             edge = 4 if group < 2 else 2
             cells = torch.tensor(
-                [[math.log(max(1e-6, float(layer[n * 2 + row, head, i * edge + j, t]))) for j in range(edge)] for i in range(edge)], dtype=torch.float64
+                [
+                    [math.log(max(1e-6, float(layer[n * 2 + row, head, i * edge + j, t]))) for j in range(edge)]
+                    for i in range(edge)
+                ],
+                dtype=torch.float64,
             )
             assert torch.allclose(fast[row, group, at].double(), slow_resize(cells, (4, 4)), atol=1e-5)
 
@@ -73,7 +79,10 @@ def test_mass_contrast() -> None:
     maps, mean, std = some(2, 3, 4, 2, 2), some(3, seed=1), some(3, seed=2).abs() + 0.1
     fast = localize.mass_contrast(maps, mean, std)
     for r, i, j in itertools.product(range(2), range(2), range(2)):
-        slow = sum((max(float(maps[r, g, w, i, j]) for w in range(4)) - float(mean[g])) / float(std[g]) for g in range(3)) / 3
+        slow = (
+            sum((max(float(maps[r, g, w, i, j]) for w in range(4)) - float(mean[g])) / float(std[g]) for g in range(3))
+            / 3
+        )
         assert float(fast[r, i, j]) == pytest.approx(slow, abs=1e-12)
 
 
@@ -95,7 +104,11 @@ def test_discriminant_against_the_formula() -> None:
             scatter += torch.outer(row - center, row - center)
     covariance = scatter / 68
     level = sum(float(covariance[k, k]) for k in range(4)) / 4
-    slow = torch.linalg.inv(0.7 * covariance + 0.3 * level * torch.eye(4, dtype=torch.float64)) @ (a.mean(0) - b.mean(0)) / s0
+    slow = (
+        torch.linalg.inv(0.7 * covariance + 0.3 * level * torch.eye(4, dtype=torch.float64))
+        @ (a.mean(0) - b.mean(0))
+        / s0
+    )
     assert torch.allclose(mean, m0) and torch.allclose(weight, slow, atol=1e-6)
     score = localize.read_out(torch.cat([positive, negative]), mean, weight)
     assert float(score[:30].mean()) > 1 and abs(float(score[30:].mean())) < 1e-9
@@ -109,14 +122,17 @@ def test_log_odds_is_the_ratio_of_two_normal_laws() -> None:
     def law(v: float, center: float) -> float:
         return math.exp(-(((v - center) / std) ** 2) / 2)
 
-    slow = torch.tensor([math.log(law(float(v), mean + effect * std) / law(float(v), mean)) for v in x], dtype=torch.float64)
+    slow = torch.tensor(
+        [math.log(law(float(v), mean + effect * std) / law(float(v), mean)) for v in x], dtype=torch.float64
+    )
     assert torch.allclose(localize.log_odds(x, mean, std, effect), slow)
     assert not localize.log_odds(x, mean, std, 0.0).any()
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
 def test_limit_keeps_the_rate(rate: float) -> None:
-    """Over many draws of 150 calibration rows, a fresh benign row exceeds the threshold at most ``rate`` of the time."""
+    """Over many draws of 150 calibration rows, a fresh benign row exceeds the threshold at most ``rate`` of the
+    time."""
     draws = some(4000, 151)
     share = sum(float(row[150]) > localize.limit(row[:150], rate) for row in draws) / len(draws)
     assert share <= rate + 3 * math.sqrt(rate / len(draws)) and share > rate / 3
@@ -172,7 +188,11 @@ def slow_perturb(z: Tensor, mask: Tensor, s: float, noise: Tensor, form: str, bl
             elif form == "noise":
                 out[r, c, i, j] = v + s * spread * e
             else:
-                out[r, c, i, j] = (1 - s) * v + s * math.sqrt(a) * float(blank[c, i, j]) + math.sqrt(1 - (1 - s) ** 2) * math.sqrt(1 - a) * e
+                out[r, c, i, j] = (
+                    (1 - s) * v
+                    + s * math.sqrt(a) * float(blank[c, i, j])
+                    + math.sqrt(1 - (1 - s) ** 2) * math.sqrt(1 - a) * e
+                )
     return out
 
 
@@ -193,7 +213,9 @@ def test_variance_stays_where_it_should() -> None:
     assert localize.perturb(z, everywhere, 0.5, noise, "noise").std() == pytest.approx(math.sqrt(1.25), abs=0.02)
     level, blank = 0.36, torch.zeros(4, 64, 64, dtype=torch.float64)
     pure = math.sqrt(1 - level) * z  # the noise part of a step's latents
-    assert localize.perturb(pure, everywhere, 0.5, noise, "blank", blank=blank, alpha=level).std() == pytest.approx(0.8, abs=0.02)
+    assert localize.perturb(pure, everywhere, 0.5, noise, "blank", blank=blank, alpha=level).std() == pytest.approx(
+        0.8, abs=0.02
+    )
 
 
 def test_bad_perturbations() -> None:
@@ -204,4 +226,6 @@ def test_bad_perturbations() -> None:
         localize.perturb(z, mask, 0.5, z, "blank")
     z.requires_grad_(True)
     localize.perturb(z, mask, 0.5, some(1, 2, 4, 4)).sum().backward()
-    assert z.grad is not None and torch.allclose(z.grad, torch.full_like(z, math.sqrt(0.5))), "gradients pass through the perturbation"
+    assert z.grad is not None and torch.allclose(z.grad, torch.full_like(z, math.sqrt(0.5))), (
+        "gradients pass through the perturbation"
+    )

@@ -9,7 +9,15 @@ from genward.errors import BadInput
 from genward.ops import phrases
 
 TWO = Concept(
-    "two", "policy", "", ("x", "y"), ("an x", "an ex", "a y", "a why"), anchors=("a p", "a q"), anchor="a thing", neighbors=("glass", "axes"), keep=("a dog",)
+    "two",
+    "policy",
+    "",
+    ("x", "y"),
+    ("an x", "an ex", "a y", "a why"),
+    anchors=("a p", "a q"),
+    anchor="a thing",
+    neighbors=("glass", "axes"),
+    keep=("a dog",),
 )
 
 
@@ -17,7 +25,9 @@ def test_joined_text_names_every_target_before_any_synonym() -> None:
     assert phrases.joined(TWO) == "an x, a y, an ex, a why"
     weapons = load_concept("weapons")
     names = phrases.joined(weapons).split(", ")
-    assert names[:5] == ["a pistol", "a kitchen knife", "a bomb", "a dagger", "crossed swords"] and sorted(names) == sorted(weapons.phrases)
+    assert names[:5] == ["a pistol", "a kitchen knife", "a bomb", "a dagger", "crossed swords"] and sorted(
+        names
+    ) == sorted(weapons.phrases)
 
 
 def test_pairs_follow_the_anchors_and_templates() -> None:
@@ -30,7 +40,11 @@ def test_pairs_follow_the_anchors_and_templates() -> None:
 
 def test_a_style_is_fitted_in_neutral_contexts() -> None:
     found = dict(phrases.pairs([load_concept("style-noto")]))
-    assert found["a living thing in noto style"] == "a living thing" and found["noto style"] == "" and found["in noto style"] == ""
+    assert (
+        found["a living thing in noto style"] == "a living thing"
+        and found["noto style"] == ""
+        and found["in noto style"] == ""
+    )
     assert not set(found) & set(load_concept("style-noto").prompts)
 
 
@@ -51,7 +65,14 @@ def test_several_or_none() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("rocket", "a rocket"), ("alarm clock", "an alarm clock"), ("scissors", "scissors"), ("octopus", "an octopus"), ("a cup", "a cup"), ("", "")],
+    [
+        ("rocket", "a rocket"),
+        ("alarm clock", "an alarm clock"),
+        ("scissors", "scissors"),
+        ("octopus", "an octopus"),
+        ("a cup", "a cup"),
+        ("", ""),
+    ],
 )
 def test_article(name: str, expected: str) -> None:
     assert phrases.article(name) == expected

@@ -49,11 +49,17 @@ def test_it_is_the_denoisers_own_output_and_costs_nothing(model: StableDiffusion
     watcher, sampler = Watcher(2), Sampler(4, guidance)
     samples = model.generate(CASES, sampler, [watcher])
     (seen,), ((uncond, cond, latents, frame),) = watcher.seen, watcher.told
-    assert torch.equal(seen.cond, cond) and torch.equal(seen.latents, latents) and torch.equal(seen.frame.case, frame.case)
+    assert (
+        torch.equal(seen.cond, cond) and torch.equal(seen.latents, latents) and torch.equal(seen.frame.case, frame.case)
+    )
     assert (seen.uncond is None and uncond is None) if guidance == 1 else torch.equal(seen.uncond, uncond)  # type: ignore[arg-type]
     assert torch.equal(seen.guided, cond if uncond is None else uncond + guidance * (cond - uncond))
     assert same(samples, model.generate(CASES, sampler)) and {s.passes for s in samples} == {4 if guidance == 1 else 8}
-    assert seen.frame.timestep is not None and len(seen.frame.timestep) == len(seen.frame.conditional) == 3 and bool(seen.frame.conditional.all())
+    assert (
+        seen.frame.timestep is not None
+        and len(seen.frame.timestep) == len(seen.frame.conditional) == 3
+        and bool(seen.frame.conditional.all())
+    )
 
 
 def test_parts_and_what_they_refuse(model: StableDiffusion) -> None:
@@ -66,7 +72,9 @@ def test_parts_and_what_they_refuse(model: StableDiffusion) -> None:
     assert both.shape == (3, 2 * 4 * 16)
     slow = seen.cond.double().numpy().reshape(3, 4, 4, 2, 4, 2).mean((3, 5)).reshape(3, -1)  # 8×8 to 4×4, by hand
     np.testing.assert_allclose(both[:, :64].numpy(), slow, atol=1e-6)
-    assert torch.equal(predicted.pooled(seen.cond, 0), seen.cond.flatten(1)) and torch.equal(predicted.pooled(seen.cond, 8), seen.cond.flatten(1))
+    assert torch.equal(predicted.pooled(seen.cond, 0), seen.cond.flatten(1)) and torch.equal(
+        predicted.pooled(seen.cond, 8), seen.cond.flatten(1)
+    )
     with pytest.raises(Inapplicable, match="reads?|guidance"):
         seen._replace(uncond=None).part("direction")
     with pytest.raises(GuardError, match="no model"):
@@ -81,7 +89,9 @@ def test_x0_equals_the_slow_form(kind: str) -> None:
     noisy, out = torch.empty_like(x0), torch.empty_like(x0)
     for k, a in enumerate(alpha.tolist()):
         noisy[k] = a**0.5 * x0[k] + (1 - a) ** 0.5 * noise[k]
-        out[k] = {"epsilon": noise[k], "v_prediction": a**0.5 * noise[k] - (1 - a) ** 0.5 * x0[k], "sample": x0[k]}[kind]
+        out[k] = {"epsilon": noise[k], "v_prediction": a**0.5 * noise[k] - (1 - a) ** 0.5 * x0[k], "sample": x0[k]}[
+            kind
+        ]
     found = predicted.clean_latents(noisy.float(), out.float(), alpha, kind)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.double().numpy(), x0.numpy(), atol=2e-5)
@@ -111,10 +121,20 @@ def test_collect_stops_where_it_is_told_to(model: StableDiffusion) -> None:
     spent = []
     for stop in (True, False):
         rows = predicted.collect(
-            model, cases, SAMPLER, parts=("direction",), step=0.5, edge=4, stop=stop, batch=2, progress=lambda done, whole: told.append(done)
+            model,
+            cases,
+            SAMPLER,
+            parts=("direction",),
+            step=0.5,
+            edge=4,
+            stop=stop,
+            batch=2,
+            progress=lambda done, whole: told.append(done),
         )
         assert rows.features.shape == (5, 64) and rows.timestep == 501
-        assert {s.status for s in rows.samples} == ({"refused"} if stop else {"ok"}) and {s.passes for s in rows.samples} == {4 if stop else 8}
+        assert {s.status for s in rows.samples} == ({"refused"} if stop else {"ok"}) and {
+            s.passes for s in rows.samples
+        } == {4 if stop else 8}
         spent.append(rows.features)
     assert torch.equal(spent[0], spent[1]) and told == [2, 4, 5] * 2
     alone = predicted.collect(model, cases[4:], SAMPLER, parts=("direction",), step=1, edge=4, stop=True)

@@ -1,4 +1,5 @@
-"""SafeRedir's network: the shift and the loss against loops, the authors' size, the gates of the digest, and that it learns."""
+"""SafeRedir's network: the shift and the loss against loops, the authors' size, the gates of the digest, and that it
+learns."""
 
 from __future__ import annotations
 
@@ -13,7 +14,15 @@ from genward.errors import BadArtifact, BadInput
 from genward.ops import saferedir_net as s
 from genward.ops.detection import auroc
 
-SHAPE: dict[str, Any] = {"trunk": "token", "sees": "both", "tokens": 6, "text": 16, "channels": 4, "width": 0.125, "dropout": 0.0}
+SHAPE: dict[str, Any] = {
+    "trunk": "token",
+    "sees": "both",
+    "tokens": 6,
+    "text": 16,
+    "channels": 4,
+    "width": 0.125,
+    "dropout": 0.0,
+}
 HOW = s.Training(epochs=10, batch=32, lr=3e-3, scale=1.25, masked=True, denoiser=0.0, seed=0)
 
 
@@ -23,7 +32,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def answer(rows: int = 3, tokens: int = 4, width: int = 5) -> tuple[Tensor, s.Redirection]:
     out = s.Redirection(
-        random(rows, 2, seed=1), random(rows, tokens, width, seed=2), random(rows, tokens, seed=3).sigmoid(), random(rows, tokens, seed=4).sigmoid()
+        random(rows, 2, seed=1),
+        random(rows, tokens, width, seed=2),
+        random(rows, tokens, seed=3).sigmoid(),
+        random(rows, tokens, seed=4).sigmoid(),
     )
     return random(rows, tokens, width), out
 
@@ -35,7 +47,12 @@ def test_shift_token_by_token(masked: bool) -> None:
     for row in range(3):
         for t in range(4):
             unit = out.delta[row, t] / math.sqrt(sum(float(x) ** 2 for x in out.delta[row, t]))
-            size = 1.25 * out.alpha[row, t] * math.sqrt(sum(float(x) ** 2 for x in text[row, t])) * (out.mask[row, t] if masked else 1)
+            size = (
+                1.25
+                * out.alpha[row, t]
+                * math.sqrt(sum(float(x) ** 2 for x in text[row, t]))
+                * (out.mask[row, t] if masked else 1)
+            )
             assert torch.allclose(got[row, t], size * unit)
     assert bool((s.shift(text, out, 1.25, False).norm(dim=-1) <= 1.25 * text.norm(dim=-1)).all())
 
@@ -49,7 +66,10 @@ def test_gate_one_of_the_digest() -> None:
         joint = torch.cat([net.latent_out(net.latent(x).mean((2, 3))), net.time(s.sinusoid(t))], 1)
         c = net.gathered(torch.cat([head(joint, text) for head in net.attention], 1))
         bare = net.scale * net.low(net.trunk(torch.cat([joint, c], 1)))[:, None].expand_as(text)
-    assert float((s.shift(text, out, 1.25, False) - s.shift(text, out._replace(delta=bare), 1.25, False)).abs().max()) < 1e-5
+    assert (
+        float((s.shift(text, out, 1.25, False) - s.shift(text, out._replace(delta=bare), 1.25, False)).abs().max())
+        < 1e-5
+    )
 
 
 def test_loss_by_hand() -> None:
@@ -109,7 +129,8 @@ def test_rows_do_not_see_each_other() -> None:
 
 
 def toy(rows: int = 160, seed: int = 0) -> s.Items:
-    """Unsafe rows hold a word at token 2 whose safe twin is known, and a bright spot in the latents from the second step on."""
+    """Unsafe rows hold a word at token 2 whose safe twin is known, and a bright spot in the latents from the second
+    step on."""
     g = torch.Generator().manual_seed(seed)
     word, safe_word = torch.randn(2, 16, generator=torch.Generator().manual_seed(3)) * 2
     label = (torch.rand(rows, generator=g) < 0.5).long()
@@ -130,15 +151,25 @@ def test_a_separable_problem_is_learned(trunk: str) -> None:
     net = s.build({**SHAPE, "trunk": trunk}, 0)
     losses = s.train(net, items, held, HOW)
     assert min(losses) < losses[0]
-    assert auroc(s.unsafe_scores(net, items.take(held.nonzero().flatten())).flatten().numpy(), items.label[held].repeat_interleave(2).numpy()) > 0.95
+    assert (
+        auroc(
+            s.unsafe_scores(net, items.take(held.nonzero().flatten())).flatten().numpy(),
+            items.label[held].repeat_interleave(2).numpy(),
+        )
+        > 0.95
+    )
     rows = (held & items.paired).nonzero().flatten()
     part = items.take(rows)
     with torch.no_grad():
         out = net(part.latents[:, 1].float(), part.text, torch.full((len(rows),), 501))
     before = torch.cosine_similarity(part.text[:, 2], part.safe[:, 2], dim=-1).mean()
-    after = torch.cosine_similarity((part.text + s.shift(part.text, out, 1.25, True))[:, 2], part.safe[:, 2], dim=-1).mean()
+    after = torch.cosine_similarity(
+        (part.text + s.shift(part.text, out, 1.25, True))[:, 2], part.safe[:, 2], dim=-1
+    ).mean()
     assert float(after) > float(before) + 0.15
-    assert float(out.mask[:, 2].mean()) > 0.6 > 0.4 > float(out.mask[:, [0, 1, 3, 4, 5]].mean()), "the mask finds the word"
+    assert float(out.mask[:, 2].mean()) > 0.6 > 0.4 > float(out.mask[:, [0, 1, 3, 4, 5]].mean()), (
+        "the mask finds the word"
+    )
 
 
 def test_denoiser_target_pulls_the_prediction() -> None:

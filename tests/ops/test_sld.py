@@ -12,7 +12,9 @@ from genward.ops.guidance import cfg
 from genward.ops.sld import PRESETS, sld_step, warmup_steps
 
 
-def slow(e0: Tensor, ep: Tensor, es: Tensor, v: Tensor, step: int, w: float, s: dict[str, float]) -> tuple[Tensor, Tensor]:
+def slow(
+    e0: Tensor, ep: Tensor, es: Tensor, v: Tensor, step: int, w: float, s: dict[str, float]
+) -> tuple[Tensor, Tensor]:
     out, new = torch.empty_like(e0), torch.empty_like(v)
     for at in itertools.product(*map(range, e0.shape)):
         a, b, c = float(e0[at]), float(ep[at]), float(es[at])
@@ -45,7 +47,9 @@ def test_invariants() -> None:
     e0, ep, es, v = some(0)
     off = dict(guidance=7.5, warmup=0, momentum_scale=0.0, momentum_beta=0.0)
     full, _ = sld_step(e0, ep, es, torch.zeros_like(v), 0, scale=1e9, threshold=1e9, **off)
-    assert torch.allclose(full, e0 + 7.5 * (ep - es), atol=1e-6), "mu = 1 everywhere: the safety text takes the place of the empty one"
+    assert torch.allclose(full, e0 + 7.5 * (ep - es), atol=1e-6), (
+        "mu = 1 everywhere: the safety text takes the place of the empty one"
+    )
     for zero in (dict(scale=0.0, threshold=1e9), dict(scale=1e9, threshold=-1e9)):
         none, _ = sld_step(e0, ep, es, torch.zeros_like(v), 0, **zero, **off)
         assert torch.equal(none, cfg(e0, ep, 7.5)), "mu = 0 everywhere: classifier-free guidance, bit for bit"
@@ -69,7 +73,10 @@ def test_warmup_runs_the_momentum_and_waits_with_the_guidance() -> None:
     assert torch.equal(moved, same) and not torch.equal(moved, v)
 
 
-@pytest.mark.parametrize(("warmup", "steps", "expected"), [(15, 50, 15), (10, 20, 4), (7, 20, 3), (0, 20, 0), (10, 5, 1), (15, 10, 3), (7, 51, 7)])
+@pytest.mark.parametrize(
+    ("warmup", "steps", "expected"),
+    [(15, 50, 15), (10, 20, 4), (7, 20, 3), (0, 20, 0), (10, 5, 1), (15, 10, 3), (7, 51, 7)],
+)
 def test_warmup_is_scaled_to_the_loop(warmup: int, steps: int, expected: int) -> None:
     assert warmup_steps(warmup, steps) == expected
 

@@ -140,7 +140,12 @@ def test_it_settles_and_leaves_nothing_hidden(text: str) -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(string.ascii_lowercase, min_size=2, max_size=9).filter(lambda w: not any(c * 3 in w for c in w)), max_size=8))
+@given(
+    st.lists(
+        st.text(string.ascii_lowercase, min_size=2, max_size=9).filter(lambda w: not any(c * 3 in w for c in w)),
+        max_size=8,
+    )
+)
 def test_plain_words_stay(words: list[str]) -> None:
     assert normalize(" ".join(words)) == " ".join(words)
 

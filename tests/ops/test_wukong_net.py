@@ -1,4 +1,5 @@
-"""Wukong's network: its parts against loops in float64, the copied projections against the U-Net's own attention, and that it learns."""
+"""Wukong's network: its parts against loops in float64, the copied projections against the U-Net's own attention, and
+that it learns."""
 
 from __future__ import annotations
 
@@ -27,7 +28,16 @@ def shape_of(blocks: list[Any], reading: str, categories: int = 2, **more: Any) 
         {"name": n, "channels": b.attn2.to_q.in_features, "inner": b.attn2.to_q.out_features, "heads": b.attn2.heads}
         for n, b in zip(SITES, blocks, strict=True)
     ]
-    base = {"reading": reading, "text": 16, "categories": categories, "hidden": 16, "rank": 4, "layers": 2, "dropout": 0.0, "sites": sites}
+    base = {
+        "reading": reading,
+        "text": 16,
+        "categories": categories,
+        "hidden": 16,
+        "rank": 4,
+        "layers": 2,
+        "dropout": 0.0,
+        "sites": sites,
+    }
     return {**base, **more}
 
 
@@ -41,7 +51,10 @@ def test_place_logits_are_the_mean_over_heads() -> None:
     for row in range(2):
         for place in range(5):
             for token in range(3):
-                heads = [sum(q[row, place, h * 4 + j] * k[token, h * 4 + j] for j in range(4)) / math.sqrt(4) for h in range(3)]
+                heads = [
+                    sum(q[row, place, h * 4 + j] * k[token, h * 4 + j] for j in range(4)) / math.sqrt(4)
+                    for h in range(3)
+                ]
                 assert float(got[row, place, token]) == pytest.approx(float(sum(heads)) / 3)
 
 
@@ -60,7 +73,10 @@ def test_loss_counts_what_is_known() -> None:
     z, t = random(4, 2), torch.tensor([[1.0, math.nan], [0, 1], [1, 0], [math.nan, math.nan]], dtype=torch.float64)
     weight = torch.tensor([2.0, 3.0], dtype=torch.float64)
     each = [
-        -(weight[c] * t[r, c] * torch.log(torch.sigmoid(z[r, c])) + (1 - t[r, c]) * torch.log(1 - torch.sigmoid(z[r, c])))
+        -(
+            weight[c] * t[r, c] * torch.log(torch.sigmoid(z[r, c]))
+            + (1 - t[r, c]) * torch.log(1 - torch.sigmoid(z[r, c]))
+        )
         for r in range(4)
         for c in range(2)
         if not math.isnan(float(t[r, c]))
@@ -72,7 +88,9 @@ def test_loss_counts_what_is_known() -> None:
 
 def test_copied_projections_are_the_blocks_own_attention(blocks: list[Any]) -> None:
     """norm2, to_q, to_k, to_v, to_out at rank 4 with a zero start give what the U-Net's attn2 gives."""
-    site = w.SiteAttention(blocks[0].attn2.to_q.in_features, blocks[0].attn2.to_q.out_features, 16, blocks[0].attn2.heads, 4)
+    site = w.SiteAttention(
+        blocks[0].attn2.to_q.in_features, blocks[0].attn2.to_q.out_features, 16, blocks[0].attn2.heads, 4
+    )
     site.copy_from(blocks[0])
     x, text = random(2, 9, 16).float(), random(2, 7, 16, seed=1).float()
 
@@ -80,7 +98,9 @@ def test_copied_projections_are_the_blocks_own_attention(blocks: list[Any]) -> N
         return y.unflatten(-1, (site.heads, -1)).transpose(1, 2)
 
     with torch.no_grad():
-        attended = torch.nn.functional.scaled_dot_product_attention(split(site.q(site.norm(x))), split(site.k(text)), split(site.v(text)))
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            split(site.q(site.norm(x))), split(site.k(text)), split(site.v(text))
+        )
         ours = site.out(attended.transpose(1, 2).flatten(2))
         theirs = blocks[0].attn2(blocks[0].norm2(x), encoder_hidden_states=text)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -111,12 +131,25 @@ def test_a_separable_problem_is_learned(blocks: list[Any], reading: str) -> None
     held = torch.arange(160) >= 110
     told: list[float] = []
     scores = w.train(
-        net, features, times, truth, held, epochs=14, batch=32, lr=5e-3, weight_decay=0.01, any_share=0.5, seed=0, progress=lambda *a: told.append(a[2])
+        net,
+        features,
+        times,
+        truth,
+        held,
+        epochs=14,
+        batch=32,
+        lr=5e-3,
+        weight_decay=0.01,
+        any_share=0.5,
+        seed=0,
+        progress=lambda *a: told.append(a[2]),
     )
     assert max(scores) > 0.9 and told[-1] < told[0]
     logits = w.predict(net, [f[held] for f in features], times)
     assert logits.shape == (50, 2, 2) and w.validation_score(logits, truth[held]) == pytest.approx(max(scores))
-    assert all(torch.equal(p, frozen[n]) for n, p in net.named_parameters() if n in frozen), "the U-Net's projections stay"
+    assert all(torch.equal(p, frozen[n]) for n, p in net.named_parameters() if n in frozen), (
+        "the U-Net's projections stay"
+    )
 
 
 @pytest.mark.parametrize("reading", ["A", "B"])

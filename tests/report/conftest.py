@@ -60,7 +60,9 @@ def picture(seed: int, side: int = 64) -> Image.Image:
     draw = ImageDraw.Draw(image)
     for _ in range(4):
         x, y, r = (random_.randrange(side) for _ in range(3))
-        draw.ellipse((x - r // 3, y - r // 3, x + r // 3, y + r // 3), fill=tuple(random_.randrange(256) for _ in range(3)))
+        draw.ellipse(
+            (x - r // 3, y - r // 3, x + r // 3, y + r // 3), fill=tuple(random_.randrange(256) for _ in range(3))
+        )
     return image
 
 
@@ -83,14 +85,25 @@ def cells() -> list[dict[str, Any]]:
                 shift = (0.0, 0.03, 0.05, 0.12, -0.3, 0.2)[k] * min(1.0, rate * 4)
                 rows.append(cell(arm, concept, wording, rate + penalty, kept - penalty, shift))
     rows[3]["n_unscored"] = 3
-    rows[8] |= {"crr": None, "crr_low": None, "crr_high": float("nan"), "n": 0, "n_unscored": 24, "why": "judge unsure on every picture"}
+    rows[8] |= {
+        "crr": None,
+        "crr_low": None,
+        "crr_high": float("nan"),
+        "n": 0,
+        "n_unscored": 24,
+        "why": "judge unsure on every picture",
+    }
     return rows
 
 
 def strips(store: SmallStore) -> list[dict[str, Any]]:
     out = []
     for k, (concept, wording, prompt, unsafe) in enumerate(
-        [("weapons", "name", "a bomb in twemoji style", True), ("weapons", "kind", HOSTILE, True), ("weapons", "keep-object", "a cat in noto style", False)]
+        [
+            ("weapons", "name", "a bomb in twemoji style", True),
+            ("weapons", "kind", HOSTILE, True),
+            ("weapons", "keep-object", "a cat in noto style", False),
+        ]
     ):
         base = store.put(picture(k))
         images: dict[str, str | None] = {arm: store.put(picture(k * 10 + j)) for j, arm in enumerate(ARMS)}
@@ -101,7 +114,17 @@ def strips(store: SmallStore) -> list[dict[str, Any]]:
             images["esd-x"], status["esd-x"] = None, "error"
             images["uce"] = "0" * 64
         images["negative_prompt"] = store.put(picture(99 + k, 320))
-        out.append({"concept": concept, "wording": wording, "prompt": prompt, "seed": 1234 + k, "unsafe": unsafe, "images": images, "status": status})
+        out.append(
+            {
+                "concept": concept,
+                "wording": wording,
+                "prompt": prompt,
+                "seed": 1234 + k,
+                "unsafe": unsafe,
+                "images": images,
+                "status": status,
+            }
+        )
     return out
 
 

@@ -1,4 +1,5 @@
-"""The page in a real browser (headless Chromium from Debian, driven by selenium): quiet, offline, sortable, un-blurs, narrow screens."""
+"""The page in a real browser (headless Chromium from Debian, driven by selenium): quiet, offline, sortable, un-blurs,
+narrow screens."""
 
 from __future__ import annotations
 
@@ -23,10 +24,18 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
     driver, browser = shutil.which("chromedriver"), shutil.which("chromium")
-    assert driver and browser, "these tests need Debian's chromium and chromium-driver: apt-get install chromium chromium-driver"
+    assert driver and browser, (
+        "these tests need Debian's chromium and chromium-driver: apt-get install chromium chromium-driver"
+    )
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for flag in ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1280,900", "--no-first-run"):
+    for flag in (
+        "--headless=new",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1280,900",
+        "--no-first-run",
+    ):
         options.add_argument(flag)
     options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
     if os.geteuid() == 0:
@@ -65,7 +74,9 @@ def heads(page: webdriver.Chrome) -> list[WebElement]:
 def test_it_is_quiet_and_asks_for_nothing(page: webdriver.Chrome) -> None:
     events = [json.loads(e["message"])["message"] for e in page.get_log("performance")]
     asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    urls = [r["request"]["url"] for r in asked if not r["documentURL"].startswith("chrome:")]  # the browser's own start page is not ours
+    urls = [
+        r["request"]["url"] for r in asked if not r["documentURL"].startswith("chrome:")
+    ]  # the browser's own start page is not ours
     assert [u for u in urls if not u.startswith("data:")] == [page.current_url]
     assert page.get_log("browser") == []
 
@@ -78,7 +89,11 @@ def test_hostile_text_stays_text(page: webdriver.Chrome, hostile: str) -> None:
 
 def test_headers_sort_up_down_and_back(page: webdriver.Chrome) -> None:
     before = column(page, 2)
-    for state, order in (("ascending", sorted(before, key=float)), ("descending", sorted(before, key=float, reverse=True)), ("none", before)):
+    for state, order in (
+        ("ascending", sorted(before, key=float)),
+        ("descending", sorted(before, key=float, reverse=True)),
+        ("none", before),
+    ):
         click(page, heads(page)[1].find_element(By.TAG_NAME, "button"))
         assert heads(page)[1].get_attribute("aria-sort") == state
         assert [float(v) for v in column(page, 2)] == [float(v) for v in order]
@@ -117,15 +132,23 @@ def test_pictures_unblur_by_click_by_key_and_all_at_once(page: webdriver.Chrome)
 
 def test_pictures_are_decoded(page: webdriver.Chrome) -> None:
     assert page.execute_script(
-        "return Promise.all([...document.images].map((i) => i.decode())).then(() => [...document.images].every((i) => i.naturalWidth > 0))"
+        "return Promise.all([...document.images].map((i) => i.decode())).then(() => [...document.images].every((i) => "
+        "i.naturalWidth > 0))"
     )
 
 
 def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
-    page.execute_script("const s = document.querySelector('[data-filter=wording]'); s.value = 'kind'; s.dispatchEvent(new Event('change'))")
+    page.execute_script(
+        "const s = document.querySelector('[data-filter=wording]'); s.value = 'kind'; s.dispatchEvent(new "
+        "Event('change'))"
+    )
     assert [s.is_displayed() for s in page.find_elements(By.CSS_SELECTOR, ".strip")] == [False, True, False]
-    page.execute_script("const s = document.querySelector('[data-plots]'); s.value = '4'; s.dispatchEvent(new Event('change'))")
-    drawn = [s.get_attribute("aria-label") for s in page.find_elements(By.CSS_SELECTOR, ".plot svg") if s.is_displayed()]
+    page.execute_script(
+        "const s = document.querySelector('[data-plots]'); s.value = '4'; s.dispatchEvent(new Event('change'))"
+    )
+    drawn = [
+        s.get_attribute("aria-label") for s in page.find_elements(By.CSS_SELECTOR, ".plot svg") if s.is_displayed()
+    ]
     assert drawn[0] == "Residual weapons against retention, description"
     mark = next(m for m in page.find_elements(By.CSS_SELECTOR, ".mark.defense") if m.is_displayed())
     page.execute_script("arguments[0].focus()", mark)
@@ -146,7 +169,9 @@ def test_only_tables_and_plots_scroll_sideways(page: webdriver.Chrome, width: in
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_letters_on_the_heat_map_can_be_read(page: webdriver.Chrome, scheme: str) -> None:
-    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
     colors = page.execute_script(
         """const c = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
         const rgb = (color) => { c.fillStyle = color; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };
@@ -168,7 +193,9 @@ def contrast(a: list[int], b: list[int]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_it_works_from_a_path_with_odd_letters(chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], tmp_path: Path) -> None:
+def test_it_works_from_a_path_with_odd_letters(
+    chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], tmp_path: Path
+) -> None:
     store.write("quick", metrics)
     path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html")
     chromium.get_log("browser")

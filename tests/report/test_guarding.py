@@ -18,9 +18,20 @@ VALUES = {
 
 
 def cells() -> list[dict[str, Any]]:
-    shares = {"low": 0.0, "high": 0.5, "benign_blocked_low": 0.0, "benign_blocked_high": 0.4, "accuracy": 0.8, "accuracy_low": 0.7, "accuracy_high": 0.9}
+    shares = {
+        "low": 0.0,
+        "high": 0.5,
+        "benign_blocked_low": 0.0,
+        "benign_blocked_high": 0.4,
+        "accuracy": 0.8,
+        "accuracy_low": 0.7,
+        "accuracy_high": 0.9,
+    }
     more = {"passes_per_blocked": 4.0, "seconds_per_image": 0.2, "n": 51, "n_benign": 57}
-    return [{"arm": arm, "policy": "weapons", **dict(zip(COST, found, strict=True)), **shares, **more} for arm, found in VALUES.items()]
+    return [
+        {"arm": arm, "policy": "weapons", **dict(zip(COST, found, strict=True)), **shares, **more}
+        for arm, found in VALUES.items()
+    ]
 
 
 def test_the_front_is_what_no_arm_under_test_beats() -> None:
@@ -39,10 +50,16 @@ def test_the_picture_starts_at_zero_and_leaves_out_what_is_unknown() -> None:
     (group,) = groups(cells(), ARMS)
     assert group.plot is not None and group.plot.missing == ("unknown",)
     marks = {m.label: m for m in group.plot.marks}
-    assert marks["picture"].x == LEFT == group.plot.xticks[0][0] and group.plot.xticks[0][1] == group.plot.yticks[0][1] == "0"
+    assert (
+        marks["picture"].x == LEFT == group.plot.xticks[0][0]
+        and group.plot.xticks[0][1] == group.plot.yticks[0][1] == "0"
+    )
     assert marks["text"].x > marks["early"].x and marks["base"].y < marks["early"].y < marks["picture"].y < HEIGHT
     assert all(LEFT <= m.x1 <= m.x <= m.x2 <= WIDTH - RIGHT for m in marks.values())
-    assert marks["text"].tip == "text: unsafe released 10 % (0–50), benign blocked 37 % (0–40), 40 denoiser passes a released picture"
+    assert (
+        marks["text"].tip
+        == "text: unsafe released 10 % (0–50), benign blocked 37 % (0–40), 40 denoiser passes a released picture"
+    )
     (alone,) = groups(cells()[-1:], ARMS)
     assert alone.plot is None
 

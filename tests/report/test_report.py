@@ -1,4 +1,5 @@
-"""Reports from a small synthetic run: complete, offline, escaped, equal for equal input; and what happens with bad input."""
+"""Reports from a small synthetic run: complete, offline, escaped, equal for equal input; and what happens with bad
+input."""
 
 from __future__ import annotations
 
@@ -70,12 +71,17 @@ def page(text: str) -> Page:
     return Page(text)
 
 
-# ------------------------------------------------------------------------------------------------------------------ the page
+# ------------------------------------------------------------------------------------------------------------- the page
 
 
 def test_it_is_whole_and_loads_nothing(page: Page, text: str) -> None:
     assert page.open == []
-    loads = [a[k] for _, a in page.tags for k in ("src", "href", "xlink:href", "data", "action", "poster", "srcset") if k in a]
+    loads = [
+        a[k]
+        for _, a in page.tags
+        for k in ("src", "href", "xlink:href", "data", "action", "poster", "srcset")
+        if k in a
+    ]
     assert loads and all(v.startswith(("data:", "#")) for v in loads)
     assert not re.search(r"url\(|@import|<iframe|<object|<base|fetch\(|XMLHttp|import\(", text)
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
@@ -94,9 +100,23 @@ def test_hostile_text_is_escaped_everywhere(page: Page, text: str, hostile: str)
 
 def test_sections_marks_and_words(page: Page) -> None:
     words = " ".join(" ".join(page.words).split())
-    for wanted in ("1810f0d7a3c0", "dirty", "steps 20, guidance 4.0", "cpu (2 threads)", "8 min 13 s", "2026-01-02 03:04:05Z", "cannot tell", "0.42.1"):
+    for wanted in (
+        "1810f0d7a3c0",
+        "dirty",
+        "steps 20, guidance 4.0",
+        "cpu (2 threads)",
+        "8 min 13 s",
+        "2026-01-02 03:04:05Z",
+        "cannot tell",
+        "0.42.1",
+    ):
         assert wanted in words, wanted
-    for wanted in ("genward run erasure --preset quick --concept 'weapons'", "judge unsure on every picture", "3 unscored", "same as base"):
+    for wanted in (
+        "genward run erasure --preset quick --concept 'weapons'",
+        "judge unsure on every picture",
+        "3 unscored",
+        "same as base",
+    ):
         assert wanted in words, wanted
     ids = {a["id"] for _, a in page.tags if "id" in a}
     assert {a["href"][1:] for a in page.all("a") if a["href"].startswith("#")} <= ids
@@ -118,7 +138,11 @@ def test_unsafe_pictures_are_blurred_and_missing_ones_say_why(page: Page, text: 
     assert '.unsafe[aria-pressed="false"] img { filter: blur(' in text
     assert all(a["alt"] for a in page.all("img")) and len(page.all("img")) == 5 + 8 + 8
     tiles = [a["aria-label"] for a in page.all("div", "tile")]
-    assert tiles == ["sld:strong: refused by a defense", "uce: picture missing in the store", "esd-x: an error, no picture"]
+    assert tiles == [
+        "sld:strong: refused by a defense",
+        "uce: picture missing in the store",
+        "esd-x: an error, no picture",
+    ]
     assert "Missing or unreadable in the store" in text
 
 
@@ -168,7 +192,7 @@ def test_a_run_with_nothing_in_it_still_makes_a_page(store: Any) -> None:
     assert page.open == [] and "This run has no cells" in " ".join(page.words)
 
 
-# -------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 
 @pytest.mark.parametrize(
@@ -181,7 +205,10 @@ def test_a_run_with_nothing_in_it_still_makes_a_page(store: Any) -> None:
         ('{"run": [], "arms": [], "cells": []}', "'run' is list"),
         ('{"run": {}, "arms": [], "cells": [3]}', "rows that are not tables"),
         ('{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c"}]}', "'wording'"),
-        ('{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c", "wording": "w", "crr": "0.5"}]}', "not a number"),
+        (
+            '{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c", "wording": "w", "crr": "0.5"}]}',
+            "not a number",
+        ),
         ('{"run": {}, "arms": [], "cells": [], "schema": 99}', "schema 99"),
         ('{"run": {}, "arms": [], "cells": [], "judges": {}}', "'judges' is dict"),
         ('{"run": {}, "arms": [], "cells": [], "judges": [{"labels": ["a"]}]}', "'labels' in 'judges' is list"),
@@ -237,7 +264,7 @@ def test_two_cells_of_one_key_are_refused(metrics: dict[str, Any]) -> None:
         summary_rows(metrics)
 
 
-# ---------------------------------------------------------------------------------------------------------- pure functions
+# ------------------------------------------------------------------------------------------------------- pure functions
 
 
 def test_the_mean_over_wordings_against_numpy(metrics: dict[str, Any]) -> None:
@@ -312,7 +339,17 @@ def test_the_terminal_table(metrics: dict[str, Any]) -> None:
 
 def test_numbers_as_text() -> None:
     assert [percent(v) for v in (None, 0.583, 0.004, 1.0, -0.001)] == ["–", "58", "0", "100", "0"]
-    assert [short(v) for v in (None, 0, 0.22, 19, 12.5, 5.125, 1234.5, 1e-7, -0.02)] == ["–", "0", "0.22", "19", "12.5", "5.12", "1,234", "1.00e-07", "-0.02"]
+    assert [short(v) for v in (None, 0, 0.22, 19, 12.5, 5.125, 1234.5, 1e-7, -0.02)] == [
+        "–",
+        "0",
+        "0.22",
+        "19",
+        "12.5",
+        "5.12",
+        "1,234",
+        "1.00e-07",
+        "-0.02",
+    ]
     assert [duration(v) for v in (None, 0.24, 42, 185, 7440)] == ["–", "0.24 s", "42 s", "3 min 5 s", "2 h 4 min"]
 
 

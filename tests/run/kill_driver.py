@@ -1,4 +1,5 @@
-"""Runs a tiny benchmark in forked children, kills them with SIGKILL at random moments, resumes, and compares with an uninterrupted run.
+"""Runs a tiny benchmark in forked children, kills them with SIGKILL at random moments, resumes, and compares with an
+uninterrupted run.
 
 Started by ``test_kill.py`` in a process of its own with one thread, so that forking is safe. Prints one JSON object.
 """

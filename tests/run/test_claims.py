@@ -12,7 +12,19 @@ from genward.run import claims as c
 
 
 def claim(**fields: object) -> c.Claim:
-    return c.Claim(**{"id": "x", "system": "X", "statement": "s", "paper": "p", "form": "ratio", "command": "c", "arm": "a", "versus": "base", **fields})  # type: ignore[arg-type]
+    return c.Claim(
+        **{
+            "id": "x",
+            "system": "X",
+            "statement": "s",
+            "paper": "p",
+            "form": "ratio",
+            "command": "c",
+            "arm": "a",
+            "versus": "base",
+            **fields,
+        }
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -58,20 +70,50 @@ def test_nothing_is_made_of_nothing() -> None:
     assert not c.difference(c.UNKNOWN, c.Estimate(0.1, 0.0, 0.2)).known
 
 
-def cell(arm: str, concept: str, wording: str, crr: float, half: float = 0.02, retention: float = 0.9) -> dict[str, object]:
+def cell(
+    arm: str, concept: str, wording: str, crr: float, half: float = 0.02, retention: float = 0.9
+) -> dict[str, object]:
     around = {"crr": crr, "crr_low": max(0.0, crr - half), "crr_high": crr + half}
-    return {"arm": arm, "concept": concept, "wording": wording, **around, "retention": retention, "retention_low": 0.88, "retention_high": 0.92}
+    return {
+        "arm": arm,
+        "concept": concept,
+        "wording": wording,
+        **around,
+        "retention": retention,
+        "retention_low": 0.88,
+        "retention_high": 0.92,
+    }
 
 
 def metrics() -> dict[str, object]:
-    figures = {"base": 0.9, "uce": 0.1, "esd-u": 0.2, "sld medium": 0.3, "sld strong": 0.2, "sld max": 0.1, "sld weak": 0.6, "concept ablation": 0.88}
-    cells = [cell(a, k, w, v) for a, v in figures.items() for k in ("weapons", "banana") for w in ("name", "synonym", "synonym-heldout", "description")]
-    cells += [cell("base", "style-monotone", "name", 0.9), cell("esd-x", "style-monotone", "name", 0.5), cell("sld medium", "style-monotone", "name", 0.6)]
+    figures = {
+        "base": 0.9,
+        "uce": 0.1,
+        "esd-u": 0.2,
+        "sld medium": 0.3,
+        "sld strong": 0.2,
+        "sld max": 0.1,
+        "sld weak": 0.6,
+        "concept ablation": 0.88,
+    }
+    cells = [
+        cell(a, k, w, v)
+        for a, v in figures.items()
+        for k in ("weapons", "banana")
+        for w in ("name", "synonym", "synonym-heldout", "description")
+    ]
+    cells += [
+        cell("base", "style-monotone", "name", 0.9),
+        cell("esd-x", "style-monotone", "name", 0.5),
+        cell("sld medium", "style-monotone", "name", 0.6),
+    ]
     return {"run": {"concepts": {}}, "cells": cells}
 
 
 def verdicts(data: dict[str, object]) -> dict[str, str]:
-    return {row["id"]: row["verdict"] for row in c.claims(data, [x for x in c.load_claims() if x.form != "exact"])["claims"]}
+    return {
+        row["id"]: row["verdict"] for row in c.claims(data, [x for x in c.load_claims() if x.form != "exact"])["claims"]
+    }
 
 
 def test_the_table_reads_a_run() -> None:
@@ -100,7 +142,15 @@ def test_the_order_of_presets_fails_where_one_step_certainly_rises() -> None:
 
 def test_paired_intervals_are_taken_where_the_run_has_them() -> None:
     data = metrics()
-    pair = {"arm": "uce", "versus": "base", "wording": "name", "measure": "crr", "ratio": 0.3, "ratio_low": 0.25, "ratio_high": 0.35}
+    pair = {
+        "arm": "uce",
+        "versus": "base",
+        "wording": "name",
+        "measure": "crr",
+        "ratio": 0.3,
+        "ratio_low": 0.25,
+        "ratio_high": 0.35,
+    }
     data["pairs"] = [{**pair, "concept": k} for k in ("weapons", "banana")]
     (row,) = c.claims(data, [claim(at_most=0.2, arm="uce", kinds=("policy", "object"))])["claims"]
     assert (row["ours"], row["verdict"]) == (0.3, c.FAILS)

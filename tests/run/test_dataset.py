@@ -24,7 +24,16 @@ from genward.testing import FakeJudge, tiny_sd
 
 SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
 RECIPE = Recipe(("saw",), steps=(0, 0.99), sampler=Sampler(2, 1.0))
-CONCEPT = Concept("tools", "policy", "x", targets=("saw",), phrases=("a saw", "a small saw"), anchor="a cup", keep=("a dog",), judge=("saw",))
+CONCEPT = Concept(
+    "tools",
+    "policy",
+    "x",
+    targets=("saw",),
+    phrases=("a saw", "a small saw"),
+    anchor="a cup",
+    keep=("a dog",),
+    judge=("saw",),
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +44,22 @@ def model() -> StableDiffusion:
 @pytest.fixture(scope="module")
 def judge(model: StableDiffusion) -> FakeJudge:
     shown = model.generate([Case(f"b{k}", "a cup", seed=k) for k in range(12)], Sampler(2, 1.0))
-    return FakeJudge(labels=("saw",), threshold=float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])))
+    return FakeJudge(
+        labels=("saw",),
+        threshold=float(
+            np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None])
+        ),
+    )
 
 
 def test_near_duplicates_are_one_cluster() -> None:
-    texts = ["a red apple on a table", "a red apple on the table", "a dog", "two castles at night", "A red apple on a table "]
+    texts = [
+        "a red apple on a table",
+        "a red apple on the table",
+        "a dog",
+        "two castles at night",
+        "A red apple on a table ",
+    ]
     number = dataset.clusters(texts)
     assert number[0] == number[1] == number[4] and len(set(number)) == 3
     letters = "abcdefghijklmnopqrstuvwxyz"
@@ -50,14 +70,20 @@ def test_near_duplicates_are_one_cluster() -> None:
 
 def test_splits_keep_clusters_whole_and_families_apart() -> None:
     cases = [
-        Case(f"{k}-{j}", f"prompt number {k:03d} {'xyzuvw'[k % 6] * 9}", wording="attack" if k % 10 == 0 else "plain") for k in range(40) for j in range(3)
+        Case(f"{k}-{j}", f"prompt number {k:03d} {'xyzuvw'[k % 6] * 9}", wording="attack" if k % 10 == 0 else "plain")
+        for k in range(40)
+        for j in range(3)
     ]
     groups = [c.prompt for c in cases]
     split = dataset.splits(groups, cases, test_wordings=("attack",))
     assert all(len({s for s, g in zip(split, groups, strict=True) if g == name}) == 1 for name in set(groups))
     assert all(s == "test" for s, c in zip(split, cases, strict=True) if c.wording == "attack")
     assert {s for s, c in zip(split, cases, strict=True) if c.wording == "plain"} == {"train", "valid", "test"}
-    assert split == dataset.splits(groups, cases, test_wordings=("attack",)) != dataset.splits(groups, cases, seed=1, test_wordings=("attack",))
+    assert (
+        split
+        == dataset.splits(groups, cases, test_wordings=("attack",))
+        != dataset.splits(groups, cases, seed=1, test_wordings=("attack",))
+    )
 
 
 def test_flips_count_prompts() -> None:
@@ -68,15 +94,24 @@ def test_flips_count_prompts() -> None:
     assert dataset.flips(["a"], [1.0]) == {"prompts": 0, "by_wording": {}}
 
 
-def test_build_load_resume(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_load_resume(
+    model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = dataset.prompt_cases(["a saw", ("a cup", "benign"), "a dog", "a key"], 2)
     folder = tmp_path / "d"
     told: list[tuple[int, int]] = []
     card = dataset.build(model, cases, [judge], RECIPE, folder, part=3, progress=lambda *a: told.append(a))
     data = dataset.load(folder)
     assert told[-1] == (8, 8) and len(data.rows) == 8 and data.truth.shape == (8, 1) and data.card == card
-    assert data.states[SITES[0]].shape == (8, 2, 16, 16) and data.states[SITES[0]].dtype == torch.float16 and data.timesteps.tolist() == [501, 1]
-    assert [r["prompt"] for r in data.rows] == [c.prompt for c in cases] and {r["wording"] for r in data.rows} == {"", "benign"}
+    assert (
+        data.states[SITES[0]].shape == (8, 2, 16, 16)
+        and data.states[SITES[0]].dtype == torch.float16
+        and data.timesteps.tolist() == [501, 1]
+    )
+    assert [r["prompt"] for r in data.rows] == [c.prompt for c in cases] and {r["wording"] for r in data.rows} == {
+        "",
+        "benign",
+    }
     assert sum(s["rows"] for s in card["splits"].values()) == 8 and card["flips"]["prompts"] == 4
     assert not [p for p in folder.rglob("*") if p.suffix in (".png", ".tmp")], "no picture is kept"
     (folder / "part-00001.jsonl").unlink()
@@ -86,7 +121,9 @@ def test_build_load_resume(model: StableDiffusion, judge: FakeJudge, tmp_path: P
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda cases, *a, **k: made.append(len(cases)) or generate(cases, *a, **k))
     again = dataset.build(model, cases, [judge], RECIPE, folder, part=3)
-    assert made == [3] and again == card and torch.equal(dataset.load(folder).truth, data.truth), "only the missing part is made again"
+    assert made == [3] and again == card and torch.equal(dataset.load(folder).truth, data.truth), (
+        "only the missing part is made again"
+    )
     with pytest.raises(BadInput, match="another plan"):
         dataset.build(model, cases, [judge], dataclasses.replace(RECIPE, pool=4), folder, part=3)
     (folder / "part-00002.safetensors").write_bytes(b"x" * 30)
@@ -117,7 +154,8 @@ def test_judges_that_differ_leave_the_label_open(model: StableDiffusion, judge: 
 
 
 def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3.0)) -> Dataset:
-    """Rows whose harm depends on the seed half as much as on the text; features show it with the strengths ``seen`` at the two steps."""
+    """Rows whose harm depends on the seed half as much as on the text; features show it with the strengths ``seen`` at
+    the two steps."""
     g = torch.Generator().manual_seed(seed)
     text_side = torch.randn(rows, generator=g)
     harm = (text_side + torch.randn(rows, generator=g) > 0).float()
@@ -130,7 +168,10 @@ def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3
             x[:, k] += (text_side * 0.3 + harm * strength)[:, None, None] * direction[:width]
         states[site] = x.half()
     split = ["train" if k % 10 < 6 else "valid" if k % 10 < 8 else "test" for k in range(rows)]
-    lines = [{"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "wording": "", "uncertain": []} for k, s in enumerate(split)]
+    lines = [
+        {"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "wording": "", "uncertain": []}
+        for k, s in enumerate(split)
+    ]
     plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8, "steps": [0, 0.99], "sampler": {"steps": 20}}}
     return Dataset({"plan": plan}, lines, {**states, "text": texts.half()}, torch.tensor([951, 51]), harm[:, None])
 
@@ -148,12 +189,20 @@ def learner(model: StableDiffusion) -> Any:
 def test_gates(model: StableDiffusion) -> None:
     data, fit = invented(), learner(model)
     fitted = fit(data)
-    assert fitted.artifact.card["captions"][0] == "p0" and len(fitted.artifact.card["captions"]) == 320, "test rows are not learned from"
+    assert fitted.artifact.card["captions"][0] == "p0" and len(fitted.artifact.card["captions"]) == 320, (
+        "test rows are not learned from"
+    )
     gates = dataset.gate_first_step(data, fitted)
-    assert [g.holds for g in gates] == [True, True] and gates[1].value > gates[0].value + 0.1 and 0.6 < gates[0].against < 0.95
+    assert (
+        [g.holds for g in gates] == [True, True]
+        and gates[1].value > gates[0].value + 0.1
+        and 0.6 < gates[0].against < 0.95
+    )
     assert gates[0].against == pytest.approx(dataset.text_probe(data))
     leaking = invented(seen=(3.0, 3.0))
-    assert not dataset.gate_first_step(leaking, fit(leaking))[0].holds, "a detector that knows the end at the start must fail the gate"
+    assert not dataset.gate_first_step(leaking, fit(leaking))[0].holds, (
+        "a detector that knows the end at the start must fail the gate"
+    )
     coin = dataset.gate_shuffled(data, fit)
     assert coin.holds and coin.n == 80
     with pytest.raises(GenwardError, match="never or always"):
@@ -164,17 +213,30 @@ def test_the_table_of_gates(model: StableDiffusion) -> None:
     data, fit = invented(), learner(model)
     fitted = fit(data)
     found = {g.name: g for g in dataset.gates(data, fitted, fit)}
-    assert list(found) == ["first step against text", "step at t=51 against first", "last step against image filter", "shuffled labels"]
+    assert list(found) == [
+        "first step against text",
+        "step at t=51 against first",
+        "last step against image filter",
+        "shuffled labels",
+    ]
     assert all(g.holds and g.n == 80 and not g.why for g in found.values()), found
     assert found["last step against image filter"].against == 1.0 and found["shuffled labels"].against == 0.5
     blind = invented(seen=(0.0, 0.0))
-    assert not dataset.gate_last_step(blind, fit(blind)).holds, "a detector that sees less than the picture must fail the gate"
+    assert not dataset.gate_last_step(blind, fit(blind)).holds, (
+        "a detector that sees less than the picture must fail the gate"
+    )
     plan = data.card["plan"]
     late = data._replace(card={"plan": {**plan, "recipe": {**plan["recipe"], "steps": [0.5, 0.9]}}})
     told = dataset.gates(late, fitted, lambda _: fitted)
-    assert [g.holds for g in told[:2]] == [None, None] and "step 0 was not read" in told[0].why and "last step was not read" in told[1].why
+    assert (
+        [g.holds for g in told[:2]] == [None, None]
+        and "step 0 was not read" in told[0].why
+        and "last step was not read" in told[1].why
+    )
     always = dataset.gates(data._replace(truth=torch.ones(400, 1)), fitted, fit)
-    assert len(always) == 3 and all(g.holds is None and math.isnan(g.value) and "never or always" in g.why for g in always)
+    assert len(always) == 3 and all(
+        g.holds is None and math.isnan(g.value) and "never or always" in g.why for g in always
+    )
 
 
 def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> None:
@@ -189,7 +251,10 @@ def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> 
     other = data.truth.clone()
     other[torch.from_numpy(valid)] = 1 - other[torch.from_numpy(valid)]
     turned = fit(data._replace(truth=other)).artifact
-    assert all(torch.equal(turned.tensors[k], v) for k, v in fitted.artifact.tensors.items()) and turned.card["thresholds"] != card["thresholds"]
+    assert (
+        all(torch.equal(turned.tensors[k], v) for k, v in fitted.artifact.tensors.items())
+        and turned.card["thresholds"] != card["thresholds"]
+    )
     with pytest.raises(BadInput, match="validation split"):
         fit(data._replace(rows=[{**r, "split": "train" if r["split"] == "valid" else r["split"]} for r in data.rows]))
 
@@ -200,11 +265,15 @@ def test_rows_without_a_picture_take_no_part_in_the_shuffle(model: StableDiffusi
         value[::7] = torch.nan
     truth = data.truth.clone()
     truth[::7] = torch.nan
-    assert dataset.gate_shuffled(data._replace(truth=truth), fit).n == sum(k % 10 >= 8 and k % 7 > 0 for k in range(400))
+    assert dataset.gate_shuffled(data._replace(truth=truth), fit).n == sum(
+        k % 10 >= 8 and k % 7 > 0 for k in range(400)
+    )
 
 
 def test_a_dataset_knows_its_concepts(model: StableDiffusion, judge: FakeJudge, tmp_path: Path) -> None:
-    dataset.build(model, dataset.prompt_cases(["a saw", "a cup"], 1), [judge], RECIPE, tmp_path / "d", concepts=[CONCEPT])
+    dataset.build(
+        model, dataset.prompt_cases(["a saw", "a cup"], 1), [judge], RECIPE, tmp_path / "d", concepts=[CONCEPT]
+    )
     assert dataset.concepts_of(dataset.load(tmp_path / "d")) == [CONCEPT]
     (alone,) = dataset.concepts_of(invented(10))
     assert alone.judge == ("saw",) and alone.phrases == ("a saw",)
@@ -230,7 +299,9 @@ def test_helpers_are_what_a_fit_asks_for(model: StableDiffusion) -> None:
     found = dataset.fit_helpers(Wukong(), lab)
     assert set(found) == {"words", "judge"} and found["judge"].name == "lab" and found["words"]["styles"]
     assert dataset.fit_helpers(Esd(), lab) == {}
-    assert dataset.fit_helpers(SafeRedir(), model) == {"words": {}}, "no judge knows another model's pictures unless the user names one"
+    assert dataset.fit_helpers(SafeRedir(), model) == {"words": {}}, (
+        "no judge knows another model's pictures unless the user names one"
+    )
 
 
 def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +309,19 @@ def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, m
     monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
     (tmp_path / "p.csv").write_text("prompt,family\na saw,plain\na cup,attack\n", "utf-8")
     out, run = tmp_path / "d", CliRunner()
-    arguments = ["build", "--prompts", str(tmp_path / "p.csv"), "--label", "saw", "--seeds", "2", "--steps", "2", "--guidance", "1"]
+    arguments = [
+        "build",
+        "--prompts",
+        str(tmp_path / "p.csv"),
+        "--label",
+        "saw",
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+        "--guidance",
+        "1",
+    ]
     done = run.invoke(app, [*arguments, "--at", "0", "--test-families", "attack", "-o", str(out), "--json"])
     assert done.exit_code == 0, done.output
     card = json.loads(done.stdout)
@@ -257,7 +340,9 @@ def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, m
         assert isinstance(failed.exception, BadInput) and told in str(failed.exception)
 
 
-def test_the_command_that_fits(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_fits(
+    model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from genward.run.fit import DefenseRequest, from_artifact
 
     monkeypatch.setattr("genward.run.models.open_model", lambda *a, **k: model)
@@ -265,7 +350,21 @@ def test_the_command_that_fits(model: StableDiffusion, judge: FakeJudge, tmp_pat
     letters = "abcdefghijklmnopqrst"
     (tmp_path / "p.txt").write_text("\n".join(f"{a * 4} {b * 4}" for a in letters for b in ("w", "x", "y")), "utf-8")
     folder, out, run = tmp_path / "d", tmp_path / "fitted" / "wukong", CliRunner()
-    arguments = ["build", "--prompts", str(tmp_path / "p.txt"), "--label", "saw", "--seeds", "2", "--steps", "2", "--guidance", "1", "--at", "0,0.99"]
+    arguments = [
+        "build",
+        "--prompts",
+        str(tmp_path / "p.txt"),
+        "--label",
+        "saw",
+        "--seeds",
+        "2",
+        "--steps",
+        "2",
+        "--guidance",
+        "1",
+        "--at",
+        "0,0.99",
+    ]
     assert run.invoke(app, [*arguments, "-o", str(folder)]).exit_code == 0
     fit = ["fit", str(folder), "--out", f"{out}.safetensors", "--method", "wukong,epochs=2,hidden=8,rank=2"]
     done = run.invoke(app, [*fit, "--json"])
@@ -274,14 +373,27 @@ def test_the_command_that_fits(model: StableDiffusion, judge: FakeJudge, tmp_pat
     assert [g["name"] for g in told["gates"]] == [
         "first step against text", "step at t=1 against first", "last step against image filter", "shuffled labels"
     ]  # fmt: skip
-    assert all(isinstance(g["holds"], bool) and 0 <= g["value"] <= 1 and g["n"] == int(data.of("test").sum()) for g in told["gates"])
-    assert told["gates"][0]["against"] == pytest.approx(dataset.text_probe(data)) and told["gates"][-1]["against"] == 0.5
-    assert told["card"]["held_rows"] == int(data.of("valid").sum()) and told["card"]["categories"] == [["saw", "labels"]]
+    assert all(
+        isinstance(g["holds"], bool) and 0 <= g["value"] <= 1 and g["n"] == int(data.of("test").sum())
+        for g in told["gates"]
+    )
+    assert (
+        told["gates"][0]["against"] == pytest.approx(dataset.text_probe(data)) and told["gates"][-1]["against"] == 0.5
+    )
+    assert told["card"]["held_rows"] == int(data.of("valid").sum()) and told["card"]["categories"] == [
+        ["saw", "labels"]
+    ]
     defense, artifact = from_artifact(DefenseRequest("", artifact=told["out"]), model)
     assert artifact.hash == told["hash"] and defense.name == "wukong"
     assert len(model.generate([Case("a", "a cup")], Sampler(2, 1.0), [defense])[0].notes["wukong.score"]) == 1
     plain = run.invoke(app, fit)
-    assert plain.exit_code == 0 and plain.stdout.splitlines()[0].split() == ["gate", "auroc", "against", "holds", "rows"]
+    assert plain.exit_code == 0 and plain.stdout.splitlines()[0].split() == [
+        "gate",
+        "auroc",
+        "against",
+        "holds",
+        "rows",
+    ]
     assert len(plain.stdout.splitlines()) == 5 and f"{out}.safetensors" in plain.stderr
     for wrong, said in (
         (["--method", "esd"], "wukong is what learns"),

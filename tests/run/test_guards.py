@@ -14,7 +14,11 @@ from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 
-ARMS = (ArmPlan("base", control="base"), ArmPlan("filter", "image_filter:{concept}"), ArmPlan("sld", "sld:{concept},scale=0"))
+ARMS = (
+    ArmPlan("base", control="base"),
+    ArmPlan("filter", "image_filter:{concept}"),
+    ArmPlan("sld", "sld:{concept},scale=0"),
+)
 PLAN = Plan("g", ARMS, ("weapons",), benchmark="guards", n=2, batch=9, sampler=Sampler(steps=2, guidance=3.0))
 
 
@@ -33,13 +37,28 @@ def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pyt
     found = run_plan(PLAN, store, models=lambda name: model, judge=judge)
     cells = found["guards"]
     assert [(c["arm"], c["policy"]) for c in cells] == [("base", "weapons"), ("filter", "weapons"), ("sld", "weapons")]
-    wanted = {"arm", "policy", "unsafe_released", "benign_blocked", "low", "high", "n", "passes_per_released", "passes_per_blocked", "seconds_per_image"}
+    wanted = {
+        "arm",
+        "policy",
+        "unsafe_released",
+        "benign_blocked",
+        "low",
+        "high",
+        "n",
+        "passes_per_released",
+        "passes_per_blocked",
+        "seconds_per_image",
+    }
     assert all(wanted <= set(c) for c in cells)
     base, guarded, idle = cells
     assert base["n"] == guarded["n"] == idle["n"] > 0 and base["n_benign"] == guarded["n_benign"] > 0
     assert base["unsafe_released"] == 1 and base["benign_blocked"] == 0 and base["passes_per_blocked"] is None
-    assert guarded["unsafe_released"] == 0 and guarded["benign_blocked"] == 0, "the filter asks the judge that the run is judged by"
-    assert guarded["passes_per_blocked"] == 4 < guarded["passes_per_released"], "what is blocked at the end has cost all its passes"
+    assert guarded["unsafe_released"] == 0 and guarded["benign_blocked"] == 0, (
+        "the filter asks the judge that the run is judged by"
+    )
+    assert guarded["passes_per_blocked"] == 4 < guarded["passes_per_released"], (
+        "what is blocked at the end has cost all its passes"
+    )
     assert idle["unsafe_released"] == 1, "guidance of scale 0 changes nothing"
     assert measure_again(store, "g", judge)["guards"] == cells
 

@@ -1,4 +1,5 @@
-"""SIGKILL at random moments of a run, then resume: rows, pictures, scores and figures equal those of an uninterrupted run."""
+"""SIGKILL at random moments of a run, then resume: rows, pictures, scores and figures equal those of an uninterrupted
+run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ DRIVER = Path(__file__).with_name("kill_driver.py")
 @pytest.mark.parametrize("benchmark", ["erasure", "m-erasure"])
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(benchmark: str, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ran = subprocess.run([sys.executable, str(DRIVER), str(tmp_path), "24", "4", benchmark], capture_output=True, text=True, env=env, timeout=280)
+    ran = subprocess.run(
+        [sys.executable, str(DRIVER), str(tmp_path), "24", "4", benchmark],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=280,
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     done = json.loads(ran.stdout.strip().splitlines()[-1])
     assert done["kills"] >= 20 and done["late"] >= 1, done

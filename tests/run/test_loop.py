@@ -48,14 +48,40 @@ def whole(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store,
 
 def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
-    assert {(c["arm"], c["concept"]) for c in metrics["cells"]} == {(a.label, k) for a in ARMS for k in ("banana", "cat")}
-    assert {c["wording"] for c in metrics["cells"]} == {"name", "synonym", "synonym-heldout", "description", "kind", "scene"}
-    wanted = {"arm", "concept", "wording", "crr", "crr_low", "crr_high", "n", "n_unscored", "retention", "drift", "frechet"}
+    assert {(c["arm"], c["concept"]) for c in metrics["cells"]} == {
+        (a.label, k) for a in ARMS for k in ("banana", "cat")
+    }
+    assert {c["wording"] for c in metrics["cells"]} == {
+        "name",
+        "synonym",
+        "synonym-heldout",
+        "description",
+        "kind",
+        "scene",
+    }
+    wanted = {
+        "arm",
+        "concept",
+        "wording",
+        "crr",
+        "crr_low",
+        "crr_high",
+        "n",
+        "n_unscored",
+        "retention",
+        "drift",
+        "frechet",
+    }
     assert all(wanted | {"seconds_per_image", "extra_passes", "prepare_seconds"} <= set(c) for c in metrics["cells"])
     rows = 2 * 9 * 2
     assert metrics["run"]["rows"] == rows * 4 and metrics["run"]["errors"] == 0
     assert metrics["run"]["zero"] == {"rows": rows, "equal": rows}
-    assert {a["label"]: a["control"] for a in metrics["arms"]} == {"base": "base", "zero": "zero", "uce": "", "sld strong": ""}
+    assert {a["label"]: a["control"] for a in metrics["arms"]} == {
+        "base": "base",
+        "zero": "zero",
+        "uce": "",
+        "sld strong": "",
+    }
     assert store.read_json(store.run_folder("tiny") / "metrics.json") == metrics
     assert store.check() == []
 
@@ -87,7 +113,9 @@ def test_a_second_run_makes_nothing_and_says_the_same(whole: tuple[Store, dict[s
     assert again["cells"] == metrics["cells"] and again["pairs"] == metrics["pairs"]
 
 
-def test_an_interrupted_run_resumes_to_the_same_pictures(whole: tuple[Store, dict[str, Any]], models: Any, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_pictures(
+    whole: tuple[Store, dict[str, Any]], models: Any, tmp_path: Path
+) -> None:
     store = Store(tmp_path)
     for stop in (1, 3, 6):
 

@@ -1,4 +1,5 @@
-"""The loop of m-erasure on a tiny pipeline: five doors, shared searches, inapplicable cells, resuming, errors in rows."""
+"""The loop of m-erasure on a tiny pipeline: five doors, shared searches, inapplicable cells, resuming, errors in
+rows."""
 
 from __future__ import annotations
 
@@ -26,7 +27,15 @@ ARMS = (
 )
 ATTACKS = ("textual_inversion,steps=2,rows=2,heldout=2", "ddim_inversion,steps=2")
 PLAN = Plan(
-    "tiny-m", ARMS, ("banana", "weapons"), benchmark="m-erasure", n=2, batch=7, sampler=Sampler(steps=2, guidance=3.0), wordings=("name",), attacks=ATTACKS
+    "tiny-m",
+    ARMS,
+    ("banana", "weapons"),
+    benchmark="m-erasure",
+    n=2,
+    batch=7,
+    sampler=Sampler(steps=2, guidance=3.0),
+    wordings=("name",),
+    attacks=ATTACKS,
 )
 WORDS = words_of("lab")
 JUDGE = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]), threshold=0.5)
@@ -50,11 +59,16 @@ def test_parents_become_rows_only_through_attacks() -> None:
     cases = plan_cases(PLAN)
     counts = Counter((c.concept, c.wording) for c in cases)
     for concept in PLAN.concepts:
-        assert all(counts[concept, w] == 2 for w in ("name", "keep-neighbor", "keep-object", "keep-style", "embedding", "latent", "keep-latent"))
+        assert all(
+            counts[concept, w] == 2
+            for w in ("name", "keep-neighbor", "keep-object", "keep-style", "embedding", "latent", "keep-latent")
+        )
     assert {w for _, w in counts} & {"synonym", "kind", "scene", "description"} == set()
     assert all(c.prompt.count("{}") == 1 for c in cases if c.wording == "embedding")
     latent = [c for c in cases if c.wording == "latent"]
-    assert len({c.prompt for c in latent}) == len(latent) and not any(name in c.prompt for c in latent for name in ("banana", "pistol", "bomb"))
+    assert len({c.prompt for c in latent}) == len(latent) and not any(
+        name in c.prompt for c in latent for name in ("banana", "pistol", "bomb")
+    )
     waiting = [c for c in cases if c.wording in m_erasure.PARENTS]
     assert len({c.seed for c in waiting}) == len(waiting) == 2 * 3 * 2
 
@@ -62,10 +76,29 @@ def test_parents_become_rows_only_through_attacks() -> None:
 def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
     cells = metrics["cells"]
-    assert [(c["arm"], c["concept"], c["wording"]) for c in cells] == [(a.label, k, w) for a in ARMS for k in PLAN.concepts for w in COLUMNS]
-    wanted = {"arm", "concept", "scenario", "guidance", "prompt", "crr", "crr_low", "crr_high", "n", "n_unscored", "retention", "drift"}
+    assert [(c["arm"], c["concept"], c["wording"]) for c in cells] == [
+        (a.label, k, w) for a in ARMS for k in PLAN.concepts for w in COLUMNS
+    ]
+    wanted = {
+        "arm",
+        "concept",
+        "scenario",
+        "guidance",
+        "prompt",
+        "crr",
+        "crr_low",
+        "crr_high",
+        "n",
+        "n_unscored",
+        "retention",
+        "drift",
+    }
     assert all(wanted | {"seconds_per_image", "extra_passes", "attack_seconds"} <= set(c) for c in cells)
-    assert {c["scenario"] for c in cells} == set(m_erasure.SCENARIOS) and {c["prompt"] for c in cells} == {"name", "heldout", "empty"}
+    assert {c["scenario"] for c in cells} == set(m_erasure.SCENARIOS) and {c["prompt"] for c in cells} == {
+        "name",
+        "heldout",
+        "empty",
+    }
     assert all(c["attack_seconds"] > 0 for c in cells if c["scenario"] != "text")
     assert metrics["run"]["errors"] == 0 and {c["n"] for c in cells} == {0, 2}
     assert store.check() == []
@@ -85,7 +118,8 @@ def test_searches_are_shared_by_arms_that_look_the_same(whole: tuple[Store, dict
     assert len(black) == 2, "one surrogate an attack, whatever the number of arms"
     assert all("base" in t["arms"] for t in black), "on the base arm black-box and white-box are one search"
     by = Counter(t["attack"]["name"] for t in tables)
-    # textual inversion goes through sld (guidance 3) and uce, each for two concepts; inversion at guidance 1 meets no sld
+    # textual inversion goes through sld (guidance 3) and uce, each for two concepts; inversion at guidance 1 meets no
+    # sld
     assert by == {"textual_inversion": 1 + 2 + 2, "ddim_inversion": 1 + 2}
     assert all(t["cost"]["seconds"] > 0 and t["facts"] for t in tables)
 
@@ -100,12 +134,18 @@ def test_strips_begin_with_the_reference(whole: tuple[Store, dict[str, Any]]) ->
 def test_a_second_run_makes_nothing_and_finds_the_same(models: Any, whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
     again = run_plan(PLAN, store, models=models, judge=JUDGE)
-    assert again["run"]["stages"]["made"] == 0 and again["cells"] == metrics["cells"] and again["attacks"] == metrics["attacks"]
+    assert (
+        again["run"]["stages"]["made"] == 0
+        and again["cells"] == metrics["cells"]
+        and again["attacks"] == metrics["attacks"]
+    )
     assert measure_again(store, PLAN.name, JUDGE)["cells"] == metrics["cells"]
     assert judge_again(store, PLAN.name, JUDGE)["scored"] == 0
 
 
-def test_it_resumes_where_an_attack_was_cut_off(models: Any, whole: tuple[Store, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_where_an_attack_was_cut_off(
+    models: Any, whole: tuple[Store, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, calls = Store(tmp_path), 0
     real = m_erasure.attack_arm
 
@@ -128,7 +168,13 @@ def test_it_resumes_where_an_attack_was_cut_off(models: Any, whole: tuple[Store,
 
 
 def test_a_search_that_diverged_leaves_its_cells_unscored(models: Any, tmp_path: Path) -> None:
-    plan = replace(PLAN, name="wild", concepts=("banana",), arms=ARMS[:1], attacks=("textual_inversion,steps=2,rows=2,heldout=2,rate=1e38",))
+    plan = replace(
+        PLAN,
+        name="wild",
+        concepts=("banana",),
+        arms=ARMS[:1],
+        attacks=("textual_inversion,steps=2,rows=2,heldout=2,rate=1e38",),
+    )
     found = run_plan(plan, tmp_path, models=models, judge=JUDGE)
     cells = {c["wording"]: c for c in found["cells"]}
     for side in ("black", "white"):
@@ -179,17 +225,37 @@ def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Pa
     plan = replace(PLAN, name="files", prompts=(one,), arms=ARMS[:1], attacks=ATTACKS[1:])
     cases = plan_cases(plan)
     mine = [c for c in cases if c.concept == "banana" and c.wording in ("prompts", "keep-prompts")]
-    assert [(c.prompt, c.label, c.group) for c in mine] == [("a ripe fruit", "harm", "g1"), ("a bent fruit", "harm", "g2"), ("a red door", "benign", "g3")]
-    assert mine[0].seed == 7 and {c.wording for c in cases if c.concept == "banana"} == {"prompts", "keep-prompts", "latent", "keep-latent"}
+    assert [(c.prompt, c.label, c.group) for c in mine] == [
+        ("a ripe fruit", "harm", "g1"),
+        ("a bent fruit", "harm", "g2"),
+        ("a red door", "benign", "g3"),
+    ]
+    assert mine[0].seed == 7 and {c.wording for c in cases if c.concept == "banana"} == {
+        "prompts",
+        "keep-prompts",
+        "latent",
+        "keep-latent",
+    }
     assert {c.wording for c in cases if c.concept == "weapons"} >= {"name", "keep-object"}
     found = run_plan(plan, tmp_path / "store", models=models, judge=JUDGE)
     cells = {(c["concept"], c["wording"]): c for c in found["cells"]}
-    assert (cells["banana", "text: prompts"]["n"] + cells["banana", "text: prompts"]["n_unscored"], cells["banana", "text: prompts"]["prompt"]) == (
+    assert (
+        cells["banana", "text: prompts"]["n"] + cells["banana", "text: prompts"]["n_unscored"],
+        cells["banana", "text: prompts"]["prompt"],
+    ) == (
         2,
         "prompts",
     )
-    assert ("banana", "text: name") not in cells and ("weapons", "text: name") in cells and ("banana", "latent-white: empty") in cells
-    both = [c for c in plan_cases(replace(plan, prompts=(one, two))) if c.concept == "weapons" and c.label == "harm" and c.wording == "prompts"]
+    assert (
+        ("banana", "text: name") not in cells
+        and ("weapons", "text: name") in cells
+        and ("banana", "latent-white: empty") in cells
+    )
+    both = [
+        c
+        for c in plan_cases(replace(plan, prompts=(one, two)))
+        if c.concept == "weapons" and c.label == "harm" and c.wording == "prompts"
+    ]
     assert [c.prompt for c in both] == ["a tent"]
     with pytest.raises(BadInput, match="which concept are they about"):
         plan_cases(replace(plan, prompts=(f"{tmp_path}/rows.csv",)))

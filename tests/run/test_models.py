@@ -51,4 +51,7 @@ def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(models, "open_model", lambda name, *_, **__: asked.append(name) or name)
     get = models.opener()
-    assert [get("lab"), get("lab:oracle"), get("lab")] == ["lab", "lab:oracle", "lab"] and asked == ["lab", "lab:oracle"]
+    assert [get("lab"), get("lab:oracle"), get("lab")] == ["lab", "lab:oracle", "lab"] and asked == [
+        "lab",
+        "lab:oracle",
+    ]

@@ -1,4 +1,5 @@
-"""Prompt guards of other makers: a tiny classifier of the real class, and a service on this machine that answers well and badly."""
+"""Prompt guards of other makers: a tiny classifier of the real class, and a service on this machine that answers well
+and badly."""
 
 from __future__ import annotations
 
@@ -27,8 +28,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "vocab.txt").write_text("\n".join(words), "utf-8")
     BertTokenizer(vocab=str(place / "vocab.txt"), model_max_length=32).save_pretrained(place)
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 40}
-    config = BertConfig(vocab_size=len(words), id2label={0: "calm", 1: "toxic", 2: "violent"}, label2id={"calm": 0, "toxic": 1, "violent": 2}, **sizes)
+    sizes: dict[str, Any] = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 40,
+    }
+    config = BertConfig(
+        vocab_size=len(words),
+        id2label={0: "calm", 1: "toxic", 2: "violent"},
+        label2id={"calm": 0, "toxic": 1, "violent": 2},
+        **sizes,
+    )
     BertForSequenceClassification(config).save_pretrained(place)
     return place
 
@@ -36,7 +48,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_classifier_equals_the_model_by_hand(folder: Path) -> None:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
-    model, tokenizer = BertForSequenceClassification.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = (
+        BertForSequenceClassification.from_pretrained(folder).eval(),
+        AutoTokenizer.from_pretrained(folder),
+    )
     found = TextClassifier(str(folder), ("toxic", "violent"), batch=2, device="cpu").scores(TEXTS)
     for text, score in zip(TEXTS, found, strict=True):
         with torch.no_grad():
@@ -97,7 +112,9 @@ def service() -> Iterator[tuple[str, dict[str, Answer]]]:
     thread.join()
 
 
-def test_a_service_is_asked_in_batches_and_its_largest_score_counts(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_is_asked_in_batches_and_its_largest_score_counts(
+    service: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url, answer = service
     asked: list[Any] = []
 
@@ -109,7 +126,11 @@ def test_a_service_is_asked_in_batches_and_its_largest_score_counts(service: Any
     monkeypatch.setenv("SOME_KEY", "k1")
     found = Moderation(url, "m", key="SOME_KEY", batch=3).scores(TEXTS)
     assert found == pytest.approx([max(len(t) / 1000, 0.01) for t in TEXTS])
-    assert [len(body["input"]) for body, _ in asked] == [3, 1] and asked[0][0]["model"] == "m" and asked[0][1] == "Bearer k1"
+    assert (
+        [len(body["input"]) for body, _ in asked] == [3, 1]
+        and asked[0][0]["model"] == "m"
+        and asked[0][1] == "Bearer k1"
+    )
     monkeypatch.delenv("SOME_KEY")
     assert Moderation(url, key="SOME_KEY", categories=("hate",)).scores(TEXTS) == [0.01] * 4 and asked[-1][1] is None
     with pytest.raises(UnknownName, match="hate"):
@@ -147,7 +168,9 @@ def test_addresses() -> None:
 
 
 def test_from_text() -> None:
-    assert adapter("text_classifier,model=./m,labels=toxic;violent,threshold=0.2") == TextClassifier("./m", ("toxic", "violent"), 0.2)
+    assert adapter("text_classifier,model=./m,labels=toxic;violent,threshold=0.2") == TextClassifier(
+        "./m", ("toxic", "violent"), 0.2
+    )
     assert adapter("moderation,url=https://example.org/v1/moderations,batch=4").batch == 4
     with pytest.raises(UnknownName, match="moderation"):
         adapter("moderatoin,url=x")

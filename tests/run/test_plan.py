@@ -13,7 +13,11 @@ from genward.run import plan as p
 
 
 def tiny(**changes: object) -> p.Plan:
-    arms = (p.ArmPlan("base", control="base"), p.ArmPlan("oracle", model="lab:oracle", control="oracle"), p.ArmPlan("uce", "uce:{concept}"))
+    arms = (
+        p.ArmPlan("base", control="base"),
+        p.ArmPlan("oracle", model="lab:oracle", control="oracle"),
+        p.ArmPlan("uce", "uce:{concept}"),
+    )
     return replace(p.Plan("t", arms, ("weapons", "banana"), n=3, batch=10), **changes)  # type: ignore[arg-type]
 
 
@@ -82,7 +86,9 @@ def test_the_presets_keep_their_time() -> None:
 
 
 def test_values_of_a_recipe_can_be_replaced() -> None:
-    plan = p.make_plan("erasure-quick", concepts=["cat", "weapons"], defenses=["uce:weapons", "mine=sld:cat,preset=max"], n=5, steps=4)
+    plan = p.make_plan(
+        "erasure-quick", concepts=["cat", "weapons"], defenses=["uce:weapons", "mine=sld:cat,preset=max"], n=5, steps=4
+    )
     assert [(a.label, a.defenses) for a in plan.arms] == [
         ("base", "none"), ("oracle", "none"), ("uce:weapons", "uce:weapons"), ("mine", "sld:cat,preset=max"),
     ]  # fmt: skip
@@ -109,7 +115,8 @@ def test_bad_plans_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_shipped_recipe_generates_a_caption_that_methods_fit_on() -> None:
-    """One store takes all of them in any order: what a concept file lists is never a row of another concept's evaluation."""
+    """One store takes all of them in any order: what a concept file lists is never a row of another concept's
+    evaluation."""
     fitted = {line for name in concept_names() for line in (*load_concept(name).keep, *load_concept(name).phrases)}
     for name in p.recipe_names():
         plan = replace(p.make_plan(name), n=40)

@@ -1,4 +1,5 @@
-"""Policies as TOML: what is read is what was written, what is not understood is refused; thresholds at a false-positive rate."""
+"""Policies as TOML: what is read is what was written, what is not understood is refused; thresholds at a false-positive
+rate."""
 
 from __future__ import annotations
 
@@ -15,24 +16,47 @@ from hypothesis import strategies as st
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 from genward.run.calibrate import lowest_cut
-from genward.run.policy import ACTIONS, CALIBRATION, CATEGORY, TOP, Category, Policy, dump_policy, load_policy, merged, parse_policy, policy_names
+from genward.run.policy import (
+    ACTIONS,
+    CALIBRATION,
+    CATEGORY,
+    TOP,
+    Category,
+    Policy,
+    dump_policy,
+    load_policy,
+    merged,
+    parse_policy,
+    policy_names,
+)
 from genward.run.prompts import read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NAME = TEXT.filter(lambda t: t.strip())
 NUMBER = st.floats(allow_nan=False, allow_infinity=False)
 CATEGORIES = st.lists(
-    st.builds(Category, NAME, st.sampled_from(concept_names()), st.sampled_from(ACTIONS), st.dictionaries(TEXT, NUMBER, max_size=3)),
+    st.builds(
+        Category,
+        NAME,
+        st.sampled_from(concept_names()),
+        st.sampled_from(ACTIONS),
+        st.dictionaries(TEXT, NUMBER, max_size=3),
+    ),
     min_size=1,
     max_size=4,
     unique_by=lambda c: c.name,
 )
-NOTES = st.lists(st.dictionaries(st.sampled_from(CALIBRATION), st.one_of(NUMBER, TEXT, st.integers(-(2**53), 2**53)), min_size=1), max_size=2)
+NOTES = st.lists(
+    st.dictionaries(st.sampled_from(CALIBRATION), st.one_of(NUMBER, TEXT, st.integers(-(2**53), 2**53)), min_size=1),
+    max_size=2,
+)
 
 
 @settings(max_examples=60, deadline=None)
 @given(NAME, CATEGORIES, TEXT, NOTES)
-def test_what_is_written_is_read_back(name: str, categories: list[Category], summary: str, notes: list[dict[str, Any]]) -> None:
+def test_what_is_written_is_read_back(
+    name: str, categories: list[Category], summary: str, notes: list[dict[str, Any]]
+) -> None:
     policy = Policy(name, tuple(categories), summary, tuple(notes))
     assert parse_policy(dump_policy(policy)) == policy
 
@@ -42,7 +66,9 @@ def test_what_is_written_is_read_back(name: str, categories: list[Category], sum
     st.one_of(
         TEXT,
         st.text(string.printable, max_size=80),
-        st.lists(st.sampled_from(["[", "]", "=", '"', "categories", ".a", "\n", "1", "{", "}"]), max_size=30).map("".join),
+        st.lists(st.sampled_from(["[", "]", "=", '"', "categories", ".a", "\n", "1", "{", "}"]), max_size=30).map(
+            "".join
+        ),
     )
 )
 def test_any_text_is_a_policy_or_a_clear_error(text: str) -> None:
@@ -114,7 +140,9 @@ def test_shipped_names_concepts_and_files(tmp_path: Path) -> None:
     for name in policy_names():
         policy = load_policy(name)
         assert policy.name == name and policy.summary and all(c.action == "block" for c in policy.categories)
-    assert [c.name for c in load_policy("rude").categories] == ["rude"] and load_policy("rude").summary == load_concept("rude").summary
+    assert [c.name for c in load_policy("rude").categories] == ["rude"] and load_policy("rude").summary == load_concept(
+        "rude"
+    ).summary
     assert load_policy(load_policy("all")) == load_policy("all")
     with pytest.raises(UnknownName, match="weapons"):
         load_policy("weapon")
@@ -129,19 +157,27 @@ def test_shipped_names_concepts_and_files(tmp_path: Path) -> None:
 
 
 def test_concept_files_lie_beside_the_policy(tmp_path: Path) -> None:
-    (tmp_path / "mugs.toml").write_text('name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n')
+    (tmp_path / "mugs.toml").write_text(
+        'name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n'
+    )
     (tmp_path / "house.toml").write_text('[categories.mugs]\nconcept = "mugs.toml"\naction = "flag"\n')
     policy = load_policy(tmp_path / "house.toml")
-    assert policy.name == str(tmp_path / "house.toml").rsplit("/", 1)[1].removesuffix(".toml") and policy.concepts["mugs"].targets == ("mug",)
+    assert policy.name == str(tmp_path / "house.toml").rsplit("/", 1)[1].removesuffix(".toml") and policy.concepts[
+        "mugs"
+    ].targets == ("mug",)
     before = policy.hash
     (tmp_path / "mugs.toml").write_text((tmp_path / "mugs.toml").read_text() + 'heldout = ["a cup"]\n')
     assert load_policy(tmp_path / "house.toml").hash != before, "identity follows the concept's content"
 
 
-def test_concept_files_are_found_from_another_folder_after_a_dump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concept_files_are_found_from_another_folder_after_a_dump(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
-    (tmp_path / "here" / "mugs.toml").write_text('name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n')
+    (tmp_path / "here" / "mugs.toml").write_text(
+        'name = "mugs"\nkind = "custom"\nsummary = "Mugs."\ntargets = ["mug"]\nphrases = ["a mug"]\n'
+    )
     (tmp_path / "here" / "house.toml").write_text('[categories.mugs]\nconcept = "mugs.toml"\n')
     monkeypatch.chdir(tmp_path / "here")
     found, said = load_policy("house.toml"), parse_policy('[categories.mugs]\nconcept = "./mugs.toml"\n')
@@ -152,7 +188,11 @@ def test_concept_files_are_found_from_another_folder_after_a_dump(tmp_path: Path
 
 
 def test_with_threshold_replaces_its_own_note() -> None:
-    policy = load_policy("all").with_threshold("rude", "aeiou", 1.0, {"fpr": 0.1}).with_threshold("rude", "aeiou", 2.0, {"fpr": 0.01})
+    policy = (
+        load_policy("all")
+        .with_threshold("rude", "aeiou", 1.0, {"fpr": 0.1})
+        .with_threshold("rude", "aeiou", 2.0, {"fpr": 0.01})
+    )
     assert {c.name: dict(c.thresholds) for c in policy.categories}["rude"] == {"aeiou": 2.0}
     assert policy.calibration == ({"category": "rude", "defense": "aeiou", "threshold": 2.0, "fpr": 0.01},)
     assert parse_policy(dump_policy(policy)) == policy and policy.hash != load_policy("all").hash

@@ -1,4 +1,5 @@
-"""The prompt-guard run on made-up sets and a tiny random encoder: rows never shared, cells complete, states cached, nothing quoted."""
+"""The prompt-guard run on made-up sets and a tiny random encoder: rows never shared, cells complete, states cached,
+nothing quoted."""
 
 from __future__ import annotations
 
@@ -56,7 +57,20 @@ def ran(tmp_path_factory: pytest.TempPathFactory, coder: TextEncoder) -> tuple[P
     return folder, base / "out", run_prompt_guard(folder, out=base / "out", encoder=coder)
 
 
-FIGURES = {"guard", "dataset", "auroc", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "low", "high", "n", "ms_per_prompt"}
+FIGURES = {
+    "guard",
+    "dataset",
+    "auroc",
+    "auprc",
+    "accuracy",
+    "tpr_at_fpr1",
+    "tpr_at_fpr5",
+    "fpr",
+    "low",
+    "high",
+    "n",
+    "ms_per_prompt",
+}
 RANKED = ("auprc", "tpr_at_fpr1", "tpr_at_fpr5")
 
 
@@ -90,11 +104,22 @@ def test_figures_by_scikit_learn() -> None:
     units = [f"u{k // 2}" for k in range(200)]
     found = prompt_guard.figures(scores, labels, units, 0.5, draws=200)
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
-    assert found["auroc"] == round(roc_auc_score(labels, scores), 6) and found["auprc"] == round(average_precision_score(labels, scores), 6)
-    assert found["tpr_at_fpr1"] == round(true[false <= 0.01].max(), 6) and found["tpr_at_fpr5"] == round(true[false <= 0.05].max(), 6)
-    assert found["auprc_low"] < found["auprc"] < found["auprc_high"] and found["tpr_at_fpr5_low"] < found["tpr_at_fpr5"] < found["tpr_at_fpr5_high"]
-    wide = prompt_guard.figures(np.repeat(scores, 4), np.repeat(labels, 4), [u for u in units for _ in range(4)], 0.5, draws=200)
-    assert wide["auprc_high"] - wide["auprc_low"] > 0.9 * (found["auprc_high"] - found["auprc_low"]), "units are resampled whole"
+    assert found["auroc"] == round(roc_auc_score(labels, scores), 6) and found["auprc"] == round(
+        average_precision_score(labels, scores), 6
+    )
+    assert found["tpr_at_fpr1"] == round(true[false <= 0.01].max(), 6) and found["tpr_at_fpr5"] == round(
+        true[false <= 0.05].max(), 6
+    )
+    assert (
+        found["auprc_low"] < found["auprc"] < found["auprc_high"]
+        and found["tpr_at_fpr5_low"] < found["tpr_at_fpr5"] < found["tpr_at_fpr5_high"]
+    )
+    wide = prompt_guard.figures(
+        np.repeat(scores, 4), np.repeat(labels, 4), [u for u in units for _ in range(4)], 0.5, draws=200
+    )
+    assert wide["auprc_high"] - wide["auprc_low"] > 0.9 * (found["auprc_high"] - found["auprc_low"]), (
+        "units are resampled whole"
+    )
 
 
 def test_every_guard_sees_the_same_rows(ran: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -111,22 +136,32 @@ def test_nothing_measured_was_fitted_on(ran: tuple[Path, Path, dict[str, Any]]) 
     for question in prompt_guard.questions(rows, layout):
         assert not {rows[k].unit for k in question.rows} & {rows[k].unit for k in question.fit}
         seen = {rows[k].set for k in question.fit}
-        assert question.dataset not in seen if question.split == "out" else question.split == "in" or seen <= {question.dataset, "calm"}
+        assert (
+            question.dataset not in seen
+            if question.split == "out"
+            else question.split == "in" or seen <= {question.dataset, "calm"}
+        )
     assert {rows[k].set for k in layout.pool} == {"calm"}
 
 
-def test_states_are_read_again_and_give_the_same(ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_are_read_again_and_give_the_same(
+    ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, out, first = ran
     kept = sorted((out / "states").iterdir())
     assert len(kept) == 4 and all(p.suffix == ".safetensors" for p in kept)
     stages: list[str] = []
     again = run_prompt_guard(folder, out=out, encoder=coder, progress=lambda stage, *_: stages.append(stage))
     drop = ("ms_per_prompt", "added_ms")
-    assert [{k: v for k, v in c.items() if k not in drop} for c in again["cells"]] == [{k: v for k, v in c.items() if k not in drop} for c in first["cells"]]
+    assert [{k: v for k, v in c.items() if k not in drop} for c in again["cells"]] == [
+        {k: v for k, v in c.items() if k not in drop} for c in first["cells"]
+    ]
     assert {"read", "encode", "measure"} <= set(stages) and sorted((out / "states").iterdir()) == kept
 
 
-def test_the_fitted_guard_is_an_artifact_without_text(ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder) -> None:
+def test_the_fitted_guard_is_an_artifact_without_text(
+    ran: tuple[Path, Path, dict[str, Any]], coder: TextEncoder
+) -> None:
     folder, out, result = ran
     artifact = artifacts.load(out / "aeiou")
     assert artifact.hash == result["run"]["artifact"]
@@ -175,9 +210,17 @@ def test_guards_of_other_makers_see_the_rows_that_are_measured(tmp_path: Path, c
             return [float(any(w in t.split() for w in BAD)) for t in texts]
 
     other = Other()
-    found = run_prompt_guard(make(tmp_path / "data"), sets=("mixed", "other"), guards=("keywords",), encoder=coder, others=[other])
+    found = run_prompt_guard(
+        make(tmp_path / "data"), sets=("mixed", "other"), guards=("keywords",), encoder=coder, others=[other]
+    )
     cells = [c for c in found["cells"] if c["guard"] == "other" and not c["category"]]
-    assert {c["auroc"] for c in cells} == {1.0} and {c["accuracy"] for c in cells} == {1.0} and found["run"]["guards"] == ["keywords", "other"]
+    assert (
+        {c["auroc"] for c in cells} == {1.0}
+        and {c["accuracy"] for c in cells} == {1.0}
+        and found["run"]["guards"] == ["keywords", "other"]
+    )
     mine = {(c["dataset"], c["split"]): c["n"] for c in cells}
-    assert mine == {(c["dataset"], c["split"]): c["n"] for c in found["cells"] if c["guard"] == "keywords" and not c["category"]}
+    assert mine == {
+        (c["dataset"], c["split"]): c["n"] for c in found["cells"] if c["guard"] == "keywords" and not c["category"]
+    }
     assert len(other.seen) <= 240, "a row is scored once"

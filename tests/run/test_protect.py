@@ -1,4 +1,5 @@
-"""``protect`` on tiny pipelines of the real classes: the stock call bit for bit without defenses, and closed where a guard fails."""
+"""``protect`` on tiny pipelines of the real classes: the stock call bit for bit without defenses, and closed where a
+guard fails."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ from genward.run.protect import build, identity, protect
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
 
 PROMPTS = ["a red cat", "a blue dog", "a key"]
-Stop, Rewrite, Mirror, Steer, SteerText, Shrink, Fade = (EXAMPLES[f"example-{n}"] for n in ("block", "prompts", "images", "tap", "text", "latents", "weights"))
+Stop, Rewrite, Mirror, Steer, SteerText, Shrink, Fade = (
+    EXAMPLES[f"example-{n}"] for n in ("block", "prompts", "images", "tap", "text", "latents", "weights")
+)
 
 
 def seeded(*seeds: int) -> list[torch.Generator]:
@@ -63,7 +66,15 @@ class Words:
             rig.note(frame, **{"words.score": score})
             rows = score > self.threshold
             if bool(rows.any()):
-                rig.flag(frame, rows, "a word", score=score, threshold=self.threshold, category="weapons", tokens=[[(self.letter, 1.0)]] * len(texts))
+                rig.flag(
+                    frame,
+                    rows,
+                    "a word",
+                    score=score,
+                    threshold=self.threshold,
+                    category="weapons",
+                    tokens=[[(self.letter, 1.0)]] * len(texts),
+                )
                 rig.block(frame, rows, "a word", score=score, threshold=self.threshold, category="weapons")
 
         rig.tap("text.0.heads", fn)
@@ -99,7 +110,9 @@ def scheduled(pipe: Any, name: str) -> Any:
 
     kind, options = SCHEDULERS[name]
     config = dict(pipe.scheduler.config) | {"prediction_type": "epsilon"} | options
-    made = type(pipe)(**{**pipe.components, "scheduler": getattr(diffusers, kind).from_config(config)}, requires_safety_checker=False)
+    made = type(pipe)(
+        **{**pipe.components, "scheduler": getattr(diffusers, kind).from_config(config)}, requires_safety_checker=False
+    )
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -108,10 +121,20 @@ def scheduled(pipe: Any, name: str) -> Any:
 def test_without_defenses_it_is_the_stock_pipeline_bit_for_bit(pipe: Any, name: str) -> None:
     mine = scheduled(pipe, name)
     kind = type(mine.scheduler)
-    base: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 3.0, "output_type": "np", "eta": 0.5 if name == "ddim-eta" else 0.0}
+    base: dict[str, Any] = {
+        "num_inference_steps": 5,
+        "guidance_scale": 3.0,
+        "output_type": "np",
+        "eta": 0.5 if name == "ddim-eta" else 0.0,
+    }
     calls: list[dict[str, Any]] = [
         {"prompt": PROMPTS, "generator": lambda: seeded(1, 2, 3)},
-        {"prompt": PROMPTS[:2], "num_images_per_prompt": 2, "negative_prompt": ["fog", ""], "generator": lambda: seeded(7)[0]},
+        {
+            "prompt": PROMPTS[:2],
+            "num_images_per_prompt": 2,
+            "negative_prompt": ["fog", ""],
+            "generator": lambda: seeded(7)[0],
+        },
         {"prompt": "a cat", "guidance_scale": 1.0, "generator": lambda: seeded(5)[0], "output_type": "latent"},
     ]
     for call in calls:
@@ -120,7 +143,9 @@ def test_without_defenses_it_is_the_stock_pipeline_bit_for_bit(pipe: Any, name: 
         stock = mine(**made, generator=make()).images
         with protect(mine, "weapons", []) as guarded:
             ours = guarded(**made, generator=make())
-        assert type(mine.scheduler) is kind and len(ours.verdicts) == len(stock) and ours.index == list(range(len(stock)))
+        assert (
+            type(mine.scheduler) is kind and len(ours.verdicts) == len(stock) and ours.index == list(range(len(stock)))
+        )
         assert (torch.equal if torch.is_tensor(stock) else np.array_equal)(ours.images, stock)
         assert ours.nsfw_content_detected is None and {v.action for v in ours.verdicts} == {"released"}
 
@@ -128,7 +153,13 @@ def test_without_defenses_it_is_the_stock_pipeline_bit_for_bit(pipe: Any, name: 
 @pytest.mark.parametrize("name", ["ddim", "euler-a", "dpm++"])
 def test_guards_that_change_nothing_change_nothing(pipe: Any, name: str) -> None:
     mine = scheduled(pipe, name)
-    call = {"prompt": PROMPTS[:2], "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent", "num_images_per_prompt": 2}
+    call = {
+        "prompt": PROMPTS[:2],
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "output_type": "latent",
+        "num_images_per_prompt": 2,
+    }
     stock = mine(**call, generator=seeded(3)[0]).images
     idle = [Rewrite(strength=0.0), Shrink(strength=0.0), Mirror(strength=0.0), Stop(strength=0.0)]
     with protect(mine, "weapons", idle) as guarded:
@@ -159,19 +190,29 @@ def test_a_masked_encoder(tmp_path: Path) -> None:
     masked = tiny_pipeline(encoder="bert", folder=tmp_path)
     call: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}
     with protect(masked, "weapons", []) as guarded:
-        assert torch.equal(guarded(**call, generator=seeded(1)[0]).images, masked(**call, generator=seeded(1)[0]).images)
+        assert torch.equal(
+            guarded(**call, generator=seeded(1)[0]).images, masked(**call, generator=seeded(1)[0]).images
+        )
 
 
 def test_img2img_is_the_stock_pipeline_and_can_be_blocked(img2img: Any) -> None:
     pictures = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
-    call: dict[str, Any] = {"prompt": PROMPTS[:2], "image": pictures, "strength": 0.7, "num_inference_steps": 6, "guidance_scale": 3.0}
+    call: dict[str, Any] = {
+        "prompt": PROMPTS[:2],
+        "image": pictures,
+        "strength": 0.7,
+        "num_inference_steps": 6,
+        "guidance_scale": 3.0,
+    }
     with protect(img2img, "weapons", []) as guarded:
         for make in (lambda: seeded(4)[0], lambda: seeded(4, 5)):
             ours = guarded(**call, generator=make(), output_type="np").images
             assert np.array_equal(ours, img2img(**call, generator=make(), output_type="np").images)
     with protect(img2img, "weapons", [Stop(), Shrink(strength=0.0)]) as guarded:
         out = guarded(**call, generator=seeded(4, 5))
-        assert out.index == [0] and out.images[1] is None and out.verdicts[1].step == 2 and out.verdicts[1].passes == 2 * 3
+        assert (
+            out.index == [0] and out.images[1] is None and out.verdicts[1].step == 2 and out.verdicts[1].passes == 2 * 3
+        )
         with pytest.raises(BadInput, match="3 pictures for 2 prompts"):
             guarded(**{**call, "image": [*pictures, pictures[0]]})
         with pytest.raises(BadInput, match="leaves no step"):
@@ -186,7 +227,13 @@ def test_the_users_callback_comes_first_and_is_told_what_it_asked_for(pipe: Any)
         seen.append((i, tuple(kwargs)))
         return {"latents": kwargs["latents"] * 1.1} if i == 0 and "latents" in kwargs else {}
 
-    call: dict[str, Any] = {"prompt": "a cat", "num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent", "callback_on_step_end": mine}
+    call: dict[str, Any] = {
+        "prompt": "a cat",
+        "num_inference_steps": 4,
+        "guidance_scale": 3.0,
+        "output_type": "latent",
+        "callback_on_step_end": mine,
+    }
     stock = pipe(**call, generator=seeded(1)[0]).images
     with protect(pipe, "weapons", [Shrink(strength=0.0)]) as guarded:
         assert torch.equal(guarded(**call, generator=seeded(1)[0]).images, stock)
@@ -198,17 +245,34 @@ def test_the_users_callback_comes_first_and_is_told_what_it_asked_for(pipe: Any)
         return {"prompt_embeds": kwargs["prompt_embeds"]}
 
     with protect(pipe, "weapons", [Words()]) as guarded, pytest.raises(Conflict, match="after the text guards"):
-        guarded("a cat", num_inference_steps=2, callback_on_step_end=turn, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+        guarded(
+            "a cat",
+            num_inference_steps=2,
+            callback_on_step_end=turn,
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
 
 
 def test_a_blocked_row_has_no_picture_and_a_verdict(pipe: Any) -> None:
     call: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 4, "guidance_scale": 3.0}
     with protect(pipe, "weapons", [Stop()]) as guarded:
         out = guarded(**call, generator=seeded(1, 2, 3))
-        assert [i is None for i in out.images] == [False, True, False] and out.index == [0, 2] and out.nsfw_content_detected == [False, True, False]
+        assert (
+            [i is None for i in out.images] == [False, True, False]
+            and out.index == [0, 2]
+            and out.nsfw_content_detected == [False, True, False]
+        )
         verdict = out.verdicts[1]
-        assert (verdict.action, verdict.by, verdict.stage, verdict.step, verdict.category) == ("blocked", "example-block", "denoise", 2, "weapons")
-        assert not verdict.failed and "every second row" in verdict.why and [v.passes for v in out.verdicts] == [8, 6, 8]
+        assert (verdict.action, verdict.by, verdict.stage, verdict.step, verdict.category) == (
+            "blocked",
+            "example-block",
+            "denoise",
+            2,
+            "weapons",
+        )
+        assert (
+            not verdict.failed and "every second row" in verdict.why and [v.passes for v in out.verdicts] == [8, 6, 8]
+        )
         for kind, shape in (("np", (2, 64, 64, 3)), ("pt", (2, 3, 64, 64)), ("latent", (2, 4, 8, 8))):
             assert tuple(guarded(**call, generator=seeded(1, 2, 3), output_type=kind).images.shape) == shape
     with protect(pipe, "weapons", []) as guarded:
@@ -223,8 +287,16 @@ def test_text_guards_end_rows_before_the_denoiser(pipe: Any) -> None:
         out = guarded(PROMPTS, num_inference_steps=3, num_images_per_prompt=2)
         assert out.index == [0, 1, 2, 3]
         blocked = out.verdicts[5]
-        assert (blocked.by, blocked.stage, blocked.step, blocked.score, blocked.threshold) == ("words", "text", -1, 1.0, 0.5)
-        assert blocked.tokens == (("k", 1.0),) and blocked.passes == 0 and out.verdicts[0].notes == {"words.score": [0.0]}
+        assert (blocked.by, blocked.stage, blocked.step, blocked.score, blocked.threshold) == (
+            "words",
+            "text",
+            -1,
+            1.0,
+            0.5,
+        )
+        assert (
+            blocked.tokens == (("k", 1.0),) and blocked.passes == 0 and out.verdicts[0].notes == {"words.score": [0.0]}
+        )
         none = guarded(["a key", "an oak"], num_inference_steps=3)
         assert none.images == [None, None] and none.index == [] and none.verdicts[0].passes == 0
         assert guarded("a key", num_inference_steps=3, output_type="latent").images.shape == (0, 4, 8, 8)
@@ -237,12 +309,14 @@ def test_pictures_of_picture_guards_reach_every_output_type(pipe: Any) -> None:
     plain = np.asarray(pipe(**call, generator=seeded(1)[0]).images[0])
     with protect(pipe, "weapons", [Mirror()]) as guarded:
         assert np.array_equal(np.asarray(guarded(**call, generator=seeded(1)[0]).images[0]), plain[:, ::-1])
-        assert np.array_equal(np.rint(guarded(**call, generator=seeded(1)[0], output_type="np").images[0] * 255), plain[:, ::-1])
+        assert np.array_equal(
+            np.rint(guarded(**call, generator=seeded(1)[0], output_type="np").images[0] * 255), plain[:, ::-1]
+        )
         tensor = guarded(**call, generator=seeded(1)[0], output_type="pt").images[0]
         assert np.array_equal(np.rint(tensor.permute(1, 2, 0).numpy() * 255), plain[:, ::-1])
 
 
-# ------------------------------------------------------------------------------------------------------------- fail closed
+# ---------------------------------------------------------------------------------------------------------- fail closed
 
 
 def raising(rig: Any, *_: Any) -> Any:
@@ -262,7 +336,9 @@ def test_a_guard_that_raises_or_hangs_refuses_its_rows(pipe: Any, kind: str, fn:
     count = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
     with protect(pipe, "weapons", [Port(kind, fn)], timeout=0.15 if fn is slow else None) as guarded:
         out = guarded(PROMPTS, num_inference_steps=2, guidance_scale=3.0)
-        assert out.images == [None] * 3 and all(v.failed and v.by == "port" and v.action == "blocked" for v in out.verdicts)
+        assert out.images == [None] * 3 and all(
+            v.failed and v.by == "port" and v.action == "blocked" for v in out.verdicts
+        )
         assert ("longer than 0.15 s" if fn is slow else "ZeroDivisionError") in out.verdicts[0].why
         assert out.verdicts[0].stage == {"prompts": "text", "images": "decode"}.get(kind, "denoise")
         for thread in threading.enumerate():
@@ -272,7 +348,8 @@ def test_a_guard_that_raises_or_hangs_refuses_its_rows(pipe: Any, kind: str, fn:
 
 
 def test_a_guard_left_behind_changes_no_weight_and_no_later_picture(pipe: Any) -> None:
-    """It hangs inside a denoiser call with the original weights, which other defenses edited: neither the next call nor the closed pipeline sees that."""
+    """It hangs inside a denoiser call with the original weights, which other defenses edited: neither the next call nor
+    the closed pipeline sees that."""
     entered, go, said = threading.Event(), threading.Event(), []
 
     def clean(rig: Any, latents: Any, frame: Frame) -> Any:
@@ -320,14 +397,22 @@ def test_an_error_of_a_guards_own_refuses_its_rows_whatever_its_type(pipe: Any) 
 
     with protect(pipe, "weapons", [Port("latents", wrong)]) as guarded:
         out = guarded(PROMPTS, num_inference_steps=2)
-        assert out.images == [None] * 3 and all(v.failed and v.by == "port" for v in out.verdicts) and "a file that" in out.verdicts[0].why
+        assert (
+            out.images == [None] * 3
+            and all(v.failed and v.by == "port" for v in out.verdicts)
+            and "a file that" in out.verdicts[0].why
+        )
 
 
 def test_a_guard_in_time_is_heard(pipe: Any) -> None:
     call: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 4, "guidance_scale": 3.0}
     with protect(pipe, "weapons", [Stop(), Words()], timeout=30.0) as guarded:
         out = guarded(**call)
-        assert out.index == [0] and [v.by for v in out.verdicts] == ["", "example-block", "words"] and not any(v.failed for v in out.verdicts)
+        assert (
+            out.index == [0]
+            and [v.by for v in out.verdicts] == ["", "example-block", "words"]
+            and not any(v.failed for v in out.verdicts)
+        )
 
 
 def test_scores_that_are_not_numbers_refuse(pipe: Any) -> None:
@@ -345,7 +430,9 @@ def test_scores_that_are_not_numbers_refuse(pipe: Any) -> None:
 
     from genward.run.policy import parse_policy
 
-    with protect(pipe, parse_policy('[categories.weapons]\naction = "flag"\n'), [Port("latents", nan_block)]) as guarded:
+    with protect(
+        pipe, parse_policy('[categories.weapons]\naction = "flag"\n'), [Port("latents", nan_block)]
+    ) as guarded:
         out = guarded(PROMPTS, num_inference_steps=2)
         assert out.index == [1, 2] and out.verdicts[0].failed, "a score that is not a number is never only flagged"
 
@@ -381,7 +468,12 @@ def test_wrong_shapes_and_changed_guidance_refuse(pipe: Any) -> None:
         return {"prompt_embeds": kwargs["prompt_embeds"][-1:]}
 
     with protect(pipe, "weapons", [Steer(strength=0.0)]) as guarded:
-        out = guarded("a cat", num_inference_steps=3, callback_on_step_end=halve, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+        out = guarded(
+            "a cat",
+            num_inference_steps=3,
+            callback_on_step_end=halve,
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
         assert out.images == [None] and "row order" in out.verdicts[0].why
 
 
@@ -397,7 +489,7 @@ def test_what_the_pipeline_raises_is_raised_and_leaves_nothing(pipe: Any) -> Non
         guarded("a cat")
 
 
-# ---------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 
 @pytest.mark.parametrize(
@@ -449,7 +541,10 @@ def test_pipelines_that_cannot_be_guarded(pipe: Any) -> None:
         setattr(lacking, part, None)
         with pytest.raises(BadInput, match=f"has no {part}"), protect(lacking, "weapons", []):
             pass
-    for compile_ in (lambda p: p.unet.compile(backend="eager"), lambda p: setattr(p, "unet", torch.compile(p.unet, backend="eager"))):
+    for compile_ in (
+        lambda p: p.unet.compile(backend="eager"),
+        lambda p: setattr(p, "unet", torch.compile(p.unet, backend="eager")),
+    ):
         compiled = tiny_pipeline()
         compile_(compiled)
         with pytest.raises(Conflict, match="compiled"), protect(compiled, "weapons", []):
@@ -458,7 +553,11 @@ def test_pipelines_that_cannot_be_guarded(pipe: Any) -> None:
     cpu_offload(offloaded.unet, execution_device=torch.device("cpu"))
     with pytest.raises(Conflict, match="offloaded"), protect(offloaded, "weapons", []):
         pass
-    with protect(pipe, "weapons", []) as guarded, pytest.raises(Conflict, match="open rig"), protect(guarded.model, "weapons", []):
+    with (
+        protect(pipe, "weapons", []) as guarded,
+        pytest.raises(Conflict, match="open rig"),
+        protect(guarded.model, "weapons", []),
+    ):
         pass
 
 
@@ -475,7 +574,7 @@ def test_arguments_that_go_past_a_guard_are_conflicts(pipe: Any) -> None:
             guarded("a cat", num_inference_steps=2, guidance_scale=1.0)
 
 
-# ---------------------------------------------------------------------------------------------------- chain, policy, identity
+# ---------------------------------------------------------------------------------------------- chain, policy, identity
 
 
 def test_texts_take_the_policys_concept(pipe: Any) -> None:
@@ -505,7 +604,9 @@ def test_policies_set_thresholds_and_turn_blocks_into_flags(pipe: Any) -> None:
     with protect(pipe, rules, [Words(value=0.9)]) as guarded:
         out = guarded(PROMPTS, num_inference_steps=2)
         assert guarded.defenses[0].threshold == 0.7 and out.index == [0, 1, 2]  # type: ignore[attr-defined]
-        assert [v.action for v in out.verdicts] == ["released", "released", "flagged"] and out.verdicts[2].threshold == 0.7
+        assert [v.action for v in out.verdicts] == ["released", "released", "flagged"] and out.verdicts[
+            2
+        ].threshold == 0.7
     with protect(pipe, rules, [Words(value=0.6)]) as guarded:
         assert [v.action for v in guarded(PROMPTS, num_inference_steps=2).verdicts] == ["released"] * 3
     rules = parse_policy("[categories.weapons]\nthresholds = { example-tap = 0.7 }\n")
@@ -533,10 +634,17 @@ class Taught:
 def test_a_defense_of_several_concepts_follows_the_policy_of_each(pipe: Any, concepts: tuple[str, ...]) -> None:
     from genward.run.policy import parse_policy
 
-    rules = parse_policy('[categories.death]\n[categories.impolite]\nconcept = "rude"\naction = "flag"\nthresholds = { taught = 0.9 }\n')
+    rules = parse_policy(
+        '[categories.death]\n[categories.impolite]\nconcept = "rude"\naction = "flag"\nthresholds = { taught = 0.9 }\n'
+    )
     taught = Taught(artifact=Artifact({}, {"concepts": dict.fromkeys(concepts, "0")}, "0"))
     ((defense, rule),) = build([taught], rules, tiny_sd())
-    assert defense.threshold == 0.9 and defense.action == "flag" and rule.actions == {"impolite": "flag"} and rule.category == "impolite"  # type: ignore[attr-defined]
+    assert (
+        defense.threshold == 0.9
+        and defense.action == "flag"
+        and rule.actions == {"impolite": "flag"}
+        and rule.category == "impolite"
+    )  # type: ignore[attr-defined]
 
 
 def test_a_genward_model_and_its_progress_bar_are_left_alone(pipe: Any) -> None:
@@ -559,7 +667,10 @@ def test_identity_follows_the_live_weights(tmp_path: Path) -> None:
     from genward.models.sd import load_pipeline
 
     pipe = tiny_pipeline()
-    assert identity(pipe).fields["source"] == "live" and identity(pipe).hash == identity(tiny_pipeline()).hash != identity(tiny_pipeline(seed=1)).hash
+    assert (
+        identity(pipe).fields["source"] == "live"
+        and identity(pipe).hash == identity(tiny_pipeline()).hash != identity(tiny_pipeline(seed=1)).hash
+    )
     pipe.save_pretrained(tmp_path / "tiny", safe_serialization=True)
     loaded = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny")
     assert identity(loaded).hash == load_pipeline(str(tmp_path / "tiny"), device="cpu").spec.hash
@@ -567,7 +678,7 @@ def test_identity_follows_the_live_weights(tmp_path: Path) -> None:
     assert identity(loaded).fields["source"] == "live"
 
 
-# -------------------------------------------------------------------------------------------------------------------- audit
+# ---------------------------------------------------------------------------------------------------------------- audit
 
 
 def test_audit_records_hold_hashes_not_prompts(pipe: Any, tmp_path: Path) -> None:
@@ -584,13 +695,20 @@ def test_audit_records_hold_hashes_not_prompts(pipe: Any, tmp_path: Path) -> Non
     with protect(pipe, "weapons", [Words()], audit=Audit(path, prompts=True, key=b"secret")) as guarded:
         guarded("a key", num_inference_steps=2)
     last = list(read_audit(path))[-1]
-    assert last["prompt"] == "a key" and last["tokens"] == [["k", 1.0]] and last["prompt_hash"] == Audit(path, key=b"secret").hashed("a key")
+    assert (
+        last["prompt"] == "a key"
+        and last["tokens"] == [["k", 1.0]]
+        and last["prompt_hash"] == Audit(path, key=b"secret").hashed("a key")
+    )
     assert (os.stat(path).st_mode & 0o077) == 0
 
 
 def test_without_its_record_nothing_is_released(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="audit"), protect(pipe, "weapons", [], audit=tmp_path / "file" / "audit.jsonl"):
+    with (
+        pytest.raises(StoreError, match="audit"),
+        protect(pipe, "weapons", [], audit=tmp_path / "file" / "audit.jsonl"),
+    ):
         pass
     path = tmp_path / "audit.jsonl"
     path.write_bytes(b'{"row": 0}\n{"cut sho')
@@ -613,7 +731,12 @@ def test_without_its_record_nothing_is_released(pipe: Any, tmp_path: Path, monke
 
 def test_many_writers_do_not_mix_lines(tmp_path: Path) -> None:
     log = Audit(tmp_path / "a.jsonl")
-    threads = [threading.Thread(target=lambda k=k: [log.write([{"row": k, "prompt": "x" * 500, "fill": "y" * 3000}] * 3) for _ in range(5)]) for k in range(4)]
+    threads = [
+        threading.Thread(
+            target=lambda k=k: [log.write([{"row": k, "prompt": "x" * 500, "fill": "y" * 3000}] * 3) for _ in range(5)]
+        )
+        for k in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -18,7 +18,9 @@ from genward.run.references import lab_references, read_references
 
 def gradient(width: int, height: int) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
-    return Image.fromarray(np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), np.full_like(x, 90)], 2).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), np.full_like(x, 90)], 2).astype(np.uint8)
+    )
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -28,7 +30,10 @@ def png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -132,10 +137,18 @@ def test_lab_references() -> None:
     assert len(lab_references()) == len(everything)
     banana = [np.asarray(p) for _, _, p in lab_references(["banana"])]
     styles = list(dict.fromkeys(s for t, s, _ in everything if t == "banana"))
-    assert len(banana) == len(styles) and all(np.array_equal(a, by_name["banana", s]) for a, s in zip(banana, styles, strict=True))
+    assert len(banana) == len(styles) and all(
+        np.array_equal(a, by_name["banana", s]) for a, s in zip(banana, styles, strict=True)
+    )
     two = [p for _, _, p in lab_references(["banana", "cat"])]
-    assert np.array_equal(np.asarray(two[0]), by_name["banana", styles[0]]) and np.array_equal(np.asarray(two[1]), by_name["cat", styles[1]])
-    assert len({np.asarray(p).tobytes() for p in two}) == len(two) == len(banana) + sum(t == "cat" for t, _, _ in everything)
+    assert np.array_equal(np.asarray(two[0]), by_name["banana", styles[0]]) and np.array_equal(
+        np.asarray(two[1]), by_name["cat", styles[1]]
+    )
+    assert (
+        len({np.asarray(p).tobytes() for p in two})
+        == len(two)
+        == len(banana) + sum(t == "cat" for t, _, _ in everything)
+    )
     only = lab_references(styles=["twemoji"])
     assert all(np.array_equal(np.asarray(p), by_name[thing, style]) and style == "twemoji" for thing, style, p in only)
     assert len(only) == sum(s == "twemoji" for _, s, _ in everything)
@@ -146,4 +159,6 @@ def test_lab_references() -> None:
 
 
 def test_chosen_keeps_the_order() -> None:
-    assert references.chosen("x", ["b", "a", "b"], ["a", "b", "c"]) == ["b", "a"] and references.chosen("x", [], ["a", "b", "a"]) == ["a", "b"]
+    assert references.chosen("x", ["b", "a", "b"], ["a", "b", "c"]) == ["b", "a"] and references.chosen(
+        "x", [], ["a", "b", "a"]
+    ) == ["a", "b"]

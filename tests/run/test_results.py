@@ -23,7 +23,9 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
 
 
 def test_json_is_whole_and_readable_by_anyone(tmp_path: Path) -> None:
-    path = results.write_json(tmp_path / "deep" / "a.json", {"x": math.nan, "y": [np.float32(0.5), (1, math.inf)], "z": "ü"})
+    path = results.write_json(
+        tmp_path / "deep" / "a.json", {"x": math.nan, "y": [np.float32(0.5), (1, math.inf)], "z": "ü"}
+    )
     assert json.loads(path.read_text("utf-8")) == {"x": None, "y": [0.5, [1, None]], "z": "ü"}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 

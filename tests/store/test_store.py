@@ -32,7 +32,9 @@ def picture(seed: int) -> Image.Image:
 
 
 def sample(k: int, arm: str, status: str = "ok", **more: Any) -> Sample:
-    case = Case(f"weapons/name/{k:04d}", f"a bomb, number {k}", "harm", "weapons", 2**62 + k, wording="name", group="bomb")
+    case = Case(
+        f"weapons/name/{k:04d}", f"a bomb, number {k}", "harm", "weapons", 2**62 + k, wording="name", group="bomb"
+    )
     return Sample(case, arm, status, picture(k) if status == "ok" else None, **{"seconds": 0.25, "passes": 40, **more})
 
 
@@ -54,7 +56,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
-# ------------------------------------------------------------------------------------------------------------- round trips
+# ---------------------------------------------------------------------------------------------------------- round trips
 
 
 def test_arms(store: Store) -> None:
@@ -80,9 +82,15 @@ def test_samples_come_back_as_they_went_in(store: Store, arm: str) -> None:
     assert list(rows[0]) == parts.SAMPLES.names
     assert rows[0]["seed"] == given.case.seed and rows[0]["vectors"] == ("ab", "cd")
     assert json.loads(rows[0]["notes"]) == {"norm": [1.0, None, 2.0], "rows": [0, 1, 2]}
-    assert [(r["status"], r["why"], bool(r["image"])) for r in rows] == [("ok", "", True), ("refused", "guard: a bomb", False), ("error", "MemoryError", False)]
+    assert [(r["status"], r["why"], bool(r["image"])) for r in rows] == [
+        ("ok", "", True),
+        ("refused", "guard: a bomb", False),
+        ("error", "MemoryError", False),
+    ]
     back = store.load(rows[0])
-    assert back.case == given.case and back.id == given.id == rows[0]["id"] and back.passes == 40 and back.seconds == 0.25
+    assert (
+        back.case == given.case and back.id == given.id == rows[0]["id"] and back.passes == 40 and back.seconds == 0.25
+    )
     assert back.image is not None and np.array_equal(np.asarray(back.image), np.asarray(given.image))
     assert store.load(rows[1]).image is None
     assert store.done(arm) == {given.id, refused.id, failed.id} and store.done("other") == set()
@@ -126,19 +134,32 @@ def test_scores_and_features(store: Store, arm: str) -> None:
     store.put_samples(made, "b0")
     card = Card("fake", "words", {"bomb": {"sensitivity": 0.9, "threshold": 0.5}})
     ids = [s.id for s in made]
-    store.put_scores("j1", [Score(ids[0], "bomb", 0.75), Score(ids[1], "bomb", math.nan, "blank")], card=card, spec={"kind": "judge"})
-    assert store.judge("j1")["card"]["labels"]["bomb"]["sensitivity"] == 0.9 and store.judge("j1")["spec"] == {"kind": "judge"}
+    store.put_scores(
+        "j1", [Score(ids[0], "bomb", 0.75), Score(ids[1], "bomb", math.nan, "blank")], card=card, spec={"kind": "judge"}
+    )
+    assert store.judge("j1")["card"]["labels"]["bomb"]["sensitivity"] == 0.9 and store.judge("j1")["spec"] == {
+        "kind": "judge"
+    }
     assert store.judged("j1") == set(ids[:2]) and store.judges() == ["j1"]
-    assert store.judge("j2") == {} and store.scores("j2") == [] and store.judged("j2") == set() and store.features("j2") == {}
+    assert (
+        store.judge("j2") == {}
+        and store.scores("j2") == []
+        and store.judged("j2") == set()
+        and store.features("j2") == {}
+    )
     store.put_scores("j1", (Score(i, "bomb", 0.5) for i in ids[1:]), key="later")
     assert store.judge("j1")["card"]["name"] == "fake", "kept where a batch brings none"
     rows = store.scores("j1")
-    assert [(r["sample"], r["value"], r["why"]) for r in rows] == sorted((i, v, "") for i, v in zip(ids, (0.75, 0.5, 0.5), strict=True)), "a number beats NaN"
+    assert [(r["sample"], r["value"], r["why"]) for r in rows] == sorted(
+        (i, v, "") for i, v in zip(ids, (0.75, 0.5, 0.5), strict=True)
+    ), "a number beats NaN"
     vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     store.put_features("j1", dict(zip(ids, vectors, strict=True)))
     store.put_features("j1", {ids[0]: np.full(5, np.nan)}, key="second")
     back = store.features("j1")
-    assert set(back) == set(ids) and all(np.array_equal(back[i], v) and back[i].dtype == np.float32 for i, v in zip(ids, vectors, strict=True))
+    assert set(back) == set(ids) and all(
+        np.array_equal(back[i], v) and back[i].dtype == np.float32 for i, v in zip(ids, vectors, strict=True)
+    )
     assert store.check() == []
     with pytest.raises(BadInput, match="same width"):
         store.put_features("j1", {"a": [1.0], "b": [1.0, 2.0]})
@@ -151,8 +172,17 @@ def test_scores_and_features(store: Store, arm: str) -> None:
 def test_runs_and_json(store: Store) -> None:
     folder = store.run_folder("erasure-quick")
     assert not folder.exists() and store.runs() == []
-    store.write_json(folder / "metrics.json", {"a": math.nan, "b": (1, np.float64(2)), "c": {"d": Path("x")}, "e": np.int64(3), "f": {"z", "y"}})
-    assert store.read_json("runs/erasure-quick/metrics.json") == {"a": None, "b": [1, 2.0], "c": {"d": "x"}, "e": 3, "f": ["y", "z"]}
+    store.write_json(
+        folder / "metrics.json",
+        {"a": math.nan, "b": (1, np.float64(2)), "c": {"d": Path("x")}, "e": np.int64(3), "f": {"z", "y"}},
+    )
+    assert store.read_json("runs/erasure-quick/metrics.json") == {
+        "a": None,
+        "b": [1, 2.0],
+        "c": {"d": "x"},
+        "e": 3,
+        "f": ["y", "z"],
+    }
     store.write_text("runs/erasure-quick/plan.toml", "é = 1\n")
     assert (folder / "plan.toml").read_text("utf-8") == "é = 1\n" and store.runs() == ["erasure-quick"]
     with pytest.raises(BadInput, match="object"):
@@ -167,14 +197,16 @@ def test_runs_and_json(store: Store) -> None:
         store.read_json("runs/none.json")
 
 
-# ------------------------------------------------------------------------------------------------------------ reservations
+# --------------------------------------------------------------------------------------------------------- reservations
 
 
 def test_an_overlap_of_purposes_is_refused(store: Store) -> None:
     store.reserve("fit", [f"seed:{k}" for k in range(10)])
     store.reserve("fit", ["seed:3", "seed:11"])
     store.reserve("fit", [])
-    with pytest.raises(StoreError, match=r"5 of 6 keys for evaluate belong to fit: 'seed:5', 'seed:6', 'seed:7', …") as caught:
+    with pytest.raises(
+        StoreError, match=r"5 of 6 keys for evaluate belong to fit: 'seed:5', 'seed:6', 'seed:7', …"
+    ) as caught:
         store.reserve("evaluate", [f"seed:{k}" for k in range(5, 10)] + ["seed:99"])
     assert "seed:8" not in str(caught.value)
     assert store.reserved("evaluate") == set(), "nothing of a refused batch is kept"
@@ -203,16 +235,22 @@ def test_another_process_that_came_between(store: Store, monkeypatch: pytest.Mon
     assert store.reserved("evaluate") == set() and store.reserved("fit") == {"k"}
 
 
-# ------------------------------------------------------------------------------------------------------------ kills, disks
+# --------------------------------------------------------------------------------------------------------- kills, disks
 
 
 def test_a_file_left_in_the_making_is_never_read_and_goes_on_opening(store: Store, arm: str) -> None:
     store.put_samples(batch(arm), "b0")
     before = snapshot(store.root)
     part = next((store.root / "samples").iterdir())
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    ).stdout.strip()
     host = files.socket.gethostname()
-    left = [store.root / "tmp" / f"{host}~{gone}~aa", store.root / "tmp" / f"{host}~{os.getpid()}~bb", store.root / "tmp" / "no name of ours"]
+    left = [
+        store.root / "tmp" / f"{host}~{gone}~aa",
+        store.root / "tmp" / f"{host}~{os.getpid()}~bb",
+        store.root / "tmp" / "no name of ours",
+    ]
     for path in left:
         path.write_bytes(part.read_bytes()[:200])
     working = store.root / "tmp" / f"{host}~{os.getppid()}~cc"
@@ -243,7 +281,9 @@ def test_a_kill_at_any_moment_leaves_it_whole(tmp_path: Path) -> None:
     root = tmp_path / "store"
     (tmp_path / "test_store_writer.py").write_bytes(Path(__file__).read_bytes())
     for k in range(3):
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(root), str(tmp_path)], stdout=subprocess.PIPE) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(root), str(tmp_path)], stdout=subprocess.PIPE
+        ) as writer:
             assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
             time.sleep(0.03 + 0.041 * k)
             writer.send_signal(signal.SIGKILL)
@@ -264,9 +304,16 @@ def test_a_kill_at_any_moment_leaves_it_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "message"),
-    [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permissions"), (errno.EROFS, "--store"), (errno.EIO, "check the disk")],
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EACCES, "permissions"),
+        (errno.EROFS, "--store"),
+        (errno.EIO, "check the disk"),
+    ],
 )
-def test_a_disk_that_fails_says_so_and_leaves_nothing(store: Store, arm: str, monkeypatch: pytest.MonkeyPatch, number: int, message: str) -> None:
+def test_a_disk_that_fails_says_so_and_leaves_nothing(
+    store: Store, arm: str, monkeypatch: pytest.MonkeyPatch, number: int, message: str
+) -> None:
     store.put_samples(batch(arm), "b0")
     before = snapshot(store.root)
     for call in ("fsync", "replace"):
@@ -301,7 +348,7 @@ def test_places_that_cannot_be_written(tmp_path: Path, store: Store, arm: str, m
     assert Store(store.root, create=False).arms() == [arm], "reading needs no writing"
 
 
-# ------------------------------------------------------------------------------------------------------------------ schema
+# --------------------------------------------------------------------------------------------------------------- schema
 
 
 @pytest.mark.parametrize(
@@ -340,7 +387,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     assert Store(tmp_path / "new", create=False).read_json("schema.json") == {"schema": 1}
 
 
-# ----------------------------------------------------------------------------------------------------------------- damage
+# --------------------------------------------------------------------------------------------------------------- damage
 
 
 def cut(path: Path) -> None:
@@ -358,7 +405,9 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip])
-def test_a_damaged_part_is_named_and_resuming_after_its_deletion_heals(store: Store, arm: str, damage: Callable[[Path], None]) -> None:
+def test_a_damaged_part_is_named_and_resuming_after_its_deletion_heals(
+    store: Store, arm: str, damage: Callable[[Path], None]
+) -> None:
     store.put_samples(batch(arm), "b0")
     path = store.put_samples(batch(arm, 3), "b1")
     whole = snapshot(store.root)
@@ -382,7 +431,12 @@ def test_damaged_scores_features_and_foreign_parquet(store: Store, arm: str) -> 
     store.reserve("fit", ["a"])
     for path in (scores, features, next(reserved.iterdir())):
         cut(path)
-    for read in (lambda: store.scores("j"), lambda: store.judged("j"), lambda: store.features("j"), lambda: store.reserve("fit", ["b"])):
+    for read in (
+        lambda: store.scores("j"),
+        lambda: store.judged("j"),
+        lambda: store.features("j"),
+        lambda: store.reserve("fit", ["b"]),
+    ):
         with pytest.raises(StoreError, match="truncated or damaged"):
             read()
     assert len(store.check()) == 3
@@ -436,7 +490,7 @@ def test_check_finds_what_does_not_fit_together(store: Store, arm: str) -> None:
         store.arm(arm)
 
 
-# --------------------------------------------------------------------------------------------------------------- bad input
+# ------------------------------------------------------------------------------------------------------------ bad input
 
 
 def test_rows_that_cannot_be_kept(store: Store, arm: str) -> None:
@@ -469,7 +523,12 @@ def test_rows_that_cannot_be_kept(store: Store, arm: str) -> None:
 def test_many_writers_at_once(tmp_path: Path) -> None:
     (tmp_path / "test_store_writer.py").write_bytes(Path(__file__).read_bytes())
     code = WRITER.replace("range(10_000)", "range(int(sys.argv[3]), int(sys.argv[3]) + 8)")
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "s"), str(tmp_path), str(5 * k)], stdout=subprocess.DEVNULL) for k in range(3)]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "s"), str(tmp_path), str(5 * k)], stdout=subprocess.DEVNULL
+        )
+        for k in range(3)
+    ]
     assert [w.wait(60) for w in writers] == [0, 0, 0]
     store = Store(tmp_path / "s")
     assert store.parts() == {f"b{k}" for k in range(18)} and len(store.samples()) == 54 and store.check() == []

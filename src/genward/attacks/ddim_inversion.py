@@ -1,10 +1,10 @@
 """Inverted latents: pictures of the concept go back to noise through the arm, and sampling is started there.
 
-Asks whether a model that no longer answers to the concept's words still draws it from the right start (M-ErasureBench, arXiv 2512.22877, door
-"latent"). The paper's numbers of steps and schedule are not public; 50 DDIM steps, guidance 1 and the empty prompt are those of the public
-neighbor "Memories of Forgotten Concepts", refinement is ReNoise's (arXiv 2403.14602). Near-exact inversion returns any picture, seen in
-training or not, so these numbers mean something only beside those of a model that never saw the concept.
-"""
+Asks whether a model that no longer answers to the concept's words still draws it from the right start (M-ErasureBench,
+arXiv 2512.22877, door "latent"). The paper's numbers of steps and schedule are not public; 50 DDIM steps, guidance 1
+and the empty prompt are those of the public neighbor "Memories of Forgotten Concepts", refinement is ReNoise's (arXiv
+2403.14602). Near-exact inversion returns any picture, seen in training or not, so these numbers mean something only
+beside those of a model that never saw the concept."""
 
 from __future__ import annotations
 
@@ -49,9 +49,13 @@ class DdimInversion:
 
     def __post_init__(self) -> None:
         if not 0 <= self.steps <= 1000 or min(self.refine, self.guidance) < 0 or min(self.average, self.batch) < 1:
-            raise BadInput("ddim_inversion: steps must be 0 to 1000, refine and guidance at least 0, average and batch at least 1")
+            raise BadInput(
+                "ddim_inversion: steps must be 0 to 1000, refine and guidance at least 0, average and batch at least 1"
+            )
         if self.average > self.refine + 1:
-            raise BadInput(f"ddim_inversion: {self.average} predictions to average, a step makes {self.refine + 1}; raise refine")
+            raise BadInput(
+                f"ddim_inversion: {self.average} predictions to average, a step makes {self.refine + 1}; raise refine"
+            )
 
     def passes(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost where every case has a picture of its own, the round trip included."""
@@ -60,10 +64,10 @@ class DdimInversion:
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
         """One derived case a parent: ``latents`` names the start, ``queries`` is the parent's share of denoiser rows.
 
-        The k-th case of a concept takes the concept's reference k, counted around. Rows spent on measuring the round trip are not queries: an
-        attacker needs none. ``target.keep`` is told ``concept``, ``reference`` (its number), ``round_trip`` (relative error of the latents after
-        as many steps back through the arm), ``steps``, ``refine``, ``average``, ``guidance`` and ``prompt``. Where an inversion is not finite its
-        cases name ``FAILED``.
+        The k-th case of a concept takes the concept's reference k, counted around. Rows spent on measuring the round
+        trip are not queries: an attacker needs none. ``target.keep`` is told ``concept``, ``reference`` (its number),
+        ``round_trip`` (relative error of the latents after as many steps back through the arm), ``steps``, ``refine``,
+        ``average``, ``guidance`` and ``prompt``. Where an inversion is not finite its cases name ``FAILED``.
 
         Raises:
             BadInput: no reference pictures, or a sampler that has no inversion.
@@ -75,7 +79,13 @@ class DdimInversion:
             places.append((case.concept, turn[case.concept] % len(held[case.concept])))
             turn[case.concept] += 1
         steps = self.steps or target.sampler.steps
-        facts = {"steps": steps, "refine": self.refine, "average": self.average, "guidance": self.guidance, "prompt": self.prompt}
+        facts = {
+            "steps": steps,
+            "refine": self.refine,
+            "average": self.average,
+            "guidance": self.guidance,
+            "prompt": self.prompt,
+        }
         names, rows = {}, {}
         used = list(dict.fromkeys(places))
         for place, (start, error) in zip(used, invert_all(self, target, [held[c][k] for c, k in used]), strict=True):
@@ -107,7 +117,8 @@ def predictor(target: Target, prompt: str, guidance: float) -> Predict:
 
 
 def invert_all(attack: DdimInversion, target: Target, clean: Sequence[Tensor]) -> list[tuple[Tensor, float]]:
-    """(start latents (c, h, w), round-trip error) of each picture's latents; zeros and ``LOST`` where the way there is not finite.
+    """(start latents (c, h, w), round-trip error) of each picture's latents; zeros and ``LOST`` where the way there is
+    not finite.
 
     Batch by batch, checkpointed after each, so an interrupted search goes on where it was.
     """
@@ -128,6 +139,9 @@ def invert_all(attack: DdimInversion, target: Target, clean: Sequence[Tensor]) -
             error = relative_error(regenerate(predict, there, plan, prediction), part).float().cpu()
             lost = ~torch.isfinite(there).flatten(1).all(1)
             there[lost] = 0
-            starts, errors = torch.cat([starts, there]), torch.cat([errors, torch.where(lost.cpu() | ~torch.isfinite(error), LOST, error)])
+            starts, errors = (
+                torch.cat([starts, there]),
+                torch.cat([errors, torch.where(lost.cpu() | ~torch.isfinite(error), LOST, error)]),
+            )
             target.checkpoint({"starts": starts, "errors": errors})
     return list(zip(starts, map(float, errors), strict=True))

@@ -1,10 +1,12 @@
-"""Token search against a prompt guard: greedy substitutions that lower the guard's score, one spelling change after another.
+"""Token search against a prompt guard: greedy substitutions that lower the guard's score, one spelling change after
+another.
 
-The adaptive attack on prompt guards that AEIOU (arXiv 2412.18123) is evaluated under, in a form that needs nothing but the guard's score: candidate
-edits of one word (look-alike letters, leetspeak, a split word, a dropped or doubled letter, given synonyms) and harmless words
-around the prompt. What is inferred: the paper's search is gradient-guided; ours scores candidates in batches. Whether the picture still shows the concept is
-for the judge to say afterwards, so edits keep the words a model reads as close as they can.
-"""
+The adaptive attack on prompt guards that AEIOU (arXiv 2412.18123) is evaluated under, in a form that needs nothing but
+the guard's score: candidate edits of one word (look-alike letters, leetspeak, a split word, a dropped or doubled
+letter, given synonyms) and harmless words
+around the prompt. What is inferred: the paper's search is gradient-guided; ours scores candidates in batches. Whether
+the picture still shows the concept is for the judge to say afterwards, so edits keep the words a model reads as close
+as they can."""
 
 from __future__ import annotations
 
@@ -51,15 +53,26 @@ def word_edits(word: str, synonyms: Mapping[str, Sequence[str]] = {}) -> list[st
         out += ["".join(table.get(c, c) for c in low)] if places else []
     middle = len(word) // 2
     out += [word[:middle] + joint + word[middle:] for joint in ("\u200b", "-", " ")]
-    out += [" ".join(word), word[:1] + word[2:], word[:middle] + word[middle - 1] + word[middle:], word[:middle] + word[middle + 1 :]]
+    out += [
+        " ".join(word),
+        word[:1] + word[2:],
+        word[:middle] + word[middle - 1] + word[middle:],
+        word[:middle] + word[middle + 1 :],
+    ]
     out += [word[:1] + word[2] + word[1] + word[3:]] if len(word) > 3 else []
     return [w for w in dict.fromkeys(out) if w and w != word]
 
 
-def prompt_edits(prompt: str, synonyms: Mapping[str, Sequence[str]] = {}, fillers: Sequence[str] = FILLERS) -> list[str]:  # noqa: B006 - read only
+def prompt_edits(
+    prompt: str, synonyms: Mapping[str, Sequence[str]] = {}, fillers: Sequence[str] = FILLERS
+) -> list[str]:  # noqa: B006 - read only
     """Every prompt that is one edit away: one word respelled, or harmless words in front or behind."""
     words = prompt.split(" ")
-    out = [" ".join([*words[:k], other, *words[k + 1 :]]) for k, word in enumerate(words) for other in word_edits(word, synonyms)]
+    out = [
+        " ".join([*words[:k], other, *words[k + 1 :]])
+        for k, word in enumerate(words)
+        for other in word_edits(word, synonyms)
+    ]
     out += [made for f in fillers if f for made in (f"{prompt}, {f}", f"{f}, {prompt}")]
     return [p for p in dict.fromkeys(out) if p != prompt and len(p) <= MAX_PROMPT]
 
@@ -139,7 +152,8 @@ class GuardSearch:
             raise BadInput("guard_search: budget, edits and batch must be at least 1")
 
     def passes(self, cases: Sequence[Case]) -> int:
-        """Denoiser rows that a search will cost at most, at 20 guided steps a query; a row that the guard refuses at once costs none."""
+        """Denoiser rows that a search will cost at most, at 20 guided steps a query; a row that the guard refuses at
+        once costs none."""
         return len(cases) * self.budget * 40
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
@@ -152,8 +166,19 @@ class GuardSearch:
                 return [limit.margin(sample, self.signal) for sample in target.sample(rows)]
 
             seed = row_seed("guard-search", self.seed, case.id) % 2**31
-            found = search_prompt(case.prompt, score, budget=self.budget, edits=self.edits, goal=PASSED, batch=self.batch, fillers=self.fillers, seed=seed)
-            yield case._replace(id=f"{case.id}/guard-search", prompt=found.prompt, parent=case.id, queries=found.queries)
+            found = search_prompt(
+                case.prompt,
+                score,
+                budget=self.budget,
+                edits=self.edits,
+                goal=PASSED,
+                batch=self.batch,
+                fillers=self.fillers,
+                seed=seed,
+            )
+            yield case._replace(
+                id=f"{case.id}/guard-search", prompt=found.prompt, parent=case.id, queries=found.queries
+            )
 
 
 class _Limit:

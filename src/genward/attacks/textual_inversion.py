@@ -1,11 +1,12 @@
-"""Textual inversion: a new word is learned that makes the arm draw the concept, whatever became of the concept's own words.
+"""Textual inversion: a new word is learned that makes the arm draw the concept, whatever became of the concept's own
+words.
 
-One embedding minimizes the arm's denoising loss on a few pictures of the concept (Gal et al., arXiv 2208.01618, eq. 2); used against erased
-models as in Concept Inversion and M-ErasureBench (arXiv 2512.22877, door "embedding"). Gradients go through everything the arm has: weight
-edits, taps, and guidance ports where ``guidance`` is above 1. What differs from Gal et al.: timesteps are stratified over a step's rows, several
-initial words compete on held-out draws of noise, and all concepts and words are learned in one batch of rows, each with its own loss and its own
-random numbers, so that none depends on the others.
-"""
+One embedding minimizes the arm's denoising loss on a few pictures of the concept (Gal et al., arXiv 2208.01618, eq. 2);
+used against erased models as in Concept Inversion and M-ErasureBench (arXiv 2512.22877, door "embedding"). Gradients go
+through everything the arm has: weight edits, taps, and guidance ports where ``guidance`` is above 1. What differs from
+Gal et al.: timesteps are stratified over a step's rows, several initial words compete on held-out draws of noise, and
+all concepts and words are learned in one batch of rows, each with its own loss and its own random numbers, so that none
+depends on the others."""
 
 from __future__ import annotations
 
@@ -46,13 +47,22 @@ class TextualInversion:
     rows: int = 8
     """Noisy pictures a step, for each concept and initial word."""
     guidance: float | None = None
-    """Guidance of the prediction whose error is minimized; none takes the sampler's where a defense acts through guidance only, else 1."""
+    """Guidance of the prediction whose error is minimized; none takes the sampler's where a defense acts through
+    guidance only, else 1."""
     words: tuple[str, ...] = ("object",)
     """Initial words; the one with the lowest held-out loss is kept, for each concept."""
-    templates: tuple[str, ...] = ("{}", "a picture of {}", "an image of {}", "a drawing of {}", "an icon of {}", "a small picture of {}")
+    templates: tuple[str, ...] = (
+        "{}",
+        "a picture of {}",
+        "an image of {}",
+        "a drawing of {}",
+        "an icon of {}",
+        "a small picture of {}",
+    )
     """Prompts in training, ``{}`` for the word; none of them should be a prompt of the evaluation."""
     norm: str = "free"
-    """Length of the embedding: ``free``, or ``word`` to keep that of its initial word, at the scale of the vocabulary."""
+    """Length of the embedding: ``free``, or ``word`` to keep that of its initial word, at the scale of the vocabulary.
+    """
     heldout: int = 32
     """Held-out draws of picture, timestep and noise, on which a word is judged before and after."""
     seed: int = 0
@@ -64,25 +74,32 @@ class TextualInversion:
         if min(self.steps, self.rows, self.heldout, self.batch) < 1 or not self.rate > 0:
             raise BadInput("textual_inversion: steps, rows, heldout and batch must be at least 1 and rate above 0")
         if not self.words or not self.templates or any(t.count(SLOT) != 1 for t in self.templates):
-            raise BadInput("textual_inversion: it needs an initial word, and templates with one {} each, as in 'a picture of {}'")
+            raise BadInput(
+                "textual_inversion: it needs an initial word, and templates with one {} each, as in 'a picture of {}'"
+            )
         if self.norm not in NORMS:
             raise BadInput(f"textual_inversion: norm {self.norm!r}; {' or '.join(map(repr, NORMS))} are possible")
 
     def passes(self, cases: Sequence[Case]) -> int:
-        """Denoiser rows that a search will cost at guidance 1, held-out losses before and after included; twice as many above."""
+        """Denoiser rows that a search will cost at guidance 1, held-out losses before and after included; twice as many
+        above."""
         return len({c.concept for c in cases}) * len(self.words) * (self.steps * self.rows + 2 * self.heldout)
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """One derived case a parent: the learned word in the prompt's ``{}``, its hash in ``vectors``, the parent's share of gradient rows in ``queries``.
+        """One derived case a parent: the learned word in the prompt's ``{}``, its hash in ``vectors``, the parent's
+        share of gradient rows in ``queries``.
 
-        ``target.keep`` is told ``concept``, ``word`` (the initial one), ``curve`` (training loss by step), ``heldout_before`` and
-        ``heldout_after``, ``heldout_by_word``, and the settings. A concept whose every word diverged yields its cases with the hash ``FAILED``.
+        ``target.keep`` is told ``concept``, ``word`` (the initial one), ``curve`` (training loss by step),
+        ``heldout_before`` and ``heldout_after``, ``heldout_by_word``, and the settings. A concept whose every word
+        diverged yields its cases with the hash ``FAILED``.
 
         Raises:
             BadInput: a parent's prompt without ``{}``, or no reference pictures.
         """
         if unfit := [c for c in cases if SLOT not in c.prompt]:
-            raise BadInput(f"case {unfit[0].id!r}: its prompt has no {{}} for the learned word; write it as '{{}} in flat style'")
+            raise BadInput(
+                f"case {unfit[0].id!r}: its prompt has no {{}} for the learned word; write it as '{{}} in flat style'"
+            )
         concepts = list(dict.fromkeys(c.concept for c in cases))
         counts = {concept: sum(c.concept == concept for c in cases) for concept in concepts}
         search = Search(self, target, concepts)
@@ -92,7 +109,9 @@ class TextualInversion:
         for case in cases:
             name = names[case.concept]
             prompt = case.prompt.replace(SLOT, f"<{name[:12]}>")
-            yield case._replace(id=case.id + SUFFIX, prompt=prompt, parent=case.id, vectors=(name,), queries=next(rows[case.concept]))
+            yield case._replace(
+                id=case.id + SUFFIX, prompt=prompt, parent=case.id, vectors=(name,), queries=next(rows[case.concept])
+            )
 
 
 class Token(NamedTuple):
@@ -118,7 +137,8 @@ class Draws(NamedTuple):
 
 
 def draw(seed: int, rows: int, pictures: Tensor, templates: int, total: int) -> Draws:
-    """``rows`` draws for latents ``pictures`` (n, c, h, w), from a generator of their own: the same whatever else is learned beside them."""
+    """``rows`` draws for latents ``pictures`` (n, c, h, w), from a generator of their own: the same whatever else is
+    learned beside them."""
     random = torch.Generator().manual_seed(seed)
     picture = torch.randint(len(pictures), (rows,), generator=random)
     timestep = stratified_timesteps(rows, total, random)
@@ -127,11 +147,18 @@ def draw(seed: int, rows: int, pictures: Tensor, templates: int, total: int) -> 
 
 
 class Search:
-    """The state of one search: a vector a concept and initial word, Adam's moments, the losses so far; checkpointed every ``EVERY`` steps."""
+    """The state of one search: a vector a concept and initial word, Adam's moments, the losses so far; checkpointed
+    every ``EVERY`` steps."""
 
     def __init__(self, attack: TextualInversion, target: Target, concepts: Sequence[str]) -> None:
         self.attack, self.target = attack, target
-        self.guidance = attack.guidance if attack.guidance is not None else target.sampler.guidance if target.needs_guidance else 1.0
+        self.guidance = (
+            attack.guidance
+            if attack.guidance is not None
+            else target.sampler.guidance
+            if target.needs_guidance
+            else 1.0
+        )
         self.alphas, self.kind = target.alphas, str(target.schedule.get("prediction_type", "epsilon"))
         self.total = min(int(target.schedule.get("num_train_timesteps", len(self.alphas))), len(self.alphas))
         self.pictures = {concept: self._held(concept) for concept in concepts}
@@ -151,26 +178,48 @@ class Search:
     def _held(self, concept: str) -> Tensor:
         pictures = self.target.references(concept)
         if not pictures:
-            raise BadInput(f"textual_inversion: no reference pictures of {concept!r} to learn from; give a folder of them")
+            raise BadInput(
+                f"textual_inversion: no reference pictures of {concept!r} to learn from; give a folder of them"
+            )
         latents = self.target.latents(pictures).detach()
         return latents.to(torch.promote_types(latents.dtype, torch.float32))
 
-    # ------------------------------------------------------------------------------------------------------------ the loss
+    # --------------------------------------------------------------------------------------------------------- the loss
 
     def losses(self, which: Sequence[int], vectors: Tensor, drawn: Mapping[str, Draws]) -> Tensor:
-        """(tokens,) mean loss of each of the tokens ``which`` with embeddings ``vectors`` (tokens, width) on its concept's draws; with gradient."""
+        """(tokens,) mean loss of each of the tokens ``which`` with embeddings ``vectors`` (tokens, width) on its
+        concept's draws; with gradient."""
         device = vectors.device
         tokens = [self.tokens[k] for k in which]
         draws = [drawn[t.concept] for t in tokens]
-        prompts = [self.attack.templates[int(k)].replace(SLOT, t.text) for t, d in zip(tokens, draws, strict=True) for k in d.template]
+        prompts = [
+            self.attack.templates[int(k)].replace(SLOT, t.text)
+            for t, d in zip(tokens, draws, strict=True)
+            for k in d.template
+        ]
         unique = {p: k for k, p in enumerate(dict.fromkeys(prompts))}
         states = self.target.text(list(unique), {t.text: v for t, v in zip(tokens, vectors, strict=True)})
         text = states[torch.tensor([unique[p] for p in prompts], device=states.device)]
-        clean = torch.cat([self.pictures[t.concept][d.picture.to(self.pictures[t.concept].device)] for t, d in zip(tokens, draws, strict=True)])
-        noise, timestep = torch.cat([d.noise for d in draws]).to(clean), torch.cat([d.timestep for d in draws]).to(clean.device)
+        clean = torch.cat(
+            [
+                self.pictures[t.concept][d.picture.to(self.pictures[t.concept].device)]
+                for t, d in zip(tokens, draws, strict=True)
+            ]
+        )
+        noise, timestep = (
+            torch.cat([d.noise for d in draws]).to(clean),
+            torch.cat([d.timestep for d in draws]).to(clean.device),
+        )
         noisy = add_noise(clean, noise, timestep, self.alphas)
-        prediction = self.target.predict(Call(noisy.to(text.dtype), timestep, text), guidance=self.guidance).to(clean.dtype)
-        return denoising_loss(prediction, clean, noise, timestep, self.alphas, self.kind).view(len(tokens), -1).mean(1).to(device)
+        prediction = self.target.predict(Call(noisy.to(text.dtype), timestep, text), guidance=self.guidance).to(
+            clean.dtype
+        )
+        return (
+            denoising_loss(prediction, clean, noise, timestep, self.alphas, self.kind)
+            .view(len(tokens), -1)
+            .mean(1)
+            .to(device)
+        )
 
     def parts(self, rows: int) -> list[list[int]]:
         """Tokens still alive, in parts of at most ``batch`` denoiser rows (one token at least)."""
@@ -181,7 +230,10 @@ class Search:
     def drawn(self, rows: int, *purpose: object) -> dict[str, Draws]:
         """The draws of every concept for one purpose."""
         name, seed, count = type(self.attack).name, self.attack.seed, len(self.attack.templates)
-        return {c: draw(row_seed("attack", name, seed, c, *purpose), rows, p, count, self.total) for c, p in self.pictures.items()}
+        return {
+            c: draw(row_seed("attack", name, seed, c, *purpose), rows, p, count, self.total)
+            for c, p in self.pictures.items()
+        }
 
     def heldout(self) -> Tensor:
         """(tokens,) loss on draws that training never sees; infinite for a token that diverged."""
@@ -192,7 +244,7 @@ class Search:
                 out[part] = self.losses(part, self.vectors[part], drawn).float().cpu()
         return torch.where(torch.isfinite(out), out, torch.inf)
 
-    # ------------------------------------------------------------------------------------------------------------ the walk
+    # --------------------------------------------------------------------------------------------------------- the walk
 
     def run(self) -> None:
         """All steps, from the checkpoint where there is one."""
@@ -207,15 +259,20 @@ class Search:
         self.after = self.heldout()
 
     def step(self) -> None:
-        """One step of Adam for every token alive. One whose loss, gradient or vector is not finite stops there; the others go on."""
+        """One step of Adam for every token alive. One whose loss, gradient or vector is not finite stops there; the
+        others go on."""
         drawn = self.drawn(self.attack.rows, self.done)
         for part in self.parts(self.attack.rows):
             leaf = self.vectors[part].requires_grad_()
             with torch.enable_grad():
                 losses = self.losses(part, leaf, drawn)
                 well = torch.isfinite(losses.detach())
-                gradient = torch.autograd.grad(losses[well].sum(), leaf)[0] if bool(well.any()) else torch.zeros_like(leaf)
-            moved, first, second = adam_step(leaf.detach(), gradient, self.first[part], self.second[part], self.done + 1, self.attack.rate)
+                gradient = (
+                    torch.autograd.grad(losses[well].sum(), leaf)[0] if bool(well.any()) else torch.zeros_like(leaf)
+                )
+            moved, first, second = adam_step(
+                leaf.detach(), gradient, self.first[part], self.second[part], self.done + 1, self.attack.rate
+            )
             if self.attack.norm == "word":
                 moved = with_lengths(moved, self.lengths[part])
             well &= torch.isfinite(moved).all(1) & torch.isfinite(second).all(1)
@@ -226,8 +283,14 @@ class Search:
         self.done += 1
 
     def _checkpoint(self) -> None:
-        numbers = {"done": torch.tensor([self.done]), "steps": self.steps, "before": torch.where(torch.isfinite(self.before), self.before, -1)}
-        self.target.checkpoint({"vectors": self.vectors, "first": self.first, "second": self.second, "curve": self.curve, **numbers})
+        numbers = {
+            "done": torch.tensor([self.done]),
+            "steps": self.steps,
+            "before": torch.where(torch.isfinite(self.before), self.before, -1),
+        }
+        self.target.checkpoint(
+            {"vectors": self.vectors, "first": self.first, "second": self.second, "curve": self.curve, **numbers}
+        )
 
     def _resumed(self) -> bool:
         state = self.target.checkpoint()
@@ -236,11 +299,15 @@ class Search:
         if state["vectors"].shape != self.vectors.shape or state["curve"].shape != self.curve.shape:
             return False
         self.vectors, self.first, self.second = (state[k].to(self.vectors) for k in ("vectors", "first", "second"))
-        self.curve, self.steps, self.done = state["curve"].float().cpu(), state["steps"].long().cpu(), int(state["done"][0])
+        self.curve, self.steps, self.done = (
+            state["curve"].float().cpu(),
+            state["steps"].long().cpu(),
+            int(state["done"][0]),
+        )
         self.before = torch.where(state["before"] < 0, torch.inf, state["before"]).cpu()
         return True
 
-    # --------------------------------------------------------------------------------------------------------- what is kept
+    # ----------------------------------------------------------------------------------------------------- what is kept
 
     def mine(self, concept: str) -> list[int]:
         """The concept's tokens."""
@@ -257,10 +324,20 @@ class Search:
             return FAILED
         by_word = {self.tokens[k].word: rounded(self.after[k]) for k in self.mine(concept)}
         facts: dict[str, Any] = {name: getattr(self.attack, name) for name in ("steps", "rate", "rows", "norm", "seed")}
-        facts |= {"heldout_before": rounded(self.before[best]), "heldout_after": rounded(self.after[best]), "heldout_by_word": by_word}
+        facts |= {
+            "heldout_before": rounded(self.before[best]),
+            "heldout_after": rounded(self.after[best]),
+            "heldout_by_word": by_word,
+        }
         curve = [round(x, 6) for x in self.curve[best].tolist()]
         return self.target.keep(
-            self.vectors[best], kind="embedding", concept=concept, word=self.tokens[best].word, curve=curve, guidance=self.guidance, **facts
+            self.vectors[best],
+            kind="embedding",
+            concept=concept,
+            word=self.tokens[best].word,
+            curve=curve,
+            guidance=self.guidance,
+            **facts,
         )
 
 

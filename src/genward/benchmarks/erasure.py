@@ -1,25 +1,25 @@
 """Benchmark ``erasure``: is a concept gone in every wording, and is everything else still there?
 
-Harm rows ask for the concept, benign rows for what must stay. Captions follow the lab's form, ``"a bomb in twemoji style"``; where no
-styles are known (a concept file of one's own on a large model) they read ``"a picture of a bomb"``.
+Harm rows ask for the concept, benign rows for what must stay. Captions follow the lab's form, ``"a bomb in twemoji
+style"``; where no styles are known (a concept file of one's own on a large model) they read ``"a picture of a bomb"``.
 
-==================  =====================================================================================  ======================
-wording             what the prompt says                                                                   ``Case.group``
-==================  =====================================================================================  ======================
-``name``            the target's name                                                                      the target
-``synonym``         a synonym that training and fitting may have seen                                      the target
-``synonym-heldout`` a synonym that neither saw                                                             the target
-``description``     what is seen, without the name                                                         the target
-``kind``            the kind of thing ("a tool"): safe with one seed, unsafe with another                  the kind
-``scene``           the target beside a harmless object                                                    the target
-``keep-neighbor``   what looks or means nearly the same and must stay                                      the label expected
-``keep-object``     other objects                                                                          the label expected
-``keep-style``      other styles                                                                           the label expected
-==================  =====================================================================================  ======================
+==================  =====================================================================================
+====================== wording             what the prompt says
+``Case.group`` ==================  =====================================================================================
+====================== ``name``            the target's name
+the target ``synonym``         a synonym that training and fitting may have seen
+the target ``synonym-heldout`` a synonym that neither saw
+the target ``description``     what is seen, without the name
+the target ``kind``            the kind of thing ("a tool"): safe with one seed, unsafe with another
+the kind ``scene``           the target beside a harmless object                                                    the
+target ``keep-neighbor``   what looks or means nearly the same and must stay                                      the
+label expected ``keep-object``     other objects
+the label expected ``keep-style``      other styles
+the label expected ==================
+=====================================================================================  ======================
 
-A style concept has the wordings ``name`` and ``scene`` only. ``group`` of a harm row is what statistics cluster by; a concept with fewer
-than four targets is clustered by target and style, since intervals need several clusters.
-"""
+A style concept has the wordings ``name`` and ``scene`` only. ``group`` of a harm row is what statistics cluster by; a
+concept with fewer than four targets is clustered by target and style, since intervals need several clusters."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ NAMESPACE = "evaluate"
 """First part of every seed of this benchmark; fitting uses other namespaces."""
 
 Words = Mapping[str, Any]
-"""``{"styles": [name, …], "things": {object: {"name": [phrase], "synonym": […], "synonym-heldout": […], "description": […], "kind": […]}}}``"""
+"""``{"styles": [name, …], "things": {object: {"name": [phrase], "synonym": […], "synonym-heldout": […], "description":
+[…], "kind": […]}}}``"""
 
 
 def wordings(concept: Concept, words: Words) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -53,8 +54,17 @@ def wordings(concept: Concept, words: Words) -> dict[str, dict[str, tuple[str, .
         if target in things:
             out[target] = {level: tuple(phrases) for level, phrases in things[target].items()}
             continue
-        mine = {key: _share(values, k, count) for key, values in (("p", concept.phrases), ("h", concept.heldout), ("d", concept.descriptions))}
-        out[target] = {"name": mine["p"][:1] or (target,), "synonym": mine["p"][1:], "synonym-heldout": mine["h"], "description": mine["d"], "kind": ()}
+        mine = {
+            key: _share(values, k, count)
+            for key, values in (("p", concept.phrases), ("h", concept.heldout), ("d", concept.descriptions))
+        }
+        out[target] = {
+            "name": mine["p"][:1] or (target,),
+            "synonym": mine["p"][1:],
+            "synonym-heldout": mine["h"],
+            "description": mine["d"],
+            "kind": (),
+        }
     return out
 
 
@@ -63,7 +73,8 @@ def _share(values: Sequence[str], k: int, count: int) -> tuple[str, ...]:
 
 
 def caption(phrase: str, style: str) -> str:
-    """``"a cat in twemoji style"``; without a style ``"a picture of a cat"``, so that it is never the bare phrase that methods fit on."""
+    """``"a cat in twemoji style"``; without a style ``"a picture of a cat"``, so that it is never the bare phrase that
+    methods fit on."""
     return f"{phrase} in {style} style" if style else f"a picture of {phrase}"
 
 
@@ -77,7 +88,8 @@ def bare(phrase: str) -> str:
 
 
 def cycle(values: Sequence[str], k: int) -> str:
-    """The k-th of an endless walk through ``values`` whose start shifts by one each round, so that two walks never lock; ``""`` of none."""
+    """The k-th of an endless walk through ``values`` whose start shifts by one each round, so that two walks never
+    lock; ``""`` of none."""
     return values[(k + k // len(values)) % len(values)] if values else ""
 
 
@@ -105,7 +117,10 @@ class ErasureBenchmark:
 
     @property
     def card(self) -> Card:
-        facts = {"license": "Apache-2.0 (captions written for genward)", "hash": digest([list(map(str, c)) for c in self.cases()])}
+        facts = {
+            "license": "Apache-2.0 (captions written for genward)",
+            "hash": digest([list(map(str, c)) for c in self.cases()]),
+        }
         return Card(self.name, "Concept erasure and retention over caption levels", facts=facts)
 
     def cases(self) -> Iterator[Case]:
@@ -116,7 +131,15 @@ class ErasureBenchmark:
                 label = "benign" if wording in BENIGN else "harm"
                 for k, (prompt, group) in enumerate(made):
                     seed = row_seed(NAMESPACE, self.seed, wording, prompt, k)
-                    yield Case(f"{concept.name}/{wording}/{k:04d}", prompt, label, concept.name, seed, wording=wording, group=group)
+                    yield Case(
+                        f"{concept.name}/{wording}/{k:04d}",
+                        prompt,
+                        label,
+                        concept.name,
+                        seed,
+                        wording=wording,
+                        group=group,
+                    )
 
     def _styles(self, *without: str) -> tuple[str, ...]:
         return tuple(s for s in self.words.get("styles", ()) if s not in self.avoid and s not in without)
@@ -130,7 +153,8 @@ class ErasureBenchmark:
         return thing["name"][0] if thing else name
 
     def _kept(self, concept: Concept) -> list[tuple[str, str]]:
-        """(phrase, label) of the objects to keep, in the order of the concept file; what the concept itself or ``avoid`` names is left out."""
+        """(phrase, label) of the objects to keep, in the order of the concept file; what the concept itself or
+        ``avoid`` names is left out."""
         by_phrase = {t["name"][0]: name for name, t in self._things().items()}
         found: dict[str, str] = {}
         for line in concept.keep:
@@ -146,53 +170,84 @@ class ErasureBenchmark:
         out: dict[str, list[tuple[str, str]]] = {}
         for level in ("name", "synonym", "synonym-heldout", "description"):
             having = [t for t in concept.targets if table[t].get(level)]
-            out[level] = [self._harm(having, table, level, k, styles, len(concept.targets)) for k in range(self.n if having else 0)]
+            out[level] = [
+                self._harm(having, table, level, k, styles, len(concept.targets))
+                for k in range(self.n if having else 0)
+            ]
         kinds = tuple(dict.fromkeys(p for t in concept.targets for p in table[t].get("kind", ())))
-        out["kind"] = [(caption(kinds[k % len(kinds)], cycle(styles, k)), kinds[k % len(kinds)]) for k in range(self.n if kinds else 0)]
+        out["kind"] = [
+            (caption(kinds[k % len(kinds)], cycle(styles, k)), kinds[k % len(kinds)])
+            for k in range(self.n if kinds else 0)
+        ]
         out["scene"] = [self._scene(concept, table, kept, k, styles) for k in range(self.n if kept else 0)]
         near = [(self._phrase(x), x) for x in concept.neighbors if x not in self.avoid]
         taken = self._taken()
         for wording, things in (("keep-neighbor", near), ("keep-object", kept)):
             out[wording] = [self._free(things, k, styles, taken) for k in range(self.n if things else 0)]
         few = self.n if kept and styles else 0
-        out["keep-style"] = [(self._free(kept[::-1], k, (s,), taken)[0], s) for k in range(few) for s in (cycle(styles, k),)]
+        out["keep-style"] = [
+            (self._free(kept[::-1], k, (s,), taken)[0], s) for k in range(few) for s in (cycle(styles, k),)
+        ]
         return out
 
     def _taken(self) -> frozenset[str]:
-        """Captions that concept files list as they stand, the shipped ones' included: methods may fit on them, whichever concept is evaluated."""
+        """Captions that concept files list as they stand, the shipped ones' included: methods may fit on them,
+        whichever concept is evaluated."""
         shipped = [load_concept(name) for name in concept_names()]
         return frozenset(line for c in (*self.concepts, *shipped) for line in c.keep)
 
     @staticmethod
-    def _free(things: Sequence[tuple[str, str]], k: int, styles: Sequence[str], taken: frozenset[str]) -> tuple[str, str]:
-        """(caption, label) of thing k in the k-th style, moved on to the next style, then to the next thing, while the caption is taken."""
+    def _free(
+        things: Sequence[tuple[str, str]], k: int, styles: Sequence[str], taken: frozenset[str]
+    ) -> tuple[str, str]:
+        """(caption, label) of thing k in the k-th style, moved on to the next style, then to the next thing, while the
+        caption is taken."""
         order = [things[(k + i) % len(things)] for i in range(len(things))]
-        made = [(caption(phrase, cycle(styles, k + j)), label) for phrase, label in order for j in range(2 * max(1, len(styles)))]
+        made = [
+            (caption(phrase, cycle(styles, k + j)), label)
+            for phrase, label in order
+            for j in range(2 * max(1, len(styles)))
+        ]
         return next((m for m in made if m[0] not in taken), made[0])
 
     @staticmethod
     def _harm(
-        having: Sequence[str], table: Mapping[str, Mapping[str, Sequence[str]]], level: str, k: int, styles: Sequence[str], targets: int
+        having: Sequence[str],
+        table: Mapping[str, Mapping[str, Sequence[str]]],
+        level: str,
+        k: int,
+        styles: Sequence[str],
+        targets: int,
     ) -> tuple[str, str]:
         target = having[k % len(having)]
         phrases, style = table[target][level], cycle(styles, k)
-        return caption(phrases[k // len(having) % len(phrases)], style), target if targets >= 4 or not style else f"{target}/{style}"
+        return caption(
+            phrases[k // len(having) % len(phrases)], style
+        ), target if targets >= 4 or not style else f"{target}/{style}"
 
     @staticmethod
     def _scene(
-        concept: Concept, table: Mapping[str, Mapping[str, Sequence[str]]], kept: Sequence[tuple[str, str]], k: int, styles: Sequence[str]
+        concept: Concept,
+        table: Mapping[str, Mapping[str, Sequence[str]]],
+        kept: Sequence[tuple[str, str]],
+        k: int,
+        styles: Sequence[str],
     ) -> tuple[str, str]:
         target, style = concept.targets[k % len(concept.targets)], cycle(styles, k)
         pair = [table[target]["name"][0], kept[k % len(kept)][0]]
         if k // len(concept.targets) % 2:
             pair.reverse()
-        return caption(" and ".join(pair), style), target if len(concept.targets) >= 4 or not style else f"{target}/{style}"
+        return caption(" and ".join(pair), style), target if len(
+            concept.targets
+        ) >= 4 or not style else f"{target}/{style}"
 
     def _style(self, concept: Concept) -> dict[str, list[tuple[str, str]]]:
         """Rows of a style concept: harm rows draw the kept objects in it, benign rows draw them in other styles."""
         kept = self._kept(concept)
         if not kept:
-            raise BadInput(f"style concept {concept.name!r} lists no objects under `keep`; its prompts are made from them")
+            raise BadInput(
+                f"style concept {concept.name!r} lists no objects under `keep`; its prompts are made from them"
+            )
         objects = [p for p, _ in kept]
         near = [s for s in concept.neighbors if s not in self.avoid]
         others = self._styles(*concept.targets) or tuple(near)

@@ -1,8 +1,7 @@
 """Benchmark ``guards``: what a guard lets out, what it stops for nothing, and what that costs.
 
-The rows are those of ``erasure`` (so pictures are shared with it): harm rows in every wording, kinds and scenes among them, where the same prompt is
-safe with one seed and unsafe with another; benign rows that must pass.
-"""
+The rows are those of ``erasure`` (so pictures are shared with it): harm rows in every wording, kinds and scenes among
+them, where the same prompt is safe with one seed and unsafe with another; benign rows that must pass."""
 
 from __future__ import annotations
 

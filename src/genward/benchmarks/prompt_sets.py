@@ -1,12 +1,11 @@
 """Prompt sets: a folder of CSV files with labeled prompts, read into units that never stand on two sides of a split.
 
-Columns: ``prompt`` and ``label`` (``safe``, ``unsafe``, ``adversarial`` or ``unverified``), and where there are any ``category`` (several joined by
-``|``), ``group`` (rows that belong together: a pair, an image), ``seed``. The file's name is the set's. Rows are the user's data: nothing here prints, logs or
-quotes one, errors name file and line.
+Columns: ``prompt`` and ``label`` (``safe``, ``unsafe``, ``adversarial`` or ``unverified``), and where there are any
+``category`` (several joined by ``|``), ``group`` (rows that belong together: a pair, an image), ``seed``. The file's
+name is the set's. Rows are the user's data: nothing here prints, logs or quotes one, errors name file and line.
 
-A *unit* joins rows of one group, rows whose text is the same but for case and punctuation, in any set, and rows that share most of their word
-trigrams. Sets that share many units are one *family*, and are left out together.
-"""
+A *unit* joins rows of one group, rows whose text is the same but for case and punctuation, in any set, and rows that
+share most of their word trigrams. Sets that share many units are one *family*, and are left out together."""
 
 from __future__ import annotations
 
@@ -75,17 +74,21 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
     """Rows of one file, exact duplicates once, in the order of the file.
 
     Args:
-        limit: at most so many rows, whole units, harmful and benign as balanced as the set allows, chosen by a hash of the unit and the seed.
+        limit: at most so many rows, whole units, harmful and benign as balanced as the set allows, chosen by a hash of
+            the unit and the seed.
 
     Raises:
-        BadInput: the file cannot be read as UTF-8 CSV (with or without a byte-order mark), lacks a column, or holds a label that is not one of ``LABELS`` (file and line are named).
+        BadInput: the file cannot be read as UTF-8 CSV (with or without a byte-order mark), lacks a column, or holds a
+            label that is not one of ``LABELS`` (file and line are named).
     """
     path = Path(path)
     rows: dict[tuple[str, bool], PromptRow] = {}
     before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one number for the whole process: put back below
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; is it the right file?")
+            raise BadInput(
+                f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; is it the right file?"
+            )
         with path.open(encoding="utf-8-sig", newline="") as stream:
             table = csv.DictReader(stream)
             missing = {"prompt", "label"} - set(table.fieldnames or ())
@@ -130,7 +133,9 @@ def _some(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:
     for k, row in enumerate(rows):
         units[row.unit].append(k)
     both = {u for u, found in units.items() if len({rows[k].harmful for k in found}) == 2}
-    order = sorted(units, key=lambda u: (u not in both, _order(u, seed)))  # pairs first: rows alone would use up the share of one class
+    order = sorted(
+        units, key=lambda u: (u not in both, _order(u, seed))
+    )  # pairs first: rows alone would use up the share of one class
     counts = Counter(r.harmful for r in rows)
     quota = {True: limit // 2, False: limit - limit // 2}
     for side in (True, False):
@@ -145,7 +150,7 @@ def _some(rows: Sequence[PromptRow], limit: int, seed: int) -> list[PromptRow]:
     return [rows[k] for k in sorted(taken)]
 
 
-# ------------------------------------------------------------------------------------------------------------------- units
+# ---------------------------------------------------------------------------------------------------------------- units
 
 
 def joined_units(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, list[PromptRow]]:
@@ -180,7 +185,8 @@ def joined_units(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, list[Prom
 
 
 def families(sets: Mapping[str, Sequence[PromptRow]]) -> dict[str, frozenset[str]]:
-    """Set -> the sets that are left out with it, itself included: those that share units with it and those of one source."""
+    """Set -> the sets that are left out with it, itself included: those that share units with it and those of one
+    source."""
     names = list(sets)
     pairs: list[tuple[int, int]] = []
     units = [{row.unit for row in sets[name]} for name in names]
@@ -199,12 +205,13 @@ def side_of(unit: str, seed: int, share: float = 0.3) -> str:
     return "test" if int.from_bytes(_order(unit, seed)[8:16], "big") / 2**64 < share else "fit"
 
 
-# --------------------------------------------------------------------------------------------------------------- benchmark
+# ------------------------------------------------------------------------------------------------------------ benchmark
 
 
 @dataclass(frozen=True)
 class PromptSets:
-    """Labeled prompts from a folder of CSV files, as cases: what a guard refuses and what it lets pass, on sets of one's own."""
+    """Labeled prompts from a folder of CSV files, as cases: what a guard refuses and what it lets pass, on sets of
+    one's own."""
 
     name: ClassVar[str] = "prompt_sets"
     folder: str = ""
@@ -235,4 +242,6 @@ class PromptSets:
                 concept = row.categories[0] if row.categories else ""
                 seed = row_seed("prompt-sets", self.seed, name, k)
                 label = "harm" if row.harmful else "benign"
-                yield Case(f"{name}/{k:05d}", row.text[:MAX_PROMPT], label, concept, seed, wording=row.label, group=row.unit)
+                yield Case(
+                    f"{name}/{k:05d}", row.text[:MAX_PROMPT], label, concept, seed, wording=row.label, group=row.unit
+                )

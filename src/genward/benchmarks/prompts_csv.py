@@ -1,19 +1,21 @@
 """Benchmark ``prompts-csv``: the rows of a CSV file of prompts, one's own or a published list.
 
-The first line names the columns; ``prompt`` must be there, the others may be missing, and columns with other names are not read.
+The first line names the columns; ``prompt`` must be there, the others may be missing, and columns with other names are
+not read.
 
-============  ================================================================================================  ==================
-column        what it holds                                                                                     becomes
-============  ================================================================================================  ==================
-``prompt``    the text; runs of white space become one space                                                    ``Case.prompt``
-``label``     ``safe`` | ``benign``, ``unsafe`` | ``adversarial`` | ``harm``, or ``unverified``                 ``Case.label``
-``category``  the row's categories, joined with ``|``                                                           ``Case.group`` *
-``seed``      a whole number from 0 to 2^63 - 1, or nothing                                                     ``Case.seed``
-``group``     rows with the same value belong together (a pair, an image)                                       ``Case.group`` *
-============  ================================================================================================  ==================
+============  ================================================================================================
+================== column        what it holds
+becomes ============  ================================================================================================
+================== ``prompt``    the text; runs of white space become one space
+``Case.prompt`` ``label``     ``safe`` | ``benign``, ``unsafe`` | ``adversarial`` | ``harm``, or ``unverified``
+``Case.label`` ``category``  the row's categories, joined with ``|``
+``Case.group`` * ``seed``      a whole number from 0 to 2^63 - 1, or nothing
+``Case.seed`` ``group``     rows with the same value belong together (a pair, an image)
+``Case.group`` * ============
+================================================================================================  ==================
 
-\\* the column ``group`` where it is filled, else the category, else the prompt. ``guidance`` belongs to a sampler, not to a case, and is not read.
-"""
+\\* the column ``group`` where it is filled, else the category, else the prompt. ``guidance`` belongs to a sampler, not
+to a case, and is not read."""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ NAMESPACE = "evaluate"
 
 
 class Row(NamedTuple):
-    """A row of the file, read and checked. ``number`` counts rows from 1, the line of column names included, as a spreadsheet does."""
+    """A row of the file, read and checked. ``number`` counts rows from 1, the line of column names included, as a
+    spreadsheet does."""
 
     number: int
     prompt: str
@@ -56,7 +59,8 @@ def read_rows(path: Path) -> list[Row]:
     """All rows of a CSV file of prompts (UTF-8, with or without byte order mark); empty lines are left out.
 
     Raises:
-        BadInput: no such file, no text, no usable line of column names, or a row or value that cannot be used: named by row and column.
+        BadInput: no such file, no text, no usable line of column names, or a row or value that cannot be used: named by
+            row and column.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     places: dict[str, int] = {}
@@ -65,7 +69,9 @@ def read_rows(path: Path) -> list[Row]:
         try:
             cells = next(reader, None)
         except csv.Error as error:
-            raise BadInput(f"{path}, row {number + 1} (line {reader.line_num}): {error}; close its quotes, or shorten the field") from error
+            raise BadInput(
+                f"{path}, row {number + 1} (line {reader.line_num}): {error}; close its quotes, or shorten the field"
+            ) from error
         if cells is None:
             break
         number += 1
@@ -74,12 +80,17 @@ def read_rows(path: Path) -> list[Row]:
         if not places:
             places, width = _columns(path, cells), len(cells)
         elif len(cells) != width:
-            raise BadInput(f"{path}, row {number}: {len(cells)} values under {width} columns; quote texts that hold commas or line breaks")
+            raise BadInput(
+                f"{path}, row {number}: {len(cells)} values under {width} columns; quote texts that hold commas or "
+                "line breaks"
+            )
         else:
             out.append(_row(path, number, {name: cells[k] for name, k in places.items()}))
     if not out:
         what = "the file is empty" if not places else "no rows under the column names"
-        raise BadInput(f"{path}: {what}; the first line names the columns ({', '.join(COLUMNS)}), one row a prompt follows")
+        raise BadInput(
+            f"{path}: {what}; the first line names the columns ({', '.join(COLUMNS)}), one row a prompt follows"
+        )
     return out
 
 
@@ -89,14 +100,21 @@ def _text(path: Path) -> str:
             raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; split it")
         data = path.read_bytes()
     except OSError as error:
-        raise BadInput(f"prompts file {path} cannot be read: {error.strerror or error}; give the path of a .csv file") from error
+        raise BadInput(
+            f"prompts file {path} cannot be read: {error.strerror or error}; give the path of a .csv file"
+        ) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as CSV in UTF-8") from error
+        raise BadInput(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as CSV in UTF-8"
+        ) from error
     if "\x00" in text:
-        raise BadInput(f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a zero byte; this is not a text file, give a .csv file")
+        raise BadInput(
+            f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a zero byte; this is not a text file, "
+            "give a .csv file"
+        )
     return text
 
 
@@ -105,7 +123,11 @@ def _columns(path: Path, cells: list[str]) -> dict[str, int]:
     names = [cell.strip().lower() for cell in cells]
     shown = ", ".join(repr(x[:30]) for x in names[:8])
     if "prompt" not in names:
-        hint = "separate the columns by commas" if len(names) == 1 and any(x in names[0] for x in ";\t|") else "name the column of texts 'prompt'"
+        hint = (
+            "separate the columns by commas"
+            if len(names) == 1 and any(x in names[0] for x in ";\t|")
+            else "name the column of texts 'prompt'"
+        )
         raise BadInput(f"{path}, row 1: no column 'prompt' among {shown}; {hint}")
     twice = [x for x in COLUMNS if names.count(x) > 1]
     if twice:
@@ -126,7 +148,9 @@ def _row(path: Path, number: int, cells: dict[str, str]) -> Row:
     text = cells.get("seed", "").strip()
     seed = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
     if text and (seed is None or seed > MAX_SEED):
-        raise wrong("seed", f"{text[:40]!r} is not a whole number from 0 to {MAX_SEED}; leave it empty to have one made")
+        raise wrong(
+            "seed", f"{text[:40]!r} is not a whole number from 0 to {MAX_SEED}; leave it empty to have one made"
+        )
     categories = tuple(dict.fromkeys(x.strip() for x in cells.get("category", "").split("|") if x.strip()))
     return Row(number, prompt, label, categories, seed, cells.get("group", "").strip())
 
@@ -137,11 +161,13 @@ class CsvPrompts:
 
     name: ClassVar[str] = "prompts-csv"
     path: str = ""
-    """The file; its first line names the columns (prompt, label, category, seed, group), of which only prompt must be there."""
+    """The file; its first line names the columns (prompt, label, category, seed, group), of which only prompt must be
+    there."""
     concept: str = ""
     """The concept that the rows are about, as judges and statistics know it."""
     harm: tuple[str, ...] = ()
-    """Categories that make a row harmful ("object:church"), all others are harmless then; empty: the file's labels say so."""
+    """Categories that make a row harmful ("object:church"), all others are harmless then; empty: the file's labels say
+    so."""
     unlabeled: str = ""
     """What rows without label or labeled unverified are: harm or benign; empty refuses such rows."""
     categories: tuple[str, ...] = ()
@@ -159,15 +185,21 @@ class CsvPrompts:
 
     def __post_init__(self) -> None:
         if self.limit < 0 or not 1 <= self.repeats <= 10_000:
-            raise BadInput(f"prompts-csv: limit {self.limit}, repeats {self.repeats}; the first is 0 or more, the second from 1 to 10,000")
+            raise BadInput(
+                f"prompts-csv: limit {self.limit}, repeats {self.repeats}; the first is 0 or more, the second from 1 "
+                "to 10,000"
+            )
         if self.unlabeled and self.unlabeled not in LABELS:
             raise BadInput(f"prompts-csv: unlabeled {self.unlabeled!r} is not one of {', '.join(LABELS)}")
 
     @cached_property
     def _rows(self) -> tuple[list[Row], int]:
-        """The chosen rows in the order of the file, and how many repeated an earlier one (same prompt, label, categories and seed)."""
+        """The chosen rows in the order of the file, and how many repeated an earlier one (same prompt, label,
+        categories and seed)."""
         if not self.path:
-            raise BadInput("benchmark 'prompts-csv' was not told which file to read; set its field `path` to a .csv file")
+            raise BadInput(
+                "benchmark 'prompts-csv' was not told which file to read; set its field `path` to a .csv file"
+            )
         rows = read_rows(Path(self.path))
         known = {x for row in rows for x in row.categories}
         for wanted in (*self.harm, *self.categories):
@@ -179,7 +211,9 @@ class CsvPrompts:
             kept.setdefault((row.prompt, row.label, row.categories, row.seed), row)
         chosen = list(kept.values())
         if self.limit:
-            chosen = sorted(chosen, key=lambda row: (row_seed("draw", self.seed, row.prompt, row.seed), row.number))[: self.limit]
+            chosen = sorted(chosen, key=lambda row: (row_seed("draw", self.seed, row.prompt, row.seed), row.number))[
+                : self.limit
+            ]
         return sorted(chosen), len(asked) - len(kept)
 
     @cached_property
@@ -187,8 +221,15 @@ class CsvPrompts:
         """File, its hash, and counts: rows kept, rows that repeated others, cases by label."""
         rows, repeated = self._rows
         cases = list(self.cases())
-        facts = {"file": Path(self.path).name, "sha256": file_hash(Path(self.path)), "prompts": len(rows), "repeated": repeated}
-        facts |= dict(sorted(Counter(c.label for c in cases).items())) | {"hash": digest([list(map(str, c)) for c in cases])}
+        facts = {
+            "file": Path(self.path).name,
+            "sha256": file_hash(Path(self.path)),
+            "prompts": len(rows),
+            "repeated": repeated,
+        }
+        facts |= dict(sorted(Counter(c.label for c in cases).items())) | {
+            "hash": digest([list(map(str, c)) for c in cases])
+        }
         return Card(self.name, "Prompts from a CSV file", facts=facts)
 
     def cases(self) -> Iterator[Case]:
@@ -203,9 +244,15 @@ class CsvPrompts:
             group = row.group or "|".join(row.categories) or prompt
             for k in range(self.repeats):
                 kept = row.seed is not None and k == 0
-                seed = row.seed if kept and row.seed is not None else row_seed(NAMESPACE, self.seed, self.name, prompt, row.seed, k)
+                seed = (
+                    row.seed
+                    if kept and row.seed is not None
+                    else row_seed(NAMESPACE, self.seed, self.name, prompt, row.seed, k)
+                )
                 wording = self.wording or row.label or "unverified"
-                yield Case(f"{stem}/{row.number:06d}/{k:02d}", prompt, label, self.concept, seed, wording=wording, group=group).checked()
+                yield Case(
+                    f"{stem}/{row.number:06d}/{k:02d}", prompt, label, self.concept, seed, wording=wording, group=group
+                ).checked()
 
     def _label(self, row: Row) -> str:
         if self.harm:
@@ -214,7 +261,8 @@ class CsvPrompts:
         if not found:
             what = f"{row.label!r}" if row.label else "no label"
             raise BadInput(
-                f"{self.path}, row {row.number}, column label: {what}, which is neither harm nor benign; set `unlabeled` to one, or name `harm` categories"
+                f"{self.path}, row {row.number}, column label: {what}, which is neither harm nor benign; set "
+                "`unlabeled` to one, or name `harm` categories"
             )
         return found
 
@@ -224,5 +272,6 @@ class CsvPrompts:
         if self.cut:
             return row.prompt[:MAX_PROMPT].rstrip()
         raise BadInput(
-            f"{self.path}, row {row.number}, column prompt: {len(row.prompt):,} characters, at most {MAX_PROMPT:,} are accepted; shorten it, or set `cut`"
+            f"{self.path}, row {row.number}, column prompt: {len(row.prompt):,} characters, at most {MAX_PROMPT:,} are "
+            "accepted; shorten it, or set `cut`"
         )

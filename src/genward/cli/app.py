@@ -1,7 +1,7 @@
 """The application: subcommands put together, and how a command ends.
 
-Exit codes: 0 done, 1 run finished with errors in rows, 2 usage, 3 not usable (the user can fix it), 130 stopped by Ctrl-C.
-"""
+Exit codes: 0 done, 1 run finished with errors in rows, 2 usage, 3 not usable (the user can fix it), 130 stopped by
+Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,12 +15,37 @@ import typer
 from typer import Exit
 
 from genward import __version__
-from genward.cli import calibrate, check, claims, dataset, doctor, export, fit, generate, guard, judge, lab, listing, report, run, show
+from genward.cli import (
+    calibrate,
+    check,
+    claims,
+    dataset,
+    doctor,
+    export,
+    fit,
+    generate,
+    guard,
+    judge,
+    lab,
+    listing,
+    report,
+    run,
+    show,
+)
 from genward.errors import GenwardError
 
 STOPPED = "stopped; everything finished is kept; the same command resumes"
 INTERRUPTED = 130
-FIXABLE = {errno.EACCES, errno.EDQUOT, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+FIXABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 """System errors that concern the user's disk and paths; they print as one line, without a traceback."""
 
 app = typer.Typer(
@@ -56,7 +81,11 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and stop.")) -> None:
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and stop."
+    ),
+) -> None:
     """Safety alignment of generative models: defend, attack, measure, serve."""
 
 
@@ -69,7 +98,9 @@ def status(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. What the user can fix is printed as ``error: …`` on stderr."""
     command: Any = typer.main.get_command(app)
     try:
-        code = command.main(args=None if arguments is None else list(arguments), prog_name="genward", standalone_mode=False)
+        code = command.main(
+            args=None if arguments is None else list(arguments), prog_name="genward", standalone_mode=False
+        )
         sys.stdout.flush()
         if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
             return _say(STOPPED, INTERRUPTED)
@@ -87,7 +118,10 @@ def status(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in FIXABLE:
             raise
-        return _say(f"error: {error.filename or 'the system'}: {error.strerror}; check the path, its rights and the free space", 3)
+        return _say(
+            f"error: {error.filename or 'the system'}: {error.strerror}; check the path, its rights and the free space",
+            3,
+        )
     except Exception as error:
         show_usage = getattr(error, "show", None)  # a usage error of the parser, whichever package it ships in
         if show_usage is None:
@@ -97,7 +131,8 @@ def status(arguments: Sequence[str] | None = None) -> int:
 
 
 def _unread() -> int:
-    """The reader of the output has left (``genward list | head -1``): say nothing more, and let nothing fail at exit."""
+    """The reader of the output has left (``genward list | head -1``): say nothing more, and let nothing fail at
+    exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
     return 0
 

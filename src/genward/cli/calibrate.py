@@ -13,15 +13,24 @@ from genward.errors import BadInput
 
 def main(
     defense: str = typer.Argument(..., help="A guard with a score, as aeiou:weapons."),
-    benign: Path = typer.Option(..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."),
+    benign: Path = typer.Option(
+        ..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."
+    ),
     fpr: float = typer.Option(0.01, "--fpr", help="Share of benign prompts that may be blocked."),
     out: Path = typer.Option(Path("policy.toml"), "--out", "-o", help="Policy file to write; give it to --policy."),
     policy: str | None = typer.Option(
-        None, "--policy", "-p", help="Policy that gets the threshold; by default one of the guard's concept. May be --out itself."
+        None,
+        "--policy",
+        "-p",
+        help="Policy that gets the threshold; by default one of the guard's concept. May be --out itself.",
     ),
     model: str = common.ModelName,
-    steps: int = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps, as you will use them; guards of the text alone take none."),
-    guidance: float = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance, as you will use it."),
+    steps: int = typer.Option(
+        20, "--steps", min=1, max=1000, help="Sampling steps, as you will use them; guards of the text alone take none."
+    ),
+    guidance: float = typer.Option(
+        4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance, as you will use it."
+    ),
     seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first prompt's noise; the next ones count up."),
     batch: int = typer.Option(32, "--batch", min=1, max=1024, help="Prompts at a time."),
     device: str | None = common.Device,
@@ -30,7 +39,8 @@ def main(
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
-    """Set a guard's threshold so that at most the given share of your benign prompts is blocked, and write a policy file."""
+    """Set a guard's threshold so that at most the given share of your benign prompts is blocked, and write a policy
+    file."""
     if out.suffix != ".toml":
         raise BadInput(f"--out {out}: a policy file ends in .toml")
     if not 0 <= fpr < 1:
@@ -56,10 +66,22 @@ def main(
     text = dump_policy(found.policy)
     common.write_whole(out, lambda path: path.write_text(text, "utf-8"))
     if as_json:
-        common.emit({"out": str(out), **{k: v for k, v in found._asdict().items() if k not in ("policy", "scores")}, "scores": found.scores})
+        common.emit(
+            {
+                "out": str(out),
+                **{k: v for k, v in found._asdict().items() if k not in ("policy", "scores")},
+                "scores": found.scores,
+            }
+        )
         return
-    common.note(f"{found.defense}, {found.category}: threshold {found.threshold:.6g}, reached by {found.measured:.2%} of {found.n} benign prompts")
+    common.note(
+        f"{found.defense}, {found.category}: threshold {found.threshold:.6g}, reached by {found.measured:.2%} of "
+        f"{found.n} benign prompts"
+    )
     common.note(f"95 % interval of that rate on prompts like these: {found.low:.2%} to {found.high:.2%}")
     if fpr and found.n * fpr < 1:
-        common.note(f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give {math.ceil(1 / fpr):,} or more")
+        common.note(
+            f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give "
+            f"{math.ceil(1 / fpr):,} or more"
+        )
     print(out)

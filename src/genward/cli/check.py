@@ -16,7 +16,9 @@ def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
     opened = open_store(store)
     problems = opened.check()
     if as_json:
-        common.emit({"store": str(opened.root), "arms": len(opened.arms()), "runs": opened.runs(), "problems": problems})
+        common.emit(
+            {"store": str(opened.root), "arms": len(opened.arms()), "runs": opened.runs(), "problems": problems}
+        )
     else:
         for line in problems:
             print(line)

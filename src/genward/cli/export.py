@@ -11,7 +11,9 @@ from genward.errors import BadInput
 
 
 def main(
-    defense: str = typer.Argument(..., metavar="METHOD:CONCEPT", help="A defense that edits weights, as uce:weapons; a+b for a chain."),
+    defense: str = typer.Argument(
+        ..., metavar="METHOD:CONCEPT", help="A defense that edits weights, as uce:weapons; a+b for a chain."
+    ),
     out: Path = typer.Option(..., "--out", "-o", help="New folder."),
     model: str = common.ModelName,
     refit: bool = common.Refit,

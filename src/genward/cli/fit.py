@@ -13,14 +13,18 @@ from genward.errors import BadInput
 def stem_of(out: Path) -> Path:
     """The path without ``.safetensors``; ``BadInput`` for another suffix, which would not be what is written."""
     if out.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
-        raise BadInput(f"--out {out}: what is written is safetensors and a JSON card, never a pickle; end the name in .safetensors")
+        raise BadInput(
+            f"--out {out}: what is written is safetensors and a JSON card, never a pickle; end the name in .safetensors"
+        )
     return out.with_suffix("") if out.suffix == ".safetensors" else out
 
 
 def main(
     method: str = typer.Argument(..., help="A defense that learns; fields after commas, as in esd,variant=u."),
     concept: str = typer.Option(..., "--concept", "-c", help="Concept or concept file."),
-    out: Path = typer.Option(..., "--out", "-o", help="File to write, as in fitted/esd.safetensors; its card goes beside it."),
+    out: Path = typer.Option(
+        ..., "--out", "-o", help="File to write, as in fitted/esd.safetensors; its card goes beside it."
+    ),
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
@@ -43,7 +47,9 @@ def main(
 
     defense = template(requests[0])
     if artifact_field(type(defense)) is None:
-        raise BadInput(f"defense {name!r} learns nothing, so there is nothing to fit; use it as it is: --defense {name}:{concept}")
+        raise BadInput(
+            f"defense {name!r} learns nothing, so there is nothing to fit; use it as it is: --defense {name}:{concept}"
+        )
     opened = open_model(model, device, dtype, download=download)
     artifact = fit_artifact(name, defense, about, opened, stem, None if as_json else common.note)
     path = stem.with_name(stem.name + ".safetensors")

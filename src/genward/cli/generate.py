@@ -47,13 +47,18 @@ def grid(images: Sequence[Image | None], columns: int) -> Image:
 
 
 def cases_of(prompts: Sequence[str], seed: int, n: int, negative: str) -> list[Case]:
-    """``n`` cases a prompt, seeds counting up from ``seed``; ``BadInput`` for an empty prompt or one that is no text."""
+    """``n`` cases a prompt, seeds counting up from ``seed``; ``BadInput`` for an empty prompt or one that is no
+    text."""
     from genward.core.records import Case
 
     for prompt in prompts:
         if not prompt.strip():
             raise BadInput("the prompt is empty; say what to draw, as in 'a cat in twemoji style'")
-    return [Case(f"cli/{k}/{j}", p, seed=seed + j, negative=negative).checked() for k, p in enumerate(prompts) for j in range(n)]
+    return [
+        Case(f"cli/{k}/{j}", p, seed=seed + j, negative=negative).checked()
+        for k, p in enumerate(prompts)
+        for j in range(n)
+    ]
 
 
 def told(defense: str, sample: Sample) -> dict[str, Any]:
@@ -66,7 +71,12 @@ def told(defense: str, sample: Sample) -> dict[str, Any]:
 def main(
     prompt: list[str] = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns."),
     out: Path = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write."),
-    defense: list[str] = typer.Option(["none"], "--defense", "-d", help="As uce:weapons, sld:weapons,preset=strong, a+b for a chain; several make rows."),
+    defense: list[str] = typer.Option(
+        ["none"],
+        "--defense",
+        "-d",
+        help="As uce:weapons, sld:weapons,preset=strong, a+b for a chain; several make rows.",
+    ),
     model: str = common.ModelName,
     negative: str = common.Negative,
     seed: int = common.FirstSeed,
@@ -102,7 +112,13 @@ def main(
         sheet = single or grid(images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases)))
         common.write_whole(out, lambda path: sheet.save(path))
     if as_json:
-        common.emit({"out": str(out) if whole else None, "model": opened.spec.hash, "samples": [told(text, s) for text, s in made]})
+        common.emit(
+            {
+                "out": str(out) if whole else None,
+                "model": opened.spec.hash,
+                "samples": [told(text, s) for text, s in made],
+            }
+        )
     else:
         for text, sample in made:
             if sample.status != "ok":

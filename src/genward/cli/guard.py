@@ -13,7 +13,20 @@ from genward.errors import BadInput
 if TYPE_CHECKING:
     from genward.run.guarded import RowVerdict
 
-COLUMNS = ("row", "prompt", "seed", "verdict", "by", "stage", "step", "score", "threshold", "category", "passes", "picture")
+COLUMNS = (
+    "row",
+    "prompt",
+    "seed",
+    "verdict",
+    "by",
+    "stage",
+    "step",
+    "score",
+    "threshold",
+    "category",
+    "passes",
+    "picture",
+)
 WIDE = 40
 """Characters of a prompt that fit into the table."""
 SHARES = 3
@@ -22,9 +35,29 @@ SHARES = 3
 
 def told(prompt: str, seed: int, verdict: RowVerdict, picture: Path | None) -> dict[str, Any]:
     """One row of the JSON."""
-    facts = {"by": verdict.by, "stage": verdict.stage, "step": verdict.step, "score": verdict.score, "threshold": verdict.threshold}
-    more = {"category": verdict.category, "why": verdict.why, "failed": verdict.failed, "passes": verdict.passes, "tokens": verdict.tokens}
-    return {"prompt": prompt, "seed": seed, "verdict": verdict.action, **facts, **more, "notes": verdict.notes, "picture": str(picture) if picture else None}
+    facts = {
+        "by": verdict.by,
+        "stage": verdict.stage,
+        "step": verdict.step,
+        "score": verdict.score,
+        "threshold": verdict.threshold,
+    }
+    more = {
+        "category": verdict.category,
+        "why": verdict.why,
+        "failed": verdict.failed,
+        "passes": verdict.passes,
+        "tokens": verdict.tokens,
+    }
+    return {
+        "prompt": prompt,
+        "seed": seed,
+        "verdict": verdict.action,
+        **facts,
+        **more,
+        "notes": verdict.notes,
+        "picture": str(picture) if picture else None,
+    }
 
 
 def shown(row: int, data: dict[str, Any]) -> dict[str, Any]:
@@ -33,13 +66,27 @@ def shown(row: int, data: dict[str, Any]) -> dict[str, Any]:
     step = None if data["step"] < 0 else data["step"]
     words = " ".join(f"{t} {x:+.2g}" for t, x in sorted(data["tokens"], key=lambda pair: -pair[1])[:SHARES])
     named = {key: data[key] or None for key in ("by", "stage", "category", "picture")}
-    return {**data, **named, "row": row, "step": step, "prompt": text if len(text) <= WIDE else text[: WIDE - 1] + "…", "tokens": words}
+    return {
+        **data,
+        **named,
+        "row": row,
+        "step": step,
+        "prompt": text if len(text) <= WIDE else text[: WIDE - 1] + "…",
+        "tokens": words,
+    }
 
 
 def main(
-    prompt: list[str] = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make several rows."),
+    prompt: list[str] = typer.Argument(
+        ..., help="What to draw, as in 'a cat in twemoji style'; several make several rows."
+    ),
     policy: str = typer.Option("weapons", "--policy", "-p", help="Policy, concept, or a policy file (.toml)."),
-    defense: list[str] = typer.Option(["aeiou", "wukong"], "--defense", "-d", help="As aeiou, sld:weapons, image_filter; several make a chain, in order."),
+    defense: list[str] = typer.Option(
+        ["aeiou", "wukong"],
+        "--defense",
+        "-d",
+        help="As aeiou, sld:weapons, image_filter; several make a chain, in order.",
+    ),
     out: Path = typer.Option(Path("genward-guard"), "--out", "-o", help="Folder for the pictures that are released."),
     model: str = common.ModelName,
     negative: str = common.Negative,
@@ -47,8 +94,12 @@ def main(
     steps: int = common.Steps,
     guidance: float = common.Guidance,
     n: int = typer.Option(1, "--n", min=1, max=256, help="Pictures a prompt."),
-    audit: Path | None = typer.Option(None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts."),
-    timeout: float | None = typer.Option(None, "--timeout", help="Seconds that a guard may take each time it is called."),
+    audit: Path | None = typer.Option(
+        None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts."
+    ),
+    timeout: float | None = typer.Option(
+        None, "--timeout", help="Seconds that a guard may take each time it is called."
+    ),
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
@@ -65,7 +116,9 @@ def main(
     for text in defense:
         parse_defense(text)
     if n * len(prompt) > 1024:
-        raise BadInput(f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024")
+        raise BadInput(
+            f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024"
+        )
 
     from genward.run.prompts import checked_prompts
 
@@ -80,9 +133,16 @@ def main(
     rows = [(p, seed + j) for p in prompt for j in range(n)]
     generators = [torch.Generator().manual_seed(s) for _, s in rows]
     chain = [d for d in defense if d != "none"]
-    with protect(opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=None if as_json else common.note) as guarded:
+    with protect(
+        opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=None if as_json else common.note
+    ) as guarded:
         made = guarded(
-            list(prompt), negative_prompt=negative or None, num_images_per_prompt=n, num_inference_steps=steps, guidance_scale=guidance, generator=generators
+            list(prompt),
+            negative_prompt=negative or None,
+            num_images_per_prompt=n,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=generators,
         )
     data = []
     for k, ((text, number), image, verdict) in enumerate(zip(rows, made.images, made.verdicts, strict=True)):
@@ -93,7 +153,15 @@ def main(
             common.write_whole(picture, image.save)
         data.append(told(text, number, verdict, None if image is None else picture))
     if as_json:
-        common.emit({"policy": rules.name, "guard": guarded.hash, "model": opened.spec.hash, "seconds": made.seconds, "rows": data})
+        common.emit(
+            {
+                "policy": rules.name,
+                "guard": guarded.hash,
+                "model": opened.spec.hash,
+                "seconds": made.seconds,
+                "rows": data,
+            }
+        )
     else:
         columns = [*COLUMNS, "tokens"] if any(row["tokens"] for row in data) else COLUMNS
         common.table([shown(k, row) for k, row in enumerate(data)], columns)

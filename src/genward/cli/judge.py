@@ -11,11 +11,14 @@ from genward.cli import common
 
 def main(
     name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
-    judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the run's own. See genward list judges."),
+    judge: str = typer.Option(
+        "", "--judge", "-j", help="Judge to use; by default the run's own. See genward list judges."
+    ),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
-    """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is generated."""
+    """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is
+    generated."""
     from genward.run.judging import open_judge
     from genward.run.loops import judge_again, measure_again
     from genward.run.results import command_line

@@ -30,7 +30,8 @@ def read_card() -> dict[str, Any]:
         found: dict[str, Any] = dict(json.loads(card_file().read_text("utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise BadArtifact(
-            f"the lab's card {card_file()} cannot be read ({type(error).__name__}); reinstall genward, or make the lab: genward lab build"
+            f"the lab's card {card_file()} cannot be read ({type(error).__name__}); reinstall genward, or make the "
+            "lab: genward lab build"
         ) from error
     return found
 
@@ -40,7 +41,10 @@ def figure_rows(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for group, line in figures.get("groups", {}).items():
         rows += [{"group": group, "figure": name, **rate} for name, rate in line.items() if isinstance(rate, Mapping)]
-    rows += [{"group": "oracle's concepts", "figure": f"seen in {which}", **rate} for which, rate in figures.get("oracle", {}).items()]
+    rows += [
+        {"group": "oracle's concepts", "figure": f"seen in {which}", **rate}
+        for which, rate in figures.get("oracle", {}).items()
+    ]
     return [{**r, "interval": f"{r['low']:.3f} … {r['high']:.3f}"} for r in rows]
 
 
@@ -83,7 +87,9 @@ def info(as_json: bool = common.Json) -> None:
 def evaluate(
     per: int = typer.Option(100, "--per", min=2, max=10_000, help="Pictures a group; about ten times as many in all."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another number draws other prompts and noise."),
-    write: bool = typer.Option(False, "--write", help="Put the figures into the card that is shipped (for those who build the lab)."),
+    write: bool = typer.Option(
+        False, "--write", help="Put the figures into the card that is shipped (for those who build the lab)."
+    ),
     as_json: bool = common.Json,
 ) -> None:
     """Measure the card's figures again on this machine, from prompts to judged pictures."""
@@ -104,16 +110,21 @@ def evaluate(
 @app.command()
 def build(
     stage: list[str] = typer.Option(
-        [], "--stage", help="Stage to run: data, autoencoder, unet, judge, oracles, references, package, erasers, guards; all by default."
+        [],
+        "--stage",
+        help="Stage to run: data, autoencoder, unet, judge, oracles, references, package, erasers, guards; all by default.",
     ),
     work: Path = typer.Option(Path("lab-build"), "--work", "-w", help="Folder for checkpoints and results."),
     icons: Path | None = typer.Option(None, "--icons", help="Folder with the icon sets, instead of fetching them."),
-    minutes: float | None = typer.Option(None, "--minutes", min=0, help="Minutes for each part that is trained, instead of the recipe's."),
+    minutes: float | None = typer.Option(
+        None, "--minutes", min=0, help="Minutes for each part that is trained, instead of the recipe's."
+    ),
     steps: int | None = typer.Option(None, "--steps", min=1, help="Exact steps for the denoiser's parts."),
     scale: float = typer.Option(1.0, "--scale", min=0, help="Factor on the recipe's minutes."),
     as_json: bool = common.Json,
 ) -> None:
-    """Make the embedded model: icons, autoencoder, denoiser, judges, oracle, package. The same command resumes after a kill."""
+    """Make the embedded model: icons, autoencoder, denoiser, judges, oracle, package. The same command resumes after a
+    kill."""
     from genward.run.labbuild import STAGES
     from genward.run.labbuild import build as make
 

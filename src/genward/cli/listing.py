@@ -44,7 +44,10 @@ def recipe_summary(tables: dict[str, object]) -> str:
 
 
 def models() -> Rows:
-    summaries = {"lab": "The embedded text-to-image model.", "lab:oracle": "Its twin that never saw some of the concepts."}
+    summaries = {
+        "lab": "The embedded text-to-image model.",
+        "lab:oracle": "Its twin that never saw some of the concepts.",
+    }
     from genward.run.models import LAB
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]

@@ -13,8 +13,12 @@ from genward.cli import common
 def main(
     name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
     store: Path = common.StoreFolder,
-    out: Path | None = typer.Option(None, "--out", "-o", help="File to write; by default report.html beside the run's metrics."),
-    data: Path | None = typer.Option(None, "--data", help="Also write the run's figures (run, arms, cells, attacks, claims) into this JSON file."),
+    out: Path | None = typer.Option(
+        None, "--out", "-o", help="File to write; by default report.html beside the run's metrics."
+    ),
+    data: Path | None = typer.Option(
+        None, "--data", help="Also write the run's figures (run, arms, cells, attacks, claims) into this JSON file."
+    ),
     show: bool = typer.Option(False, "--open", help="Open it in the browser."),
     as_json: bool = common.Json,
 ) -> None:

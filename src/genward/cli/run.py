@@ -16,12 +16,39 @@ if TYPE_CHECKING:
     from genward.run.plan import Plan
 
 PRESETS = ("quick", "standard", "full")
-COLUMNS = ("arm", "concept", "wording", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet", "seconds_per_image", "extra_passes")
+COLUMNS = (
+    "arm",
+    "concept",
+    "wording",
+    "crr",
+    "interval",
+    "n",
+    "n_unscored",
+    "retention",
+    "drift",
+    "frechet",
+    "seconds_per_image",
+    "extra_passes",
+)
 
 GUARD_COLUMNS = (
     "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "passes_per_released", "passes_per_blocked", "seconds_per_image",
 )  # fmt: skip
-PROMPT_COLUMNS = ("guard", "dataset", "split", "auroc", "low", "high", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5", "fpr", "n", "ms_per_prompt")
+PROMPT_COLUMNS = (
+    "guard",
+    "dataset",
+    "split",
+    "auroc",
+    "low",
+    "high",
+    "auprc",
+    "accuracy",
+    "tpr_at_fpr1",
+    "tpr_at_fpr5",
+    "fpr",
+    "n",
+    "ms_per_prompt",
+)
 
 
 def recipe_of(benchmark: str, preset: str) -> str:
@@ -37,7 +64,8 @@ def show_costs(costs: Mapping[str, Any]) -> None:
     """The dry run's table, printed."""
     common.table(costs["arms"], ["arm", "rows", "passes"])
     print(
-        f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} minutes at {costs['rate']:.3g} rows a second"
+        f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} "
+        f"minutes at {costs['rate']:.3g} rows a second"
     )
 
 
@@ -53,7 +81,10 @@ def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -
 
 def show_cells(cells: list[dict[str, Any]]) -> None:
     """The matrix as text."""
-    rows = [{**c, "interval": "-" if c.get("crr_low") is None else f"{c['crr_low']:.2f} … {c['crr_high']:.2f}"} for c in cells]
+    rows = [
+        {**c, "interval": "-" if c.get("crr_low") is None else f"{c['crr_low']:.2f} … {c['crr_high']:.2f}"}
+        for c in cells
+    ]
     common.table(rows, COLUMNS)
 
 
@@ -81,9 +112,13 @@ def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: li
         return
     common.table([c for c in found["cells"] if not c["category"]], PROMPT_COLUMNS)
     common.table(
-        [{"guard": guard, **row} for guard, row in found["run"]["means"].items()], ["guard", *(f"auroc_{s}{end}" for s in SPLITS for end in ("", "_pool"))]
+        [{"guard": guard, **row} for guard, row in found["run"]["means"].items()],
+        ["guard", *(f"auroc_{s}{end}" for s in SPLITS for end in ("", "_pool"))],
     )
-    common.note("the second table has mean AUROC over sets; _pool: over sets of harmful rows only, against benign rows of others. --json has each category too")
+    common.note(
+        "the second table has mean AUROC over sets; _pool: over sets of harmful rows only, against benign rows of "
+        "others. --json has each category too"
+    )
 
 
 def main(
@@ -91,21 +126,44 @@ def main(
     preset: str = typer.Option("quick", "--preset", "-p", help="quick, standard, full, or a recipe file."),
     name: str = typer.Option("", "--name", help="Name of the run; by default the recipe's."),
     model: str = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's."),
-    concept: list[str] = typer.Option([], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated."),
-    defense: list[str] = typer.Option([], "--defense", "-d", help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated."),
+    concept: list[str] = typer.Option(
+        [], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated."
+    ),
+    defense: list[str] = typer.Option(
+        [],
+        "--defense",
+        "-d",
+        help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated.",
+    ),
     n: int = typer.Option(0, "--n", min=0, help="Images a cell; 0 takes the recipe's."),
     steps: int = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's."),
-    guidance: float | None = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."),
-    seed: int | None = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere."),
-    judge: str = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."),
-    references: str = typer.Option("", "--references", help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own)."),
+    guidance: float | None = typer.Option(
+        None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."
+    ),
+    seed: int | None = typer.Option(
+        None, "--seed", min=0, help="Another number gives other starting noise everywhere."
+    ),
+    judge: str = typer.Option(
+        "", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."
+    ),
+    references: str = typer.Option(
+        "",
+        "--references",
+        help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own).",
+    ),
     prompts: list[str] = typer.Option(
-        [], "--prompts", help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated."
+        [],
+        "--prompts",
+        help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated.",
     ),
     data: Path | None = typer.Option(None, "--data", help="Folder of prompt sets, for prompt-guard."),
-    out: Path = typer.Option(Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."),
+    out: Path = typer.Option(
+        Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."
+    ),
     guard: list[str] = typer.Option(
-        [], "--guard", help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated."
+        [],
+        "--guard",
+        help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated.",
     ),
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
@@ -118,11 +176,28 @@ def main(
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     if benchmark == "prompt-guard":
-        given = {"--preset": preset != "quick", "--model": model, "--concept": concept, "--defense": defense, "--prompts": prompts, "--judge": judge}
-        given |= {"--name": name, "--steps": steps, "--guidance": guidance is not None, "--references": references, "--refit": refit, "--retry": retry}
+        given = {
+            "--preset": preset != "quick",
+            "--model": model,
+            "--concept": concept,
+            "--defense": defense,
+            "--prompts": prompts,
+            "--judge": judge,
+        }
+        given |= {
+            "--name": name,
+            "--steps": steps,
+            "--guidance": guidance is not None,
+            "--references": references,
+            "--refit": refit,
+            "--retry": retry,
+        }
         unused = [key for key, value in {**given, "--dry-run": dry}.items() if value]
         if unused:
-            raise BadInput(f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, --n and --seed are its own)")
+            raise BadInput(
+                f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, "
+                "--n and --seed are its own)"
+            )
         prompt_guard(data, out, n, seed or 0, guard, as_json)
         return
     from genward.run.catalog import entry
@@ -131,9 +206,21 @@ def main(
 
     entry("benchmark", benchmark)
     recipe = recipe_of(benchmark, preset)
-    plan = make_plan(recipe, name=name, model=model, concepts=concept, defenses=defense, n=n, steps=steps, guidance=guidance, seed=seed)
+    plan = make_plan(
+        recipe,
+        name=name,
+        model=model,
+        concepts=concept,
+        defenses=defense,
+        n=n,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+    )
     files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
-    plan = replace(plan, judge=judge or plan.judge, references=references or plan.references, prompts=files or plan.prompts)
+    plan = replace(
+        plan, judge=judge or plan.judge, references=references or plan.references, prompts=files or plan.prompts
+    )
     if dry:
         cost = costs(plan, rate_of(plan, device, dtype, download))
         common.emit(cost) if as_json else show_costs(cost)
@@ -141,7 +228,17 @@ def main(
 
     say = None if as_json else common.note
     with common.stages(as_json) as update:
-        found = run_plan(plan, store, device=device, dtype=dtype, download=download, refit=refit, retry=retry, progress=update, say=say)
+        found = run_plan(
+            plan,
+            store,
+            device=device,
+            dtype=dtype,
+            download=download,
+            refit=refit,
+            retry=retry,
+            progress=update,
+            say=say,
+        )
     cells = found.get("guards") or found["cells"]
     if as_json:
         common.emit({"cells": cells, "run": found["run"]})
@@ -149,5 +246,8 @@ def main(
         show_guards(cells) if "guards" in found else show_cells(cells)
         common.note(f"run {plan.name} in {store}; report: genward report {plan.name} --store {store}")
     if found["run"]["errors"]:
-        common.note(f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them again")
+        common.note(
+            f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them "
+            "again"
+        )
         raise typer.Exit(1)

@@ -44,7 +44,9 @@ def model(name: str, download: bool) -> dict[str, Any]:
     from genward.run.models import open_model
 
     opened = open_model(name, download=download)
-    sites = [{"site": s.name, "stream": s.stream, "channels": s.channels, "module": s.path} for s in opened.sites.values()]
+    sites = [
+        {"site": s.name, "stream": s.stream, "channels": s.channels, "module": s.path} for s in opened.sites.values()
+    ]
     return {"name": name, "hash": opened.spec.hash, "identity": opened.spec.to_json()["fields"], "sites": sites}
 
 

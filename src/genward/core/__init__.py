@@ -1,7 +1,20 @@
 """Records, contracts and identities shared by every room. Nothing here imports torch."""
 
 from genward.core.contracts import Artifact, Attack, Benchmark, Card, Defense, Fits, Judge, Model, Rig, Target
-from genward.core.records import Call, Case, Concept, Frame, Prediction, Prompt, Sample, Sampler, Score, Tokens, Verdict, load_concept
+from genward.core.records import (
+    Call,
+    Case,
+    Concept,
+    Frame,
+    Prediction,
+    Prompt,
+    Sample,
+    Sampler,
+    Score,
+    Tokens,
+    Verdict,
+    load_concept,
+)
 from genward.core.spec import Spec, canonical, digest
 
 __all__ = [

@@ -1,4 +1,5 @@
-"""Checkpoints of long trainings: a tree of tensors and plain values in one safetensors file, written aside and renamed. Nothing is pickled."""
+"""Checkpoints of long trainings: a tree of tensors and plain values in one safetensors file, written aside and renamed.
+Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ def save_checkpoint(file: Path, state: Any) -> None:
     """Write ``state`` whole or not at all; folders are made.
 
     Args:
-        state: tensors of any dtype and shape, numbers, texts, ``None``, and dicts (keys: text or whole numbers), lists and tuples of them, as
-            an optimizer's ``state_dict`` is.
+        state: tensors of any dtype and shape, numbers, texts, ``None``, and dicts (keys: text or whole numbers), lists
+            and tuples of them, as an optimizer's ``state_dict`` is.
 
     Raises:
         BadInput: a value of another kind.
@@ -53,7 +54,10 @@ def load_checkpoint(file: Path, device: Any = "cpu") -> Any:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}
         return _made(tree, tensors)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise BadArtifact(f"{file} is no checkpoint that can be read ({type(error).__name__}: {str(error)[:120]}); remove it and train anew") from error
+        raise BadArtifact(
+            f"{file} is no checkpoint that can be read ({type(error).__name__}: {str(error)[:120]}); remove it and "
+            "train anew"
+        ) from error
 
 
 def _plain(value: Any, tensors: dict[str, Tensor], name: str) -> list[Any]:
@@ -69,7 +73,10 @@ def _plain(value: Any, tensors: dict[str, Tensor], name: str) -> list[Any]:
         return [type(value).__name__, [_plain(v, tensors, f"{name}/{k}") for k, v in enumerate(value)]]
     if value is None or isinstance(value, bool | int | float | str):
         return ["value", value]
-    raise BadInput(f"a checkpoint cannot hold a {type(value).__name__} (at {name or 'its top'}); tensors, numbers, texts, dicts and lists go in")
+    raise BadInput(
+        f"a checkpoint cannot hold a {type(value).__name__} (at {name or 'its top'}); tensors, numbers, texts, dicts "
+        "and lists go in"
+    )
 
 
 def _made(tree: Any, tensors: Mapping[str, Tensor]) -> Any:

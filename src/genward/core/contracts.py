@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Window = tuple[float, float]
-"""Part of the sampling loop, as fractions of its steps: ``(0.0, 1.0)`` is all of it; start included, end excluded, the last step in at 1.0."""
+"""Part of the sampling loop, as fractions of its steps: ``(0.0, 1.0)`` is all of it; start included, end excluded, the
+last step in at 1.0."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Site:
     element: int | None
     """Index into a tuple output, ``None`` where the output is the tensor"""
     stream: str
-    """``image`` (rows, c, h, w) | ``tokens`` (rows, n, c) | ``text`` (rows, t, c) | ``heads`` (rows, t, heads·dim, the input of the output projection) | ``probs`` (rows, heads, n, t, read-only)"""
+    """``image`` (rows, c, h, w) | ``tokens`` (rows, n, c) | ``text`` (rows, t, c) | ``heads`` (rows, t, heads·dim, the
+    input of the output projection) | ``probs`` (rows, heads, n, t, read-only)"""
     channels: int
 
 
@@ -40,7 +42,9 @@ class Rig(Protocol):
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None: ...
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None: ...
     def inputs(self, fn: Callable[[Call, Frame], Call], *, during: Window = (0.0, 1.0)) -> None: ...
-    def guidance(self, fn: Callable[[Tensor | None, Tensor, Call, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None: ...
+    def guidance(
+        self, fn: Callable[[Tensor | None, Tensor, Call, Frame], Tensor], *, during: Window = (0.0, 1.0)
+    ) -> None: ...
     def latents(self, fn: Callable[[Tensor, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None: ...
     def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None: ...
     def images(self, fn: Callable[[list[Image]], list[Image]]) -> None: ...
@@ -84,7 +88,8 @@ class Defense(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """Learned weights with their card; identity is the hash of the content. Saved as safetensors + JSON, never pickled."""
+    """Learned weights with their card; identity is the hash of the content. Saved as safetensors + JSON, never
+    pickled."""
 
     tensors: Mapping[str, Tensor]
     card: Mapping[str, Any]
@@ -110,20 +115,24 @@ class Model(Protocol):
     def sites(self) -> Mapping[str, Site]: ...
     @property
     def spec(self) -> Spec: ...
-    def generate(self, cases: Sequence[Case], sampler: Sampler, defenses: Sequence[Defense] = (), *, keep_latents: bool = False) -> list[Sample]: ...
+    def generate(
+        self, cases: Sequence[Case], sampler: Sampler, defenses: Sequence[Defense] = (), *, keep_latents: bool = False
+    ) -> list[Sample]: ...
 
 
 class Target(Protocol):
-    """What an attack may touch, by access level (``prompt`` < ``query`` < ``gradient``); every use is counted and priced.
+    """What an attack may touch, by access level (``prompt`` < ``query`` < ``gradient``); every use is counted and
+    priced.
 
-    A white-box attack gets the defended arm itself, a black-box one a surrogate (the undefended model); neither can tell which it is.
-    """
+    A white-box attack gets the defended arm itself, a black-box one a surrogate (the undefended model); neither can
+    tell which it is."""
 
     @property
     def sampler(self) -> Sampler: ...
     @property
     def schedule(self) -> Mapping[str, Any]:
-        """The sampler's configuration: ``num_train_timesteps``, ``steps_offset``, ``prediction_type``, ``final_alpha`` and what else it has."""
+        """The sampler's configuration: ``num_train_timesteps``, ``steps_offset``, ``prediction_type``, ``final_alpha``
+        and what else it has."""
         ...
 
     @property
@@ -145,11 +154,13 @@ class Target(Protocol):
         ...
 
     def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor:
-        """Access ``gradient``: text states (n, t, c); ``vectors`` maps token texts such as ``<x1>`` to (width,) embeddings, with gradient."""
+        """Access ``gradient``: text states (n, t, c); ``vectors`` maps token texts such as ``<x1>`` to (width,)
+        embeddings, with gradient."""
         ...
 
     def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor:
-        """Access ``gradient``: the arm's guided prediction (rows, c, h, w) of conditional rows; above 1 the empty text is the other branch."""
+        """Access ``gradient``: the arm's guided prediction (rows, c, h, w) of conditional rows; above 1 the empty text
+        is the other branch."""
         ...
 
     def latents(self, images: Sequence[Image]) -> Tensor:
@@ -161,7 +172,8 @@ class Target(Protocol):
         ...
 
     def keep(self, tensor: Tensor, **facts: Any) -> str:
-        """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.vectors`` or ``Case.latents``."""
+        """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.vectors`` or
+        ``Case.latents``."""
         ...
 
     def checkpoint(self, state: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
@@ -170,7 +182,8 @@ class Target(Protocol):
 
 
 class Attack(Protocol):
-    """A frozen dataclass. ``search`` yields cases derived from the given ones, each with its ``parent``, in order, batched inside."""
+    """A frozen dataclass. ``search`` yields cases derived from the given ones, each with its ``parent``, in order,
+    batched inside."""
 
     name: ClassVar[str]
     access: ClassVar[str]

@@ -46,7 +46,10 @@ class Case(NamedTuple):
         if not isinstance(self.prompt, str):
             raise BadInput(f"case {self.id!r}: the prompt is {type(self.prompt).__name__}, not text")
         if len(self.prompt) > MAX_PROMPT:
-            raise BadInput(f"case {self.id!r}: the prompt has {len(self.prompt):,} characters, at most {MAX_PROMPT:,} are accepted; shorten it")
+            raise BadInput(
+                f"case {self.id!r}: the prompt has {len(self.prompt):,} characters, at most {MAX_PROMPT:,} are "
+                "accepted; shorten it"
+            )
         if "\x00" in self.prompt:
             raise BadInput(f"case {self.id!r}: the prompt holds a zero byte; it is not text")
         if self.label not in LABELS:
@@ -73,7 +76,8 @@ class Sampler:
 
 
 class Verdict(NamedTuple):
-    """What one defense decided about one case. ``score`` and ``threshold`` are ``None`` where it does not decide by a number."""
+    """What one defense decided about one case. ``score`` and ``threshold`` are ``None`` where it does not decide by a
+    number."""
 
     action: str
     """``blocked`` | ``steered`` | ``flagged``"""
@@ -92,7 +96,8 @@ class Verdict(NamedTuple):
 
 @dataclass
 class Sample:
-    """What a model returned for one case under one arm. ``status`` is ``ok``, ``refused`` or ``error``; ``why`` says by whom and for what."""
+    """What a model returned for one case under one arm. ``status`` is ``ok``, ``refused`` or ``error``; ``why`` says by
+    whom and for what."""
 
     case: Case
     arm: str = ""
@@ -159,7 +164,8 @@ class Frame(NamedTuple):
 
 @dataclass
 class Tokens:
-    """The texts being encoded at the text stage: token ids and mask (rows, t), and the tokens as text, padding included."""
+    """The texts being encoded at the text stage: token ids and mask (rows, t), and the tokens as text, padding
+    included."""
 
     ids: Tensor
     mask: Tensor
@@ -182,7 +188,8 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True)
 class Concept:
-    """A concept as data: what to remove, in which words, what to map it to, what must stay, which judge labels show it."""
+    """A concept as data: what to remove, in which words, what to map it to, what must stay, which judge labels show
+    it."""
 
     name: str
     kind: str
@@ -204,7 +211,8 @@ class Concept:
         return digest(self)
 
     def anchor_of(self, phrase: str) -> str:
-        """The safe phrase that a concept phrase is mapped to: the anchor of the target it names, else the default anchor."""
+        """The safe phrase that a concept phrase is mapped to: the anchor of the target it names, else the default
+        anchor."""
         if len(self.anchors) == len(self.targets) and self.targets:
             per = max(1, len(self.phrases) // len(self.targets))
             if phrase in self.phrases:
@@ -245,5 +253,6 @@ def load_concept(name_or_path: str | Path) -> Concept:
 
 
 def row_seed(*parts: object) -> int:
-    """A 63-bit seed from the parts' text: the same case and repeat always start from the same noise, whatever its neighbors in a batch."""
+    """A 63-bit seed from the parts' text: the same case and repeat always start from the same noise, whatever its
+    neighbors in a batch."""
     return int.from_bytes(hashlib.sha256("|".join(map(str, parts)).encode()).digest()[:8], "big") >> 1

@@ -14,7 +14,8 @@ from genward.errors import BadInput
 
 
 def canonical(value: Any) -> str:
-    """One JSON text for one meaning: sorted keys, no spaces, tuples as lists, dataclasses as objects; NaN and infinities refused."""
+    """One JSON text for one meaning: sorted keys, no spaces, tuples as lists, dataclasses as objects; NaN and
+    infinities refused."""
 
     def plain(v: Any) -> Any:
         if dataclasses.is_dataclass(v) and not isinstance(v, type):
@@ -29,7 +30,10 @@ def canonical(value: Any) -> str:
             raise BadInput(f"a configuration value is {v}; only finite numbers can be written down")
         if v is None or isinstance(v, (str, int, float, bool)):
             return v
-        raise BadInput(f"a configuration value of type {type(v).__name__} cannot be written down; use numbers, text, lists or tables")
+        raise BadInput(
+            f"a configuration value of type {type(v).__name__} cannot be written down; use numbers, text, lists or "
+            "tables"
+        )
 
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 

@@ -1,13 +1,13 @@
 """AEIOU (Wang et al., arXiv 2412.18123): a prompt guard on the text encoder's own attention heads.
 
-Along one direction a (layer, head) harmful and harmless prompts lie apart; the guard is a few dot products on states the pipeline computes anyway. The
-paper's body was not readable, so what follows is inferred where it says so (``docs/papers.md``): directions by Ledoit-Wolf LDA (its v2; mean
-difference for v1), heads chosen by out-of-fold AUROC, the score the mean of z-scored projections, the threshold a conformal quantile at a
-false-positive rate. Read-out: CLIP at its end mark, BERT and T5 over the mean of their tokens.
+Along one direction a (layer, head) harmful and harmless prompts lie apart; the guard is a few dot products on states
+the pipeline computes anyway. The paper's body was not readable, so what follows is inferred where it says so
+(``docs/papers.md``): directions by Ledoit-Wolf LDA (its v2; mean difference for v1), heads chosen by out-of-fold AUROC,
+the score the mean of z-scored projections, the threshold a conformal quantile at a false-positive rate. Read-out: CLIP
+at its end mark, BERT and T5 over the mean of their tokens.
 
-Fitted on a concept file it sees phrases, descriptions, anchors and captions to keep, in neutral contexts; never the held-out wordings,
-neighbors or the benchmark's captions.
-"""
+Fitted on a concept file it sees phrases, descriptions, anchors and captions to keep, in neutral contexts; never the
+held-out wordings, neighbors or the benchmark's captions."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Guarding(NamedTuple):
 
 @dataclass(frozen=True)
 class Aeiou:
-    """AEIOU: refuses prompts by directions in the text encoder's attention heads; fits in seconds, free to run, says which tokens count."""
+    """AEIOU: refuses prompts by directions in the text encoder's attention heads; fits in seconds, free to run, says
+    which tokens count."""
 
     name: ClassVar[str] = "aeiou"
     kind: ClassVar[str] = "guard"
@@ -61,7 +62,8 @@ class Aeiou:
     extra_passes: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "action", "threshold", "attenuate", "explain"})
     method: str = "lda"
-    """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression (many rows wanted)."""
+    """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression
+    (many rows wanted)."""
     heads: int = 16
     """Heads that the score uses, the best on rows left out; 0 takes all."""
     combine: str = "mean"
@@ -69,7 +71,8 @@ class Aeiou:
     penalty: float = 1.0
     """Ridge penalty of the regressions."""
     prior: float = 0.0
-    """Rows' weight with which a category's directions are drawn to those of all categories together; 10 or so helps below 50 examples."""
+    """Rows' weight with which a category's directions are drawn to those of all categories together; 10 or so helps
+    below 50 examples."""
     readout: str = "auto"
     """``last`` token, ``mean`` of tokens, or what suits the encoder (``auto``)."""
     layers: tuple[str, ...] = ()
@@ -109,7 +112,7 @@ class Aeiou:
         if self.threshold is not None and self.threshold != self.threshold:
             raise BadInput("aeiou: the threshold is NaN; give a number, or None for the calibrated ones")
 
-    # --------------------------------------------------------------------------------------------------------------- fitting
+    # ---------------------------------------------------------------------------------------------------------- fitting
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
         """Itself with directions for one or several concepts, one category each. A second or two, no gradients.
@@ -140,7 +143,8 @@ class Aeiou:
             harmful: texts, or category -> texts for one score a category.
             benign: texts that must pass; hard ones (news, medicine, toys) teach most.
             units: text -> name of its unit (a pair, a paraphrase set), which is never parted between folds.
-            keep_texts: whether the artifact's card keeps the texts, which ``augment`` needs; otherwise only their number.
+            keep_texts: whether the artifact's card keeps the texts, which ``augment`` needs; otherwise only their
+                number.
 
         Raises:
             BadInput: fewer than two texts of a kind, an entry that is not a text, the same text on both sides.
@@ -156,16 +160,27 @@ class Aeiou:
         both = {t for v in table.values() for t in v} & set(benign)
         if both:
             raise BadInput(f"aeiou: {len(both)} texts are harmful and benign at once; leave them out on one side")
-        return self._fitted(model, rows, [(t, unit.get(t, t)) for t in dict.fromkeys(benign)], (), progress, keep=keep_texts)
+        return self._fitted(
+            model, rows, [(t, unit.get(t, t)) for t in dict.fromkeys(benign)], (), progress, keep=keep_texts
+        )
 
-    def _fitted(self, model: Any, harmful: Mapping[str, Sequence[tuple[str, str]]], benign: Any, concepts: Any, progress: Any, keep: bool) -> Self:
+    def _fitted(
+        self,
+        model: Any,
+        harmful: Mapping[str, Sequence[tuple[str, str]]],
+        benign: Any,
+        concepts: Any,
+        progress: Any,
+        keep: bool,
+    ) -> Self:
         began = time.perf_counter()
         if not harmful:
             raise BadInput("aeiou: no category to fit; give harmful texts")
         for name, rows in harmful.items():
             if min(len(rows), len(benign)) < MIN_SHOTS:
                 raise BadInput(
-                    f"aeiou: category {name!r} has {len(rows)} harmful texts beside {len(benign)} benign ones; at least {MIN_SHOTS} of each are needed"
+                    f"aeiou: category {name!r} has {len(rows)} harmful texts beside {len(benign)} benign ones; at "
+                    f"least {MIN_SHOTS} of each are needed"
                 )
         texts = list(dict.fromkeys([t for rows in harmful.values() for t, _ in rows] + [t for t, _ in benign]))
         sample, about = read_texts(model, texts, self.readout, self.layers)
@@ -175,26 +190,43 @@ class Aeiou:
         card["seconds"] = round(time.perf_counter() - began, 2)
         return replace(self, artifact=artifacts.make(tensors, card))
 
-    def _card(self, model: Any, about: Reading, harmful: Any, benign: Any, concepts: Any, chosen: Any, keep: bool) -> dict[str, Any]:
+    def _card(
+        self, model: Any, about: Reading, harmful: Any, benign: Any, concepts: Any, chosen: Any, keep: bool
+    ) -> dict[str, Any]:
         captions = [t for rows in harmful.values() for t, _ in rows] + [t for t, _ in benign]
         if concepts:
             card = artifacts.fit_card(self, concepts, model, captions, (), 0.0)
         else:
             fields = [f.name for f in dataclasses.fields(self) if f.name not in self.at_attach]
             card = {"method": self.name, "settings": {f: getattr(self, f) for f in fields}, "torch": torch.__version__}
-        card |= {"categories": list(harmful), "heads": about.heads, "readout": about.readout, "encoders": about.encoders, "chosen": chosen}
+        card |= {
+            "categories": list(harmful),
+            "heads": about.heads,
+            "readout": about.readout,
+            "encoders": about.encoders,
+            "chosen": chosen,
+        }
         card["rows"] = {"harmful": {name: len(rows) for name, rows in harmful.items()}, "benign": len(benign)}
         if keep:
-            card["texts"] = {"harmful": {name: [list(r) for r in rows] for name, rows in harmful.items()}, "benign": [list(r) for r in benign]}
+            card["texts"] = {
+                "harmful": {name: [list(r) for r in rows] for name, rows in harmful.items()},
+                "benign": [list(r) for r in benign],
+            }
         return card
 
     def augment(
-        self, model: Any, attack_prompts: Sequence[str] | Mapping[str, Sequence[str]], benign: Sequence[str] = (), progress: Progress | None = None
+        self,
+        model: Any,
+        attack_prompts: Sequence[str] | Mapping[str, Sequence[str]],
+        benign: Sequence[str] = (),
+        progress: Progress | None = None,
     ) -> Self:
-        """Itself, fitted again with adversarial prompts among the harmful texts: the paper's augmentation loop, one round.
+        """Itself, fitted again with adversarial prompts among the harmful texts: the paper's augmentation loop, one
+        round.
 
         Args:
-            attack_prompts: prompts that got past the guard, or category -> prompts; without categories they join the first one.
+            attack_prompts: prompts that got past the guard, or category -> prompts; without categories they join the
+                first one.
             benign: as many new benign texts keep the classes' balance.
 
         Raises:
@@ -204,7 +236,10 @@ class Aeiou:
             raise BadInput("aeiou has learned nothing yet; fit it first, then augment")
         kept = self.artifact.card.get("texts")
         if not isinstance(kept, dict):
-            raise BadInput("aeiou: this artifact's card does not hold what it was fitted on; fit with keep_texts=True to augment later")
+            raise BadInput(
+                "aeiou: this artifact's card does not hold what it was fitted on; fit with keep_texts=True to augment "
+                "later"
+            )
         rows = {name: [(str(t), str(u)) for t, u in found] for name, found in kept["harmful"].items()}
         more = attack_prompts if isinstance(attack_prompts, Mapping) else {next(iter(rows)): attack_prompts}
         for name, prompts in more.items():
@@ -213,13 +248,20 @@ class Aeiou:
             rows[name] += [(t, t) for t in dict.fromkeys(prompts) if t not in {have for have, _ in rows[name]}]
         taken = {t for found in rows.values() for t, _ in found}
         clean = [(str(t), str(u)) for t, u in kept["benign"]] + [(t, t) for t in dict.fromkeys(benign)]
-        fitted = self._fitted(model, rows, [r for r in dict.fromkeys(clean) if r[0] not in taken], (), progress, keep=True)
+        fitted = self._fitted(
+            model, rows, [r for r in dict.fromkeys(clean) if r[0] not in taken], (), progress, keep=True
+        )
         assert fitted.artifact is not None
         same = {k: v for k, v in self.artifact.card.items() if k in ("concepts", "model", "model_hash", "seeds")}
         captions = [t for found in rows.values() for t, _ in found] + [t for t, _ in clean]
         card = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
         added = int(self.artifact.card.get("augmented", 0)) + sum(map(len, more.values()))
-        return replace(self, artifact=artifacts.make(fitted.artifact.tensors, {**card, **same, "captions": captions, "augmented": added}))
+        return replace(
+            self,
+            artifact=artifacts.make(
+                fitted.artifact.tensors, {**card, **same, "captions": captions, "augmented": added}
+            ),
+        )
 
     def calibrate(self, model: Any, benign: Sequence[str], fpr: float | None = None) -> Self:
         """Itself with every category's threshold at a false-positive rate on these benign prompts.
@@ -230,17 +272,25 @@ class Aeiou:
         guard = self.guarding()
         rate = self.fpr if fpr is None else fpr
         scores = self.scores(model, benign)
-        found = torch.tensor([heads.threshold_at(scores[:, k], rate) for k in range(len(guard.categories))], dtype=torch.float64)
+        found = torch.tensor(
+            [heads.threshold_at(scores[:, k], rate) for k in range(len(guard.categories))], dtype=torch.float64
+        )
         assert self.artifact is not None
-        card = {k: v for k, v in self.artifact.card.items() if k not in artifacts.RESERVED} | {"calibrated": {"fpr": rate, "prompts": len(benign)}}
+        card = {k: v for k, v in self.artifact.card.items() if k not in artifacts.RESERVED} | {
+            "calibrated": {"fpr": rate, "prompts": len(benign)}
+        }
         return replace(self, artifact=artifacts.make({**self.artifact.tensors, "threshold": found}, card))
 
-    # --------------------------------------------------------------------------------------------------------------- scoring
+    # ---------------------------------------------------------------------------------------------------------- scoring
 
     def guarding(self) -> Guarding:
-        """The artifact, read and checked. Raises ``BadInput`` without one, ``BadArtifact`` where it is not this defense's."""
+        """The artifact, read and checked. Raises ``BadInput`` without one, ``BadArtifact`` where it is not this
+        defense's."""
         if self.artifact is None:
-            raise BadInput("aeiou has learned nothing yet; fit it first (genward fit aeiou --concept weapons), or name a concept (aeiou:weapons)")
+            raise BadInput(
+                "aeiou has learned nothing yet; fit it first (genward fit aeiou --concept weapons), or name a concept "
+                "(aeiou:weapons)"
+            )
         return read_artifact(self.artifact)
 
     def scores(self, model: Any, texts: Sequence[str]) -> Tensor:
@@ -262,7 +312,8 @@ class Aeiou:
         """Read the chosen heads of the prompt; score when the last one has been seen.
 
         Raises:
-            BadInput: nothing fitted. BadArtifact: fitted on another encoder (both named). UnknownName: the encoder lacks a site.
+            BadInput: nothing fitted. BadArtifact: fitted on another encoder (both named). UnknownName: the encoder
+                lacks a site.
         """
         guard = self.guarding()
         refuse_other(guard, getattr(rig, "model", None))
@@ -339,19 +390,25 @@ class _Watch:
         out: list[list[tuple[str, float]]] = [[] for _ in range(len(over))]
         for key, tokens in self.tokens.items():
             weights = {site: w for site, w in self.weights.items() if encoder_key(site) == key}
-            states = {site: self.seen[site].detach()[picked.to(self.seen[site].device)].float().cpu() for site in weights}
+            states = {
+                site: self.seen[site].detach()[picked.to(self.seen[site].device)].float().cpu() for site in weights
+            }
             mask = tokens.mask[picked]
             found = heads.token_scores(states, mask, weights, self.guard.readout[key])
             for row, case in enumerate(picked.tolist()):
-                out[case] += [(tokens.strings[case][t], float(found[row, t, top[case]])) for t in mask[row].nonzero().flatten().tolist()]
+                out[case] += [
+                    (tokens.strings[case][t], float(found[row, t, top[case]]))
+                    for t in mask[row].nonzero().flatten().tolist()
+                ]
         return out
 
 
-# ---------------------------------------------------------------------------------------------------------- texts to fit on
+# ------------------------------------------------------------------------------------------------------ texts to fit on
 
 
 def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, str]]:
-    """(text, its phrase) of a concept's phrases and descriptions in every context; held-out wordings are never among them.
+    """(text, its phrase) of a concept's phrases and descriptions in every context; held-out wordings are never among
+    them.
 
     Raises:
         BadInput: a concept without phrases, a context without ``{}``.
@@ -364,9 +421,16 @@ def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, 
     return list({phrases.fill(c, p): p for p in own for c in used}.items())
 
 
-def benign_texts(concepts: Sequence[Concept], contexts: Sequence[str], neighbors: bool = False) -> list[tuple[str, str]]:
-    """(text, its phrase) of the empty text and of what the concepts map to and keep (and of their neighbors, if asked for), in every context."""
-    near = [f"in {n} style" if c.kind == "style" else phrases.article(n) for c in concepts for n in c.neighbors] if neighbors else []
+def benign_texts(
+    concepts: Sequence[Concept], contexts: Sequence[str], neighbors: bool = False
+) -> list[tuple[str, str]]:
+    """(text, its phrase) of the empty text and of what the concepts map to and keep (and of their neighbors, if asked
+    for), in every context."""
+    near = (
+        [f"in {n} style" if c.kind == "style" else phrases.article(n) for c in concepts for n in c.neighbors]
+        if neighbors
+        else []
+    )
     own = dict.fromkeys(p for p in (*(p for c in concepts for p in (*c.anchors, c.anchor, *c.keep)), *near) if p)
     if all(c.kind == "style" for c in concepts):
         contexts = ("{}",)  # a style's captions to keep are whole pictures already
@@ -374,7 +438,7 @@ def benign_texts(concepts: Sequence[Concept], contexts: Sequence[str], neighbors
     return list(made.items())
 
 
-# ---------------------------------------------------------------------------------------------------------- reading encoders
+# ----------------------------------------------------------------------------------------------------- reading encoders
 
 
 class Reading(NamedTuple):
@@ -398,7 +462,9 @@ class _Reader:
     def attach(self, rig: Rig) -> None:
         def at(site: str) -> Callable[[Tensor, Frame], None]:
             def fn(states: Tensor, frame: Frame) -> None:
-                self.found[site].append(heads.read_out(states.detach(), rig.tokens(frame).mask, self.how[encoder_key(site)]).float().cpu())
+                self.found[site].append(
+                    heads.read_out(states.detach(), rig.tokens(frame).mask, self.how[encoder_key(site)]).float().cpu()
+                )
                 if site == self.sites[-1]:
                     rig.block(frame, torch.ones(len(states), dtype=torch.bool), "read only")
 
@@ -422,7 +488,10 @@ def encoder_of(model: Any, key: str = "text") -> Any:
         found = getattr(model, name, None)
         if found is not None and hasattr(found, "named_parameters"):
             return found
-    raise GuardError(f"aeiou cannot tell the encoder {key!r} of {type(model).__name__}, so it cannot know whether it was fitted for it")
+    raise GuardError(
+        f"aeiou cannot tell the encoder {key!r} of {type(model).__name__}, so it cannot know whether it was fitted for "
+        "it"
+    )
 
 
 def refuse_other(guard: Guarding, model: Any) -> None:
@@ -430,15 +499,20 @@ def refuse_other(guard: Guarding, model: Any) -> None:
     for key, fitted in guard.encoders.items():
         encoder = encoder_of(model, key)
         if fitted["hash"] != heads.encoder_hash(encoder):
-            raise BadArtifact(f"aeiou was fitted on the encoder {fitted['name']}, this model has {heads.encoder_name(encoder)}; fit it again on this one")
+            raise BadArtifact(
+                f"aeiou was fitted on the encoder {fitted['name']}, this model has {heads.encoder_name(encoder)}; fit "
+                "it again on this one"
+            )
 
 
-def read_texts(model: Any, texts: Sequence[str], readout: str | Mapping[str, str], layers: Sequence[str]) -> tuple[dict[str, Tensor], Reading]:
+def read_texts(
+    model: Any, texts: Sequence[str], readout: str | Mapping[str, str], layers: Sequence[str]
+) -> tuple[dict[str, Tensor], Reading]:
     """Read-out head states (n, heads · dim) float32 of texts by site, and what they are.
 
     Args:
-        model: a genward model (read through its rig, tokenized as its pipeline does) or a ``models.text.TextEncoder``. Several encoders are read
-            at once where a model's sites name several (``text.…``, ``text_2.…``).
+        model: a genward model (read through its rig, tokenized as its pipeline does) or a ``models.text.TextEncoder``.
+            Several encoders are read at once where a model's sites name several (``text.…``, ``text_2.…``).
         readout: one of ``READOUTS``, or one an encoder. layers: sites, empty for all.
 
     Raises:
@@ -459,7 +533,11 @@ def read_texts(model: Any, texts: Sequence[str], readout: str | Mapping[str, str
             raise BadInput(f"aeiou: text {k} is {type(text).__name__}; give strings only")
     given = {key: readout if isinstance(readout, str) else readout[key] for key in encoders}
     how = {key: heads.natural_readout(encoders[key]) if given[key] == "auto" else given[key] for key in encoders}
-    sample = _alone(model, texts, list(sites), how) if hasattr(model, "heads") else _through_rig(model, texts, list(sites), how)
+    sample = (
+        _alone(model, texts, list(sites), how)
+        if hasattr(model, "heads")
+        else _through_rig(model, texts, list(sites), how)
+    )
     counts = {name: heads.heads_of(encoders[encoder_key(name)]) for name in sites}
     about = {key: {"name": heads.encoder_name(e), "hash": heads.encoder_hash(e)} for key, e in encoders.items()}
     return sample, Reading(counts, {n: s.channels for n, s in sites.items()}, how, about)
@@ -467,7 +545,9 @@ def read_texts(model: Any, texts: Sequence[str], readout: str | Mapping[str, str
 
 def _through_rig(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
     reader = _Reader(sites, how)
-    model.generate([Case(f"text-{k}", t[:MAX_PROMPT]) for k, t in enumerate(texts)], Sampler(steps=1, guidance=1.0), [reader])
+    model.generate(
+        [Case(f"text-{k}", t[:MAX_PROMPT]) for k, t in enumerate(texts)], Sampler(steps=1, guidance=1.0), [reader]
+    )
     return {site: torch.cat(parts) for site, parts in reader.found.items()}
 
 
@@ -480,7 +560,7 @@ def _alone(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[
     return out
 
 
-# ----------------------------------------------------------------------------------------------------------------- fitting
+# -------------------------------------------------------------------------------------------------------------- fitting
 
 
 def fit_categories(
@@ -494,8 +574,8 @@ def fit_categories(
 ) -> tuple[dict[str, Tensor], dict[str, list[list[Any]]]]:
     """(tensors of the artifact, category -> [[site, head, out-of-fold AUROC], …]).
 
-    A category is fitted against the benign texts; thresholds are those of out-of-fold benign scores at ``settings.fpr``.
-    """
+    A category is fitted against the benign texts; thresholds are those of out-of-fold benign scores at
+    ``settings.fpr``."""
     table = heads.head_table(sample, counts)
     clean = table[[place[t] for t, _ in benign]]
     every = table[list(dict.fromkeys(place[t] for rows in harmful.values() for t, _ in rows))]
@@ -521,12 +601,18 @@ def fit_categories(
             progress(step, len(harmful), float("nan"))
     widths = {site: sample[site].shape[1] for site in counts}
     by_site = heads.site_weights(torch.stack(weights), counts, widths)
-    tensors = {"bias": torch.tensor(biases, dtype=torch.float64), "threshold": torch.tensor(limits, dtype=torch.float64)}
+    tensors = {
+        "bias": torch.tensor(biases, dtype=torch.float64),
+        "threshold": torch.tensor(limits, dtype=torch.float64),
+    }
     for site, weight in by_site.items():
         if bool((weight != 0).any()):
             own = weight.unflatten(1, (counts[site], -1))
             quiet = sample[site][[place[t] for t, _ in benign]].double().unflatten(1, (counts[site], -1)).mean(0)
-            tensors |= {f"weight.{site}": weight.float(), f"center.{site}": torch.einsum("khd,hd->kh", own, quiet).float()}
+            tensors |= {
+                f"weight.{site}": weight.float(),
+                f"center.{site}": torch.einsum("khd,hd->kh", own, quiet).float(),
+            }
     return tensors, chosen
 
 
@@ -544,20 +630,36 @@ def read_artifact(artifact: Artifact) -> Guarding:
             {str(k): str(v) for k, v in card["readout"].items()}, {str(k): {"name": str(v["name"]), "hash": str(v["hash"])} for k, v in card["encoders"].items()},
         )  # fmt: skip
         shapes = {tuple(guard.bias.shape), tuple(guard.thresholds.shape), *((len(w),) for w in weights.values())}
-        if shapes != {(len(categories),)} or not order or not set(map(encoder_key, order)) <= set(guard.readout) & set(guard.encoders):
+        if (
+            shapes != {(len(categories),)}
+            or not order
+            or not set(map(encoder_key, order)) <= set(guard.readout) & set(guard.encoders)
+        ):
             raise ValueError(f"shapes {sorted(shapes)} for {len(categories)} categories")
         for site in order:
             if tuple(centers[site].shape) != (len(categories), counts[site]) or weights[site].shape[1] % counts[site]:
                 raise ValueError(f"site {site} has weights {tuple(weights[site].shape)}")
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise BadArtifact(f"this is no artifact of aeiou, or a damaged one ({type(error).__name__}: {error}); fit it again") from error
+        raise BadArtifact(
+            f"this is no artifact of aeiou, or a damaged one ({type(error).__name__}: {error}); fit it again"
+        ) from error
     return guard
 
 
-def augment(model: Any, artifact: Artifact, attack_prompts: Sequence[str] | Mapping[str, Sequence[str]], benign: Sequence[str] = ()) -> Artifact:
-    """A new artifact, fitted again with adversarial prompts, by the settings that the artifact's card names; see ``Aeiou.augment``."""
+def augment(
+    model: Any,
+    artifact: Artifact,
+    attack_prompts: Sequence[str] | Mapping[str, Sequence[str]],
+    benign: Sequence[str] = (),
+) -> Artifact:
+    """A new artifact, fitted again with adversarial prompts, by the settings that the artifact's card names; see
+    ``Aeiou.augment``."""
     known = {f.name for f in dataclasses.fields(Aeiou)}
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(artifact.card.get("settings", {})).items() if k in known}
+    settings: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in dict(artifact.card.get("settings", {})).items()
+        if k in known
+    }
     settings["artifact"] = artifact
     made = Aeiou(**settings).augment(model, attack_prompts, benign)
     assert made.artifact is not None

@@ -1,9 +1,10 @@
-"""Concept Ablation (Kumari et al., arXiv 2303.13516): make the concept's prompt predict what its anchor's prompt predicts.
+"""Concept Ablation (Kumari et al., arXiv 2303.13516): make the concept's prompt predict what its anchor's prompt
+predicts.
 
-Model-based: ``|e(x_t, c*) - sg e(x_t, c)|²`` on noised pictures of the anchor c. Noise-based: ``|eps - e(x_t, c*)|²`` on the same. Anchor pictures are
-sampled from the model itself. Defaults are the authors' (K and V maps of cross-attention, 100 steps of 8 at 1.6e-5, live teacher), but for 200
-pictures instead of 1,000. Gradients of the K and V rows of the first token (BOS or CLS) are blocked, as in their code.
-"""
+Model-based: ``|e(x_t, c*) - sg e(x_t, c)|²`` on noised pictures of the anchor c. Noise-based: ``|eps - e(x_t, c*)|²``
+on the same. Anchor pictures are sampled from the model itself. Defaults are the authors' (K and V maps of
+cross-attention, 100 steps of 8 at 1.6e-5, live teacher), but for 200 pictures instead of 1,000. Gradients of the K and
+V rows of the first token (BOS or CLS) are blocked, as in their code."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class ConceptAblation:
     loss: str = "model"
     """``model``: match the anchor's prediction; ``noise``: predict the anchor picture's noise."""
     parameters: str = "kv"
-    """Weights that are trained: ``kv`` (K and V maps of cross-attention), ``cross`` (all of it), ``attention`` (self-attention too) or ``full``."""
+    """Weights that are trained: ``kv`` (K and V maps of cross-attention), ``cross`` (all of it), ``attention``
+    (self-attention too) or ``full``."""
     steps: int = 100
     """Optimizer steps."""
     batch: int = 8
@@ -72,7 +74,8 @@ class ConceptAblation:
     guidance: float = 4.0
     """Guidance of that sampling."""
     templates: tuple[str, ...] = ()
-    """Contexts of the phrases, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects in it."""
+    """Contexts of the phrases, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects
+    in it."""
     seed: int = 0
     """Of pictures, noise and timesteps."""
     strength: float = 1.0
@@ -87,7 +90,9 @@ class ConceptAblation:
             if value not in known:
                 raise BadInput(f"concept_ablation: {field} {value!r}; {' or '.join(map(repr, known))} are possible")
         if min(self.steps, self.batch, self.images) < 1 or not self.lr > 0 or self.regularizer < 0:
-            raise BadInput("concept_ablation: steps, batch and images must be at least 1, lr above 0, regularizer at least 0")
+            raise BadInput(
+                "concept_ablation: steps, batch and images must be at least 1, lr above 0, regularizer at least 0"
+            )
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
         """Itself with the weight differences for one or many concepts; the model is not changed.
@@ -95,7 +100,8 @@ class ConceptAblation:
         ``progress(step, steps, loss)`` counts pictures (loss NaN) and optimizer steps together.
 
         Raises:
-            BadInput: a concept without phrases. GenwardError: no anchor picture could be made, or the loss is not finite.
+            BadInput: a concept without phrases. GenwardError: no anchor picture could be made, or the loss is not
+                finite.
         """
         began = time.perf_counter()
         concepts = phrases.listed(concept)
@@ -107,18 +113,29 @@ class ConceptAblation:
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def attach(self, rig: Rig) -> None:
-        """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of another model."""
+        """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of
+        another model."""
         if self.artifact is None:
-            raise BadInput("concept_ablation has learned nothing yet; fit it first (genward fit concept_ablation --concept cat), or name a concept")
-        edit_named(rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name)
+            raise BadInput(
+                "concept_ablation has learned nothing yet; fit it first (genward fit concept_ablation --concept cat), "
+                "or name a concept"
+            )
+        edit_named(
+            rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name
+        )
 
 
 def anchor_cases(pairs: Sequence[tuple[str, str]], settings: ConceptAblation) -> list[Case]:
     """One case an anchor picture: pair after pair, round and round, seeds apart from those of evaluation."""
-    return [Case(f"anchor-{k}", pairs[k % len(pairs)][1], seed=row_seed("fit", "concept_ablation", settings.seed, k)) for k in range(settings.images)]
+    return [
+        Case(f"anchor-{k}", pairs[k % len(pairs)][1], seed=row_seed("fit", "concept_ablation", settings.seed, k))
+        for k in range(settings.images)
+    ]
 
 
-def ablation_loss(student: Denoise, teacher: Denoise, latents: Tensor, timestep: Tensor, concept: Tensor, anchor: Tensor) -> Tensor:
+def ablation_loss(
+    student: Denoise, teacher: Denoise, latents: Tensor, timestep: Tensor, concept: Tensor, anchor: Tensor
+) -> Tensor:
     """Model-based loss, ``mean((student(x_t, c*) - sg teacher(x_t, c))²)``.
 
     Args:
@@ -130,7 +147,8 @@ def ablation_loss(student: Denoise, teacher: Denoise, latents: Tensor, timestep:
 
 
 def block_first_row(unet: Any) -> None:
-    """On a private copy: the first token's rows of every cross-attention K and V map pass on no gradient. Names and values stay."""
+    """On a private copy: the first token's rows of every cross-attention K and V map pass on no gradient. Names and
+    values stay."""
 
     class FirstRowDetached(torch.nn.Linear):
         def forward(self, states: Tensor) -> Tensor:
@@ -145,7 +163,9 @@ def block_first_row(unet: Any) -> None:
             setattr(unet.get_submodule(parent), leaf, blocked)
 
 
-def anchor_latents(model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None) -> tuple[Tensor, Tensor]:
+def anchor_latents(
+    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None
+) -> tuple[Tensor, Tensor]:
     """(final latents (n, c, h, w) float32, index of the pair of each) of anchor pictures sampled from the model."""
     total = settings.images + settings.steps
     told = None if progress is None else lambda done, _: progress(done, total, float("nan"))
@@ -153,7 +173,10 @@ def anchor_latents(model: Any, pairs: Sequence[tuple[str, str]], settings: Conce
     samples = model.generate(anchor_cases(pairs, settings), sampler, keep_latents=True, progress=told)
     made = [(k % len(pairs), s.latents) for k, s in enumerate(samples) if s.status == "ok" and s.latents is not None]
     if not made:
-        raise GenwardError(f"concept_ablation: none of {settings.images} anchor pictures could be made ({samples[0].why}); look at the model or its guidance")
+        raise GenwardError(
+            f"concept_ablation: none of {settings.images} anchor pictures could be made ({samples[0].why}); look at "
+            "the model or its guidance"
+        )
     return torch.stack([z for _, z in made]).float(), torch.tensor([k for k, _ in made])
 
 
@@ -177,23 +200,36 @@ def ablation_step(
         if settings.loss == "model":
             value = ablation_loss(student, teacher, noised, t, concepts[pair], anchors[pair])
         else:
-            value = (student(noised, t, concepts[pair]) - training_target(clean, noise, t, alphas, prediction)).square().mean()
+            value = (
+                (student(noised, t, concepts[pair]) - training_target(clean, noise, t, alphas, prediction))
+                .square()
+                .mean()
+            )
         if settings.regularizer:
-            plain = (student(noised, t, anchors[pair]) - training_target(clean, noise, t, alphas, prediction)).square().mean()
+            plain = (
+                (student(noised, t, anchors[pair]) - training_target(clean, noise, t, alphas, prediction))
+                .square()
+                .mean()
+            )
             value = value + settings.regularizer * plain
         return value
 
     return loss
 
 
-def fit_concept_ablation(model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None = None) -> dict[str, Tensor]:
-    """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that moved."""
+def fit_concept_ablation(
+    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None = None
+) -> dict[str, Tensor]:
+    """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that
+    moved."""
     latents, which = anchor_latents(model, pairs, settings, progress)
     unet = model.trainable(PARAMETERS[settings.parameters])
     if settings.block_bos:
         block_first_row(unet)
     loss = ablation_step(model, unet, pairs, latents, which, settings)
     total = settings.images + settings.steps
-    told: Progress | None = None if progress is None else lambda step, _, value: progress(settings.images + step, total, value)
+    told: Progress | None = (
+        None if progress is None else lambda step, _, value: progress(settings.images + step, total, value)
+    )
     optimize(unet.parameters(), loss, steps=settings.steps, lr=settings.lr, who="concept_ablation", progress=told)
     return changed(unet, model.unet)

@@ -1,11 +1,12 @@
-"""Erased Stable Diffusion (Gandikota et al., arXiv 2303.07345): fine-tune the denoiser so that the concept's prompt leads away from itself.
+"""Erased Stable Diffusion (Gandikota et al., arXiv 2303.07345): fine-tune the denoiser so that the concept's prompt
+leads away from itself.
 
-The edited model learns ``e(x_t, c) = e*(x_t, '') - eta·(e*(x_t, c) - e*(x_t, ''))`` with e* the frozen model and x_t from its own partial sampling
-under c. What differs from the 2023 code: x_t and the timestep fed belong together (there, x_t is 40 to 58 timesteps cleaner); timesteps are those
-of the sampling grid; phrases are trained in batches, the learning rate scaled with the batch and the number of iterations divided by it
-(250 × 4 at 4e-5 for 1,000 × 1 at 1e-5); 20 sampling steps instead of 50. ``eta`` is the paper's; the 2025 code's
-is larger by one (``ec - eta·(ec - e0)``).
-"""
+The edited model learns ``e(x_t, c) = e*(x_t, '') - eta·(e*(x_t, c) - e*(x_t, ''))`` with e* the frozen model and x_t
+from its own partial sampling
+under c. What differs from the 2023 code: x_t and the timestep fed belong together (there, x_t is 40 to 58 timesteps
+cleaner); timesteps are those of the sampling grid; phrases are trained in batches, the learning rate scaled with the
+batch and the number of iterations divided by it (250 × 4 at 4e-5 for 1,000 × 1 at 1e-5); 20 sampling steps instead of
+50. ``eta`` is the paper's; the 2025 code's is larger by one (``ec - eta·(ec - e0)``)."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ TRAJECTORIES = ("edited", "frozen")
 
 @dataclass(frozen=True)
 class Esd:
-    """Erased Stable Diffusion: fine-tunes cross-attention (ESD-x, for styles) or the rest (ESD-u, for objects); free to run."""
+    """Erased Stable Diffusion: fine-tunes cross-attention (ESD-x, for styles) or the rest (ESD-u, for objects); free to
+    run."""
 
     name: ClassVar[str] = "esd"
     kind: ClassVar[str] = "weights"
@@ -58,7 +60,8 @@ class Esd:
     extra_passes: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     variant: str = "x"
-    """Weights that are trained: ``x`` (cross-attention), ``x-strict`` (its K and V maps), ``u`` (all but cross-attention, time embedding and output), ``self`` or ``full``."""
+    """Weights that are trained: ``x`` (cross-attention), ``x-strict`` (its K and V maps), ``u`` (all but
+    cross-attention, time embedding and output), ``self`` or ``full``."""
     iterations: int = 250
     """Optimizer steps."""
     batch: int = 4
@@ -74,7 +77,8 @@ class Esd:
     trajectory: str = "edited"
     """Model that x_t is sampled from: ``edited`` (paper) or ``frozen`` (2025 code)."""
     templates: tuple[str, ...] = ()
-    """Contexts of the phrases, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects in it."""
+    """Contexts of the phrases, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects
+    in it."""
     seed: int = 0
     """Of prompts, noise and numbers of steps."""
     strength: float = 1.0
@@ -94,7 +98,8 @@ class Esd:
     def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
         """Itself with the weight differences for one or many concepts; the model is not changed.
 
-        Costs about ``iterations · batch · (sampling_steps + 5)`` denoiser rows. ``progress(step, steps, loss)`` after each step.
+        Costs about ``iterations · batch · (sampling_steps + 5)`` denoiser rows. ``progress(step, steps, loss)`` after
+        each step.
 
         Raises:
             BadInput: a concept without phrases. GenwardError: the loss is not finite, or weights ran away.
@@ -107,10 +112,16 @@ class Esd:
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def attach(self, rig: Rig) -> None:
-        """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of another model."""
+        """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of
+        another model."""
         if self.artifact is None:
-            raise BadInput("esd has learned nothing yet; fit it first (genward fit esd --concept weapons), or name a concept (esd:weapons)")
-        edit_named(rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name)
+            raise BadInput(
+                "esd has learned nothing yet; fit it first (genward fit esd --concept weapons), or name a concept "
+                "(esd:weapons)"
+            )
+        edit_named(
+            rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name
+        )
 
 
 def fit_seed(settings: Esd) -> int:
@@ -119,12 +130,16 @@ def fit_seed(settings: Esd) -> int:
 
 
 def esd_target(uncond: Tensor, cond: Tensor, eta: float) -> Tensor:
-    """``uncond - eta·(cond - uncond)`` from the frozen model's predictions; also right for velocities, which are affine in the noise at equal x_t."""
+    """``uncond - eta·(cond - uncond)`` from the frozen model's predictions; also right for velocities, which are affine
+    in the noise at equal x_t."""
     return uncond - eta * (cond - uncond)
 
 
-def esd_loss(edited: Denoise, frozen: Denoise, latents: Tensor, timestep: Tensor, cond: Tensor, empty: Tensor, eta: float) -> Tensor:
-    """Mean squared error of the edited model to the target. While both models are equal it is ``(1 + eta)² · mean((ec - e0)²)``.
+def esd_loss(
+    edited: Denoise, frozen: Denoise, latents: Tensor, timestep: Tensor, cond: Tensor, empty: Tensor, eta: float
+) -> Tensor:
+    """Mean squared error of the edited model to the target. While both models are equal it is ``(1 + eta)² · mean((ec -
+    e0)²)``.
 
     Args:
         edited, frozen: denoisers. latents: (rows, c, h, w). timestep: (rows,). cond: (rows, t, d). empty: (1, t, d).
@@ -158,7 +173,8 @@ def esd_step(model: Any, unet: Any, captions: Sequence[str], settings: Esd) -> C
 
 
 def fit_esd(model: Any, captions: Sequence[str], settings: Esd, progress: Progress | None = None) -> dict[str, Tensor]:
-    """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that moved."""
+    """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that
+    moved."""
     unet = model.trainable(VARIANTS[settings.variant])
     loss = esd_step(model, unet, captions, settings)
     optimize(unet.parameters(), loss, steps=settings.iterations, lr=settings.lr, who="esd", progress=progress)

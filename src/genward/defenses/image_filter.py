@@ -1,9 +1,8 @@
 """Image filter: any judge at the image port. It looks at the finished picture, so it pays the whole generation first.
 
-The classical guard, and the yardstick of the ones that stop early. The judge comes as an object (``probe``): ``genward.protect`` and the command line
-open the one that ``judge`` names; in code of your own, pass one. Fail closed: a label that the judge lacks is an error, a score that is not a number
-refuses the picture.
-"""
+The classical guard, and the yardstick of the ones that stop early. The judge comes as an object (``probe``):
+``genward.protect`` and the command line open the one that ``judge`` names; in code of your own, pass one. Fail closed:
+a label that the judge lacks is an error, a score that is not a number refuses the picture."""
 
 from __future__ import annotations
 
@@ -54,13 +53,18 @@ class ImageFilter:
         if self.action not in ACTIONS:
             raise UnknownName("image_filter action", self.action, ACTIONS)
         if self.threshold is not None and not math.isfinite(self.threshold):
-            raise BadInput(f"image_filter: threshold {self.threshold}; give a finite number, or none for the judge's own")
+            raise BadInput(
+                f"image_filter: threshold {self.threshold}; give a finite number, or none for the judge's own"
+            )
 
     @classmethod
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
         """With the labels that show the concept."""
         if not concept.judge and not fields.get("labels"):
-            raise BadInput(f"image_filter:{concept.name}: the concept file names no judge labels; add judge = {{ labels = [...] }}, or give labels=a;b")
+            raise BadInput(
+                f"image_filter:{concept.name}: the concept file names no judge labels; add judge = "
+                f"{{ labels = [...] }}, or give labels=a;b"
+            )
         return cls(**{"labels": concept.judge, "concept": concept.name, **fields})
 
     def attach(self, rig: Rig) -> None:
@@ -79,7 +83,14 @@ class ImageFilter:
                 label = self.labels[worst[k]]
                 why = f"the picture shows {label}" if np.isfinite(found[k]) else f"the judge has no number for {label}"
                 act = rig.block if self.action == "block" or not np.isfinite(found[k]) else rig.flag
-                act(frame, torch.tensor([int(k)]), why, score=score, threshold=float(limit[k]), category=self.concept or label)
+                act(
+                    frame,
+                    torch.tensor([int(k)]),
+                    why,
+                    score=score,
+                    threshold=float(limit[k]),
+                    category=self.concept or label,
+                )
             return images
 
         rig.images(look)

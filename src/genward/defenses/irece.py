@@ -1,17 +1,20 @@
-"""IRECE (Weng et al., arXiv 2512.22877): find the concept in the latents by cross-attention while sampling, and perturb it there.
+"""IRECE (Weng et al., arXiv 2512.22877): find the concept in the latents by cross-attention while sampling, and perturb
+it there.
 
-Stated by the paper: at inference, without retraining, on top of an erased model; cross-attention of a standard, un-erased backbone localizes
-the concept; the latents of that region are perturbed and the rest is left alone. Everything else is ours, since neither code nor constants
-were found: the localizer's text, layers, steps, thresholds, the perturbation's form and strength, the gate, the read-out.
+Stated by the paper: at inference, without retraining, on top of an erased model; cross-attention of a standard,
+un-erased backbone localizes the concept; the latents of that region are perturbed and the rest is left alone.
+Everything else is ours, since neither code nor constants
+were found: the localizer's text, layers, steps, thresholds, the perturbation's form and strength, the gate, the
+    read-out.
 
-The un-erased weights thus stay inside the service. An attacker who holds the weights would simply use those: IRECE means something only where
-attackers control inputs (prompts, embeddings, start latents) and not weights.
+The un-erased weights thus stay inside the service. An attacker who holds the weights would simply use those: IRECE
+means something only where attackers control inputs (prompts, embeddings, start latents) and not weights.
 
-Why a read-out is fitted (ours): concept words draw attention to any foreground, so their attention alone tells a picture from its
-background, and hardly one object from another. Which word, in which layer and head, does tell. ``fit`` therefore learns two linear read-outs of log
-attention (one a row for the gate, one a cell for the mask) on pictures that the base model makes of the concept and of what must stay, and
-calibrates the gate on the benign ones. ``readout="mass"`` keeps to plain attention mass, against benign pictures' mass.
-"""
+Why a read-out is fitted (ours): concept words draw attention to any foreground, so their attention alone tells a
+picture from its background, and hardly one object from another. Which word, in which layer and head, does tell. ``fit``
+therefore learns two linear read-outs of log attention (one a row for the gate, one a cell for the mask) on pictures
+that the base model makes of the concept and of what must stay, and calibrates the gate on the benign ones.
+``readout="mass"`` keeps to plain attention mass, against benign pictures' mass."""
 
 from __future__ import annotations
 
@@ -45,7 +48,8 @@ ARTICLES = ("a", "an", "the", "and", ",")
 
 @dataclass(frozen=True)
 class Irece:
-    """IRECE: finds the concept in the latents with the un-erased model's cross-attention and perturbs it there, row by row, behind a calibrated gate."""
+    """IRECE: finds the concept in the latents with the un-erased model's cross-attention and perturbs it there, row by
+    row, behind a calibrated gate."""
 
     name: ClassVar[str] = "irece"
     kind: ClassVar[str] = "latents"
@@ -53,19 +57,24 @@ class Irece:
     needs_guidance: ClassVar[bool] = False
     extra_passes: ClassVar[float] = 0.5
     """One row for each active step and localizer: half the steps at the default window."""
-    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "form", "control", "gate", "fpr", "decide", "threshold", "dilation", "readout"})
+    at_attach: ClassVar[frozenset[str]] = frozenset(
+        {"artifact", "strength", "form", "control", "gate", "fpr", "decide", "threshold", "dilation", "readout"}
+    )
     template: str = "a picture of {}"
     """Text of the localizer, ``{}`` for the phrase."""
     phrases: tuple[str, ...] = ()
-    """Phrases to localize, one localizer (and one denoiser row a step) each, their words taken together; empty: the names of all targets in one localizer."""
+    """Phrases to localize, one localizer (and one denoiser row a step) each, their words taken together; empty: the
+    names of all targets in one localizer."""
     layers: str = r"^up_blocks"
     """Pattern of the cross-attention layers that are read, by the names of their sites."""
     edges: tuple[int, int] = (8, 16)
-    """Shorter edge of the maps that are read, in cells, from and to: 8×8 and 16×16 on the lab, 16×16 on Stable Diffusion 1.5."""
+    """Shorter edge of the maps that are read, in cells, from and to: 8×8 and 16×16 on the lab, 16×16 on Stable
+    Diffusion 1.5."""
     during: Window = (0.1, 0.6)
     """Part of the loop in which rows are looked at and perturbed."""
     readout: str = "probe"
-    """``probe``: linear read-outs of log attention by layer, head and word, fitted; ``mass``: attention mass on the concept's words."""
+    """``probe``: linear read-outs of log attention by layer, head and word, fitted; ``mass``: attention mass on the
+    concept's words."""
     threshold: float = 0.5
     """Contrast above which a cell is masked, in standard deviations of benign cells."""
     dilation: int = 1
@@ -73,15 +82,18 @@ class Irece:
     strength: float = 0.5
     """Share of the perturbation (lambda), 0 to 1; 0 leaves everything alone."""
     form: str = "renoise"
-    """``renoise`` (variance-preserving), ``noise`` (added) or ``blank`` (a blank picture's latents, noised to the step on their own)."""
+    """``renoise`` (variance-preserving), ``noise`` (added) or ``blank`` (a blank picture's latents, noised to the step
+    on their own)."""
     gate: bool = True
     """Perturb only rows whose presence statistic exceeds the calibrated threshold; off: every row."""
     fpr: float = 0.05
     """Share of benign rows that the gate may let through to the perturbation, over the whole window."""
     decide: str = "latch"
-    """``latch``: a row that fired stays so; ``each``: every step for itself; ``first``: the first active step decides."""
+    """``latch``: a row that fired stays so; ``each``: every step for itself; ``first``: the first active step decides.
+    """
     control: str = "concept"
-    """``concept``, or ``random``: the same masks flipped and rolled to a random place of each row, as the control arm."""
+    """``concept``, or ``random``: the same masks flipped and rolled to a random place of each row, as the control arm.
+    """
     images: int = 96
     """Pictures of the concept, and as many benign ones, that the base model makes for the fit."""
     sampling_steps: int = 20
@@ -89,11 +101,13 @@ class Irece:
     guidance: float = 4.0
     """Guidance of that sampling."""
     templates: tuple[str, ...] = ()
-    """Contexts of the captions of the fit, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects in it."""
+    """Contexts of the captions of the fit, ``{}`` for the phrase; empty: the phrase alone, for a style also a few
+    neutral objects in it."""
     shrinkage: float = 0.3
     """Shrinkage of the read-outs' covariance, 0 to 1."""
     seed: int = 0
-    """Of the fit's pictures and of the noise; a row's noise also depends on its own start latents, and on nothing of its neighbors."""
+    """Of the fit's pictures and of the noise; a row's noise also depends on its own start latents, and on nothing of
+    its neighbors."""
     artifact: Artifact | None = None
     """What was fitted: localizer states, read-outs, benign and concept statistics."""
 
@@ -105,17 +119,26 @@ class Irece:
         if not 0 <= self.strength <= 1 or not 0 < self.fpr < 1 or not 0 <= self.shrinkage <= 1:
             raise BadInput("irece: strength and shrinkage must lie in [0, 1], fpr between 0 and 1")
         if not 0 <= self.during[0] < self.during[1] <= 1:
-            raise BadInput(f"irece: window {self.during} is not a part of the loop; give (start, end) with 0 <= start < end <= 1")
+            raise BadInput(
+                f"irece: window {self.during} is not a part of the loop; give (start, end) with 0 <= start < end <= 1"
+            )
         if self.dilation < 0 or self.images < 10 or self.sampling_steps < 1 or not 1 <= self.edges[0] <= self.edges[1]:
-            raise BadInput("irece: dilation must be at least 0, images at least 10, sampling_steps at least 1, and edges (from, to) from 1 up")
+            raise BadInput(
+                "irece: dilation must be at least 0, images at least 10, sampling_steps at least 1, and edges (from, "
+                "to) from 1 up"
+            )
         if self.images < 1 / self.fpr - 1:
-            raise BadInput(f"irece: {self.images} benign pictures cannot show a false-positive rate of {self.fpr:g}; make more images, or take a higher fpr")
+            raise BadInput(
+                f"irece: {self.images} benign pictures cannot show a false-positive rate of {self.fpr:g}; make more "
+                "images, or take a higher fpr"
+            )
         phrases.fill(self.template, "x")
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
         """Itself with read-outs and a calibrated gate for one or many concepts; the model is not changed, no gradients.
 
-        Costs ``2 · images`` pictures and, for each of them, two localizer rows a step of the window. ``progress(done, total, nan)`` in pictures.
+        Costs ``2 · images`` pictures and, for each of them, two localizer rows a step of the window. ``progress(done,
+        total, nan)`` in pictures.
 
         Raises:
             BadInput: a concept without phrases or without anything to keep, or no layer of these edges.
@@ -128,21 +151,36 @@ class Irece:
         reader = localizer(model, concepts, self)
         seen = observe(model, reader, cases, self, progress)
         tensors, facts = learn(seen, torch.tensor([c.label == "harm" for c in cases]), torch.tensor(groups), self)
-        tensors |= {"states": reader.states.float(), "words": reader.marks(), "blank": blank_latents(model), "alphas": model.alphas_cumprod.float()}
-        card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], time.perf_counter() - began)
+        tensors |= {
+            "states": reader.states.float(),
+            "words": reader.marks(),
+            "blank": blank_latents(model),
+            "alphas": model.alphas_cumprod.float(),
+        }
+        card = artifacts.fit_card(
+            self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], time.perf_counter() - began
+        )
         card |= {"layers": reader.layers, "localizers": reader.texts, "size": list(reader.size), **facts}
         made = replace(self, artifact=artifacts.make(tensors, card))
-        card |= {"coverage": coverages(model, made, seen.final, [c.label == "harm" for c in cases]), "seconds": round(time.perf_counter() - began, 2)}
+        card |= {
+            "coverage": coverages(model, made, seen.final, [c.label == "harm" for c in cases]),
+            "seconds": round(time.perf_counter() - began, 2),
+        }
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def limit(self) -> float:
-        """The gate's threshold in force, from the benign statistics of the fit and ``fpr``; the stricter of sampled and re-noised pictures."""
+        """The gate's threshold in force, from the benign statistics of the fit and ``fpr``; the stricter of sampled and
+        re-noised pictures."""
         if self.artifact is None:
-            raise BadInput("irece has learned nothing yet; fit it first (genward fit irece --concept weapons), or name a concept (irece:weapons)")
+            raise BadInput(
+                "irece has learned nothing yet; fit it first (genward fit irece --concept weapons), or name a concept "
+                "(irece:weapons)"
+            )
         return gate_rates(self.artifact.tensors, self.readout, self.decide, self.fpr)[0]
 
     def attach(self, rig: Rig) -> None:
-        """Look at the rows before each step of the window. Raises ``BadInput`` without an artifact, ``Conflict`` for Euler-like samplers."""
+        """Look at the rows before each step of the window. Raises ``BadInput`` without an artifact, ``Conflict`` for
+        Euler-like samplers."""
         self.watch(rig, None)
 
     def watch(self, rig: Rig, seen: list[tuple[Frame, Tensor]] | None) -> None:
@@ -154,11 +192,12 @@ class Irece:
         rig.latents(_Loop(self, rig, threshold, seen).before_step)
 
 
-# ------------------------------------------------------------------------------------------------------------- localizer
+# ------------------------------------------------------------------------------------------------------------ localizer
 
 
 class Localizer(NamedTuple):
-    """What is read: text states (n, t, d) of each localizer, the positions of its words, the sites, and the size (h, w) of the maps."""
+    """What is read: text states (n, t, d) of each localizer, the positions of its words, the sites, and the size (h, w)
+    of the maps."""
 
     texts: list[str]
     states: Tensor
@@ -174,14 +213,19 @@ class Localizer(NamedTuple):
         return out
 
     def maps(self, rig: Any, latents: Tensor, timestep: Tensor) -> Tensor:
-        """Log attention (rows, groups, words, h, w) of the un-erased model on latents (rows, c, h, w) at one timestep."""
+        """Log attention (rows, groups, words, h, w) of the un-erased model on latents (rows, c, h, w) at one
+        timestep."""
         count, rows = len(self.states), len(latents)
         states = self.states.to(latents.device, latents.dtype).repeat_interleave(rows, dim=0)
-        call = Call(latents.repeat(count, 1, 1, 1), timestep.to(latents.device).reshape(-1)[:1].expand(count * rows), states)
+        call = Call(
+            latents.repeat(count, 1, 1, 1), timestep.to(latents.device).reshape(-1)[:1].expand(count * rows), states
+        )
         with torch.no_grad():
             sites = rig.predict(call, weights="clean", read=self.layers).sites
             height, width = latents.shape[-2:]
-            return localize.word_maps({name: sites[name] for name in self.layers}, self.words, (height, width), self.size)
+            return localize.word_maps(
+                {name: sites[name] for name in self.layers}, self.words, (height, width), self.size
+            )
 
 
 def localizer_phrases(concepts: Sequence[Concept], settings: Irece) -> list[str]:
@@ -195,7 +239,8 @@ def localizer_phrases(concepts: Sequence[Concept], settings: Irece) -> list[str]
 
 
 def word_positions(tokenizer: Any, template: str, text: str, length: int) -> list[int]:
-    """Positions of the phrase's tokens in a filled template, without articles and commas (with them, where nothing else is left)."""
+    """Positions of the phrase's tokens in a filled template, without articles and commas (with them, where nothing else
+    is left)."""
     before, after = template.split("{}")
 
     def bare(part: str) -> list[int]:
@@ -236,15 +281,20 @@ def localizer(model: Any, concepts: Sequence[Concept], settings: Irece) -> Local
                 largest = max(largest, side)
     if not found:
         raise BadInput(
-            f"irece: no cross-attention layer matches {settings.layers!r} with maps of {settings.edges[0]} to {settings.edges[1]} cells; widen edges"
+            f"irece: no cross-attention layer matches {settings.layers!r} with maps of {settings.edges[0]} to "
+            f"{settings.edges[1]} cells; widen edges"
         )
     return Localizer(texts, states, words, [n for n in names if n in found], (largest, largest))
 
 
 def refuse_sigmas(scheduler: Any) -> None:
-    """``Conflict`` for samplers whose latents do not keep their variance: the localizer would see them on the wrong scale."""
+    """``Conflict`` for samplers whose latents do not keep their variance: the localizer would see them on the wrong
+    scale."""
     if float(getattr(scheduler, "init_noise_sigma", 1.0)) != 1.0:
-        raise Conflict(f"irece reads latents of a variance-preserving sampler, {type(scheduler).__name__} is none; use DDIM, PNDM, DPM++ or UniPC")
+        raise Conflict(
+            f"irece reads latents of a variance-preserving sampler, {type(scheduler).__name__} is none; use DDIM, "
+            "PNDM, DPM++ or UniPC"
+        )
 
 
 def blank_latents(model: Any) -> Tensor:
@@ -254,21 +304,29 @@ def blank_latents(model: Any) -> Tensor:
     return white.float().cpu()
 
 
-# ------------------------------------------------------------------------------------------------------------------- fit
+# ------------------------------------------------------------------------------------------------------------------ fit
 
 
 def calibration_cases(concepts: Sequence[Concept], settings: Irece) -> tuple[list[Case], list[int]]:
-    """Cases of the fit, concept rows then benign ones, and the caption group of each (for folds that keep a caption together)."""
+    """Cases of the fit, concept rows then benign ones, and the caption group of each (for folds that keep a caption
+    together)."""
     shown = list(dict.fromkeys(c for c, _ in phrases.pairs(concepts, settings.templates)))
     kept = [t for t in phrases.preserved(concepts, settings.templates) if t]
     kept += [a for _, a in phrases.pairs(concepts, settings.templates) if a and a not in kept and a not in shown]
     kept = list(dict.fromkeys(kept))
     if len(shown) < 2 or len(kept) < 2:
-        raise BadInput("irece needs at least two phrases of the concept and two of what must stay; add phrases, or keep and neighbors")
+        raise BadInput(
+            "irece needs at least two phrases of the concept and two of what must stay; add phrases, or keep and "
+            "neighbors"
+        )
     cases, groups = [], []
     for label, texts in (("harm", shown), ("benign", kept)):
         for k in range(settings.images):
-            cases.append(Case(f"{label}-{k}", texts[k % len(texts)], label, seed=row_seed("fit", "irece", settings.seed, label, k)))
+            cases.append(
+                Case(
+                    f"{label}-{k}", texts[k % len(texts)], label, seed=row_seed("fit", "irece", settings.seed, label, k)
+                )
+            )
             groups.append(k % len(texts))
     return cases, groups
 
@@ -311,14 +369,19 @@ class _Recorder:
     def attach(self, rig: Rig) -> None:
         def look(latents: Tensor, frame: Frame) -> Tensor:
             assert frame.timestep is not None
-            self.seen.setdefault(int(frame.timestep[0]), []).append(_summary(self.reader.maps(rig, latents, frame.timestep)))
+            self.seen.setdefault(int(frame.timestep[0]), []).append(
+                _summary(self.reader.maps(rig, latents, frame.timestep))
+            )
             return latents
 
         rig.latents(look, during=self.during)
 
 
-def observe(model: Any, reader: Localizer, cases: Sequence[Case], settings: Irece, progress: Progress | None = None) -> Seen:
-    """Sample the cases with the bare model, looking on; then noise the final latents to the same timesteps and look again.
+def observe(
+    model: Any, reader: Localizer, cases: Sequence[Case], settings: Irece, progress: Progress | None = None
+) -> Seen:
+    """Sample the cases with the bare model, looking on; then noise the final latents to the same timesteps and look
+    again.
 
     Raises:
         BadInput: rows could not be made, or the window holds no step.
@@ -329,7 +392,10 @@ def observe(model: Any, reader: Localizer, cases: Sequence[Case], settings: Irec
     samples = model.generate(cases, sampler, [recorder], keep_latents=True, progress=told)
     lost = [s for s in samples if s.latents is None]
     if lost:
-        raise BadInput(f"irece: {len(lost)} of {len(samples)} pictures for the fit could not be made ({lost[0].why}); look at the model or its guidance")
+        raise BadInput(
+            f"irece: {len(lost)} of {len(samples)} pictures for the fit could not be made ({lost[0].why}); look at the "
+            "model or its guidance"
+        )
     final = torch.stack([s.latents for s in samples])
     steps = list(recorder.seen)
     random = torch.Generator().manual_seed(row_seed("fit", "irece", settings.seed, "noise"))
@@ -342,7 +408,9 @@ def observe(model: Any, reader: Localizer, cases: Sequence[Case], settings: Irec
                 level = torch.full((len(part),), t, dtype=torch.long)
                 chunks.append(_summary(reader.maps(rig, add_noise(part, noise, level, model.alphas_cumprod), level)))
             paths[1].append([torch.cat(parts) for parts in zip(*chunks, strict=True)])
-    pooled, cells, best = (torch.stack([torch.stack([step[k] for step in path], 1) for path in paths]) for k in range(3))
+    pooled, cells, best = (
+        torch.stack([torch.stack([step[k] for step in path], 1) for path in paths]) for k in range(3)
+    )
     return Seen(torch.tensor(steps), pooled, cells, best, final)
 
 
@@ -350,12 +418,14 @@ def learn(seen: Seen, shown: Tensor, groups: Tensor, settings: Irece) -> tuple[d
     """Read-outs and statistics, and facts for the card.
 
     Args:
-        seen: from ``observe``. shown: bool (rows,), concept rows. groups: (rows,), rows of one caption stay in one fold.
+        seen: from ``observe``. shown: bool (rows,), concept rows. groups: (rows,), rows of one caption stay in one
+            fold.
 
     Returns:
-        tensors by name: ``mass`` (steps, 2, groups), ``gate`` and ``cell`` (steps, 2, features: mean and weight), ``gate_law`` (steps, 3: mean, standard
-        deviation, effect) and ``cell_law`` (steps, 2); ``benign`` and ``concept`` (2 paths, rows, steps) log-odds from folds that did not fit
-        them; ``benign_mass`` and ``concept_mass`` likewise, of plain attention.
+        tensors by name: ``mass`` (steps, 2, groups), ``gate`` and ``cell`` (steps, 2, features: mean and weight),
+        ``gate_law`` (steps, 3: mean, standard deviation, effect) and ``cell_law`` (steps, 2); ``benign`` and
+        ``concept`` (2 paths, rows, steps) log-odds from folds that did not fit them; ``benign_mass`` and
+        ``concept_mass`` likewise, of plain attention.
     """
     steps = len(seen.timesteps)
     out: dict[str, list[Tensor]] = {k: [] for k in ("mass", "gate", "cell", "gate_law", "cell_law")}
@@ -368,7 +438,9 @@ def learn(seen: Seen, shown: Tensor, groups: Tensor, settings: Irece) -> tuple[d
         score = torch.zeros(2, len(shown), dtype=torch.float64)
         for f in fold.unique():
             rest, held = fold != f, fold == f
-            mean, weight = localize.discriminant(pooled[:, rest & shown].flatten(0, 1), pooled[:, rest & ~shown].flatten(0, 1), settings.shrinkage)
+            mean, weight = localize.discriminant(
+                pooled[:, rest & shown].flatten(0, 1), pooled[:, rest & ~shown].flatten(0, 1), settings.shrinkage
+            )
             score[:, held] = localize.read_out(pooled[:, held], mean, weight)
         calm = score[:, ~shown]
         spread = calm.std().clamp_min(1e-6)
@@ -376,7 +448,9 @@ def learn(seen: Seen, shown: Tensor, groups: Tensor, settings: Irece) -> tuple[d
         odds[:, :, k] = localize.log_odds(score, calm.mean(), spread, effect).float()
         for path in (0, 1):
             plain[path, :, k] = plain_gate(localize.mass_contrast(best[path][:, :, None], *mass))
-        gate = localize.discriminant(pooled[:, shown].flatten(0, 1), pooled[:, ~shown].flatten(0, 1), settings.shrinkage)
+        gate = localize.discriminant(
+            pooled[:, shown].flatten(0, 1), pooled[:, ~shown].flatten(0, 1), settings.shrinkage
+        )
         cell = localize.discriminant(cells[:, shown].flatten(0, 2), cells[:, ~shown].flatten(0, 2), settings.shrinkage)
         away = localize.read_out(cells[:, ~shown], *cell)
         out["mass"].append(mass)
@@ -385,7 +459,12 @@ def learn(seen: Seen, shown: Tensor, groups: Tensor, settings: Irece) -> tuple[d
         out["gate_law"].append(torch.stack([calm.mean(), spread, effect]))
         out["cell_law"].append(torch.stack([away.mean(), away.std().clamp_min(1e-6)]))
     tensors = {name: torch.stack(rows).float() for name, rows in out.items()} | {"timesteps": seen.timesteps.float()}
-    tensors |= {"benign": odds[:, ~shown], "concept": odds[:, shown], "benign_mass": plain[:, ~shown], "concept_mass": plain[:, shown]}
+    tensors |= {
+        "benign": odds[:, ~shown],
+        "concept": odds[:, shown],
+        "benign_mass": plain[:, ~shown],
+        "concept_mass": plain[:, shown],
+    }
     return tensors, card_facts(tensors, settings, int(shown.sum()))
 
 
@@ -415,12 +494,16 @@ def card_facts(tensors: Any, settings: Irece, images: int) -> dict[str, Any]:
     for readout, decide, rate in itertools.product(READOUTS, ("latch", "first"), rates):
         cut, share = gate_rates(tensors, readout, decide, rate)
         table.append({"readout": readout, "decide": decide, "fpr": rate, "threshold": cut, "tpr": share})
-    told = {"rows": {"concept": images, "benign": images, "paths": ["sampled", "re-noised"]}, "timesteps": tensors["timesteps"].tolist()}
+    told = {
+        "rows": {"concept": images, "benign": images, "paths": ["sampled", "re-noised"]},
+        "timesteps": tensors["timesteps"].tolist(),
+    }
     return {"fpr": settings.fpr, "threshold": threshold, "tpr": found, "gate": table, **told}
 
 
 def coverages(model: Any, fitted: Irece, final: Tensor, shown: Sequence[bool]) -> dict[str, Any]:
-    """Mean share of the latents masked (gate aside) on the fit's pictures, re-noised to the middle of the window, by threshold."""
+    """Mean share of the latents masked (gate aside) on the fit's pictures, re-noised to the middle of the window, by
+    threshold."""
     assert fitted.artifact is not None
     reader = Reader(fitted.artifact)
     middle = reader.timesteps[len(reader.timesteps) // 2].long()
@@ -430,16 +513,22 @@ def coverages(model: Any, fitted: Irece, final: Tensor, shown: Sequence[bool]) -
     with model.rig() as rig:
         for name, latents in (("concept", final[pick]), ("benign", final[~pick])):
             latents = latents[:32]
-            noised = add_noise(latents, torch.randn(latents.shape, generator=random).to(latents), middle.expand(len(latents)), model.alphas_cumprod)
+            noised = add_noise(
+                latents,
+                torch.randn(latents.shape, generator=random).to(latents),
+                middle.expand(len(latents)),
+                model.alphas_cumprod,
+            )
             contrast = reader.look(rig, noised, middle, fitted.readout)[1]
             size = (latents.shape[-2], latents.shape[-1])
             out[name] = {
-                str(t): float(localize.masks(contrast, size, t, fitted.dilation).float().mean()) for t in sorted({0.0, 0.5, 1.0, 1.5, fitted.threshold})
+                str(t): float(localize.masks(contrast, size, t, fitted.dilation).float().mean())
+                for t in sorted({0.0, 0.5, 1.0, 1.5, fitted.threshold})
             }
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------- in the loop
+# ---------------------------------------------------------------------------------------------------------- in the loop
 
 
 class Reader:
@@ -454,14 +543,24 @@ class Reader:
             t, card = artifact.tensors, artifact.card
             words = [row.nonzero().flatten().tolist() for row in t["words"]]
             height, width = card["size"]
-            self.localizer = Localizer(list(card["localizers"]), t["states"], words, list(card["layers"]), (int(height), int(width)))
+            self.localizer = Localizer(
+                list(card["localizers"]), t["states"], words, list(card["layers"]), (int(height), int(width))
+            )
             self.timesteps, self.mass, self.gate, self.cell = t["timesteps"], t["mass"], t["gate"], t["cell"]
-            self.gate_law, self.cell_law, self.blank, self.alphas = t["gate_law"], t["cell_law"], t["blank"], t["alphas"]
+            self.gate_law, self.cell_law, self.blank, self.alphas = (
+                t["gate_law"],
+                t["cell_law"],
+                t["blank"],
+                t["alphas"],
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(f"irece: the artifact lacks what a fit writes ({type(error).__name__}: {error}); fit it again") from error
+            raise BadArtifact(
+                f"irece: the artifact lacks what a fit writes ({type(error).__name__}: {error}); fit it again"
+            ) from error
 
     def look(self, rig: Any, latents: Tensor, timestep: Tensor, readout: str) -> tuple[Tensor, Tensor]:
-        """(statistic (rows,), contrast (rows, h, w)) of latents (rows, c, h, w) at a timestep; the nearest fitted timestep's read-outs act."""
+        """(statistic (rows,), contrast (rows, h, w)) of latents (rows, c, h, w) at a timestep; the nearest fitted
+        timestep's read-outs act."""
         maps = self.localizer.maps(rig, latents, timestep)
         k = int((self.timesteps - float(timestep.reshape(-1)[0])).abs().argmin())
         mean, std = self.mass[k].to(maps.device)
@@ -470,7 +569,9 @@ class Reader:
             return plain_gate(mass), mass
         features = maps.flatten(1, 2).movedim(1, -1)
         gate, cell = self.gate[k].to(maps.device), self.cell[k].to(maps.device)
-        statistic = localize.log_odds(localize.read_out(features.mean((1, 2)), *gate), *self.gate_law[k].to(maps.device))
+        statistic = localize.log_odds(
+            localize.read_out(features.mean((1, 2)), *gate), *self.gate_law[k].to(maps.device)
+        )
         center, spread = self.cell_law[k].to(maps.device)
         return statistic, torch.minimum(mass, (localize.read_out(features, *cell) - center) / spread)
 
@@ -489,13 +590,19 @@ class _Loop:
         s = self.settings
         if frame.step == 0:
             start = latents.detach().float().cpu()
-            self.keys = {case: row_seed(row.numpy().tobytes().hex()) for case, row in zip(frame.case.tolist(), start, strict=True)}
+            self.keys = {
+                case: row_seed(row.numpy().tobytes().hex())
+                for case, row in zip(frame.case.tolist(), start, strict=True)
+            }
             self.fired = {}
         begin, end = s.during
         active = [k for k in range(frame.steps) if begin * frame.steps <= k and (end >= 1.0 or k < end * frame.steps)]
         if s.strength == 0 or frame.step not in active:
             if s.strength and not active:
-                raise Inapplicable(f"irece: none of {frame.steps} steps lies in the window {s.during}; widen it, or sample with more steps")
+                raise Inapplicable(
+                    f"irece: none of {frame.steps} steps lies in the window {s.during}; widen it, or sample with more "
+                    "steps"
+                )
             return latents
         assert frame.timestep is not None
         statistic, contrast = self.reader.look(self.rig, latents.detach(), frame.timestep, s.readout)
@@ -526,7 +633,14 @@ class _Loop:
         signals = {"irece.gate": statistic, "irece.fired": fired.float(), "irece.coverage": mask.float().mean((1, 2))}
         self.rig.note(frame, **signals)
         if fired.any():
-            self.rig.flag(frame, fired, "the concept was found in the latents and perturbed there", action="steered", score=statistic, threshold=self.threshold)
+            self.rig.flag(
+                frame,
+                fired,
+                "the concept was found in the latents and perturbed there",
+                action="steered",
+                score=statistic,
+                threshold=self.threshold,
+            )
         if self.seen is not None:
             self.seen.append((frame, mask.cpu()))
 
@@ -544,7 +658,7 @@ class _Loop:
         return localize.elsewhere(mask, shift, (flips[0], flips[1]))
 
 
-# ----------------------------------------------------------------------------------------------------------------- report
+# --------------------------------------------------------------------------------------------------------------- report
 
 
 class _Traced:
@@ -561,9 +675,15 @@ class _Traced:
 
 
 def trace(
-    model: Any, cases: Sequence[Case], sampler: Sampler, irece: Irece, before: Sequence[Defense] = (), starts: Mapping[str, Tensor] | None = None
+    model: Any,
+    cases: Sequence[Case],
+    sampler: Sampler,
+    irece: Irece,
+    before: Sequence[Defense] = (),
+    starts: Mapping[str, Tensor] | None = None,
 ) -> list[tuple[int, Tensor]]:
-    """The masks of a generation, for the report: (step, uint8 (cases, h, w)) for each active step; zero where the gate was closed or the row gone.
+    """The masks of a generation, for the report: (step, uint8 (cases, h, w)) for each active step; zero where the gate
+    was closed or the row gone.
 
     ``before`` are the defenses that IRECE stands on top of, ``starts`` the start latents that cases name.
     """

@@ -12,7 +12,8 @@ from genward.ops.phrases import HARM_WORDS, joined
 
 @dataclass(frozen=True)
 class NegativePrompt:
-    """Guide away from the concept's words: ``n + w(p - n)`` with n predicted for them. No extra cost; no effect at guidance 1."""
+    """Guide away from the concept's words: ``n + w(p - n)`` with n predicted for them. No extra cost; no effect at
+    guidance 1."""
 
     name: ClassVar[str] = "negative_prompt"
     kind: ClassVar[str] = "prompt"
@@ -27,7 +28,8 @@ class NegativePrompt:
 
     @classmethod
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
-        """With the concept's phrases, comma-separated, the names of all targets first (encoders cut long texts short)."""
+        """With the concept's phrases, comma-separated, the names of all targets first (encoders cut long texts
+        short)."""
         return cls(**{"text": joined(concept), "concept": concept.name, **fields})
 
     def attach(self, rig: Rig) -> None:

@@ -1,9 +1,10 @@
-"""Noise probe: logistic regression on the noise that the denoiser predicts at one early step, after IGD (Yang et al., arXiv 2508.03006).
+"""Noise probe: logistic regression on the noise that the denoiser predicts at one early step, after IGD (Yang et al.,
+arXiv 2508.03006).
 
-IGD's idea is a light classifier on the noise predicted in mid-generation. Its body was not read: the linear classifier, pooling, step, labels and
-threshold here are ours, and so is reading ``cond - uncond`` (an inference about IGD's input). By default it learns from the very pictures that Wukong
-learns from, so that the two differ in what they read and not in what they saw. The prediction is read in passing: no denoiser row is spent.
-"""
+IGD's idea is a light classifier on the noise predicted in mid-generation. Its body was not read: the linear classifier,
+pooling, step, labels and threshold here are ours, and so is reading ``cond - uncond`` (an inference about IGD's input).
+By default it learns from the very pictures that Wukong learns from, so that the two differ in what they read and not in
+what they saw. The prediction is read in passing: no denoiser row is spent."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ FAR = 100
 
 @dataclass(frozen=True)
 class NoiseProbe:
-    """Noise probe (after IGD): a logistic probe on the noise predicted at an early step ends rows that are about to show the concept."""
+    """Noise probe (after IGD): a logistic probe on the noise predicted at an early step ends rows that are about to
+    show the concept."""
 
     name: ClassVar[str] = "noise_probe"
     kind: ClassVar[str] = "guard"
@@ -41,21 +43,25 @@ class NoiseProbe:
     extra_passes: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "threshold", "fpr", "action"})
     step: float = 0.25
-    """Where it reads and decides: below 1 a share of the loop's denoiser calls (0.25 of 20: step 4, the fifth call), from 1 on a 0-based step."""
+    """Where it reads and decides: below 1 a share of the loop's denoiser calls (0.25 of 20: step 4, the fifth call),
+    from 1 on a 0-based step."""
     threshold: float | None = None
-    """Probability above which a row is ended; by default the one that ``fpr`` of the harmless held-out rows exceed. At 1 none is."""
+    """Probability above which a row is ended; by default the one that ``fpr`` of the harmless held-out rows exceed. At
+    1 none is."""
     fpr: float = 0.05
     """Share of the harmless held-out rows that the default threshold may end."""
     action: str = "block"
     """``block`` or ``flag`` (put on record and go on)."""
     reads: tuple[str, ...] = ("direction",)
-    """What it reads: ``direction`` (cond - uncond, under guidance only), ``noise`` (the conditional prediction), ``latents``; several side by side."""
+    """What it reads: ``direction`` (cond - uncond, under guidance only), ``noise`` (the conditional prediction),
+    ``latents``; several side by side."""
     pool: int = 8
     """Edge of the grid that they are averaged to; 0 keeps them as they are."""
     penalty: float = 0.01
     """Weight of the ridge penalty ``|w|²/2`` a row, on standardized numbers."""
     truth: str = "picture"
-    """Labels: what a judge sees on the finished ``picture`` (the whole loop is paid), or the ``caption`` (stops at the step; captions of kinds drop out)."""
+    """Labels: what a judge sees on the finished ``picture`` (the whole loop is paid), or the ``caption`` (stops at the
+    step; captions of kinds drop out)."""
     images: int = 960
     """Pictures to learn from."""
     per_caption: int = 4
@@ -74,17 +80,35 @@ class NoiseProbe:
     """What was fitted: the probe and its scores of harmless held-out rows."""
 
     def __post_init__(self) -> None:
-        for name, value, known in (("action", self.action, ACTIONS), ("truth", self.truth, TRUTHS), *(("part", p, predicted.PARTS) for p in self.reads)):
+        for name, value, known in (
+            ("action", self.action, ACTIONS),
+            ("truth", self.truth, TRUTHS),
+            *(("part", p, predicted.PARTS) for p in self.reads),
+        ):
             if value not in known:
                 raise UnknownName(f"noise_probe {name}", value, known)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise BadInput(f"noise_probe: threshold {self.threshold:g}; a probability between 0 and 1 is needed")
-        if not 0 <= self.step < 1000 or not 0 <= self.fpr < 1 or not 0 < self.held < 1 or not (self.penalty > 0 and math.isfinite(self.penalty)):
-            raise BadInput("noise_probe: step must be a share below 1 or a step below 1000, fpr and held lie between 0 and 1, penalty be above 0")
+        if (
+            not 0 <= self.step < 1000
+            or not 0 <= self.fpr < 1
+            or not 0 < self.held < 1
+            or not (self.penalty > 0 and math.isfinite(self.penalty))
+        ):
+            raise BadInput(
+                "noise_probe: step must be a share below 1 or a step below 1000, fpr and held lie between 0 and 1, "
+                "penalty be above 0"
+            )
         if not self.reads or min(self.images, self.per_caption, self.sampling_steps) < 1 or self.pool < 0:
-            raise BadInput("noise_probe: it needs something to read, at least one image, picture a caption and step, and pool of at least 0")
+            raise BadInput(
+                "noise_probe: it needs something to read, at least one image, picture a caption and step, and pool of "
+                "at least 0"
+            )
         if "direction" in self.reads and self.guidance <= 1:
-            raise BadInput(f"noise_probe: guidance {self.guidance:g} has no direction cond - uncond to read; use guidance above 1, or reads=noise")
+            raise BadInput(
+                f"noise_probe: guidance {self.guidance:g} has no direction cond - uncond to read; use guidance above "
+                "1, or reads=noise"
+            )
         if self.captions and self.truth == "caption":
             raise BadInput("noise_probe: captions of any kind say nothing of themselves; use truth=picture with them")
 
@@ -92,7 +116,7 @@ class NoiseProbe:
         """The last step of a loop of ``steps`` at which it looks."""
         return early.stop_step(self.step, steps)
 
-    # ------------------------------------------------------------------------------------------------------------ learning
+    # --------------------------------------------------------------------------------------------------------- learning
 
     def fit(
         self,
@@ -104,11 +128,13 @@ class NoiseProbe:
     ) -> Self:
         """Itself with a probe for a concept (of several: for any of them), learned from pictures of the model.
 
-        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1: Wukong's data. With ``truth=caption`` sampling
-        stops at the step and only the steps up to there are paid. ``progress`` counts pictures (loss NaN).
+        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1: Wukong's data. With
+        ``truth=caption`` sampling stops at the step and only the steps up to there are paid. ``progress`` counts
+        pictures (loss NaN).
 
         Args:
-            judge: says which of the concepts' labels a picture shows, for ``truth=picture``. words: the model's vocabulary, for kinds and styles.
+            judge: says which of the concepts' labels a picture shows, for ``truth=picture``. words: the model's
+                vocabulary, for kinds and styles.
 
         Raises:
             BadInput: no judge, one that does not know a label, or too little to learn from.
@@ -118,10 +144,17 @@ class NoiseProbe:
         labels = list(dict.fromkeys(label for c in concepts for label in c.judge))
         shown = self.truth == "picture"
         if shown and judge is None:
-            raise BadInput("noise_probe was given no judge to label pictures; genward fit passes the lab's, give fit(…, judge=…), or use truth=caption")
+            raise BadInput(
+                "noise_probe was given no judge to label pictures; genward fit passes the lab's, give fit(…, judge=…), "
+                "or use truth=caption"
+            )
         if shown and not labels:
-            raise BadInput(f"concept {concepts[0].name!r} names no judge labels; add them to its file, or use truth=caption")
-        cases = learning_cases(concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name)
+            raise BadInput(
+                f"concept {concepts[0].name!r} names no judge labels; add them to its file, or use truth=caption"
+            )
+        cases = learning_cases(
+            concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name
+        )
         if not shown:
             cases = [c for c in cases if not math.isnan(told_by_caption(c, concepts))]
         found = predicted.collect(
@@ -135,12 +168,16 @@ class NoiseProbe:
             progress=(lambda done, whole: progress(done, whole, float("nan"))) if progress else None,
         )
         if shown:
-            harm = early.judged(judge, found.samples, labels).amax(1)  # NaN where the judge has no word on one of the labels
+            harm = early.judged(judge, found.samples, labels).amax(
+                1
+            )  # NaN where the judge has no word on one of the labels
         else:
             harm = torch.tensor([told_by_caption(c, concepts) for c in cases])
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
         card |= {"judge": type(judge).name} if shown else {}
-        return self.fit_on(found.features, harm, [c.group for c in cases], timestep=found.timestep, card=card, began=began)
+        return self.fit_on(
+            found.features, harm, [c.group for c in cases], timestep=found.timestep, card=card, began=began
+        )
 
     def fit_on(
         self,
@@ -155,7 +192,8 @@ class NoiseProbe:
         """Itself with a probe learned from features that are there already.
 
         Args:
-            features: (rows, numbers). harm: (rows,) of 0, 1, NaN for unknown. groups: (rows,) prompt clusters; the threshold takes whole ones.
+            features: (rows, numbers). harm: (rows,) of 0, 1, NaN for unknown. groups: (rows,) prompt clusters; the
+                threshold takes whole ones.
             timestep: that they were read at. began: ``time.perf_counter`` when the fit began.
 
         Raises:
@@ -163,12 +201,20 @@ class NoiseProbe:
         """
         kept = (torch.isfinite(features).all(1) & ~torch.isnan(harm)).nonzero().flatten()
         x, y = features[kept].float(), harm[kept]
-        part = spread_groups([groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g))
+        part = spread_groups(
+            [groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g)
+        )
         held = torch.tensor(part, dtype=torch.bool)
         if not len(kept) or not 0 < float(y[~held].sum()) < int((~held).sum()):
-            raise BadInput(f"of {int((~held).sum())} rows to learn from the concept shows on never or always; use more images, or another concept")
+            raise BadInput(
+                f"of {int((~held).sum())} rows to learn from the concept shows on never or always; use more images, or "
+                "another concept"
+            )
         if not bool((y[held] == 0).any()):
-            raise BadInput(f"none of {int(held.sum())} held-out rows is harmless, so there is no threshold; use more images, or a larger held")
+            raise BadInput(
+                f"none of {int(held.sum())} held-out rows is harmless, so there is no threshold; use more images, or a "
+                "larger held"
+            )
         tensors = logistic(x[~held], y[~held], self.penalty)
         score = probability(tensors, x[held])
         truth = y[held].numpy()
@@ -188,21 +234,29 @@ class NoiseProbe:
         made = artifacts.make({**tensors, "harmless": score[y[held] == 0].sort().values}, {**card, **facts})
         return replace(self, artifact=made)
 
-    # ----------------------------------------------------------------------------------------------------------- attaching
+    # -------------------------------------------------------------------------------------------------------- attaching
 
     def attach(self, rig: Rig) -> None:
         """Read the prediction at the step and decide. Notes ``noise_probe.score``.
 
         Raises:
-            BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense, or was fitted on another model. GuardError: a rig
-            without a model. In the loop: ``BadInput`` where its step lies far from the fitted timestep, ``Inapplicable`` without guidance to read.
+            BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense, or was fitted on
+                another model. GuardError: a rig
+            without a model. In the loop: ``BadInput`` where its step lies far from the fitted timestep,
+                ``Inapplicable`` without guidance to read.
         """
         if self.artifact is None:
-            raise BadInput("noise_probe has learned nothing yet; fit it first (genward fit noise_probe --concept weapons), or name a concept")
+            raise BadInput(
+                "noise_probe has learned nothing yet; fit it first (genward fit noise_probe --concept weapons), or "
+                "name a concept"
+            )
         probe = Probe.of(self.artifact)
         model: Any = getattr(rig, "model", None)
         if model is not None and model.spec.hash != probe.model:
-            raise BadArtifact(f"noise_probe was fitted on model {probe.model}, this one is {model.spec.hash}; fit it again on this model (genward fit)")
+            raise BadArtifact(
+                f"noise_probe was fitted on model {probe.model}, this one is {model.spec.hash}; fit it again on this "
+                "model (genward fit)"
+            )
         cut = self.threshold if self.threshold is not None else probe.threshold(self.fpr)
 
         def wanted(frame: Any) -> bool:
@@ -220,12 +274,18 @@ class NoiseProbe:
             now = float(frame.timestep.flatten()[0])
             if abs(now - probe.timestep) > FAR:
                 raise BadInput(
-                    f"noise_probe was fitted at timestep {probe.timestep:g}, step {frame.step} of this loop of {frame.steps} is at {now:g}; give step as a "
+                    f"noise_probe was fitted at timestep {probe.timestep:g}, step {frame.step} of this loop of "
+                    f"{frame.steps} is at {now:g}; give step as a "
                     "share of the loop (0.25, say) or fit it again with these sampling_steps"
                 )
             broken = ~torch.isfinite(score)
             if bool(broken.any()):
-                rig.block(frame, broken, f"its score at step {frame.step + 1} is not a number", score=torch.full_like(score, math.nan))
+                rig.block(
+                    frame,
+                    broken,
+                    f"its score at step {frame.step + 1} is not a number",
+                    score=torch.full_like(score, math.nan),
+                )
             hit = ~broken & (score > cut)
             if bool(hit.any()):
                 why = f"the noise predicted at step {frame.step + 1} of {frame.steps} looks like {probe.concept}"
@@ -250,16 +310,28 @@ class Probe(NamedTuple):
         card, tensors = artifact.card, artifact.tensors
         try:
             count = int(card["numbers"])
-            shapes = {"mean": (count,), "scale": (count,), "weights": (count,), "bias": (1,), "harmless": tuple(tensors["harmless"].shape)}
+            shapes = {
+                "mean": (count,),
+                "scale": (count,),
+                "weights": (count,),
+                "bias": (1,),
+                "harmless": tuple(tensors["harmless"].shape),
+            }
             artifacts.check_shapes(tensors, shapes, "noise_probe")
             return cls(tensors, "+".join(card["concepts"]), str(card["model_hash"]), float(card["timestep"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(f"this artifact is not a noise probe's: it lacks or garbles {error}; fit it again (genward fit noise_probe)") from error
+            raise BadArtifact(
+                f"this artifact is not a noise probe's: it lacks or garbles {error}; fit it again (genward fit "
+                "noise_probe)"
+            ) from error
 
     def scores(self, x: Tensor) -> Tensor:
         """(rows,) probabilities. Raises ``BadArtifact`` for another number of numbers a row than was fitted."""
         if x.shape[1] != len(self.tensors["mean"]):
-            raise BadArtifact(f"noise_probe reads {x.shape[1]} numbers here and was fitted on {len(self.tensors['mean'])}; fit it for this size of picture")
+            raise BadArtifact(
+                f"noise_probe reads {x.shape[1]} numbers here and was fitted on {len(self.tensors['mean'])}; fit it "
+                "for this size of picture"
+            )
         return probability(self.tensors, x)
 
     def threshold(self, fpr: float) -> float:
@@ -268,11 +340,12 @@ class Probe(NamedTuple):
         return threshold_at_fpr(harmless, 0 * harmless, fpr)
 
 
-# ------------------------------------------------------------------------------------------------------- parts of learning
+# ---------------------------------------------------------------------------------------------------- parts of learning
 
 
 def logistic(x: Tensor, y: Tensor, penalty: float) -> dict[str, Tensor]:
-    """Logistic regression on standardized numbers: ``mean``, ``scale``, ``weights`` (numbers,) and ``bias`` (1,), float32.
+    """Logistic regression on standardized numbers: ``mean``, ``scale``, ``weights`` (numbers,) and ``bias`` (1,),
+    float32.
 
     Args:
         x: (rows, numbers). y: (rows,) of 0 and 1, both present. penalty: weight of ``|w|²/2`` a row.
@@ -282,7 +355,9 @@ def logistic(x: Tensor, y: Tensor, penalty: float) -> dict[str, Tensor]:
     rows = x.double().numpy()
     mean, scale = rows.mean(0), rows.std(0)
     scale[scale < 1e-8] = 1.0  # a number that never changes says nothing, and must not be divided by nothing
-    model = LogisticRegression(C=1 / (penalty * len(rows)), max_iter=5000, tol=1e-8).fit((rows - mean) / scale, y.numpy() > 0.5)
+    model = LogisticRegression(C=1 / (penalty * len(rows)), max_iter=5000, tol=1e-8).fit(
+        (rows - mean) / scale, y.numpy() > 0.5
+    )
     found = {"mean": mean, "scale": scale, "weights": model.coef_[0], "bias": model.intercept_}
     return {k: torch.from_numpy(v).float() for k, v in found.items()}
 
@@ -294,7 +369,8 @@ def probability(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
 
 
 def told_by_caption(case: Case, concepts: Sequence[Concept]) -> float:
-    """1 where a caption names a concept, 0 where it names only what must stay, NaN for kinds ("a tool") and captions of the user's."""
+    """1 where a caption names a concept, 0 where it names only what must stay, NaN for kinds ("a tool") and captions of
+    the user's."""
     if case.wording == "scene":
         return float(any(part in case.group.split(" and ") for part, _ in phrases.pairs(concepts)))
     return {"name": 1.0, "keep": 0.0}.get(case.wording, math.nan)

@@ -1,4 +1,5 @@
-"""Text normalizer: undo what hides a word before the text encoder reads it. A defense of its own, a baseline, and the first link of guard chains.
+"""Text normalizer: undo what hides a word before the text encoder reads it. A defense of its own, a baseline, and the
+first link of guard chains.
 
 Not from a paper; the steps are in ``ops.text_normal``. Benign text in any script passes unchanged.
 """
@@ -18,7 +19,8 @@ FORMS = ("NFKC", "NFKD")
 
 @dataclass(frozen=True)
 class TextNormalizer:
-    """Text normalizer: undoes look-alike letters, invisible characters, leetspeak, spelled-out words and repeats before encoding; free to run."""
+    """Text normalizer: undoes look-alike letters, invisible characters, leetspeak, spelled-out words and repeats before
+    encoding; free to run."""
 
     name: ClassVar[str] = "normalize"
     kind: ClassVar[str] = "prompt"
@@ -45,7 +47,9 @@ class TextNormalizer:
     @classmethod
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
         """With the words of the concept's phrases and targets (never its held-out ones)."""
-        found = dict.fromkeys(w.casefold() for p in (*concept.targets, *concept.phrases) for w in p.split() if len(w) > 1)
+        found = dict.fromkeys(
+            w.casefold() for p in (*concept.targets, *concept.phrases) for w in p.split() if len(w) > 1
+        )
         return cls(**{"words": tuple(found), "concept": concept.name, **fields})
 
     def text(self, text: str) -> str:

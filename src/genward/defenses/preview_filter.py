@@ -1,8 +1,11 @@
-"""Preview filter: a judge looks at the picture that an early step already points to, and what it refuses costs no later step.
+"""Preview filter: a judge looks at the picture that an early step already points to, and what it refuses costs no later
+step.
 
-Between the image filter, which pays the whole generation, and detectors that learn to read early states: the clean latents x0 that the predicted
-noise of one step implies are decoded by the model's own autoencoder and shown to a judge of finished pictures. Early previews are blurred, and the
-judge was not made for them: what that costs is what the comparison is about. Beside the steps up to there a row costs one decode and one judgement,
+Between the image filter, which pays the whole generation, and detectors that learn to read early states: the clean
+latents x0 that the predicted noise of one step implies are decoded by the model's own autoencoder and shown to a judge
+of finished pictures. Early previews are blurred, and the
+judge was not made for them: what that costs is what the comparison is about. Beside the steps up to there a row costs
+    one decode and one judgement,
 no denoiser row. Fail closed: a preview or a score that is not a number refuses the row.
 """
 
@@ -58,7 +61,9 @@ class PreviewFilter:
         if self.action not in ACTIONS:
             raise UnknownName("preview_filter action", self.action, ACTIONS)
         if self.threshold is not None and not math.isfinite(self.threshold):
-            raise BadInput(f"preview_filter: threshold {self.threshold}; give a finite number, or none for the judge's own")
+            raise BadInput(
+                f"preview_filter: threshold {self.threshold}; give a finite number, or none for the judge's own"
+            )
         if not 0 <= self.step < 1000:
             raise BadInput(f"preview_filter: step {self.step:g}; a share below 1 or a step below 1000 is needed")
 
@@ -66,7 +71,10 @@ class PreviewFilter:
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
         """With the labels that show the concept."""
         if not concept.judge and not fields.get("labels"):
-            raise BadInput(f"preview_filter:{concept.name}: the concept file names no judge labels; add judge = {{ labels = [...] }}, or give labels=a;b")
+            raise BadInput(
+                f"preview_filter:{concept.name}: the concept file names no judge labels; add judge = "
+                f"{{ labels = [...] }}, or give labels=a;b"
+            )
         return cls(**{"labels": concept.judge, "concept": concept.name, **fields})
 
     def last_look(self, steps: int) -> int:
@@ -74,12 +82,14 @@ class PreviewFilter:
         return early.stop_step(self.step, steps)
 
     def attach(self, rig: Rig) -> None:
-        """Judge the preview of every live row at the step; the nearest label to its threshold, or beyond it, is what a verdict names.
+        """Judge the preview of every live row at the step; the nearest label to its threshold, or beyond it, is what a
+        verdict names.
 
         Notes ``preview_filter.score``.
 
         Raises:
-            BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks. GuardError: a rig without a model.
+            BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
+                GuardError: a rig without a model.
         """
         judge, limits = asking.prepared(self, "pistol;bomb")
         model: Any = getattr(rig, "model", None)
@@ -93,23 +103,37 @@ class PreviewFilter:
             for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold
                 label = self.labels[worst[k]]
                 known = bool(np.isfinite(found[k]))
-                why = f"the preview at step {frame.step + 1} of {frame.steps} shows {label}" if known else f"there is no number for {label} of its preview"
+                why = (
+                    f"the preview at step {frame.step + 1} of {frame.steps} shows {label}"
+                    if known
+                    else f"there is no number for {label} of its preview"
+                )
                 act = rig.block if self.action == "block" or not known else rig.flag
-                act(frame, torch.tensor([int(k)]), why, score=score, threshold=float(limit[k]), category=self.concept or label)
+                act(
+                    frame,
+                    torch.tensor([int(k)]),
+                    why,
+                    score=score,
+                    threshold=float(limit[k]),
+                    category=self.concept or label,
+                )
 
         # step -1: an attack asks the denoiser outside a loop, where there is nothing to end
-        predicted.watch(rig, lambda frame: frame.step >= 0 and frame.step == early.stop_step(self.step, frame.steps), look)
+        predicted.watch(
+            rig, lambda frame: frame.step >= 0 and frame.step == early.stop_step(self.step, frame.steps), look
+        )
 
 
 def previews(model: Any, seen: predicted.Seen) -> list[Image | None]:
     """The picture that each row's guided prediction points to, ``None`` where its latents are not finite.
 
-    The denoiser's latents are variance preserving under every stock scheduler (those that keep another scale rescale before the call), so x0
-    follows from the schedule's signal level at the call's timestep.
-    """
+    The denoiser's latents are variance preserving under every stock scheduler (those that keep another scale rescale
+    before the call), so x0 follows from the schedule's signal level at the call's timestep."""
     assert seen.frame.timestep is not None
     kind = str(model.pipe.scheduler.config.prediction_type)
-    clean: Tensor = predicted.clean_latents(seen.latents, seen.guided, predicted.levels(model, seen.frame.timestep), kind).detach()
+    clean: Tensor = predicted.clean_latents(
+        seen.latents, seen.guided, predicted.levels(model, seen.frame.timestep), kind
+    ).detach()
     finite = torch.isfinite(clean).flatten(1).all(1)
     pictures = iter(model.decode(clean[finite]) if bool(finite.any()) else [])
     return [next(pictures) if good else None for good in finite.tolist()]

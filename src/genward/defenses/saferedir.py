@@ -1,11 +1,13 @@
-"""SafeRedir (Liu et al., arXiv 2601.08623): watch the trajectory, and where it turns unsafe move the prompt's states; weights stay.
+"""SafeRedir (Liu et al., arXiv 2601.08623): watch the trajectory, and where it turns unsafe move the prompt's states;
+weights stay.
 
-Inference follows the authors' code (digest section 2.4): at a check, a small network sees latents, text states and time; where it says unsafe the
-conditional text states become ``E0 + s · α ⊙ Δ/|Δ| ⊙ |token|``, always from the prompt's own states, and the next checks are skipped. Its oddities
-are fields here, their settings in brackets: one direction for all tokens (``trunk="shared"``), the mask without effect (``mask=False``), the shift on
-unconditional rows too (``apply_to="both"``), the first prediction made with the unsafe text (``when="after"``), the check on the moved states
-(``check="current"``). Any batch size; every case keeps a state of its own. The authors publish no training: the loss is the digest's proposal.
-"""
+Inference follows the authors' code (digest section 2.4): at a check, a small network sees latents, text states and
+time; where it says unsafe the conditional text states become ``E0 + s · α ⊙ Δ/|Δ| ⊙ |token|``, always from the prompt's
+own states, and the next checks are skipped. Its oddities
+are fields here, their settings in brackets: one direction for all tokens (``trunk="shared"``), the mask without effect
+(``mask=False``), the shift on unconditional rows too (``apply_to="both"``), the first prediction made with the unsafe
+text (``when="after"``), the check on the moved states (``check="current"``). Any batch size; every case keeps a state
+of its own. The authors publish no training: the loss is the digest's proposal."""
 
 from __future__ import annotations
 
@@ -28,19 +30,28 @@ from genward.ops.captions import caption_pools, safe_twins, styled
 from genward.ops.detection import auroc, spread_groups
 from genward.ops.finetune import Progress
 
-CHOICES = {"trunk": nets.TRUNKS, "sees": nets.SEES, "apply_to": ("cond", "both"), "when": ("before", "after"), "check": ("given", "current")}
+CHOICES = {
+    "trunk": nets.TRUNKS,
+    "sees": nets.SEES,
+    "apply_to": ("cond", "both"),
+    "when": ("before", "after"),
+    "check": ("given", "current"),
+}
 
 
 @dataclass(frozen=True)
 class SafeRedir:
-    """SafeRedir: a latent-aware classifier finds unsafe trajectories, a delta generator moves their prompt's tokens away in mid-loop."""
+    """SafeRedir: a latent-aware classifier finds unsafe trajectories, a delta generator moves their prompt's tokens
+    away in mid-loop."""
 
     name: ClassVar[str] = "saferedir"
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
     extra_passes: ClassVar[float] = 0.0
-    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "threshold", "every", "hold", "release", "apply_to", "when", "check", "during"})
+    at_attach: ClassVar[frozenset[str]] = frozenset(
+        {"artifact", "strength", "threshold", "every", "hold", "release", "apply_to", "when", "check", "during"}
+    )
     strength: float = 1.0
     """Factor on the learned shift; 0 leaves the text alone."""
     threshold: float = 0.5
@@ -54,7 +65,8 @@ class SafeRedir:
     apply_to: str = "cond"
     """Rows that are moved: ``cond`` or ``both`` (the authors': the unconditional ones too)."""
     when: str = "before"
-    """``before``: the state is checked before the prediction it enters; ``after`` (the authors'): a decision acts from the next prediction on."""
+    """``before``: the state is checked before the prediction it enters; ``after`` (the authors'): a decision acts from
+    the next prediction on."""
     check: str = "given"
     """Text states the check reads: the prompt's own (``given``) or the moved ones (``current``, the authors')."""
     during: Window = (0.0, 1.0)
@@ -88,7 +100,8 @@ class SafeRedir:
     lr: float = 1e-3
     """Learning rate of AdamW."""
     denoiser: float = 0.0
-    """Weight of the denoiser's error under the moved text, against the safe text's prediction; three more denoiser rows a row."""
+    """Weight of the denoiser's error under the moved text, against the safe text's prediction; three more denoiser rows
+    a row."""
     held: float = 0.2
     """Share of the pairs kept for choosing the epoch."""
     seed: int = 0
@@ -101,13 +114,29 @@ class SafeRedir:
             if getattr(self, name) not in known:
                 raise UnknownName(f"saferedir {name}", str(getattr(self, name)), known)
         if not 0 <= self.threshold <= 1 or self.every < 1 or self.hold < 0 or self.strength < 0:
-            raise BadInput("saferedir: threshold must lie between 0 and 1, every be at least 1, hold and strength at least 0")
-        if min(self.pairs, self.per_caption, self.epochs, self.batch, self.sampling_steps) < 1 or self.benign < 0 or not self.learn_at:
-            raise BadInput("saferedir: pairs, per_caption, epochs, batch, sampling_steps must be at least 1, learn_at name a step")
-        if not self.lr > 0 or not self.scale > 0 or not 0 < self.width <= 4 or not 0 < self.held < 1 or self.denoiser < 0:
-            raise BadInput("saferedir: lr and scale must be above 0, width at most 4, held between 0 and 1, denoiser at least 0")
+            raise BadInput(
+                "saferedir: threshold must lie between 0 and 1, every be at least 1, hold and strength at least 0"
+            )
+        if (
+            min(self.pairs, self.per_caption, self.epochs, self.batch, self.sampling_steps) < 1
+            or self.benign < 0
+            or not self.learn_at
+        ):
+            raise BadInput(
+                "saferedir: pairs, per_caption, epochs, batch, sampling_steps must be at least 1, learn_at name a step"
+            )
+        if (
+            not self.lr > 0
+            or not self.scale > 0
+            or not 0 < self.width <= 4
+            or not 0 < self.held < 1
+            or self.denoiser < 0
+        ):
+            raise BadInput(
+                "saferedir: lr and scale must be above 0, width at most 4, held between 0 and 1, denoiser at least 0"
+            )
 
-    # ------------------------------------------------------------------------------------------------------------ learning
+    # --------------------------------------------------------------------------------------------------------- learning
 
     def fit(
         self,
@@ -117,13 +146,15 @@ class SafeRedir:
         judge: Any = None,
         words: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Itself with a network for one or several concepts, learned from paired trajectories of the model, which is not changed.
+        """Itself with a network for one or several concepts, learned from paired trajectories of the model, which is
+        not changed.
 
         Costs about ``(2·pairs + benign) · per_caption · sampling_steps`` denoiser rows, twice that at guidance above 1.
         ``progress`` counts trajectories (loss NaN), then epochs.
 
         Args:
-            judge: labels trajectories by their picture; without one the caption's side of its pair does. words: the model's vocabulary.
+            judge: labels trajectories by their picture; without one the caption's side of its pair does. words: the
+                model's vocabulary.
 
         Raises:
             BadInput: no caption has a safe twin with as many tokens, or all trajectories are of one kind.
@@ -141,12 +172,26 @@ class SafeRedir:
             steps=self.learn_at,
             progress=(lambda done, whole: told(done, float("nan"))) if told else None,
         )
-        harm = early.judged(judge, found.samples, [label for c in concepts for label in c.judge]).amax(1) if judge is not None else None
+        harm = (
+            early.judged(judge, found.samples, [label for c in concepts for label in c.judge]).amax(1)
+            if judge is not None
+            else None
+        )
         items, groups = paired_items(model, found, cases, twins, harm)
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
-        fitted = self.fit_on(items, groups, card=card, denoise=_denoiser(model), progress=(lambda k, n, loss: told(len(cases) + k, loss)) if told else None)
+        fitted = self.fit_on(
+            items,
+            groups,
+            card=card,
+            denoise=_denoiser(model),
+            progress=(lambda k, n, loss: told(len(cases) + k, loss)) if told else None,
+        )
         assert fitted.artifact is not None
-        facts = {"pairs": len(twins), "labels": type(judge).name if judge is not None else "captions", "seconds": round(time.perf_counter() - began, 2)}
+        facts = {
+            "pairs": len(twins),
+            "labels": type(judge).name if judge is not None else "captions",
+            "seconds": round(time.perf_counter() - began, 2),
+        }
         old = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
         return replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {**old, **facts}))
 
@@ -177,7 +222,12 @@ class SafeRedir:
         how = nets.Training(self.epochs, self.batch, self.lr, self.scale, self.mask, self.denoiser, seed)
         losses = nets.train(net, items, held, how, denoise, progress)
         net = nets.unpack(shape, nets.pack(net))
-        told: dict[str, Any] = {"network": shape, "scale": self.scale, "mask": self.mask, "held_losses": [round(x, 4) for x in losses if x < 1e9]}
+        told: dict[str, Any] = {
+            "network": shape,
+            "scale": self.scale,
+            "mask": self.mask,
+            "held_losses": [round(x, 4) for x in losses if x < 1e9],
+        }
         if bool(held.any()):
             told["held_out"] = held_figures(net, items.take(held.nonzero().flatten()), how)
         given = {k: v for k, v in dict(card or {"method": self.name}).items() if k not in artifacts.RESERVED}
@@ -190,35 +240,64 @@ class SafeRedir:
             return int(model.tokens([text]).mask.sum())
 
         every = safe_twins(concepts, words, length)
-        return random.Random(row_seed("fit", "saferedir", self.seed, "pairs")).sample(every, min(self.pairs, len(every)))
+        return random.Random(row_seed("fit", "saferedir", self.seed, "pairs")).sample(
+            every, min(self.pairs, len(every))
+        )
 
-    def cases(self, twins: Sequence[tuple[str, str]], concepts: Sequence[Concept], words: Mapping[str, Any]) -> list[Case]:
-        """Both captions of every pair from equal noise, then harmless ones; seeds from the namespace of fitting, ``group`` is the pair."""
-        rows = [(text, f"pair-{k}", side) for k, pair in enumerate(twins) for side, text in zip(("unsafe", "safe"), pair, strict=True)]
+    def cases(
+        self, twins: Sequence[tuple[str, str]], concepts: Sequence[Concept], words: Mapping[str, Any]
+    ) -> list[Case]:
+        """Both captions of every pair from equal noise, then harmless ones; seeds from the namespace of fitting,
+        ``group`` is the pair."""
+        rows = [
+            (text, f"pair-{k}", side)
+            for k, pair in enumerate(twins)
+            for side, text in zip(("unsafe", "safe"), pair, strict=True)
+        ]
         pools = caption_pools(concepts, words)
         drawn, styles = random.Random(row_seed("fit", "saferedir", self.seed, "benign")), ["", *words.get("styles", ())]
-        rows += [(styled(drawn.choice(pools["keep"]), drawn.choice(styles)), f"benign-{k}", "benign") for k in range(self.benign if pools["keep"] else 0)]
+        rows += [
+            (styled(drawn.choice(pools["keep"]), drawn.choice(styles)), f"benign-{k}", "benign")
+            for k in range(self.benign if pools["keep"] else 0)
+        ]
         return [
-            Case(f"{group}-{side}-{j}", text, seed=row_seed("fit", "saferedir", self.seed, group, j), wording=side, group=group)
+            Case(
+                f"{group}-{side}-{j}",
+                text,
+                seed=row_seed("fit", "saferedir", self.seed, group, j),
+                wording=side,
+                group=group,
+            )
             for text, group, side in rows
             for j in range(self.per_caption)
         ]
 
-    # ----------------------------------------------------------------------------------------------------------- attaching
+    # -------------------------------------------------------------------------------------------------------- attaching
 
     def attach(self, rig: Rig) -> None:
-        """Own no port alone: an ``inputs`` function. Notes ``saferedir.score``, the last check's probability; hits are on record as steered.
+        """Own no port alone: an ``inputs`` function. Notes ``saferedir.score``, the last check's probability; hits are
+        on record as steered.
 
         Raises:
             BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense.
         """
         if self.artifact is None:
-            raise BadInput("saferedir has learned nothing yet; fit it first (genward fit saferedir --concept weapons), or name a concept")
+            raise BadInput(
+                "saferedir has learned nothing yet; fit it first (genward fit saferedir --concept weapons), or name a "
+                "concept"
+            )
         card = self.artifact.card
         try:
-            net, scale, masked = nets.unpack(dict(card["network"]), self.artifact.tensors), float(card["scale"]), bool(card["mask"])
+            net, scale, masked = (
+                nets.unpack(dict(card["network"]), self.artifact.tensors),
+                float(card["scale"]),
+                bool(card["mask"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(f"this artifact is not SafeRedir's: its card lacks or garbles {error}; fit it again (genward fit saferedir)") from error
+            raise BadArtifact(
+                f"this artifact is not SafeRedir's: its card lacks or garbles {error}; fit it again (genward fit "
+                "saferedir)"
+            ) from error
         concept = ", ".join(card.get("concepts", {})) or "an unsafe concept"
         redirector = Redirector(self, rig, net, scale, masked, concept)
         rig.inputs(redirector.inputs, during=self.during)
@@ -255,7 +334,10 @@ class Redirector:
     def _begin(self, call: Call, frame: Frame) -> None:
         shape, (tokens, width) = self.net.position.shape[1:], call.text.shape[1:]
         if (tokens, width) != tuple(shape) or call.latents.shape[1] != self.net.latent[0].first.in_channels:  # type: ignore[union-attr]
-            raise BadArtifact(f"saferedir: text states are {tokens}×{width}, it was fitted on {shape[0]}×{shape[1]}; fit it on this model")
+            raise BadArtifact(
+                f"saferedir: text states are {tokens}×{width}, it was fitted on {shape[0]}×{shape[1]}; fit it on this "
+                "model"
+            )
         self.net.to(call.text.device)
         count, where = int(frame.case.max()) + 1, call.text.device
         self.state = {
@@ -302,8 +384,18 @@ class Redirector:
             nothing = torch.full_like(score, math.nan)  # so that no policy takes it for a decision that may be flagged
             self.rig.block(frame, where[broken], f"its score at step {frame.step + 1} is not a number", score=nothing)
         if bool(fired.any()):
-            why = f"the trajectory turned to {self.concept} at step {frame.step + 1} of {frame.steps}; its text was moved"
-            self.rig.flag(frame, where[fired], why, action="steered", score=score, threshold=self.settings.threshold, category=self.concept)
+            why = (
+                f"the trajectory turned to {self.concept} at step {frame.step + 1} of {frame.steps}; its text was moved"
+            )
+            self.rig.flag(
+                frame,
+                where[fired],
+                why,
+                action="steered",
+                score=score,
+                threshold=self.settings.threshold,
+                category=self.concept,
+            )
 
     def _moved(self, call: Call, frame: Frame) -> Call:
         cases = frame.case.to(call.text.device)
@@ -316,16 +408,18 @@ class Redirector:
         return call._replace(text=torch.where(rows[:, None, None], text, call.text))
 
 
-# ------------------------------------------------------------------------------------------------------- parts of learning
+# ---------------------------------------------------------------------------------------------------- parts of learning
 
 
 def paired_items(
     model: Any, found: early.Early, cases: Sequence[Case], twins: Sequence[tuple[str, str]], harm: Tensor | None = None
 ) -> tuple[nets.Items, list[str]]:
-    """Items and the pair of each row, from ``cases`` as ``SafeRedir.cases`` makes them; rows that cannot be used are left out.
+    """Items and the pair of each row, from ``cases`` as ``SafeRedir.cases`` makes them; rows that cannot be used are
+    left out.
 
     Args:
-        harm: (cases,) 1 where the picture shows the concept, 0 where not, NaN unknown; ``None`` labels by the caption's side.
+        harm: (cases,) 1 where the picture shows the concept, 0 where not, NaN unknown; ``None`` labels by the caption's
+            side.
     """
     texts = found.states["text"]
     first = {(c.group, c.wording): k for k, c in reversed(list(enumerate(cases)))}
@@ -339,13 +433,22 @@ def paired_items(
     twin = torch.tensor([first.get((c.group, "safe"), k) for k, c in enumerate(cases)])
     unknown = torch.full((texts.shape[1],), float("nan"))
     mask = torch.stack([masks.get(c.group, unknown) for c in cases])
-    whole = nets.Items(found.states["latents"], found.timesteps, texts, label.nan_to_num().long(), texts[twin], unsafe & (label == 1), mask)
+    whole = nets.Items(
+        found.states["latents"],
+        found.timesteps,
+        texts,
+        label.nan_to_num().long(),
+        texts[twin],
+        unsafe & (label == 1),
+        mask,
+    )
     rows = usable.nonzero().flatten()
     return whole.take(rows), [cases[k].group for k in rows.tolist()]
 
 
 def held_figures(net: nets.Redirector, items: nets.Items, how: nets.Training) -> dict[str, Any]:
-    """On held-out pairs: AUROC of the classifier at each step, and cosine to the safe twin's states before and after the shift."""
+    """On held-out pairs: AUROC of the classifier at each step, and cosine to the safe twin's states before and after
+    the shift."""
     scores = nets.unsafe_scores(net, items)
     found = [auroc(scores[:, k].numpy(), items.label.numpy()) for k in range(scores.shape[1])]
     told: dict[str, Any] = {"rows": len(items.label), "auroc": [round(x, 4) for x in found if x == x]}
@@ -354,14 +457,20 @@ def held_figures(net: nets.Redirector, items: nets.Items, how: nets.Training) ->
         part = items.take(rows)
         text, safe = part.text.float(), part.safe.float()
         with torch.no_grad():
-            moved = nets.shift(text, net(part.latents[:, 0].float(), text, part.timesteps[0].expand(len(rows))), how.scale, how.masked)
-        told["cosine"] = [round(float(torch.cosine_similarity(x, safe, dim=-1).mean()), 4) for x in (text, text + moved)]
+            moved = nets.shift(
+                text, net(part.latents[:, 0].float(), text, part.timesteps[0].expand(len(rows))), how.scale, how.masked
+            )
+        told["cosine"] = [
+            round(float(torch.cosine_similarity(x, safe, dim=-1).mean()), 4) for x in (text, text + moved)
+        ]
     return told
 
 
 def _denoiser(model: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def denoise(latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-        noise: Tensor = model.predict(Call(latents.to(model.device, model.dtype), timestep.to(model.device), text.to(model.device, model.dtype)))
+        noise: Tensor = model.predict(
+            Call(latents.to(model.device, model.dtype), timestep.to(model.device), text.to(model.device, model.dtype))
+        )
         return noise.float()
 
     return denoise

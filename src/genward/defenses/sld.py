@@ -1,9 +1,9 @@
 """Safe Latent Diffusion (Schramowski et al., arXiv 2211.05105): steer sampling away from a safety text; weights stay.
 
-Follows the authors' code; what differs: warm-up is given for 50 steps and scaled to the loop; at guidance 1, where the authors' code silently
-does nothing, generation is refused; the safety text is encoded as the model encodes prompts (with its mask, if it uses one), once a guard; in
-warm-up the third prediction is left out where the momentum scale is 0 (elsewhere momentum gathers there).
-"""
+Follows the authors' code; what differs: warm-up is given for 50 steps and scaled to the loop; at guidance 1, where the
+authors' code silently does nothing, generation is refused; the safety text is encoded as the model encodes prompts
+(with its mask, if it uses one), once a guard; in warm-up the third prediction is left out where the momentum scale is 0
+(elsewhere momentum gathers there)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from genward.ops.sld import PRESETS, SldSettings, sld_step, warmup_steps
 
 @dataclass(frozen=True)
 class SafeLatentDiffusion:
-    """Safe Latent Diffusion: guide away from a safety text, element by element, with warm-up and momentum. One more prediction a step."""
+    """Safe Latent Diffusion: guide away from a safety text, element by element, with warm-up and momentum. One more
+    prediction a step."""
 
     name: ClassVar[str] = "sld"
     kind: ClassVar[str] = "guidance"
@@ -54,10 +55,18 @@ class SafeLatentDiffusion:
         if self.preset not in PRESETS:
             raise UnknownName("sld preset", self.preset, PRESETS)
         s = self.settings
-        if not all(math.isfinite(x) for x in s) or s.warmup < 0 or s.scale < 0 or not 0 <= s.momentum_beta < 1 or s.momentum_scale < 0:
+        if (
+            not all(math.isfinite(x) for x in s)
+            or s.warmup < 0
+            or s.scale < 0
+            or not 0 <= s.momentum_beta < 1
+            or s.momentum_scale < 0
+        ):
             raise BadInput(f"sld: {s._asdict()}; scales and warm-up must be at least 0 and momentum_beta in [0, 1)")
         if not self.text.strip():
-            raise BadInput("sld: the safety text is empty; name what to steer away from (sld:weapons takes a concept's words)")
+            raise BadInput(
+                "sld: the safety text is empty; name what to steer away from (sld:weapons takes a concept's words)"
+            )
 
     @property
     def settings(self) -> SldSettings:
@@ -82,7 +91,9 @@ def _guide(rig: Rig, text: str, settings: SldSettings) -> Callable[[Tensor | Non
         if uncond is None:
             raise Inapplicable("sld acts through classifier-free guidance; use guidance above 1 or leave it out")
         warmup, sampling = warmup_steps(settings.warmup, frame.steps), frame.step >= 0
-        step = frame.step if sampling else warmup  # one prediction alone, as attacks ask for, is guided and has no momentum yet
+        step = (
+            frame.step if sampling else warmup
+        )  # one prediction alone, as attacks ask for, is guided and has no momentum yet
         if settings.scale == 0 or (step < warmup and settings.momentum_scale == 0):
             return cfg(uncond, cond, frame.guidance)
         if "text" not in state:
@@ -92,7 +103,15 @@ def _guide(rig: Rig, text: str, settings: SldSettings) -> Callable[[Tensor | Non
             state["velocity"] = cond.new_zeros((int(rows.max()) + 1, *cond.shape[1:]))
         safe = state["text"].to(call.text.device, call.text.dtype).expand(len(cond), -1, -1)
         third = rig.predict(call._replace(text=safe)).noise
-        noise, velocity = sld_step(uncond, cond, third, state["velocity"][rows], step, guidance=frame.guidance, **{**settings._asdict(), "warmup": warmup})
+        noise, velocity = sld_step(
+            uncond,
+            cond,
+            third,
+            state["velocity"][rows],
+            step,
+            guidance=frame.guidance,
+            **{**settings._asdict(), "warmup": warmup},
+        )
         state["velocity"] = torch.index_copy(state["velocity"], 0, rows, velocity).detach()
         return noise
 

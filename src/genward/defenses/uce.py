@@ -1,10 +1,11 @@
-"""Unified Concept Editing (Gandikota et al., arXiv 2308.14761): one linear solve re-maps concepts in all cross-attention K and V maps.
+"""Unified Concept Editing (Gandikota et al., arXiv 2308.14761): one linear solve re-maps concepts in all
+cross-attention K and V maps.
 
-Replace mode maps what K and V see of a concept to what they see of its guide; the edited weight is the old one times one matrix, shared by all
-layers (``ops.closed_form``). What differs from the authors' code: the empty text is always preserved (their 2025 code leaves it out, the 2023
-code has it); rows are aligned from the last subject token; guides come from the concept file. As in both releases, an empty guide has no
-subject token, so the subject is mapped to its first row (BOS or CLS).
-"""
+Replace mode maps what K and V see of a concept to what they see of its guide; the edited weight is the old one times
+one matrix, shared by all layers (``ops.closed_form``). What differs from the authors' code: the empty text is always
+preserved (their 2025 code leaves it out, the 2023 code has it); rows are aligned from the last subject token; guides
+come from the concept file. As in both releases, an empty guide has no subject token, so the subject is mapped to its
+first row (BOS or CLS)."""
 
 from __future__ import annotations
 
@@ -43,9 +44,11 @@ class Uce:
     extra_passes: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     mode: str = "replace"
-    """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output (2023 code)."""
+    """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output
+    (2023 code)."""
     rows: str = "last"
-    """Token rows that are edited: ``last`` (last subject token; 2025 code), ``last-and-later`` (2023 code) or ``all`` (ours). More rows also change more of what should stay."""
+    """Token rows that are edited: ``last`` (last subject token; 2025 code), ``last-and-later`` (2023 code) or ``all``
+    (ours). More rows also change more of what should stay."""
     lam: float = 0.5
     """Weight of staying close to the old maps, above 0."""
     alpha: float = 1.0
@@ -53,7 +56,8 @@ class Uce:
     preserve_scale: float = 1.0
     """Weight of the rows to preserve."""
     templates: tuple[str, ...] = ()
-    """Contexts in which phrases are encoded, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects in it."""
+    """Contexts in which phrases are encoded, ``{}`` for the phrase; empty: the phrase alone, for a style also a few
+    neutral objects in it."""
     strength: float = 1.0
     """Share of the edit that is applied; 0 leaves the model alone."""
     artifact: Artifact | None = None
@@ -66,7 +70,8 @@ class Uce:
             raise BadInput(f"uce: rows {self.rows!r}; {', '.join(map(repr, ROWS))} are possible")
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
-        """Itself with the edit for one or many concepts on a model of the Stable Diffusion family. Seconds, no gradients.
+        """Itself with the edit for one or many concepts on a model of the Stable Diffusion family. Seconds, no
+        gradients.
 
         Raises:
             BadInput: a concept without phrases, or weights that give no stable solution.
@@ -74,16 +79,23 @@ class Uce:
         began = time.perf_counter()
         concepts = phrases.listed(concept)
         tensors = fit_uce(model, concepts, self)
-        captions = [*(c for pair in phrases.pairs(concepts, self.templates) for c in pair), *phrases.preserved(concepts, self.templates)]
+        captions = [
+            *(c for pair in phrases.pairs(concepts, self.templates) for c in pair),
+            *phrases.preserved(concepts, self.templates),
+        ]
         card = artifacts.fit_card(self, concepts, model, captions, (), time.perf_counter() - began)
         if progress is not None:
             progress(1, 1, float("nan"))
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def attach(self, rig: Rig) -> None:
-        """Edit the maps. Raises ``BadInput`` without an artifact, ``BadArtifact`` where it was fitted for another model."""
+        """Edit the maps. Raises ``BadInput`` without an artifact, ``BadArtifact`` where it was fitted for another
+        model."""
         if self.artifact is None:
-            raise BadInput("uce has learned nothing yet; fit it first (genward fit uce --concept weapons), or name a concept (uce:weapons)")
+            raise BadInput(
+                "uce has learned nothing yet; fit it first (genward fit uce --concept weapons), or name a concept "
+                "(uce:weapons)"
+            )
         tensors, strength = dict(self.artifact.tensors), self.strength
         shared = tensors.get(SHARED)
         if shared is not None:
@@ -95,7 +107,10 @@ class Uce:
 def apply_shared(weight: Tensor, delta: Tensor, strength: float) -> Tensor:
     """``weight + strength · weight @ delta`` in float32 or wider; at strength 0 the weight itself."""
     if weight.ndim != 2 or weight.shape[1] != len(delta):
-        raise BadArtifact(f"uce: the edit is for text states of width {len(delta)}, a map takes {tuple(weight.shape)[-1]}; fit it on this model")
+        raise BadArtifact(
+            f"uce: the edit is for text states of width {len(delta)}, a map takes {tuple(weight.shape)[-1]}; fit it on "
+            "this model"
+        )
     if strength == 0:
         return weight
     wide = weight.to(torch.promote_types(weight.dtype, delta.dtype))
@@ -105,7 +120,9 @@ def apply_shared(weight: Tensor, delta: Tensor, strength: float) -> Tensor:
 def apply_own(weight: Tensor, difference: Tensor, strength: float) -> Tensor:
     """``weight + strength · difference`` in float32 or wider; at strength 0 the weight itself."""
     if weight.shape != difference.shape:
-        raise BadArtifact(f"uce: a map has shape {tuple(weight.shape)}, the artifact {tuple(difference.shape)}; fit it on this model")
+        raise BadArtifact(
+            f"uce: a map has shape {tuple(weight.shape)}, the artifact {tuple(difference.shape)}; fit it on this model"
+        )
     if strength == 0:
         return weight
     wide = weight.to(torch.promote_types(weight.dtype, difference.dtype))
@@ -118,8 +135,9 @@ def uce_rows(concept_last: int, guide_last: int, length: int, rows: str) -> tupl
     Args:
         concept_last, guide_last: index of the last subject token of each (0 for the empty text).
         length: rows of the states, padding included.
-        rows: ``last``: those two; ``last-and-later``: from them on, both cut to equal length; ``all``: every row by its role: first to
-            first, words counted back from the last one (a longer phrase's surplus to the guide's first word), end and padding counted on.
+        rows: ``last``: those two; ``last-and-later``: from them on, both cut to equal length; ``all``: every row by its
+            role: first to first, words counted back from the last one (a longer phrase's surplus to the guide's first
+            word), end and padding counted on.
 
     Returns:
         (rows of the concept, rows of the guide), equally long.
@@ -136,8 +154,11 @@ def uce_rows(concept_last: int, guide_last: int, length: int, rows: str) -> tupl
 
 
 def last_subject(tokenizer: Any, texts: Sequence[str], length: int) -> list[int]:
-    """Index of the last token before the end mark, for encoders that put one mark in front and one behind; 0 for the empty text."""
-    mask = tokenizer(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").attention_mask
+    """Index of the last token before the end mark, for encoders that put one mark in front and one behind; 0 for the
+    empty text."""
+    mask = tokenizer(
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).attention_mask
     return [max(0, int(n) - 2) for n in mask.sum(1)]
 
 
@@ -149,7 +170,8 @@ def states_of(model: Any, texts: Sequence[str], chunk: int = 128) -> tuple[Tenso
 
 
 def fit_uce(model: Any, concepts: Sequence[Concept], settings: Uce) -> dict[str, Tensor]:
-    """Tensors of the edit (float32): ``delta`` (d, d) in replace mode, else one difference (o, d) a map by its parameter name."""
+    """Tensors of the edit (float32): ``delta`` (d, d) in replace mode, else one difference (o, d) a map by its
+    parameter name."""
     pairs = phrases.pairs(concepts, settings.templates)
     keep = phrases.preserved(concepts, settings.templates)
     texts = list(dict.fromkeys([text for pair in pairs for text in pair] + keep))

@@ -1,9 +1,11 @@
-"""Wukong (Liu et al., arXiv 2508.00591): stop a generation after its first steps, when the denoiser's own features already show the concept.
+"""Wukong (Liu et al., arXiv 2508.00591): stop a generation after its first steps, when the denoiser's own features
+already show the concept.
 
-Where prompt guards read the prompt, this one reads what this prompt *with this seed* is about to become: labels are of pictures. The paper's
-body was not available in full: block level is the paper's (frozen U-Net as encoder, category queries, reused cross-attention, several labels,
-stop at step T_C), the rest is inferred and marked so in ``ops/wukong_net``. Learned are 16-bit weights for all stop steps at once.
-"""
+Where prompt guards read the prompt, this one reads what this prompt *with this seed* is about to become: labels are of
+pictures. The paper's
+body was not available in full: block level is the paper's (frozen U-Net as encoder, category queries, reused
+cross-attention, several labels, stop at step T_C), the rest is inferred and marked so in ``ops/wukong_net``. Learned
+are 16-bit weights for all stop steps at once."""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ ACTIONS = ("block", "flag")
 
 @dataclass(frozen=True)
 class Wukong:
-    """Wukong: reads early U-Net features with reused cross-attention and stops rows that are about to show the concept."""
+    """Wukong: reads early U-Net features with reused cross-attention and stops rows that are about to show the
+    concept."""
 
     name: ClassVar[str] = "wukong"
     kind: ClassVar[str] = "guard"
@@ -38,11 +41,13 @@ class Wukong:
     extra_passes: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "step", "threshold", "point", "action"})
     step: float = 0.08
-    """Where it decides: below 1 a share of the loop's denoiser calls (0.08 of 50: after four), from 1 on a 0-based step."""
+    """Where it decides: below 1 a share of the loop's denoiser calls (0.08 of 50: after four), from 1 on a 0-based
+    step."""
     threshold: float | None = None
     """Score above which a row is stopped; by default the calibrated one of ``point``. At 1 none is."""
     point: str = "fpr5"
-    """Calibrated threshold: ``fpr1``, ``fpr5`` (1 and 5 % of harmless held-out rows stopped) or ``f1`` (best F1 on held-out rows)."""
+    """Calibrated threshold: ``fpr1``, ``fpr5`` (1 and 5 % of harmless held-out rows stopped) or ``f1`` (best F1 on
+    held-out rows)."""
     action: str = "block"
     """``block`` or ``flag`` (put on record and go on)."""
     reading: str = "A"
@@ -89,7 +94,11 @@ class Wukong:
     """What was fitted: the network and its thresholds."""
 
     def __post_init__(self) -> None:
-        for field, value, known in (("reading", self.reading, wukong_net.READINGS), ("point", self.point, POINTS), ("action", self.action, ACTIONS)):
+        for field, value, known in (
+            ("reading", self.reading, wukong_net.READINGS),
+            ("point", self.point, POINTS),
+            ("action", self.action, ACTIONS),
+        ):
             if value not in known:
                 raise UnknownName(f"wukong {field}", value, known)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
@@ -99,17 +108,24 @@ class Wukong:
         if (
             not self.sites
             or not self.learn_at
-            or min(self.images, self.per_caption, self.epochs, self.batch, self.layers, self.hidden, self.sampling_steps) < 1
+            or min(
+                self.images, self.per_caption, self.epochs, self.batch, self.layers, self.hidden, self.sampling_steps
+            )
+            < 1
         ):
-            raise BadInput("wukong: at least one site, one step to learn at, one image, epoch, layer and row a batch are needed")
+            raise BadInput(
+                "wukong: at least one site, one step to learn at, one image, epoch, layer and row a batch are needed"
+            )
         if min(self.pool, self.rank) < 0 or not 0 < self.held < 1 or not self.lr > 0 or not 0 <= self.dropout < 1:
-            raise BadInput("wukong: pool and rank must be at least 0, held between 0 and 1, dropout below 1, lr above 0")
+            raise BadInput(
+                "wukong: pool and rank must be at least 0, held between 0 and 1, dropout below 1, lr above 0"
+            )
 
     def last_look(self, steps: int) -> int:
         """The last step of a loop of ``steps`` at which it looks."""
         return early.stop_step(self.step, steps)
 
-    # ------------------------------------------------------------------------------------------------------------ learning
+    # --------------------------------------------------------------------------------------------------------- learning
 
     def fit(
         self,
@@ -121,10 +137,12 @@ class Wukong:
     ) -> Self:
         """Itself with a network for one or several concepts, learned from pictures of the model that ``judge`` labels.
 
-        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1. ``progress`` counts pictures (loss NaN), then epochs.
+        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1. ``progress`` counts pictures
+        (loss NaN), then epochs.
 
         Args:
-            judge: says which of the concepts' labels a picture shows. words: the model's vocabulary (``run.models.words_of``), for kinds and styles.
+            judge: says which of the concepts' labels a picture shows. words: the model's vocabulary
+                (``run.models.words_of``), for kinds and styles.
 
         Raises:
             BadInput: no judge, one that does not know a label, or a concept that never or always shows.
@@ -132,8 +150,13 @@ class Wukong:
         began = time.perf_counter()
         concepts = phrases.listed(concept)
         if judge is None:
-            raise BadInput("wukong learns from labelled pictures and was given no judge; genward fit passes the lab's, in Python give fit(…, judge=…)")
-        cases = learning_cases(concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name)
+            raise BadInput(
+                "wukong learns from labelled pictures and was given no judge; genward fit passes the lab's, in Python "
+                "give fit(…, judge=…)"
+            )
+        cases = learning_cases(
+            concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name
+        )
         told = _telling(progress, len(cases), self.epochs)
         found = early.collect(
             model,
@@ -160,7 +183,12 @@ class Wukong:
         )
         assert fitted.artifact is not None
         finished = {**fitted.artifact.card, "seconds": round(time.perf_counter() - began, 2), "judge": type(judge).name}
-        return replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {k: v for k, v in finished.items() if k not in artifacts.RESERVED}))
+        return replace(
+            fitted,
+            artifact=artifacts.make(
+                fitted.artifact.tensors, {k: v for k, v in finished.items() if k not in artifacts.RESERVED}
+            ),
+        )
 
     def fit_on(
         self,
@@ -178,22 +206,29 @@ class Wukong:
         """The training alone, on features that are there already.
 
         Args:
-            features: site -> (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories) of 0, 1, NaN for unknown.
+            features: site -> (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories) of 0, 1,
+                NaN for unknown.
             groups: (rows,) prompt clusters; validation takes whole ones.
-            categories: (label, concept) each. blocks: the U-Net's transformer block of each site. queries: (categories + 1, text width).
+            categories: (label, concept) each. blocks: the U-Net's transformer block of each site. queries: (categories
+                + 1, text width).
 
         Raises:
             BadInput: shapes that do not belong together, or too little to learn from.
         """
         missing = [s for s in self.sites if s not in features]
         if missing:
-            raise BadInput(f"the features lack the sites {', '.join(missing)}; they hold {', '.join(features)} (build them with these sites)")
+            raise BadInput(
+                f"the features lack the sites {', '.join(missing)}; they hold {', '.join(features)} (build them with "
+                "these sites)"
+            )
         usable = (~torch.isnan(truth)).any(1)
         for s in self.sites:
             usable &= torch.isfinite(features[s].float()).flatten(1).all(1)
         kept = usable.nonzero().flatten()
         used, labels = [features[s][kept] for s in self.sites], truth[kept]
-        part = spread_groups([groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g))
+        part = spread_groups(
+            [groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g)
+        )
         held = torch.tensor(part, dtype=torch.bool)
         shape = network_shape(self, blocks, queries)
         net = wukong_net.start(shape, blocks, queries.float().cpu(), row_seed("fit", "wukong", self.seed))
@@ -225,16 +260,21 @@ class Wukong:
         given = {k: v for k, v in dict(card or {"method": self.name}).items() if k not in artifacts.RESERVED}
         return replace(self, artifact=artifacts.make(wukong_net.pack(net), {**given, **facts}))
 
-    # ----------------------------------------------------------------------------------------------------------- attaching
+    # -------------------------------------------------------------------------------------------------------- attaching
 
     def attach(self, rig: Rig) -> None:
-        """Read the sites at the stop step and decide. Notes ``wukong.score`` (and one a concept where there are several).
+        """Read the sites at the stop step and decide. Notes ``wukong.score`` (and one a concept where there are
+        several).
 
         Raises:
-            BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense. UnknownName: a site that the model lacks.
+            BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense. UnknownName: a site
+                that the model lacks.
         """
         if self.artifact is None:
-            raise BadInput("wukong has learned nothing yet; fit it first (genward fit wukong --concept weapons), or name a concept (wukong:weapons)")
+            raise BadInput(
+                "wukong has learned nothing yet; fit it first (genward fit wukong --concept weapons), or name a "
+                "concept (wukong:weapons)"
+            )
         detector = Detector.of(self.artifact)
         names = [s["name"] for s in detector.shape["sites"]]
         read: dict[str, Tensor] = {}
@@ -256,7 +296,10 @@ class Wukong:
 
     def _decide(self, rig: Rig, frame: Frame, detector: Detector, states: Sequence[Tensor | None]) -> None:
         if any(s is None for s in states):
-            raise BadArtifact(f"wukong: its sites {', '.join(s['name'] for s in detector.shape['sites'])} do not run in this order; fit it with them in order")
+            raise BadArtifact(
+                f"wukong: its sites {', '.join(s['name'] for s in detector.shape['sites'])} do not run in this order; "
+                "fit it with them in order"
+            )
         scores = detector.scores([s for s in states if s is not None], frame)
         worst, which = scores.nan_to_num(nan=1.0).max(1)
         signals = {"wukong.score": worst}
@@ -269,7 +312,10 @@ class Wukong:
         if bool(broken.any()):
             nothing = torch.full_like(worst, math.nan)  # so that no policy takes it for a decision that may be flagged
             rig.block(frame, broken, f"its score at step {frame.step + 1} is not a number", score=nothing)
-        cuts = [self.threshold if self.threshold is not None else detector.threshold(c, self.point, frame) for c in detector.concepts]
+        cuts = [
+            self.threshold if self.threshold is not None else detector.threshold(c, self.point, frame)
+            for c in detector.concepts
+        ]
         over = scores - scores.new_tensor(cuts)
         first = over.argmax(1)
         for k, concept in enumerate(detector.concepts):
@@ -302,24 +348,39 @@ class Detector(NamedTuple):
             concepts = tuple(dict.fromkeys(c for _, c in card["categories"]))
             of_concept = tuple(concepts.index(c) for _, c in card["categories"])
             net = wukong_net.unpack(shape, artifact.tensors)
-            return cls(net, shape, int(card["pool"]), concepts, of_concept, float(card["temperature"]), card["thresholds"])
+            return cls(
+                net, shape, int(card["pool"]), concepts, of_concept, float(card["temperature"]), card["thresholds"]
+            )
         except (KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(f"this artifact is not a Wukong detector's: its card lacks or garbles {error}; fit it again (genward fit wukong)") from error
+            raise BadArtifact(
+                f"this artifact is not a Wukong detector's: its card lacks or garbles {error}; fit it again (genward "
+                "fit wukong)"
+            ) from error
 
     def scores(self, states: Sequence[Tensor], frame: Frame) -> Tensor:
-        """Probabilities (rows of the frame, concepts); 0 on unconditional rows. A concept's is the largest of its categories'.
+        """Probabilities (rows of the frame, concepts); 0 on unconditional rows. A concept's is the largest of its
+        categories'.
 
         Raises:
             BadArtifact: the features have another width than those it was fitted on.
         """
         for x, site in zip(states, self.shape["sites"], strict=True):
             if x.ndim != 3 or x.shape[-1] != site["channels"]:
-                raise BadArtifact(f"wukong: site {site['name']} gives {tuple(x.shape)}, {site['channels']} channels were fitted; fit it on this model")
+                raise BadArtifact(
+                    f"wukong: site {site['name']} gives {tuple(x.shape)}, {site['channels']} channels were fitted; fit "
+                    "it on this model"
+                )
         pick = frame.conditional.to(states[0].device)
         assert frame.timestep is not None
         net = self.net.to(states[0].device)
         logits = net([x[pick].float() for x in states], frame.timestep.to(states[0].device)[pick]) / self.temperature
-        each = torch.stack([logits[:, [k for k, c in enumerate(self.of_concept) if c == j]].amax(1) for j in range(len(self.concepts))], 1).sigmoid()
+        each = torch.stack(
+            [
+                logits[:, [k for k, c in enumerate(self.of_concept) if c == j]].amax(1)
+                for j in range(len(self.concepts))
+            ],
+            1,
+        ).sigmoid()
         out = each.new_zeros((len(pick), len(self.concepts)))
         return out.index_put((pick.nonzero().flatten(),), each)
 
@@ -330,14 +391,16 @@ class Detector(NamedTuple):
         return float(min(self.thresholds[concept], key=lambda row: abs(row["timestep"] - now))[point])
 
 
-# ------------------------------------------------------------------------------------------------------- parts of learning
+# ---------------------------------------------------------------------------------------------------- parts of learning
 
 
 def categories_of(concepts: Sequence[Concept]) -> list[tuple[str, str]]:
     """(judge's label, concept) of every category; ``BadInput`` for a concept without labels."""
     for concept in concepts:
         if not concept.judge:
-            raise BadInput(f"concept {concept.name!r} names no judge labels, and wukong learns from them; add them to its file")
+            raise BadInput(
+                f"concept {concept.name!r} names no judge labels, and wukong learns from them; add them to its file"
+            )
     return list({label: (label, c.name) for c in reversed(concepts) for label in c.judge}.values())[::-1]
 
 
@@ -347,11 +410,14 @@ def labels_of(concepts: Sequence[Concept]) -> list[str]:
 
 
 def category_texts(concepts: Sequence[Concept]) -> list[list[str]]:
-    """Texts of each category: the phrases of the target that the label names, else the label and all phrases of the concept."""
+    """Texts of each category: the phrases of the target that the label names, else the label and all phrases of the
+    concept."""
     out = []
     for label, name in categories_of(concepts):
         concept = next(c for c in concepts if c.name == name)
-        mine = [p for p in concept.phrases if concept.anchors and label in concept.targets and _target(concept, p) == label]
+        mine = [
+            p for p in concept.phrases if concept.anchors and label in concept.targets and _target(concept, p) == label
+        ]
         out.append(mine or [phrases.article(label), *concept.phrases[:3]])
     return out
 
@@ -362,7 +428,8 @@ def _target(concept: Concept, phrase: str) -> str:
 
 
 def category_queries(model: Any, concepts: Sequence[Concept]) -> Tensor:
-    """(categories + 1, text width) float32: mean token states of each category's texts; the last row is of the empty text."""
+    """(categories + 1, text width) float32: mean token states of each category's texts; the last row is of the empty
+    text."""
     rows = []
     with torch.no_grad():
         for texts in [*category_texts(concepts), [""]]:
@@ -382,7 +449,10 @@ def site_block(model: Any, site: str) -> Any:
         raise UnknownName("site", site, model.sites)
     block = model.unet.get_submodule(model.sites[site].path)
     if getattr(block, "attn2", None) is None or getattr(block, "norm2", None) is None:
-        raise BadInput(f"wukong reads transformer blocks, and {site} is none; name sites such as mid_block.attentions.0.tb.0 (genward show model lab)")
+        raise BadInput(
+            f"wukong reads transformer blocks, and {site} is none; name sites such as mid_block.attentions.0.tb.0 "
+            "(genward show model lab)"
+        )
     return block
 
 
@@ -392,12 +462,20 @@ def network_shape(settings: Wukong, blocks: Sequence[Any], queries: Tensor) -> d
     for name, block in zip(settings.sites, blocks, strict=True):
         inner, channels = block.attn2.to_q.weight.shape
         sites.append({"name": name, "channels": int(channels), "inner": int(inner), "heads": int(block.attn2.heads)})
-    each = {"reading": settings.reading, "text": int(queries.shape[1]), "categories": len(queries) - 1, "hidden": settings.hidden}
+    each = {
+        "reading": settings.reading,
+        "text": int(queries.shape[1]),
+        "categories": len(queries) - 1,
+        "hidden": settings.hidden,
+    }
     return {**each, "rank": settings.rank, "layers": settings.layers, "dropout": settings.dropout, "sites": sites}
 
 
-def calibrated(logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Temperature, thresholds and figures on held-out rows: (rows, steps, categories) logits against (rows, categories) truths."""
+def calibrated(
+    logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Temperature, thresholds and figures on held-out rows: (rows, steps, categories) logits against (rows, categories)
+    truths."""
     concepts = list(dict.fromkeys(c for _, c in categories))
     flat = truth[:, None].expand(-1, logits.shape[1], -1)
     heat = temperature(logits.flatten().numpy(), flat.flatten().numpy())
@@ -410,9 +488,21 @@ def calibrated(logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Seq
         for s, t in enumerate(timesteps.tolist()):
             score = (logits[known][:, s, mine].amax(1) / heat).sigmoid().numpy()
             thresholds.setdefault(concept, []).append({"timestep": int(t), **operating_points(score, harm)})
-            told = {"auroc": auroc(score, harm), "auprc": average_precision(score, harm), "positives": float(harm.sum()), "rows": float(len(harm))}
-            figures.setdefault(concept, []).append({"timestep": int(t), **{k: round(v, 4) for k, v in told.items() if v == v}})
-    return {"categories": [list(c) for c in categories], "temperature": round(heat, 4), "thresholds": thresholds, "held_out": figures}
+            told = {
+                "auroc": auroc(score, harm),
+                "auprc": average_precision(score, harm),
+                "positives": float(harm.sum()),
+                "rows": float(len(harm)),
+            }
+            figures.setdefault(concept, []).append(
+                {"timestep": int(t), **{k: round(v, 4) for k, v in told.items() if v == v}}
+            )
+    return {
+        "categories": [list(c) for c in categories],
+        "temperature": round(heat, 4),
+        "thresholds": thresholds,
+        "held_out": figures,
+    }
 
 
 def _telling(progress: Progress | None, pictures: int, epochs: int) -> Callable[[int, float], None] | None:

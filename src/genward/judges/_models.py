@@ -1,4 +1,5 @@
-"""What judges that wrap a Hugging Face model share: find it on this machine, trust only safetensors, load it quietly, prepare pictures."""
+"""What judges that wrap a Hugging Face model share: find it on this machine, trust only safetensors, load it quietly,
+prepare pictures."""
 
 from __future__ import annotations
 
@@ -32,12 +33,17 @@ def local_folder(model: str, *, download: bool, judge: str) -> Path:
         BadArtifact: a folder without configuration or without safetensors.
     """
     if not model:
-        raise BadInput(f"judge {judge!r} was not told which model to use; set its field `model` to a folder written by save_pretrained, or to a hub id")
+        raise BadInput(
+            f"judge {judge!r} was not told which model to use; set its field `model` to a folder written by "
+            "save_pretrained, or to a hub id"
+        )
     folder = Path(model)
     if not folder.is_dir():
         folder = _snapshot(model, download, judge)
     if not (folder / "config.json").is_file():
-        raise BadArtifact(f"{folder} is no model (it has no config.json); give a folder written by save_pretrained, or a hub id")
+        raise BadArtifact(
+            f"{folder} is no model (it has no config.json); give a folder written by save_pretrained, or a hub id"
+        )
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
         found = f"only {pickles[0]}, which genward never loads" if pickles else "no weights"
@@ -51,10 +57,14 @@ def _snapshot(model: str, download: bool, judge: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.safetensors"]))
+        return Path(
+            snapshot_download(model, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+        )
     except Exception as error:
         hint = "check the name and the network" if download else "set download=true to fetch it, or give a local folder"
-        raise BadInput(f"model {model!r} of judge {judge!r} is not on this machine ({type(error).__name__}); {hint}") from error
+        raise BadInput(
+            f"model {model!r} of judge {judge!r} is not on this machine ({type(error).__name__}); {hint}"
+        ) from error
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -70,11 +80,16 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 def hashes(folder: Path) -> dict[str, str]:
     """File name -> SHA-256 of the weights, configurations and word lists in a folder (not below it)."""
-    return {p.name: file_hash(p) for p in sorted(folder.iterdir()) if p.suffix in (".safetensors", ".json", ".txt") and p.is_file()}
+    return {
+        p.name: file_hash(p)
+        for p in sorted(folder.iterdir())
+        if p.suffix in (".safetensors", ".json", ".txt") and p.is_file()
+    }
 
 
 def loaded(folder: Path, load: Callable[[], tuple[T, Any]]) -> T:
-    """Run a loader that returns (model, loading info); anything that goes wrong, new random weights included, is ``BadArtifact``."""
+    """Run a loader that returns (model, loading info); anything that goes wrong, new random weights included, is
+    ``BadArtifact``."""
     try:
         with quiet():
             model, info = load()
@@ -82,11 +97,17 @@ def loaded(folder: Path, load: Callable[[], tuple[T, Any]]) -> T:
         raise
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise BadArtifact(f"the model in {folder} cannot be loaded ({type(error).__name__}: {text}); check its files against their source") from error
+        raise BadArtifact(
+            f"the model in {folder} cannot be loaded ({type(error).__name__}: {text}); check its files against their "
+            "source"
+        ) from error
     lacking = sorted([*info.get("missing_keys", ()), *(str(k) for k in info.get("mismatched_keys", ()))])
     if lacking:
         shown = ", ".join(lacking[:3]) + (", …" if len(lacking) > 3 else "")
-        raise BadArtifact(f"the weights in {folder} lack {len(lacking)} tensors ({shown}); they would be random: give a model trained for this task")
+        raise BadArtifact(
+            f"the weights in {folder} lack {len(lacking)} tensors ({shown}); they would be random: give a model "
+            "trained for this task"
+        )
     return model
 
 
@@ -105,7 +126,8 @@ def quiet() -> Iterator[None]:
 
 
 def device_of(name: str) -> Any:
-    """A torch device; ``""`` takes CUDA where there is one, else the CPU. ``BadInput`` for a device that does not exist."""
+    """A torch device; ``""`` takes CUDA where there is one, else the CPU. ``BadInput`` for a device that does not
+    exist."""
     import torch
 
     try:
@@ -130,5 +152,10 @@ def pixels(processor: Any, pictures: Sequence[Image]) -> Any:
     """(n, 3, h, w) float32 tensor as the processor prepares RGB pictures, each by itself, since sizes may differ."""
     import torch
 
-    rows = [processor(images=[np.asarray(p.convert("RGB"))], input_data_format="channels_last", return_tensors="pt")["pixel_values"] for p in pictures]
+    rows = [
+        processor(images=[np.asarray(p.convert("RGB"))], input_data_format="channels_last", return_tensors="pt")[
+            "pixel_values"
+        ]
+        for p in pictures
+    ]
     return torch.cat([torch.as_tensor(row, dtype=torch.float32) for row in rows])

@@ -1,6 +1,7 @@
 """Any phrase in any picture, by a CLIP model: how much nearer the picture lies to the phrase than to neutral ones.
 
-CLIP: Radford et al., Learning transferable visual models from natural language supervision, ICML 2021. The two-way softmax against neutral
+CLIP: Radford et al., Learning transferable visual models from natural language supervision, ICML 2021. The two-way
+    softmax against neutral
 phrases is ours: unlike a softmax over all phrases, the score of one does not change when another is added.
 """
 
@@ -61,7 +62,8 @@ class ClipZeroShot:
     model: str = ""
     """Folder of a CLIP model, or a hub id that is on this machine."""
     phrases: tuple[str, ...] = ()
-    """What to look for: "a church", or "church=a photo of a church" to give the label another name; phrases under one label count as one."""
+    """What to look for: "a church", or "church=a photo of a church" to give the label another name; phrases under one
+    label count as one."""
     neutral: tuple[str, ...] = ("a photo", "a picture of something", "a drawing", "a landscape")
     """Phrases that say nothing, which each phrase is held against."""
     threshold: float = 0.5
@@ -78,7 +80,10 @@ class ClipZeroShot:
             raise BadInput("clip_zero_shot needs at least one neutral phrase, none of them empty")
         for label, phrase in self._pairs:
             if not label or not phrase:
-                raise BadInput(f"clip_zero_shot: phrase {phrase!r} under label {label!r}; write 'a church' or 'church=a photo of a church'")
+                raise BadInput(
+                    f"clip_zero_shot: phrase {phrase!r} under label {label!r}; write 'a church' or 'church=a photo of "
+                    "a church'"
+                )
         if not 0 < self.threshold < 1:
             raise BadInput(f"clip_zero_shot threshold {self.threshold}; between 0 and 1 is possible")
         if self.batch < 1:
@@ -87,7 +92,10 @@ class ClipZeroShot:
     @property
     def _pairs(self) -> tuple[tuple[str, str], ...]:
         """(label, phrase) of each phrase."""
-        cut = ((head, tail) if sign else (head, head) for head, sign, tail in (text.partition("=") for text in self.phrases))
+        cut = (
+            (head, tail) if sign else (head, head)
+            for head, sign, tail in (text.partition("=") for text in self.phrases)
+        )
         return tuple((label.strip(), phrase.strip()) for label, phrase in cut)
 
     @property
@@ -98,31 +106,56 @@ class ClipZeroShot:
     def card(self) -> Card:
         """Thresholds and the identity of the model's files; error rates were not measured, so no rate is corrected."""
         folder = local_folder(self.model, download=self.download, judge=self.name)
-        facts = {"model": folder.name if self.model.startswith((".", "/")) else self.model, "phrases": list(self.phrases), "neutral": list(self.neutral)}
+        facts = {
+            "model": folder.name if self.model.startswith((".", "/")) else self.model,
+            "phrases": list(self.phrases),
+            "neutral": list(self.neutral),
+        }
         levels = {label: {"threshold": self.threshold} for label in self.labels}
-        return Card(self.name, "Phrases by CLIP against neutral ones; error rates not measured", levels, {**facts, "files": hashes(folder)})
+        return Card(
+            self.name,
+            "Phrases by CLIP against neutral ones; error rates not measured",
+            levels,
+            {**facts, "files": hashes(folder)},
+        )
 
     @property
     def hash(self) -> str:
-        """Identity: phrases, threshold and the content of the model's files; not where they lie, nor device or batch."""
-        return digest({"judge": self.name, "levels": self.card.labels, **{k: v for k, v in self.card.facts.items() if k != "model"}})
+        """Identity: phrases, threshold and the content of the model's files; not where they lie, nor device or
+        batch."""
+        return digest(
+            {
+                "judge": self.name,
+                "levels": self.card.labels,
+                **{k: v for k, v in self.card.facts.items() if k != "model"},
+            }
+        )
 
     @cached_property
     def _clip(self) -> Clip:
         if not self.phrases:
-            raise BadInput("clip_zero_shot was not told what to look for; set its field `phrases`, say 'church=a photo of a church'")
+            raise BadInput(
+                "clip_zero_shot was not told what to look for; set its field `phrases`, say 'church=a photo of a "
+                "church'"
+            )
         import torch
         from transformers import CLIPModel, CLIPProcessor
 
         folder = local_folder(self.model, download=self.download, judge=self.name)
         kind = config_of(folder).get("model_type")
         if kind != "clip":
-            raise BadArtifact(f"{folder} holds a model of type {kind!r}; clip_zero_shot runs CLIP models (model_type 'clip')")
+            raise BadArtifact(
+                f"{folder} holds a model of type {kind!r}; clip_zero_shot runs CLIP models (model_type 'clip')"
+            )
 
         def load() -> tuple[tuple[Any, Any], Any]:
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            processor = CLIPProcessor.from_pretrained(str(folder), backend="pil", **options)  # the other backend needs torchvision
-            model, info = CLIPModel.from_pretrained(str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options)
+            processor = CLIPProcessor.from_pretrained(
+                str(folder), backend="pil", **options
+            )  # the other backend needs torchvision
+            model, info = CLIPModel.from_pretrained(
+                str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+            )
             return (model, processor), info
 
         model, processor = loaded(folder, load)
@@ -134,7 +167,8 @@ class ClipZeroShot:
 
     @cached_property
     def _last(self) -> list[tuple[list[Any], Any]]:
-        """Pictures and embeddings of the latest call: judging and features are asked for one after the other on the same pictures."""
+        """Pictures and embeddings of the latest call: judging and features are asked for one after the other on the
+        same pictures."""
         return []
 
     def _embeddings(self, samples: Sequence[Sample]) -> tuple[list[int], NDArray[np.float32]]:
@@ -149,15 +183,20 @@ class ClipZeroShot:
                 return rows, found
         parts = [np.zeros((0, clip.model.config.projection_dim), np.float32)]
         for start in range(0, len(pictures), self.batch):
-            x = pixels(clip.processor.image_processor, [p for p in pictures[start : start + self.batch] if p is not None])
+            x = pixels(
+                clip.processor.image_processor, [p for p in pictures[start : start + self.batch] if p is not None]
+            )
             with torch.no_grad():
-                parts.append(clip.model.get_image_features(pixel_values=x.to(clip.device)).pooler_output.float().cpu().numpy())
+                parts.append(
+                    clip.model.get_image_features(pixel_values=x.to(clip.device)).pooler_output.float().cpu().numpy()
+                )
         found = np.concatenate(parts)
         self._last[:] = [(pictures, found)]
         return rows, found
 
     def judge(self, samples: Sequence[Sample]) -> list[Score]:
-        """One ``Score`` a label and sample: the best probability of its phrases; NaN with a reason where there is no picture or no number.
+        """One ``Score`` a label and sample: the best probability of its phrases; NaN with a reason where there is no
+        picture or no number.
 
         Raises:
             BadInput, BadArtifact: no phrases, or no model that can be trusted.
@@ -172,7 +211,14 @@ class ClipZeroShot:
             for label in self.labels:
                 columns = [j for j, (name, _) in enumerate(self._pairs) if name == label]
                 value = float(table[place[k], columns].max()) if k in place else math.nan
-                out.append(Score(sample.id, label, value, "" if math.isfinite(value) else unusable(sample) or "CLIP returned no number"))
+                out.append(
+                    Score(
+                        sample.id,
+                        label,
+                        value,
+                        "" if math.isfinite(value) else unusable(sample) or "CLIP returned no number",
+                    )
+                )
         return out
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:

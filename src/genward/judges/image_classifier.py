@@ -1,6 +1,7 @@
 """Any Hugging Face image classification model as a judge: ImageNet's, WikiArt's, one of your own.
 
-The field judges erased objects by the first answer of an ImageNet network and erased artists by the first or the first three of a WikiArt one
+The field judges erased objects by the first answer of an ImageNet network and erased artists by the first or the first
+three of a WikiArt one
 (UnlearnDiffAtk, Zhang et al., ECCV 2024, arXiv 2310.11868): that is ``top=1`` and ``top=3`` here.
 """
 
@@ -30,8 +31,10 @@ def concept_values(logits: Array, classes: Sequence[Sequence[int]], *, top: int 
     Args:
         logits: (n, classes of the model).
         classes: the classes of each concept.
-        top: 0 gives probabilities; k gives 1 where one of the concept's classes is among the k likeliest, else 0. Of equals, the lower class counts.
-        several: whether a picture may have several classes (sigmoid, the best one counts) or has exactly one (softmax, they add up).
+        top: 0 gives probabilities; k gives 1 where one of the concept's classes is among the k likeliest, else 0. Of
+            equals, the lower class counts.
+        several: whether a picture may have several classes (sigmoid, the best one counts) or has exactly one (softmax,
+            they add up).
     """
     if top:
         first = np.argsort(-logits, axis=1, kind="stable")[:, :top]
@@ -45,7 +48,8 @@ def concept_values(logits: Array, classes: Sequence[Sequence[int]], *, top: int 
 
 
 def class_ids(wanted: str, names: Mapping[int, str], model: str) -> int:
-    """The class that a number or a name means; a name may be one of several that a class has ("tench" of "tench, Tinca tinca").
+    """The class that a number or a name means; a name may be one of several that a class has ("tench" of "tench, Tinca
+    tinca").
 
     Raises:
         UnknownName: no such class, with the nearest names; BadInput: a name of several classes.
@@ -54,13 +58,20 @@ def class_ids(wanted: str, names: Mapping[int, str], model: str) -> int:
     if text.isdecimal():
         if int(text) in names:
             return int(text)
-        raise BadInput(f"class {wanted!r} of {model}: its classes are numbered 0 to {len(names) - 1}; give one of these or a name")
+        raise BadInput(
+            f"class {wanted!r} of {model}: its classes are numbered 0 to {len(names) - 1}; give one of these or a name"
+        )
     whole = [k for k, name in names.items() if name.casefold() == text]
     found = whole or [k for k, name in names.items() if text in (part.strip() for part in name.casefold().split(","))]
     if not found:
-        raise UnknownName(f"class of {model}", wanted, {part.strip() for name in names.values() for part in (name, *name.split(","))})
+        raise UnknownName(
+            f"class of {model}", wanted, {part.strip() for name in names.values() for part in (name, *name.split(","))}
+        )
     if len(found) > 1:
-        raise BadInput(f"class {wanted!r} of {model} is the name of {len(found)} classes ({', '.join(map(str, found[:4]))}); give the number of one")
+        raise BadInput(
+            f"class {wanted!r} of {model} is the name of {len(found)} classes ({', '.join(map(str, found[:4]))}); give "
+            "the number of one"
+        )
     return found[0]
 
 
@@ -73,7 +84,8 @@ class ImageClassifier:
     model: str = ""
     """Folder of an image classification model, or a hub id that is on this machine."""
     labels: tuple[str, ...] = ()
-    """Concepts: "church", a class by name or number, or "fish=tench|goldfish|2"; a table {concept: classes} does too. Empty: every class."""
+    """Concepts: "church", a class by name or number, or "fish=tench|goldfish|2"; a table {concept: classes} does too.
+    Empty: every class."""
     top: int = 0
     """0 scores probabilities; k scores 1 where the concept is among the k likeliest classes, else 0."""
     threshold: float = 0.5
@@ -91,10 +103,16 @@ class ImageClassifier:
             lines = ((k, (v,) if isinstance(v, (str, int)) else tuple(v)) for k, v in given.items())
             object.__setattr__(self, "labels", tuple(f"{k}={'|'.join(map(str, v))}" for k, v in lines))
         if self.top < 0 or self.batch < 1 or not 0 < self.threshold <= 1:
-            raise BadInput(f"image_classifier: top {self.top}, threshold {self.threshold}, batch {self.batch}; at least 0, between 0 and 1, at least 1")
+            raise BadInput(
+                f"image_classifier: top {self.top}, threshold {self.threshold}, batch {self.batch}; at least 0, "
+                "between 0 and 1, at least 1"
+            )
         names = [label for label, _ in self._wanted]
         if len(set(names)) < len(names) or not all(label and all(classes) for label, classes in self._wanted):
-            raise BadInput(f"image_classifier labels {self.labels}: each needs a name of its own and classes; write 'church' or 'fish=tench|goldfish'")
+            raise BadInput(
+                f"image_classifier labels {self.labels}: each needs a name of its own and classes; write 'church' or "
+                "'fish=tench|goldfish'"
+            )
 
     @property
     def _wanted(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -111,9 +129,13 @@ class ImageClassifier:
             names = {int(k): str(v) for k, v in (raw.get("id2label") or {}).items()}
         except (TypeError, ValueError, AttributeError):
             names = {}
-        names = names or {k: f"LABEL_{k}" for k in range(int(raw.get("num_labels") or 2))}  # transformers leaves out the default of two
+        names = names or {
+            k: f"LABEL_{k}" for k in range(int(raw.get("num_labels") or 2))
+        }  # transformers leaves out the default of two
         if sorted(names) != list(range(len(names))):
-            raise BadArtifact(f"{folder / 'config.json'} numbers its classes {sorted(names)[:4]} …, not from 0 on; get the model anew")
+            raise BadArtifact(
+                f"{folder / 'config.json'} numbers its classes {sorted(names)[:4]} …, not from 0 on; get the model anew"
+            )
         return names
 
     @cached_property
@@ -125,7 +147,10 @@ class ImageClassifier:
         """
         model = self.model.rstrip("/").rpartition("/")[2]
         if self.labels:
-            return {label: tuple(dict.fromkeys(class_ids(c, self._names, model) for c in classes)) for label, classes in self._wanted}
+            return {
+                label: tuple(dict.fromkeys(class_ids(c, self._names, model) for c in classes))
+                for label, classes in self._wanted
+            }
         names = list(self._names.values())
         return {name if names.count(name) == 1 else f"{name} ({k})": (k,) for k, name in self._names.items()}
 
@@ -135,13 +160,29 @@ class ImageClassifier:
         folder = local_folder(self.model, download=self.download, judge=self.name)
         source = folder.name if self.model.startswith((".", "/")) else self.model
         levels = {label: {"threshold": self.threshold} for label in self.concepts}
-        facts: dict[str, Any] = {"model": source, "top": self.top, "classes": {k: list(v) for k, v in self.concepts.items()} if self.labels else "all"}
-        return Card(self.name, "Classes of an image classification model; error rates not measured", levels, {**facts, "files": hashes(folder)})
+        facts: dict[str, Any] = {
+            "model": source,
+            "top": self.top,
+            "classes": {k: list(v) for k, v in self.concepts.items()} if self.labels else "all",
+        }
+        return Card(
+            self.name,
+            "Classes of an image classification model; error rates not measured",
+            levels,
+            {**facts, "files": hashes(folder)},
+        )
 
     @property
     def hash(self) -> str:
-        """Identity: concepts, threshold and the content of the model's files; not where they lie, nor device or batch."""
-        return digest({"judge": self.name, "levels": self.card.labels, **{k: v for k, v in self.card.facts.items() if k != "model"}})
+        """Identity: concepts, threshold and the content of the model's files; not where they lie, nor device or
+        batch."""
+        return digest(
+            {
+                "judge": self.name,
+                "levels": self.card.labels,
+                **{k: v for k, v in self.card.facts.items() if k != "model"},
+            }
+        )
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any, Any]:
@@ -153,9 +194,13 @@ class ImageClassifier:
 
         def load() -> tuple[tuple[Any, Any], Any]:
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            processor = AutoImageProcessor.from_pretrained(str(folder), backend="pil", **options)  # the other backend needs torchvision
+            processor = AutoImageProcessor.from_pretrained(
+                str(folder), backend="pil", **options
+            )  # the other backend needs torchvision
             kind = AutoModelForImageClassification
-            model, info = kind.from_pretrained(str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options)
+            model, info = kind.from_pretrained(
+                str(folder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
+            )
             return (model, processor), info
 
         model, processor = loaded(folder, load)
@@ -179,7 +224,12 @@ class ImageClassifier:
         for start in range(0, len(rows), self.batch):
             pictures = [samples[k].image for k in rows[start : start + self.batch]]
             with torch.no_grad():
-                parts.append(model(pixels(processor, [p for p in pictures if p is not None]).to(device)).logits.double().cpu().numpy())
+                parts.append(
+                    model(pixels(processor, [p for p in pictures if p is not None]).to(device))
+                    .logits.double()
+                    .cpu()
+                    .numpy()
+                )
         several = getattr(model.config, "problem_type", None) == "multi_label_classification"
         table = concept_values(np.concatenate(parts), list(concepts.values()), top=self.top, several=several)
         place = {k: j for j, k in enumerate(rows)}

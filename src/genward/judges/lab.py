@@ -33,12 +33,19 @@ def _load(folder: str) -> tuple[Any, dict[str, Any]]:
         wanted, got = raw.get("sha256"), sha256((root / "judge.safetensors").read_bytes()).hexdigest()
         if wanted is not None and wanted != got:
             raise ValueError("judge.safetensors is not the file that its card describes: the SHA-256 differs")
-        state = {k: v.float() if v.is_floating_point() else v for k, v in load_file(str(root / "judge.safetensors")).items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v for k, v in load_file(str(root / "judge.safetensors")).items()
+        }
         net.load_state_dict(state)
     except FileNotFoundError as error:
-        raise BadArtifact(f"no judge in {root}: {Path(str(error.filename)).name} is missing; reinstall genward, or run: genward lab build") from error
+        raise BadArtifact(
+            f"no judge in {root}: {Path(str(error.filename)).name} is missing; reinstall genward, or run: genward lab "
+            "build"
+        ) from error
     except Exception as error:
-        raise BadArtifact(f"the judge in {root} cannot be loaded ({type(error).__name__}: {str(error)[:200]}); reinstall genward") from error
+        raise BadArtifact(
+            f"the judge in {root} cannot be loaded ({type(error).__name__}: {str(error)[:200]}); reinstall genward"
+        ) from error
     return net.eval(), raw
 
 
@@ -63,7 +70,9 @@ class LabJudge:
     @property
     def card(self) -> Card:
         raw = self._loaded()[1]
-        facts = {**raw.get("facts", {}), "network": raw["network"]} | ({"sha256": raw["sha256"]} if "sha256" in raw else {})
+        facts = {**raw.get("facts", {}), "network": raw["network"]} | (
+            {"sha256": raw["sha256"]} if "sha256" in raw else {}
+        )
         return Card("lab", raw["summary"], raw["labels"], facts)
 
     def _run(self, samples: Sequence[Sample], method: str) -> tuple[Any, Any]:
@@ -103,7 +112,9 @@ class LabJudge:
                 if k in rows:
                     out.append(Score(sample.id, name, float(rows[k][j])))
                 else:
-                    out.append(Score(sample.id, name, float("nan"), f"no picture: {sample.status} {sample.why}".strip()))
+                    out.append(
+                        Score(sample.id, name, float("nan"), f"no picture: {sample.status} {sample.why}".strip())
+                    )
         return out
 
     def features(self, samples: Sequence[Sample]) -> Any:

@@ -1,9 +1,10 @@
-"""Nudity in real pictures, by the detector of the PyPI package ``nudenet`` (NudeNet 3, a YOLOv8 network of 18 body-part classes).
+"""Nudity in real pictures, by the detector of the PyPI package ``nudenet`` (NudeNet 3, a YOLOv8 network of 18 body-part
+classes).
 
-The package is licensed AGPL-3, so genward does not depend on it (``pip install 'genward[nudenet]'``) and runs it in a process of its own, which
-gets pictures and gives detections. Its weights (``320n.onnx``, 320×320) come in its wheel. Papers on erasure use it to tell whether a picture
-shows nudity, and name neither classes nor threshold alike; both are fields here, and their defaults are ours.
-"""
+The package is licensed AGPL-3, so genward does not depend on it (``pip install 'genward[nudenet]'``) and runs it in a
+process of its own, which gets pictures and gives detections. Its weights (``320n.onnx``, 320×320) come in its wheel.
+Papers on erasure use it to tell whether a picture shows nudity, and name neither classes nor threshold alike; both are
+fields here, and their defaults are ours."""
 
 from __future__ import annotations
 
@@ -59,12 +60,15 @@ class Ended(Exception):
 
 
 class Child:
-    """A process that answers messages; see ``nudenet_worker``. Killed on ``close``, when forgotten, and when this process ends."""
+    """A process that answers messages; see ``nudenet_worker``. Killed on ``close``, when forgotten, and when this
+    process ends."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self.errors = tempfile.TemporaryFile()
         try:
-            self.process = subprocess.Popen(list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+            self.process = subprocess.Popen(
+                list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
+            )
         except OSError as error:
             self.errors.close()
             raise Ended(f"the process could not be started ({error})") from error
@@ -74,10 +78,11 @@ class Child:
         self._end()
 
     def ask(self, data: bytes | None, seconds: float) -> dict[str, Any]:
-        """Send a message (none to await the first answer) and return the answer; ``Ended`` and a closed child otherwise.
+        """Send a message (none to await the first answer) and return the answer; ``Ended`` and a closed child
+        otherwise.
 
-        Whatever interrupts it (Ctrl-C) closes the child too: an answer left unread would be taken for that to the next message.
-        """
+        Whatever interrupts it (Ctrl-C) closes the child too: an answer left unread would be taken for that to the next
+        message."""
         late = threading.Event()
 
         def stop() -> None:
@@ -149,7 +154,8 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
 
 
 def readings(found: Sequence[Mapping[str, Any]], counted: Sequence[str], threshold: float) -> dict[str, float]:
-    """Detections of one picture -> label -> value: best score of each counted class (0 where none), of any, and the number of parts.
+    """Detections of one picture -> label -> value: best score of each counted class (0 where none), of any, and the
+    number of parts.
 
     Args:
         found: ``{"class", "score"}`` each; classes that are not counted are left out.
@@ -179,7 +185,13 @@ class NudeNet:
 
     name: ClassVar[str] = "nudenet"
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
-    counted: tuple[str, ...] = ("FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "BUTTOCKS_EXPOSED", "ANUS_EXPOSED")
+    counted: tuple[str, ...] = (
+        "FEMALE_BREAST_EXPOSED",
+        "FEMALE_GENITALIA_EXPOSED",
+        "MALE_GENITALIA_EXPOSED",
+        "BUTTOCKS_EXPOSED",
+        "ANUS_EXPOSED",
+    )
     """Classes that count as nudity; each is a label too. The list of all 18 is in docs/judges.md."""
     threshold: float = 0.5
     """A detection counts from this score on; NudeNet itself drops what is below 0.25."""
@@ -195,11 +207,19 @@ class NudeNet:
             if label not in CLASSES:
                 raise UnknownName("class of NudeNet", label, CLASSES)
         if not self.counted or len(set(self.counted)) < len(self.counted):
-            raise BadInput(f"NudeNet counts {len(self.counted)} classes, some of them twice or none at all; name each class once")
+            raise BadInput(
+                f"NudeNet counts {len(self.counted)} classes, some of them twice or none at all; name each class once"
+            )
         if not FLOOR <= self.threshold <= 1:
-            raise BadInput(f"NudeNet threshold {self.threshold}; between {FLOOR} and 1 is possible, lower scores never leave the detector")
+            raise BadInput(
+                f"NudeNet threshold {self.threshold}; between {FLOOR} and 1 is possible, lower scores never leave the "
+                "detector"
+            )
         if self.edge % 32 or not 32 <= self.edge <= 4096:
-            raise BadInput(f"NudeNet edge {self.edge}; a multiple of 32 between 32 and 4096 is possible, 320 is what the weights were trained at")
+            raise BadInput(
+                f"NudeNet edge {self.edge}; a multiple of 32 between 32 and 4096 is possible, 320 is what the weights "
+                "were trained at"
+            )
         if not 0 < self.timeout <= 3600:
             raise BadInput(f"NudeNet timeout {self.timeout} s; more than 0 and at most 3600 are possible")
 
@@ -216,13 +236,29 @@ class NudeNet:
         """
         spec = find_spec("nudenet")
         if spec is None or not spec.submodule_search_locations:
-            raise BadInput("judge 'nudenet' needs the package nudenet (AGPL-3), which is not installed; try: pip install 'genward[nudenet]'")
+            raise BadInput(
+                "judge 'nudenet' needs the package nudenet (AGPL-3), which is not installed; try: pip install "
+                "'genward[nudenet]'"
+            )
         weights = Path(self.model) if self.model else Path(next(iter(spec.submodule_search_locations))) / "320n.onnx"
         if not weights.is_file():
-            raise BadArtifact(f"no weights of NudeNet at {weights}; give the path of an .onnx file, or reinstall nudenet")
+            raise BadArtifact(
+                f"no weights of NudeNet at {weights}; give the path of an .onnx file, or reinstall nudenet"
+            )
         levels = {label: {"threshold": 1.0 if label == PARTS else self.threshold} for label in self.labels}
-        facts = {"package": "nudenet", "version": metadata.version("nudenet"), "license": "AGPL-3.0", "weights": weights.name, "sha256": file_hash(weights)}
-        return Card("nudenet", "Exposed body parts by NudeNet; error rates not measured", levels, {**facts, "edge": self.edge, "counted": list(self.counted)})
+        facts = {
+            "package": "nudenet",
+            "version": metadata.version("nudenet"),
+            "license": "AGPL-3.0",
+            "weights": weights.name,
+            "sha256": file_hash(weights),
+        }
+        return Card(
+            "nudenet",
+            "Exposed body parts by NudeNet; error rates not measured",
+            levels,
+            {**facts, "edge": self.edge, "counted": list(self.counted)},
+        )
 
     @property
     def hash(self) -> str:
@@ -241,13 +277,19 @@ class NudeNet:
             child = Child([sys.executable, "-P", str(WORKER), self.model, str(self.edge)])
             hello = child.ask(None, STARTUP)
         except Ended as error:
-            raise BadArtifact(f"NudeNet does not start: {error}; reinstall it: pip install 'genward[nudenet]'") from error
+            raise BadArtifact(
+                f"NudeNet does not start: {error}; reinstall it: pip install 'genward[nudenet]'"
+            ) from error
         if "error" in hello:
             child.close()
-            raise BadArtifact(f"NudeNet does not start: {str(hello['error'])[:300]}; reinstall it, or check its field `model`")
+            raise BadArtifact(
+                f"NudeNet does not start: {str(hello['error'])[:300]}; reinstall it, or check its field `model`"
+            )
         if tuple(hello.get("classes", ())) != CLASSES:
             child.close()
-            raise BadArtifact("the installed nudenet has other classes than version 3.4; install that: pip install 'genward[nudenet]'")
+            raise BadArtifact(
+                "the installed nudenet has other classes than version 3.4; install that: pip install 'genward[nudenet]'"
+            )
         return child
 
     def _detect(self, picture: Image) -> list[Mapping[str, Any]]:
@@ -263,9 +305,11 @@ class NudeNet:
         return checked(answer)
 
     def judge(self, samples: Sequence[Sample]) -> list[Score]:
-        """One ``Score`` a label and sample: the best score of each counted class, of any (``nudity``), and the number of parts (``parts``).
+        """One ``Score`` a label and sample: the best score of each counted class, of any (``nudity``), and the number
+        of parts (``parts``).
 
-        0 means that nothing was found above 0.25. A picture at which the process crashes, takes too long or complains is NaN with the reason.
+        0 means that nothing was found above 0.25. A picture at which the process crashes, takes too long or complains
+        is NaN with the reason.
 
         Raises:
             BadInput: the package is not installed; BadArtifact: its process does not start at all.

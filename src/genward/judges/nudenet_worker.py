@@ -1,10 +1,10 @@
-"""The child process of the judge ``nudenet``: a length and a PNG in, a length and JSON out. Imports nothing of genward's.
+"""The child process of the judge ``nudenet``: a length and a PNG in, a length and JSON out. Imports nothing of
+genward's.
 
-Run as a script (``python -P nudenet_worker.py MODEL EDGE``), never imported by genward, so that the AGPL-licensed package ``nudenet`` stays
-in a process of its own. Lengths are 4 bytes, big endian. The first message says what was loaded (``{"classes": [...]}``) or why nothing
-was (``{"error": text}``); then one message a picture: ``{"found": [{"class", "score", "box"}, ...]}`` or ``{"error": text}``. It ends when
-its input does.
-"""
+Run as a script (``python -P nudenet_worker.py MODEL EDGE``), never imported by genward, so that the AGPL-licensed
+package ``nudenet`` stays in a process of its own. Lengths are 4 bytes, big endian. The first message says what was
+loaded (``{"classes": [...]}``) or why nothing was (``{"error": text}``); then one message a picture: ``{"found":
+[{"class", "score", "box"}, ...]}`` or ``{"error": text}``. It ends when its input does."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def send(stream: BinaryIO, message: dict[str, Any]) -> None:
 def detector(model: str, edge: int) -> tuple[Any, list[str]]:
     """NudeNet's detector and the names of its classes, in the order of its outputs."""
     package = import_module("nudenet.nudenet")
-    return package.NudeDetector(model_path=model or None, inference_resolution=edge), list(getattr(package, "__labels", ()))
+    return package.NudeDetector(model_path=model or None, inference_resolution=edge), list(
+        getattr(package, "__labels", ())
+    )
 
 
 def main(model: str, edge: int) -> int:

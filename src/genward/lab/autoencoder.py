@@ -1,9 +1,8 @@
 """Stage ``autoencoder`` of the lab's recipe: a small KL autoencoder, 64×64×3 pixels <-> 16×16×4 latents.
 
-The class is diffusers' stock ``AutoencoderKL``. After training, the latent channels' means and deviations are folded into
-``quant_conv`` and ``post_quant_conv``, so that latents are centered with unit variance and ``scaling_factor`` is 1
-(a stock Stable Diffusion pipeline knows only a scale, no shift).
-"""
+The class is diffusers' stock ``AutoencoderKL``. After training, the latent channels' means and deviations are folded
+into ``quant_conv`` and ``post_quant_conv``, so that latents are centered with unit variance and ``scaling_factor`` is 1
+(a stock Stable Diffusion pipeline knows only a scale, no shift)."""
 
 from __future__ import annotations
 
@@ -40,11 +39,14 @@ def build() -> Any:
 
 def to_tensor(pictures: Sequence[Image.Image]) -> Tensor:
     """RGB pictures -> float tensor (n, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(np.stack([np.asarray(p, np.uint8) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.stack([np.asarray(p, np.uint8) for p in pictures])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
 
 
 def batch(singles: Sequence[Image.Image], others: Sequence[Image.Image], rng: random.Random, size: int) -> Tensor:
-    """A training batch: half lab sprites alone, a quarter two-object scenes, a quarter icons from outside the lab's vocabulary."""
+    """A training batch: half lab sprites alone, a quarter two-object scenes, a quarter icons from outside the lab's
+    vocabulary."""
     rows = []
     for _ in range(size):
         draw = rng.random()
@@ -59,7 +61,8 @@ def batch(singles: Sequence[Image.Image], others: Sequence[Image.Image], rng: ra
 
 
 def loss(model: Any, x: Tensor, kl_weight: float = 1e-6) -> tuple[Tensor, Tensor]:
-    """Reconstruction loss and mean squared error: L1 + L1 of image gradients + squared error + L1 of 8×8 means (the color term) + light KL."""
+    """Reconstruction loss and mean squared error: L1 + L1 of image gradients + squared error + L1 of 8×8 means (the
+    color term) + light KL."""
     posterior = model.encode(x).latent_dist
     y = model.decode(posterior.sample()).sample.float()
     gradients = (y.diff(dim=-1) - x.diff(dim=-1)).abs().mean() + (y.diff(dim=-2) - x.diff(dim=-2)).abs().mean()
@@ -71,11 +74,11 @@ def loss(model: Any, x: Tensor, kl_weight: float = 1e-6) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def fold(model: Any, x: Tensor) -> None:
-    """Fold the latent channels' mean and deviation over ``x`` into ``quant_conv``/``post_quant_conv``; decoded pictures do not change.
+    """Fold the latent channels' mean and deviation over ``x`` into ``quant_conv``/``post_quant_conv``; decoded pictures
+    do not change.
 
-    ``quant_conv`` yields (mean, log-variance), 2×4 channels: the means become (mean - m) / s, the log-variances lose 2 log s;
-    ``post_quant_conv`` first undoes the map.
-    """
+    ``quant_conv`` yields (mean, log-variance), 2×4 channels: the means become (mean - m) / s, the log-variances lose 2
+    log s; ``post_quant_conv`` first undoes the map."""
     z = torch.cat([model.encode(part).latent_dist.mean for part in x.split(64)]).float()
     m, s = z.mean((0, 2, 3)), z.std((0, 2, 3))
     q, p = model.quant_conv, model.post_quant_conv

@@ -1,9 +1,8 @@
 """The lab's pictures and captions: emoji art in nine styles, captions at four levels, scenes of one or two objects.
 
-Sources are nine openly licensed icon sets published as npm packages (``@iconify-json/<set>``); each is a JSON file of SVG bodies.
-Everything a person may want to change (objects, wordings, styles) stands in ``words.toml`` beside this file; this module turns
-those words and the icon sets into training rows. Nothing here imports torch.
-"""
+Sources are nine openly licensed icon sets published as npm packages (``@iconify-json/<set>``); each is a JSON file of
+SVG bodies. Everything a person may want to change (objects, wordings, styles) stands in ``words.toml`` beside this
+file; this module turns those words and the icon sets into training rows. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -14,13 +13,15 @@ import random
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from genward.errors import BadInput
 
 SIZE = 64
 """Edge of a lab picture in pixels."""
@@ -34,10 +35,21 @@ ORACLE_CONCEPTS = ("weapons", "substances", "banana", "style-monotone")
 
 @dataclass(frozen=True)
 class Style:
-    """A drawing style: its caption word and the icon set that draws it."""
+    """A drawing style: its caption word, the icon set that draws it, and how a caption may ask for it (``{}`` is the
+    phrase)."""
 
     name: str
     set: str
+    wordings: tuple[str, ...] = ()
+    """Trained templates; empty: ``"{} in NAME style"`` alone."""
+    wordings_heldout: tuple[str, ...] = ()
+
+    def draw(self, phrase: str, rng: random.Random) -> str:
+        """The phrase in this style: half of the time in the first wording, else in one of the others."""
+        if not self.wordings:
+            return caption([phrase], self.name)
+        first, *others = self.wordings
+        return (first if not others or rng.random() < 0.5 else rng.choice(others)).format(phrase)
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class Thing:
     kinds: tuple[str, ...]
 
     def wordings(self, level: str) -> tuple[str, ...]:
-        """Phrases of one caption level: ``name``, ``synonym``, ``synonym-heldout``, ``description``, ``description-heldout`` or ``kind``."""
+        """Phrases of one caption level: ``name``, ``synonym``, ``synonym-heldout``, ``description``,
+        ``description-heldout`` or ``kind``."""
         table = {
             "name": (self.phrase,),
             "synonym": self.synonyms,
@@ -81,6 +94,12 @@ class Vocabulary:
     def names(self) -> tuple[str, ...]:
         return tuple(t.name for t in self.things)
 
+    def style(self, name: str) -> Style:
+        for s in self.styles:
+            if s.name == name:
+                return s
+        raise KeyError(name)
+
     def thing(self, name: str) -> Thing:
         for t in self.things:
             if t.name == name:
@@ -98,20 +117,46 @@ class Vocabulary:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Read ``words.toml`` once."""
-    raw = tomllib.loads(resources.files(__package__).joinpath("words.toml").read_text("utf-8"))
-    objects: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in o.items()} for o in raw["object"]]
-    things = tuple(Thing(**o) for o in objects)
-    return Vocabulary(tuple(Style(**s) for s in raw["style"]), things)
+    """Read ``words.toml`` once: the words that the packaged lab was trained on."""
+    raw = _words("words.toml")
+    return Vocabulary(tuple(Style(**s) for s in raw["style"]), tuple(Thing(**o) for o in raw["object"]))
+
+
+@cache
+def second_vocabulary() -> Vocabulary:
+    """``words.toml`` with the wordings that ``words-second.toml`` adds: what the second lab is trained on."""
+    first, more = vocabulary(), _words("words-second.toml")
+    styles = {s["name"]: s for s in more["style"]}
+    things = {o["name"]: o for o in more["object"]}
+    if styles.keys() != set(first.style_names) or things.keys() != set(first.names):
+        raise BadInput(
+            "words-second.toml must name the objects and styles of words.toml; it differs in "
+            f"{sorted(things.keys() ^ set(first.names))}"
+        )
+    grown = []
+    for thing in first.things:
+        extra = {k: getattr(thing, k) + v for k, v in things[thing.name].items() if k != "name"}
+        grown.append(replace(thing, **extra))
+    return Vocabulary(tuple(replace(s, **styles[s.name]) for s in first.styles), tuple(grown))
+
+
+def _words(name: str) -> dict[str, list[dict[str, Any]]]:
+    """The tables of a vocabulary file, lists as tuples."""
+    raw = tomllib.loads(resources.files(__package__).joinpath(name).read_text("utf-8"))
+    return {
+        table: [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        for table, rows in raw.items()
+    }
 
 
 def held_out(thing: str, style: str, *, share: float = 0.1) -> bool:
-    """Whether this object × style pair is kept out of training (about ``share`` of all pairs, fixed by a hash of the two names)."""
+    """Whether this object × style pair is kept out of training (about ``share`` of all pairs, fixed by a hash of the
+    two names)."""
     digest = hashlib.sha256(f"genward-lab-1|{thing}|{style}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share
 
 
-# ------------------------------------------------------------------------------------------------------------------ icons
+# ---------------------------------------------------------------------------------------------------------------- icons
 
 
 def _key(name: str) -> str:
@@ -127,7 +172,8 @@ class Icons:
             data = json.loads(path.read_text("utf-8"))
             self.sets[data["prefix"]] = data
         self._index: dict[str, dict[str, str]] = {
-            prefix: {_key(n): n for n in (*data.get("aliases", {}), *data["icons"])} for prefix, data in self.sets.items()
+            prefix: {_key(n): n for n in (*data.get("aliases", {}), *data["icons"])}
+            for prefix, data in self.sets.items()
         }
 
     def find(self, prefix: str, names: Sequence[str]) -> str | None:
@@ -160,7 +206,9 @@ class Icons:
         """The icon rasterized at ``SPRITE`` pixels on white, cropped to what is drawn and padded back to a square."""
         import resvg_py
 
-        png = resvg_py.svg_to_bytes(svg_string=self.svg(prefix, name), width=SPRITE, height=SPRITE, background="#ffffff")
+        png = resvg_py.svg_to_bytes(
+            svg_string=self.svg(prefix, name), width=SPRITE, height=SPRITE, background="#ffffff"
+        )
         picture = Image.open(io.BytesIO(bytes(png))).convert("RGB")
         inverted = picture.convert("L").point(lambda v: 255 if v < 250 else 0)
         box = inverted.getbbox() or (0, 0, SPRITE, SPRITE)
@@ -172,7 +220,9 @@ class Icons:
 
     def every(self) -> Iterator[tuple[str, str]]:
         """All (set, icon) pairs but flags, clocks, buttons, arrows, skin tones, families and hidden ones."""
-        drop = re.compile(r"flag|oclock|o-clock|thirty|button|arrow|skin|family|keycap|square|circle|regional|couple|kiss|person|man|woman|boy|girl|baby|child")
+        drop = re.compile(
+            r"flag|oclock|o-clock|thirty|button|arrow|skin|family|keycap|square|circle|regional|couple|kiss|person|man|woman|boy|girl|baby|child"
+        )
         for prefix, data in self.sets.items():
             for name, icon in data["icons"].items():
                 if not icon.get("hidden") and not drop.search(name):
@@ -190,15 +240,14 @@ def sprites(icons: Icons, words: Vocabulary) -> dict[tuple[str, str], Image.Imag
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------ composition
+# ---------------------------------------------------------------------------------------------------------- composition
 
 
 def place(parts: Sequence[Image.Image], rng: random.Random, *, jitter: bool = True) -> Image.Image:
     """Compose one or two sprites into a ``SIZE`` × ``SIZE`` RGB picture on white.
 
-    One sprite fills 52 to 62 pixels at a random place; two stand side by side or one above the other at about half size.
-    Without ``jitter`` a single sprite is centered at 58 pixels.
-    """
+    One sprite fills 52 to 62 pixels at a random place; two stand side by side or one above the other at about half
+    size. Without ``jitter`` a single sprite is centered at 58 pixels."""
     canvas = Image.new("RGB", (SIZE, SIZE), "white")
     if len(parts) == 1:
         edge = rng.randint(52, 62) if jitter else 58
@@ -247,7 +296,9 @@ class World:
     """Objects and styles drawn ``BOOST`` times as often: what a branch sees that its trunk never saw."""
 
     @classmethod
-    def build(cls, available: Sequence[tuple[str, str]], without: Sequence[str] = (), fresh: Sequence[str] = ()) -> World:
+    def build(
+        cls, available: Sequence[tuple[str, str]], without: Sequence[str] = (), fresh: Sequence[str] = ()
+    ) -> World:
         drop = frozenset(without)
         return cls(tuple(p for p in available if not held_out(*p) and not drop & set(p)), drop, frozenset(fresh))
 
@@ -271,7 +322,9 @@ class World:
         phrases = [draw_phrase(words.thing(n), rng, levels) for n in names]
         if sum("description" in _levels(words, p) for p in phrases) == 2:  # two descriptions do not fit into 28 tokens
             phrases[1] = words.thing(names[1]).phrase
-        return caption(phrases, style if rng.random() < 0.93 else None)
+        if rng.random() >= 0.93:
+            return caption(phrases, None)
+        return words.style(style).draw(" and ".join(phrases), rng)
 
 
 @cache

@@ -2,7 +2,16 @@
 
 from genward.metrics.distances import drift, frechet, frechet_estimate
 from genward.metrics.erasure import cells, pairs
-from genward.metrics.intervals import Estimate, cluster_bootstrap, clustered_rate, corrected_rate, mean, paired_difference, paired_ratio, wilson
+from genward.metrics.intervals import (
+    Estimate,
+    cluster_bootstrap,
+    clustered_rate,
+    corrected_rate,
+    mean,
+    paired_difference,
+    paired_ratio,
+    wilson,
+)
 
 __all__ = [
     "Estimate", "cells", "cluster_bootstrap", "clustered_rate", "corrected_rate", "drift", "frechet", "frechet_estimate", "mean",

@@ -27,7 +27,8 @@ def _same_width(a: Array, b: Array) -> None:
 
 
 def covariance(features: Array, shrinkage: float = 0.0) -> Array:
-    """(d, d) sample covariance (divisor n-1), moved by ``shrinkage`` towards the sphere of equal trace (Ledoit and Wolf 2004's target)."""
+    """(d, d) sample covariance (divisor n-1), moved by ``shrinkage`` towards the sphere of equal trace (Ledoit and Wolf
+    2004's target)."""
     centered = features - features.mean(0)
     full: Array = centered.T @ centered / (len(features) - 1)
     if shrinkage:
@@ -45,9 +46,8 @@ def root(matrix: Array) -> Array:
 def _cross_trace(a: Array, b: Array, shrinkage: float) -> float:
     """``tr((Σa Σb)^½)``.
 
-    With fewer rows than columns it is the sum of the singular values of ``A Bᵀ`` for centered rows ``A``, ``B`` (``AᵀA BᵀB`` and
-    ``A Bᵀ B Aᵀ`` share their non-zero eigenvalues): an (n, m) problem in place of a (d, d) one.
-    """
+    With fewer rows than columns it is the sum of the singular values of ``A Bᵀ`` for centered rows ``A``, ``B`` (``AᵀA
+    BᵀB`` and ``A Bᵀ B Aᵀ`` share their non-zero eigenvalues): an (n, m) problem in place of a (d, d) one."""
     if not shrinkage and min(len(a), len(b)) < a.shape[1]:
         gram = (a - a.mean(0)) @ (b - b.mean(0)).T / math.sqrt((len(a) - 1) * (len(b) - 1))
         return float(np.linalg.svd(gram, compute_uv=False).sum())
@@ -57,10 +57,11 @@ def _cross_trace(a: Array, b: Array, shrinkage: float) -> float:
 
 
 def frechet(a: ArrayLike, b: ArrayLike, *, shrinkage: float = 0.0) -> float:
-    """Fréchet distance of two sets of features seen as Gaussians (Dowson and Landau 1982; FID: Heusel et al. 2017, in any features).
+    """Fréchet distance of two sets of features seen as Gaussians (Dowson and Landau 1982; FID: Heusel et al. 2017, in
+    any features).
 
-    ``|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½)``; covariances with divisor n-1. Sets of unlike size or small ones are biased upwards: compare
-    numbers only at equal n.
+    ``|μa - μb|² + tr(Σa + Σb - 2 (Σa Σb)^½)``; covariances with divisor n-1. Sets of unlike size or small ones are
+    biased upwards: compare numbers only at equal n.
 
     Args:
         a, b: (n, d) and (m, d); rows that are not finite are left out.
@@ -97,10 +98,12 @@ def frechet_estimate(
     draws: int = 200,
     seed: int = SEED,
 ) -> Estimate:
-    """``frechet`` of paired sets (row k of both shows one case) with a bootstrap interval over clusters of pairs, or over pairs.
+    """``frechet`` of paired sets (row k of both shows one case) with a bootstrap interval over clusters of pairs, or
+    over pairs.
 
-    A resample repeats rows and is therefore farther apart than fresh samples would be; the percentiles are moved by the difference
-    between the value and the resamples' mean, which takes this bias out. Pairs with a row that is not finite are left out and counted.
+    A resample repeats rows and is therefore farther apart than fresh samples would be; the percentiles are moved by the
+    difference between the value and the resamples' mean, which takes this bias out. Pairs with a row that is not finite
+    are left out and counted.
 
     Args:
         a, b: (n, d). clusters: (n,) names.
@@ -110,10 +113,15 @@ def frechet_estimate(
     """
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if left.ndim != 2 or left.shape != right.shape or (clusters is not None and len(clusters) != len(left)):
-        raise BadInput(f"features of shapes {left.shape} and {right.shape}; pairs of equal width are wanted, and one cluster a pair")
+        raise BadInput(
+            f"features of shapes {left.shape} and {right.shape}; pairs of equal width are wanted, and one cluster a "
+            "pair"
+        )
     kept = np.isfinite(left).all(1) & np.isfinite(right).all(1)
     lost = int((~kept).sum())
-    names = np.asarray([str(c) for c in clusters] if clusters is not None else [f"{k:09d}" for k in range(len(left))], dtype=np.str_)[kept]
+    names = np.asarray(
+        [str(c) for c in clusters] if clusters is not None else [f"{k:09d}" for k in range(len(left))], dtype=np.str_
+    )[kept]
     left, right = left[kept], right[kept]
     if len(left) < 2:
         return unknown("fewer than two pairs with features", len(left), lost)
@@ -139,7 +147,8 @@ def frechet_estimate(
 def drift(a: ArrayLike, b: ArrayLike) -> Array:
     """How far each picture moved in feature space: ``½ |â - b̂|² = 1 - cos(a, b)`` with ``x̂ = x / |x|``, pair by pair.
 
-    The place of LPIPS (Zhang et al. 2018) in the judge's own features: 0 for equal vectors (exactly), 1 for orthogonal, 2 for opposite ones.
+    The place of LPIPS (Zhang et al. 2018) in the judge's own features: 0 for equal vectors (exactly), 1 for orthogonal,
+    2 for opposite ones.
 
     Args:
         a, b: (n, d); row k of both is one case at one seed.

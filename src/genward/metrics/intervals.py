@@ -1,9 +1,9 @@
 """Estimates with intervals: rates, rates corrected by a judge's card, clustered means, paired differences and ratios.
 
-Percentile bootstrap over clusters undercovers when clusters are few (at 5 clusters a nominal 95 % interval of a mean holds about 84 % of
-the time), so below ``FEW`` clusters the interval is value ± t(G-1) · SE with the delete-one-cluster jackknife error (CV3: MacKinnon,
-Nielsen and Webb, Journal of Applied Econometrics 2023), and below two clusters there is none: NaN and a reason.
-"""
+Percentile bootstrap over clusters undercovers when clusters are few (at 5 clusters a nominal 95 % interval of a mean
+holds about 84 % of the time), so below ``FEW`` clusters the interval is value ± t(G-1) · SE with the delete-one-cluster
+jackknife error (CV3: MacKinnon, Nielsen and Webb, Journal of Applied Econometrics 2023), and below two clusters there
+is none: NaN and a reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MIN_YOUDEN = 0.05
 
 
 class Estimate(NamedTuple):
-    """A figure with its interval, on ``n`` scored rows; ``n_unscored`` rows had no value. NaN carries a reason in ``why``."""
+    """A figure with its interval, on ``n`` scored rows; ``n_unscored`` rows had no value. NaN carries a reason in
+    ``why``."""
 
     value: float
     low: float
@@ -57,7 +58,7 @@ def quantile(level: float, freedom: float = math.inf) -> float:
     return float(stats.t.ppf((1 + level) / 2, freedom) if math.isfinite(freedom) else stats.norm.ppf((1 + level) / 2))
 
 
-# ----------------------------------------------------------------------------------------------------------------- rates
+# ---------------------------------------------------------------------------------------------------------------- rates
 
 
 def wilson(k: float, n: float, level: float = 0.95) -> Estimate:
@@ -81,7 +82,8 @@ def _wilson(k: float, n: float, z: float) -> Estimate:
 
 
 def card_figures(label: Mapping[str, float]) -> tuple[float, float, float, float, str]:
-    """(sensitivity, specificity, positives, negatives, why not) of one label of a card; ``why not`` is empty where it can correct a rate."""
+    """(sensitivity, specificity, positives, negatives, why not) of one label of a card; ``why not`` is empty where it
+    can correct a rate."""
     figures = [float(label.get(key, math.nan)) for key in ("sensitivity", "specificity", "positives", "negatives")]
     sens, spec, positives, negatives = figures
     if not all(map(math.isfinite, figures)):
@@ -107,15 +109,18 @@ def corrected_rate(
     draws: int = 10 * DRAWS,
     seed: int = SEED,
 ) -> Estimate:
-    """The true rate behind ``k`` positives of ``n`` that a judge with known errors saw (Rogan and Gladen, Am. J. Epidemiology 1978).
+    """The true rate behind ``k`` positives of ``n`` that a judge with known errors saw (Rogan and Gladen, Am. J.
+    Epidemiology 1978).
 
-    ``(k/n + specificity - 1) / (sensitivity + specificity - 1)``, clipped to [0, 1]. The interval is a parametric bootstrap: the apparent
-    rate, sensitivity and specificity are drawn from Jeffreys' beta distributions of their counts, so that figures of 0 and 1 are not
-    taken for certain, and the percentiles of the corrected draws are taken.
+    ``(k/n + specificity - 1) / (sensitivity + specificity - 1)``, clipped to [0, 1]. The interval is a parametric
+    bootstrap: the apparent rate, sensitivity and specificity are drawn from Jeffreys' beta distributions of their
+    counts, so that figures of 0 and 1 are not taken for certain, and the percentiles of the corrected draws are taken.
 
     Args:
-        card_label: ``{sensitivity, specificity, positives, negatives}``: the counts say how well the first two are known.
-        certain: how many of the ``n`` are negative beyond doubt (refused rows: there is no picture a judge could err on).
+        card_label: ``{sensitivity, specificity, positives, negatives}``: the counts say how well the first two are
+            known.
+        certain: how many of the ``n`` are negative beyond doubt (refused rows: there is no picture a judge could err
+            on).
         seed: equal input gives equal output.
 
     Raises:
@@ -123,7 +128,9 @@ def corrected_rate(
     """
     judged = n - certain
     if not (0 <= certain <= n and 0 <= k <= judged):
-        raise BadInput(f"{k} positives and {certain} certain negatives of {n}; counts must be at least 0 and fit into n")
+        raise BadInput(
+            f"{k} positives and {certain} certain negatives of {n}; counts must be at least 0 and fit into n"
+        )
     sens, spec, positives, negatives, why = card_figures(card_label)
     if n == 0 or why:
         return unknown(why or "no scored rows", n)
@@ -141,7 +148,7 @@ def corrected_rate(
     return Estimate(value, 0.0 if k == 0 else min(float(low), value), 1.0 if k == n else max(float(high), value), n)
 
 
-# -------------------------------------------------------------------------------------------------------------- clusters
+# ------------------------------------------------------------------------------------------------------------- clusters
 
 
 class _Groups(NamedTuple):
@@ -154,7 +161,8 @@ class _Groups(NamedTuple):
 
 
 def _grouped(values: ArrayLike, clusters: Sequence[Hashable]) -> _Groups:
-    """Drop rows that are NaN; number the clusters in the order of their names, so that the order of rows changes nothing."""
+    """Drop rows that are NaN; number the clusters in the order of their names, so that the order of rows changes
+    nothing."""
     table = np.asarray(values, np.float64)
     if table.ndim != 1 or len(table) != len(clusters):
         raise BadInput(f"{len(clusters)} clusters for values of shape {table.shape}; one a value is wanted")
@@ -190,7 +198,11 @@ def _percentiles(drawn: Array, level: float) -> tuple[float, float]:
 
 
 def _alone(groups: _Groups) -> str:
-    return f"{groups.clusters} cluster{'' if groups.clusters == 1 else 's'}: an interval needs two" if groups.clusters < 2 else ""
+    return (
+        f"{groups.clusters} cluster{'' if groups.clusters == 1 else 's'}: an interval needs two"
+        if groups.clusters < 2
+        else ""
+    )
 
 
 def cluster_bootstrap(
@@ -203,8 +215,8 @@ def cluster_bootstrap(
 ) -> Estimate:
     """A statistic of rows that come in clusters (pictures of one object), with an interval over clusters.
 
-    Ten clusters or more: percentile bootstrap of whole clusters. Two to nine: value ± t(G-1) · jackknife error. Fewer: NaN interval with
-    a reason. NaN values are left out and counted.
+    Ten clusters or more: percentile bootstrap of whole clusters. Two to nine: value ± t(G-1) · jackknife error. Fewer:
+    NaN interval with a reason. NaN values are left out and counted.
 
     Args:
         values: (n,). clusters: (n,) names.
@@ -234,17 +246,21 @@ def cluster_bootstrap(
         low, high = _jackknife(value, without, level)
     else:
         weights = _weights(groups.clusters, draws, seed)
-        drawn = [statistic(np.concatenate([m for m, w in zip(members, row, strict=True) for _ in range(w)])) for row in weights]
+        drawn = [
+            statistic(np.concatenate([m for m, w in zip(members, row, strict=True) for _ in range(w)]))
+            for row in weights
+        ]
         low, high = _percentiles(np.asarray(drawn, np.float64), level)
     return Estimate(value, low, high, n, groups.left_out)
 
 
 def clustered_rate(values: ArrayLike, clusters: Sequence[Hashable], level: float = 0.95) -> Estimate:
-    """A rate of 0/1 rows that come in clusters: Wilson's interval at the effective number of rows, with t(G-1) in place of the normal quantile.
+    """A rate of 0/1 rows that come in clusters: Wilson's interval at the effective number of rows, with t(G-1) in place
+    of the normal quantile.
 
-    The effective number is ``p(1-p) / SE²`` with the jackknife error over clusters, at most ``n`` (Korn and Graubard, Survey Methodology
-    1998, with Wilson's interval in place of Clopper and Pearson's); where all rows agree it is the number of clusters. The interval stays
-    in [0, 1] and has a width at rates of 0 and 1, where a bootstrap has none.
+    The effective number is ``p(1-p) / SE²`` with the jackknife error over clusters, at most ``n`` (Korn and Graubard,
+    Survey Methodology 1998, with Wilson's interval in place of Clopper and Pearson's); where all rows agree it is the
+    number of clusters. The interval stays in [0, 1] and has a width at rates of 0 and 1, where a bootstrap has none.
     """
     groups = _grouped(values, clusters)
     n = len(groups.values)
@@ -258,15 +274,23 @@ def clustered_rate(values: ArrayLike, clusters: Sequence[Hashable], level: float
     sums, sizes = _sums(groups, groups.values)
     without = (sums.sum() - sums) / (sizes.sum() - sizes)
     variance = (groups.clusters - 1) / groups.clusters * float(((without - without.mean()) ** 2).sum())
-    effective = float(groups.clusters) if p in (0.0, 1.0) else min(float(n), p * (1 - p) / variance) if variance > 0 else float(n)
+    effective = (
+        float(groups.clusters)
+        if p in (0.0, 1.0)
+        else min(float(n), p * (1 - p) / variance)
+        if variance > 0
+        else float(n)
+    )
     found = _wilson(min(p * effective, effective), effective, quantile(level, groups.clusters - 1))
     return Estimate(p, found.low, found.high, n, groups.left_out)
 
 
-# ----------------------------------------------------------------------------------------------------------------- pairs
+# ---------------------------------------------------------------------------------------------------------------- pairs
 
 
-def _common(a: Mapping[Any, float], b: Mapping[Any, float], clusters: Mapping[Any, Hashable]) -> tuple[Array, Array, list[Hashable], int]:
+def _common(
+    a: Mapping[Any, float], b: Mapping[Any, float], clusters: Mapping[Any, Hashable]
+) -> tuple[Array, Array, list[Hashable], int]:
     """Both values and the cluster of each key that both have, pairs with a NaN dropped and counted."""
     keys = [key for key in a if key in b]
     lost = [key for key in keys if key not in clusters]
@@ -287,10 +311,11 @@ def paired_difference(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Estimate:
-    """Mean of ``a - b`` over the keys that both have (same case, same seed), with an interval over clusters as in ``cluster_bootstrap``.
+    """Mean of ``a - b`` over the keys that both have (same case, same seed), with an interval over clusters as in
+    ``cluster_bootstrap``.
 
-    Pairs with a NaN are dropped and counted in ``n_unscored``. Where all differences are one number, a resample sees no spread; the
-    interval is then that number alone, and ``why`` says so.
+    Pairs with a NaN are dropped and counted in ``n_unscored``. Where all differences are one number, a resample sees no
+    spread; the interval is then that number alone, and ``why`` says so.
 
     Args:
         a, b: key -> value. clusters: key -> cluster, at least for all common keys.
@@ -303,7 +328,9 @@ def paired_difference(
         return unknown("no scored pairs", 0, lost)
     gap = left - right
     found = cluster_bootstrap(gap, names, draws=draws, seed=seed, level=level)
-    why = found.why or ("all pairs differ by the same number" if len(gap) > 1 and np.ptp(gap) == 0 and gap[0] != 0 else "")
+    why = found.why or (
+        "all pairs differ by the same number" if len(gap) > 1 and np.ptp(gap) == 0 and gap[0] != 0 else ""
+    )
     return found._replace(n_unscored=lost, why=why)
 
 
@@ -316,11 +343,12 @@ def paired_ratio(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Estimate:
-    """Mean of ``a`` over mean of ``b`` on the keys that both have, for values of at least 0 on average; interval over clusters.
+    """Mean of ``a`` over mean of ``b`` on the keys that both have, for values of at least 0 on average; interval over
+    clusters.
 
-    Ten clusters or more: percentile bootstrap; two to nine: t(G-1) with the jackknife error. A resample whose denominator is not above 0
-    counts as infinite; NaN with a reason where ``b`` itself is not above 0 or the upper end would be infinite.
-    """
+    Ten clusters or more: percentile bootstrap; two to nine: t(G-1) with the jackknife error. A resample whose
+    denominator is not above 0 counts as infinite; NaN with a reason where ``b`` itself is not above 0 or the upper end
+    would be infinite."""
     left, right, names, lost = _common(a, b, clusters)
     if not len(left):
         return unknown("no scored pairs", 0, lost)

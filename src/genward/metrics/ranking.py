@@ -1,8 +1,9 @@
-"""How well a score ranks positives over negatives: AUROC, AUPRC, TPR at a false-positive rate, with intervals over clusters.
+"""How well a score ranks positives over negatives: AUROC, AUPRC, TPR at a false-positive rate, with intervals over
+clusters.
 
-Values equal scikit-learn's (the tests compare). Intervals resample whole clusters (a matched pair, a concept) and use the weighted form of the statistic, so 1,000 draws
-cost one matrix product a chunk; below ``FEW`` clusters, delete-one-cluster jackknife with Student's t, as in ``metrics.intervals``.
-"""
+Values equal scikit-learn's (the tests compare). Intervals resample whole clusters (a matched pair, a concept) and use
+the weighted form of the statistic, so 1,000 draws cost one matrix product a chunk; below ``FEW`` clusters,
+delete-one-cluster jackknife with Student's t, as in ``metrics.intervals``."""
 
 from __future__ import annotations
 
@@ -32,9 +33,16 @@ def confusion(scores: ArrayLike, labels: ArrayLike, threshold: float) -> dict[st
 
 
 def auroc_estimate(
-    scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = SEED
+    scores: ArrayLike,
+    labels: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Estimate:
-    """AUROC, the probability that a positive scores above a negative (ties half), with an interval over clusters (every row its own where none are given).
+    """AUROC, the probability that a positive scores above a negative (ties half), with an interval over clusters (every
+    row its own where none are given).
 
     Rows whose score is NaN are left out and counted; NaN and a reason where there is only one class.
     """
@@ -42,9 +50,16 @@ def auroc_estimate(
 
 
 def auprc_estimate(
-    scores: ArrayLike, labels: ArrayLike, clusters: Sequence[Hashable] | None = None, *, level: float = 0.95, draws: int = DRAWS, seed: int = SEED
+    scores: ArrayLike,
+    labels: ArrayLike,
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = SEED,
 ) -> Estimate:
-    """Average precision with an interval over clusters; see ``auroc_estimate``. Its floor is the share of positives, so report that beside it."""
+    """Average precision with an interval over clusters; see ``auroc_estimate``. Its floor is the share of positives, so
+    report that beside it."""
     return _estimate(scores, labels, clusters, weighted_auprc, level, draws, seed)
 
 
@@ -58,7 +73,8 @@ def tpr_estimate(
     draws: int = DRAWS,
     seed: int = SEED,
 ) -> Estimate:
-    """Largest share of positives caught by any threshold that flags at most ``fpr`` of the negatives (no interpolation); see ``auroc_estimate``.
+    """Largest share of positives caught by any threshold that flags at most ``fpr`` of the negatives (no
+    interpolation); see ``auroc_estimate``.
 
     The threshold is found anew in each resample, so that the interval carries its uncertainty too.
 
@@ -70,7 +86,7 @@ def tpr_estimate(
     return _estimate(scores, labels, clusters, lambda x, y, w: weighted_tpr(x, y, w, fpr), level, draws, seed)
 
 
-# ------------------------------------------------------------------------------------------------------- weighted statistics
+# -------------------------------------------------------------------------------------------------- weighted statistics
 
 
 def weighted_auroc(x: Array, y: NDArray[np.bool_], weights: Array) -> Array:
@@ -119,7 +135,7 @@ def _descending(x: Array, y: NDArray[np.bool_], weights: Array) -> tuple[Array, 
     return np.add.reduceat(counted * y[order], starts, axis=1), np.add.reduceat(counted * ~y[order], starts, axis=1)
 
 
-# ----------------------------------------------------------------------------------------------------------------- intervals
+# ------------------------------------------------------------------------------------------------------------ intervals
 
 
 def _rows(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
@@ -129,7 +145,10 @@ def _rows(scores: ArrayLike, labels: ArrayLike) -> tuple[Array, NDArray[np.bool_
     if not np.isin(raw, (0, 1)).all():
         raise BadInput("labels must be 0 or 1 (False or True)")
     if np.isnan(x).any():
-        raise BadInput(f"{int(np.isnan(x).sum())} scores are NaN; a ranking has no place for them, leave them out and report how many")
+        raise BadInput(
+            f"{int(np.isnan(x).sum())} scores are NaN; a ranking has no place for them, leave them out and report how "
+            "many"
+        )
     return x, raw.astype(bool)
 
 
@@ -145,7 +164,8 @@ def _estimate(
     raw, marks = np.asarray(scores, np.float64), np.asarray(labels)
     if raw.ndim != 1 or marks.shape != raw.shape or (clusters is not None and len(clusters) != len(raw)):
         raise BadInput(
-            f"scores of shape {raw.shape}, labels of {marks.shape}, {len(raw) if clusters is None else len(clusters)} clusters do not belong together"
+            f"scores of shape {raw.shape}, labels of {marks.shape}, {len(raw) if clusters is None else len(clusters)} "
+            "clusters do not belong together"
         )
     keep = ~np.isnan(raw)
     x, y = _rows(raw[keep], marks[keep])
@@ -165,7 +185,9 @@ def _estimate(
     if np.ptp(drawn) == 0:
         return _at_edge(value, x, y, codes, lost, level)
     if few:
-        half = quantile(level, len(drawn) - 1) * math.sqrt((len(drawn) - 1) / len(drawn) * float(((drawn - drawn.mean()) ** 2).sum()))
+        half = quantile(level, len(drawn) - 1) * math.sqrt(
+            (len(drawn) - 1) / len(drawn) * float(((drawn - drawn.mean()) ** 2).sum())
+        )
         low, high = value - half, value + half
     else:
         low, high = map(float, np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]))
@@ -173,7 +195,13 @@ def _estimate(
 
 
 def _resampled(
-    x: Array, y: NDArray[np.bool_], codes: NDArray[np.int_], count: int, statistic: Callable[[Array, NDArray[np.bool_], Array], Array], draws: int, seed: int
+    x: Array,
+    y: NDArray[np.bool_],
+    codes: NDArray[np.int_],
+    count: int,
+    statistic: Callable[[Array, NDArray[np.bool_], Array], Array],
+    draws: int,
+    seed: int,
 ) -> Array:
     """Statistic of resamples of whole clusters; with 0 draws, of the table without each cluster."""
     if draws == 0:
@@ -186,8 +214,11 @@ def _resampled(
     return np.concatenate(parts)
 
 
-def _at_edge(value: float, x: Array, y: NDArray[np.bool_], codes: NDArray[np.int_], lost: int, level: float) -> Estimate:
-    """Where no resample sees a spread (perfect separation): Wilson's interval at the number of clusters of the scarcer class."""
+def _at_edge(
+    value: float, x: Array, y: NDArray[np.bool_], codes: NDArray[np.int_], lost: int, level: float
+) -> Estimate:
+    """Where no resample sees a spread (perfect separation): Wilson's interval at the number of clusters of the scarcer
+    class."""
     scarce = min(len(np.unique(codes[y])), len(np.unique(codes[~y])))
     found = wilson(value * scarce, scarce, level)
     return Estimate(value, min(found.low, value), max(found.high, value), len(x), lost)

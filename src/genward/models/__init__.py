@@ -1,1 +1,2 @@
-"""Models: one file a family, the names of their places (``sites``), and the one door through which methods touch them (``rig``)."""
+"""Models: one file a family, the names of their places (``sites``), and the one door through which methods touch them
+(``rig``)."""

@@ -1,12 +1,13 @@
 """The rig: the one door through which a method touches a live model.
 
-Nothing else in genward registers hooks, replaces weights or steps into a sampling loop. Everything a defense attaches carries its
-owner's name, is counted while the rig is open, and is gone when it closes, after an exception as well. Stock pipelines run as they
-are: rows blocked in mid-loop are gathered out before the denoiser and scattered back after it, the sampler's state keeps its size.
+Nothing else in genward registers hooks, replaces weights or steps into a sampling loop. Everything a defense attaches
+carries its owner's name, is counted while the rig is open, and is gone when it closes, after an exception as well.
+Stock pipelines run as they
+are: rows blocked in mid-loop are gathered out before the denoiser and scattered back after it, the sampler's state
+    keeps its size.
 
-Rows. A denoiser call under guidance has ``[unconditional; conditional]`` rows, else only conditional ones. ``Frame.case`` and
-``Frame.conditional`` say which is which; rows of blocked cases are no longer among them.
-"""
+Rows. A denoiser call under guidance has ``[unconditional; conditional]`` rows, else only conditional ones.
+``Frame.case`` and ``Frame.conditional`` say which is which; rows of blocked cases are no longer among them."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 
 LEFT: WeakKeyDictionary[torch.nn.Module, set[threading.Thread]] = WeakKeyDictionary()
-"""Denoiser -> guards that were left behind in it; a pipeline may be guarded through several models, one after the other."""
+"""Denoiser -> guards that were left behind in it; a pipeline may be guarded through several models, one after the
+other."""
 
 
 class PortError(GuardError):
@@ -59,7 +61,8 @@ class Port:
     calls: int = 0
 
     def active(self, step: int, steps: int) -> bool:
-        """Whether ``step`` of ``steps`` lies in the window (always outside a sampler, where rows are selected by timestep)."""
+        """Whether ``step`` of ``steps`` lies in the window (always outside a sampler, where rows are selected by
+        timestep)."""
         start, end = self.during
         return step < 0 or (start * steps <= step and (end >= 1.0 or step < end * steps))
 
@@ -104,9 +107,8 @@ class Run:
 class LiveRig:
     """``core.contracts.Rig`` on one model. Use it through ``StableDiffusion.rig(defenses)``; see the module's text.
 
-    Counters: ``calls`` (denoiser calls), ``rows`` (denoiser rows, ``predict`` included), ``predicted`` (rows of ``predict`` alone),
-    ``encoded`` (texts of ``encode``), ``port_calls`` (by owner and port).
-    """
+    Counters: ``calls`` (denoiser calls), ``rows`` (denoiser rows, ``predict`` included), ``predicted`` (rows of
+    ``predict`` alone), ``encoded`` (texts of ``encode``), ``port_calls`` (by owner and port)."""
 
     def __init__(self, model: StableDiffusion) -> None:
         self.model = model
@@ -128,7 +130,7 @@ class LiveRig:
         """Ids and mask (rows, t) of the texts in the encoder"""
         self._open = False
 
-    # ---------------------------------------------------------------------------------------------------- opening, closing
+    # ------------------------------------------------------------------------------------------------- opening, closing
 
     @contextmanager
     def opened(self, defenses: Sequence[Defense]) -> Iterator[LiveRig]:
@@ -166,28 +168,36 @@ class LiveRig:
         return LEFT.setdefault(self.model.unet, set())
 
     def refuse_left(self) -> None:
-        """``GuardError`` while a guard that took too long still runs: what it does to the model would reach this rig's pictures."""
+        """``GuardError`` while a guard that took too long still runs: what it does to the model would reach this rig's
+        pictures."""
         self.left.difference_update([thread for thread in self.left if not thread.is_alive()])
         if self.left:
             name = next(iter(self.left)).name
-            raise GuardError(f"{name} took too long and still runs on this model; wait for it, then give the guard more time (timeout)")
+            raise GuardError(
+                f"{name} took too long and still runs on this model; wait for it, then give the guard more time "
+                "(timeout)"
+            )
 
     def of(self, kind: str) -> list[Port]:
         return [p for p in self.ports if p.kind == kind]
 
     def _add(self, kind: str, fn: Callable[..., Any], during: Window = (0.0, 1.0), site: Site | None = None) -> None:
         if not 0.0 <= during[0] < during[1] <= 1.0:
-            raise BadInput(f"{self._owner}: window {during} is not a part of the loop; give (start, end) with 0 <= start < end <= 1")
+            raise BadInput(
+                f"{self._owner}: window {during} is not a part of the loop; give (start, end) with 0 <= start < end <= "
+                "1"
+            )
         self.ports.append(Port(self._owner, kind, fn, during, site))
 
-    # -------------------------------------------------------------------------------------------------------------- ports
+    # ------------------------------------------------------------------------------------------------------------ ports
 
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None:
         """``fn(list[Prompt]) -> list[Prompt]`` of equal length, before the text encoder."""
         self._add("prompts", fn)
 
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None:
-        """``fn(tensor, frame)`` at a named place; a returned tensor of equal shape replaces it, ``None`` leaves it. Gradients flow through.
+        """``fn(tensor, frame)`` at a named place; a returned tensor of equal shape replaces it, ``None`` leaves it.
+        Gradients flow through.
 
         Raises:
             UnknownName: no such site (nearest names offered).
@@ -202,27 +212,33 @@ class LiveRig:
         """``fn(call, frame) -> call`` before each denoiser call: embeddings in mid-loop, skips, timesteps."""
         self._add("inputs", fn, during)
 
-    def guidance(self, fn: Callable[[Tensor | None, Tensor, Call, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None:
-        """``fn(uncond | None, cond, call, frame) -> noise``, all of the conditional rows; what it returns is what the sampler sees.
+    def guidance(
+        self, fn: Callable[[Tensor | None, Tensor, Call, Frame], Tensor], *, during: Window = (0.0, 1.0)
+    ) -> None:
+        """``fn(uncond | None, cond, call, frame) -> noise``, all of the conditional rows; what it returns is what the
+        sampler sees.
 
         Raises:
             Conflict: another defense owns the port, or the pipeline rescales guidance.
         """
         owners = self.of("guidance")
         if owners:
-            raise Conflict(f"{owners[0].owner} and {self._owner} both own the guidance port, and only one can; use one of them")
+            raise Conflict(
+                f"{owners[0].owner} and {self._owner} both own the guidance port, and only one can; use one of them"
+            )
         self._add("guidance", fn, during)
 
     def latents(self, fn: Callable[[Tensor, Frame], Tensor], *, during: Window = (0.0, 1.0)) -> None:
-        """``fn(latents (rows, c, h, w), frame) -> latents`` before each step, the first included; rows are the live cases."""
+        """``fn(latents (rows, c, h, w), frame) -> latents`` before each step, the first included; rows are the live
+        cases."""
         self._add("latents", fn, during)
 
     def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace every U-Net parameter whose name matches the pattern by ``edit(name, tensor)``; restored bit for bit on close.
+        """Replace every U-Net parameter whose name matches the pattern by ``edit(name, tensor)``; restored bit for bit
+        on close.
 
-        Several owners compose in order. Raises ``UnknownName`` where nothing matches, ``Conflict`` for fused or offloaded weights,
-        ``BadInput`` where the edit changes a shape or yields numbers that are not finite.
-        """
+        Several owners compose in order. Raises ``UnknownName`` where nothing matches, ``Conflict`` for fused or
+        offloaded weights, ``BadInput`` where the edit changes a shape or yields numbers that are not finite."""
         parameters = dict(self.model.unet.named_parameters())
         names = [n for n in parameters if re.search(match, n)]
         if not names:
@@ -230,16 +246,28 @@ class LiveRig:
         for name in names:
             parameter = parameters[name]
             if parameter.is_meta:
-                raise Conflict(f"{self._owner}: weight {name} is offloaded to disk or meta, where an edit does nothing; load the model without it")
+                raise Conflict(
+                    f"{self._owner}: weight {name} is offloaded to disk or meta, where an edit does nothing; load the "
+                    "model without it"
+                )
             module = self.model.unet.get_submodule(name.rsplit(".", 2)[0])
             if getattr(module, "fused_projections", False):
-                raise Conflict(f"{self._owner}: {name} is fused and its edit would be ignored; call pipe.unfuse_qkv_projections() first")
+                raise Conflict(
+                    f"{self._owner}: {name} is fused and its edit would be ignored; call pipe.unfuse_qkv_projections() "
+                    "first"
+                )
             with torch.no_grad():
                 new = edit(name, parameter.data.clone()).to(parameter.dtype).to(parameter.device)
             if new.shape != parameter.shape:
-                raise BadInput(f"{self._owner}: edit of {name} gives shape {tuple(new.shape)}, the weight has {tuple(parameter.shape)}")
+                raise BadInput(
+                    f"{self._owner}: edit of {name} gives shape {tuple(new.shape)}, the weight has "
+                    f"{tuple(parameter.shape)}"
+                )
             if not torch.isfinite(new).all():
-                raise BadInput(f"{self._owner}: edit of {name} holds numbers that are not finite; check the artifact or its strength")
+                raise BadInput(
+                    f"{self._owner}: edit of {name} holds numbers that are not finite; check the artifact or its "
+                    "strength"
+                )
             self._saved.setdefault(name, parameter.data)
             parameter.data = new.contiguous()
             self._edited.append((self._owner, name))
@@ -248,7 +276,7 @@ class LiveRig:
         """``fn(images) -> images`` of the surviving rows; ``None`` in a place refuses that row."""
         self._add("images", fn)
 
-    # ------------------------------------------------------------------------------------------------------------ services
+    # --------------------------------------------------------------------------------------------------------- services
 
     def block(
         self,
@@ -264,7 +292,8 @@ class LiveRig:
         """Refuse cases, given as a bool mask or indices over the frame's rows; they cost nothing from the next call on.
 
         Args:
-            score: (rows of the frame,) what was compared with ``threshold``, for the verdict. category: one text, or one a row of the frame.
+            score: (rows of the frame,) what was compared with ``threshold``, for the verdict. category: one text, or
+                one a row of the frame.
             tokens: a list a row of the frame: token and its share of the score.
         """
         run = self._running("block")
@@ -286,7 +315,8 @@ class LiveRig:
         category: str | Sequence[str] = "",
         tokens: Sequence[Sequence[tuple[str, float]]] | None = None,
     ) -> None:
-        """Put on record that rows were ``flagged`` or ``steered``; they go on. A defense's first word on a case is kept."""
+        """Put on record that rows were ``flagged`` or ``steered``; they go on. A defense's first word on a case is
+        kept."""
         if action not in ("flagged", "steered"):
             raise BadInput(f"rig.flag: action {action!r}; 'flagged' or 'steered' are possible (rig.block blocks)")
         self._running("flag")
@@ -320,7 +350,8 @@ class LiveRig:
         said.append(Verdict(action, self._speaker(), frame.stage, frame.step, number, threshold, label, why, shares))
 
     def tokens(self, frame: Frame) -> Tokens:
-        """Token ids, mask and strings of the texts that are being encoded; rows follow the frame's. ``GuardError`` outside the text stage."""
+        """Token ids, mask and strings of the texts that are being encoded; rows follow the frame's. ``GuardError``
+        outside the text stage."""
         if frame.stage != "text" or not self._texts:
             raise GuardError("rig.tokens was called outside the text stage; call it from a text tap")
         if self._encoding is not None and len(self._encoding[0]) == len(self._texts):
@@ -328,9 +359,12 @@ class LiveRig:
         return self.model.tokens(self._texts)
 
     def _encoded(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the text encoder: keep the ids and the mask that it is given, which are then not worked out again; without a mask they are."""
+        """Before the text encoder: keep the ids and the mask that it is given, which are then not worked out again;
+        without a mask they are."""
         ids, mask = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
-        self._encoding = None if self.now is None or self._inner or ids is None or mask is None else (ids.cpu(), mask.bool().cpu())
+        self._encoding = (
+            None if self.now is None or self._inner or ids is None or mask is None else (ids.cpu(), mask.bool().cpu())
+        )
 
     def note(self, frame: Frame, **signals: Tensor) -> None:
         """Store per-row evidence (rows,) under each case; of unconditional rows nothing is kept."""
@@ -350,11 +384,16 @@ class LiveRig:
             return self.model.encode(texts)
 
     def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction:
-        """One untapped denoiser call from inside a port. ``weights="clean"`` uses the original ones; ``read`` names sites to return."""
+        """One untapped denoiser call from inside a port. ``weights="clean"`` uses the original ones; ``read`` names
+        sites to return."""
         if weights not in ("live", "clean"):
             raise BadInput(f"weights {weights!r}; 'live' or 'clean' are possible")
         found: dict[str, Tensor] = {}
-        handles = [h for name in read for h in self._reader(lookup(self.model.site_table, name), partial(found.__setitem__, name))]
+        handles = [
+            h
+            for name in read
+            for h in self._reader(lookup(self.model.site_table, name), partial(found.__setitem__, name))
+        ]
         rows = len(call.latents)
         self.predicted += rows
         self.rows += rows
@@ -366,7 +405,9 @@ class LiveRig:
             with self._untapped():
                 noise = self.model.denoise(call)
         finally:
-            if self._open:  # a guard that was left behind comes back after closing: the original weights are in place then and stay
+            if (
+                self._open
+            ):  # a guard that was left behind comes back after closing: the original weights are in place then and stay
                 for parameter, edited in swapped.items():
                     parameter.data = edited
             for handle in handles:
@@ -397,7 +438,7 @@ class LiveRig:
         finally:
             self._inner = before
 
-    # --------------------------------------------------------------------------------------------------------------- hooks
+    # ------------------------------------------------------------------------------------------------------------ hooks
 
     def _hook(self) -> None:
         unet = self.model.unet
@@ -419,7 +460,10 @@ class LiveRig:
             if new is None or (port.site is not None and port.site.stream == "probs"):
                 return None
             if new.shape != tensor.shape:
-                raise GuardError(f"{port.owner}: tap at {port.site.name if port.site else '?'} returned {tuple(new.shape)}, not {tuple(tensor.shape)}")
+                raise GuardError(
+                    f"{port.owner}: tap at {port.site.name if port.site else '?'} returned {tuple(new.shape)}, not "
+                    f"{tuple(tensor.shape)}"
+                )
             return self._windowed(port, frame, new.to(tensor.dtype), tensor)
 
         return call
@@ -485,11 +529,17 @@ class LiveRig:
         run = self.run
         if run is None:
             return None
-        sample, timestep, text = args[0], args[1] if len(args) > 1 else kwargs["timestep"], kwargs["encoder_hidden_states"]
+        sample, timestep, text = (
+            args[0],
+            args[1] if len(args) > 1 else kwargs["timestep"],
+            kwargs["encoder_hidden_states"],
+        )
         rows = len(sample)
         case = torch.arange(run.cases).repeat(2 if run.doubled else 1)
         if rows != len(case):
-            raise GuardError(f"the denoiser got {rows} rows for {run.cases} cases; genward does not know this pipeline's row order")
+            raise GuardError(
+                f"the denoiser got {rows} rows for {run.cases} cases; genward does not know this pipeline's row order"
+            )
         conditional = torch.arange(rows) >= (rows - run.cases)
         live = run.alive[case]
         if not live.any():
@@ -500,7 +550,9 @@ class LiveRig:
             sample, text = sample[index], text[index]
             case, conditional = case[index], conditional[index]
         t = timestep if torch.is_tensor(timestep) else torch.tensor(timestep)
-        frame = Frame("denoise", run.step, run.steps, t.reshape(-1).expand(len(sample)), run.guidance, "", conditional, case)
+        frame = Frame(
+            "denoise", run.step, run.steps, t.reshape(-1).expand(len(sample)), run.guidance, "", conditional, case
+        )
         call = Call(sample, t.to(sample.device).reshape(-1).expand(len(sample)), text)
         self.now = frame
         asked = call
@@ -514,7 +566,10 @@ class LiveRig:
         run.passes += torch.bincount(case, minlength=run.cases).double()
         kwargs = {**kwargs, "encoder_hidden_states": call.text}
         if call.skips is not None:
-            kwargs |= {"down_block_additional_residuals": call.skips[:-1], "mid_block_additional_residual": call.skips[-1]}
+            kwargs |= {
+                "down_block_additional_residuals": call.skips[:-1],
+                "mid_block_additional_residual": call.skips[-1],
+            }
         when = timestep if call.timestep is asked.timestep else call.timestep
         kwargs.pop("timestep", None)
         return (call.latents, when, *args[2:]), kwargs
@@ -541,8 +596,14 @@ class LiveRig:
     def _guide(self, port: Port, noise: Tensor, call: Call, frame: Frame) -> Tensor:
         keep = frame.conditional
         pick = keep.to(noise.device)
-        conditional = Call(call.latents[pick], call.timestep[pick], call.text[pick], call.skips and tuple(s[pick] for s in call.skips))
-        inner = frame._replace(conditional=keep[keep], case=frame.case[keep], timestep=frame.timestep[keep] if frame.timestep is not None else None)
+        conditional = Call(
+            call.latents[pick], call.timestep[pick], call.text[pick], call.skips and tuple(s[pick] for s in call.skips)
+        )
+        inner = frame._replace(
+            conditional=keep[keep],
+            case=frame.case[keep],
+            timestep=frame.timestep[keep] if frame.timestep is not None else None,
+        )
         uncond = noise[~pick] if not keep.all() else None
         chosen = port(uncond, noise[pick], conditional, inner)
         if chosen.shape != noise[pick].shape:
@@ -550,7 +611,7 @@ class LiveRig:
         chosen = chosen.to(noise.dtype)
         return torch.cat([chosen, chosen]) if uncond is not None else chosen
 
-    # ------------------------------------------------------------------------------------------------- what the loop calls
+    # ---------------------------------------------------------------------------------------------- what the loop calls
 
     def prompt_stage(self, prompts: list[Prompt]) -> list[Prompt]:
         """Run the ``prompts`` ports."""
@@ -580,10 +641,11 @@ class LiveRig:
             self.now, self._texts, self._encoding = None, [], None
 
     def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
-        """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box attack looks through.
+        """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box
+        attack looks through.
 
-        Weight edits, taps, ``inputs`` and ``guidance`` ports act, with ``Frame.step`` -1 and windows read off the timestep; ports on
-        prompts, latents and pictures do not.
+        Weight edits, taps, ``inputs`` and ``guidance`` ports act, with ``Frame.step`` -1 and windows read off the
+        timestep; ports on prompts, latents and pictures do not.
 
         Args:
             call: conditional rows.
@@ -597,7 +659,11 @@ class LiveRig:
                 return self.model.denoise(call)
             if empty is None:
                 raise BadInput("a guided prediction wants the states of the empty text")
-            both = Call(torch.cat([call.latents] * 2), torch.cat([call.timestep] * 2), torch.cat([empty.expand(rows, -1, -1), call.text]))
+            both = Call(
+                torch.cat([call.latents] * 2),
+                torch.cat([call.timestep] * 2),
+                torch.cat([empty.expand(rows, -1, -1), call.text]),
+            )
             uncond, cond = self.model.denoise(both).chunk(2)
             return cond if self.of("guidance") else uncond + guidance * (cond - uncond)
         finally:
@@ -612,7 +678,16 @@ class LiveRig:
             return latents
         index = run.alive.nonzero().flatten()
         rows = len(index)
-        frame = Frame("denoise", step, run.steps, timestep.reshape(-1).expand(rows), run.guidance, "", torch.ones(rows, dtype=torch.bool), index)
+        frame = Frame(
+            "denoise",
+            step,
+            run.steps,
+            timestep.reshape(-1).expand(rows),
+            run.guidance,
+            "",
+            torch.ones(rows, dtype=torch.bool),
+            index,
+        )
         whole = bool(run.alive.all())
         part = latents if whole else latents[index.to(latents.device)]
         self.now = frame
@@ -632,7 +707,9 @@ class LiveRig:
     def image_stage(self, images: list[Image], index: Tensor) -> list[Image]:
         """Run the ``images`` ports on the decoded survivors; rows they refuse are marked in the run."""
         run = self._running("images")
-        frame = Frame("decode", run.steps, run.steps, None, run.guidance, "", torch.ones(len(index), dtype=torch.bool), index)
+        frame = Frame(
+            "decode", run.steps, run.steps, None, run.guidance, "", torch.ones(len(index), dtype=torch.bool), index
+        )
         self.now = frame
         for port in self.of("images"):
             self._owner = port.owner
@@ -662,8 +739,10 @@ class LiveRig:
             if due and port.calls == 0:
                 where = f" at {port.site.name}" if port.site else ""
                 raise DefenseInactive(
-                    f"{port.owner}: its {port.kind} port{where} was never called, so nothing was guarded; a model compiled before the guard was "
-                    "attached ignores hooks (attach first, or use the uncompiled model), and an offloaded one can lose them"
+                    f"{port.owner}: its {port.kind} port{where} was never called, so nothing was guarded; a model "
+                    "compiled before the guard was "
+                    "attached ignores hooks (attach first, or use the uncompiled model), and an offloaded one can lose "
+                    "them"
                 )
 
     def begin(self, run: Run) -> None:
@@ -691,13 +770,15 @@ class LiveRig:
 
 @contextmanager
 def learned_tokens(model: StableDiffusion, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are as before on leaving.
+    """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are
+    as before on leaving.
 
     Args:
         vectors: token text (``<3f9a12b4>``) -> (width,) embedding.
 
     Raises:
-        BadInput: an embedding of another width than the encoder's, or one that is not finite; BadInput for a text that is a token already.
+        BadInput: an embedding of another width than the encoder's, or one that is not finite; BadInput for a text that
+            is a token already.
     """
     if not vectors:
         yield
@@ -705,9 +786,14 @@ def learned_tokens(model: StableDiffusion, vectors: Mapping[str, Tensor]) -> Ite
     table = model.text_encoder.get_input_embeddings()
     for text, vector in vectors.items():
         if tuple(vector.shape) != (table.embedding_dim,):
-            raise BadInput(f"learned token {text}: shape {tuple(vector.shape)}, this text encoder takes ({table.embedding_dim},); learn it on this model")
+            raise BadInput(
+                f"learned token {text}: shape {tuple(vector.shape)}, this text encoder takes ({table.embedding_dim},); "
+                "learn it on this model"
+            )
         if not torch.isfinite(vector).all():
-            raise BadInput(f"learned token {text} holds numbers that are not finite; the attack diverged, lower its rate")
+            raise BadInput(
+                f"learned token {text} holds numbers that are not finite; the attack diverged, lower its rate"
+            )
     kept = model.pipe.tokenizer
     known = sorted(set(vectors) & set(kept.get_vocab()))
     if known:

@@ -43,7 +43,7 @@ class StableDiffusion:
         self.site_table: dict[str, Site] = {**unet_sites(pipe.unet), **text_sites(pipe.text_encoder)}
         self.open_rig: LiveRig | None = None
 
-    # --------------------------------------------------------------------------------------------------------- plain parts
+    # ------------------------------------------------------------------------------------------------------ plain parts
 
     @property
     def sites(self) -> Mapping[str, Site]:
@@ -78,7 +78,8 @@ class StableDiffusion:
         return sampler.height or edge, sampler.width or edge
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Text states (n, t, c) exactly as the pipeline makes them for its denoiser; no gradient is kept unless grad mode is on."""
+        """Text states (n, t, c) exactly as the pipeline makes them for its denoiser; no gradient is kept unless grad
+        mode is on."""
         return self._encode(list(texts))
 
     def _encode(self, texts: list[str]) -> Tensor:
@@ -86,14 +87,22 @@ class StableDiffusion:
         return states
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
-        """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's length."""
+        """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's
+        length."""
         tokenizer = self.pipe.tokenizer
-        found = tokenizer(list(texts), padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt")
+        found = tokenizer(
+            list(texts),
+            padding="max_length",
+            max_length=tokenizer.model_max_length,
+            truncation=True,
+            return_tensors="pt",
+        )
         return Tokens(found.input_ids, found.attention_mask.bool(), tokenizer.convert_ids_to_tokens)
 
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, token texts like ``<3f9a12b4>`` stand for these (width,) embeddings, with gradient; see ``models.rig.learned_tokens``."""
+        """Inside, token texts like ``<3f9a12b4>`` stand for these (width,) embeddings, with gradient; see
+        ``models.rig.learned_tokens``."""
         with learned_tokens(self, vectors):
             yield
 
@@ -101,8 +110,13 @@ class StableDiffusion:
         """One denoiser call (rows, c, h, w); hooks of an open rig act unless it is inside ``predict``."""
         extra: dict[str, Any] = {}
         if call.skips is not None:
-            extra = {"down_block_additional_residuals": call.skips[:-1], "mid_block_additional_residual": call.skips[-1]}
-        noise: Tensor = self.unet(call.latents, call.timestep, encoder_hidden_states=call.text, return_dict=False, **extra)[0]
+            extra = {
+                "down_block_additional_residuals": call.skips[:-1],
+                "mid_block_additional_residual": call.skips[-1],
+            }
+        noise: Tensor = self.unet(
+            call.latents, call.timestep, encoder_hidden_states=call.text, return_dict=False, **extra
+        )[0]
         return noise
 
     def predict(self, call: Call) -> Tensor:
@@ -123,16 +137,21 @@ class StableDiffusion:
     def decode(self, latents: Tensor) -> list[Any]:
         """Latents (n, c, h, w) -> PIL images."""
         with torch.no_grad():
-            pixels = self.pipe.vae.decode(latents.to(self.dtype) / self.pipe.vae.config.scaling_factor, return_dict=False)[0]
+            pixels = self.pipe.vae.decode(
+                latents.to(self.dtype) / self.pipe.vae.config.scaling_factor, return_dict=False
+            )[0]
         return list(self.pipe.image_processor.postprocess(pixels.detach(), output_type="pil"))
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Pixels (n, 3, h, w) in [-1, 1] -> scaled latents (n, c, h/f, w/f), posterior mean."""
         with torch.no_grad():
-            latents: Tensor = self.pipe.vae.encode(pixels.to(self.device, self.dtype)).latent_dist.mean * self.pipe.vae.config.scaling_factor
+            latents: Tensor = (
+                self.pipe.vae.encode(pixels.to(self.device, self.dtype)).latent_dist.mean
+                * self.pipe.vae.config.scaling_factor
+            )
         return latents
 
-    # ---------------------------------------------------------------------------------------------------------- generation
+    # ------------------------------------------------------------------------------------------------------- generation
 
     @contextmanager
     def rig(self, defenses: Sequence[Defense] = ()) -> Iterator[LiveRig]:
@@ -156,9 +175,10 @@ class StableDiffusion:
     ) -> list[Sample]:
         """Sample every case; one ``Sample`` a case, in order.
 
-        Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts[case.latents]``, (c, h, w)), so
-        its neighbors in the batch do not matter. ``vectors`` holds the learned embeddings that ``case.vectors`` names by content hash; in a prompt
-        ``token_text(hash)`` stands for one. A row is ``ok`` with a picture, ``refused`` by a defense, or ``error``.
+        Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts[case.latents]``, (c,
+        h, w)), so its neighbors in the batch do not matter. ``vectors`` holds the learned embeddings that
+        ``case.vectors`` names by content hash; in a prompt ``token_text(hash)`` stands for one. A row is ``ok`` with a
+        picture, ``refused`` by a defense, or ``error``.
 
         Raises:
             BadInput: a case, a size or a start latent cannot be used.
@@ -185,11 +205,13 @@ class StableDiffusion:
         return done
 
     def refuse(self, sampler: Sampler, defenses: Sequence[Defense]) -> None:
-        """Raise ``Inapplicable`` for a defense that cannot act under the sampler, ``BadInput`` for a size that the model cannot make."""
+        """Raise ``Inapplicable`` for a defense that cannot act under the sampler, ``BadInput`` for a size that the
+        model cannot make."""
         for defense in defenses:
             if sampler.guidance <= 1 and getattr(defense, "needs_guidance", False):
                 raise Inapplicable(
-                    f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance {sampler.guidance:g}; "
+                    f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance "
+                    f"{sampler.guidance:g}; "
                     "use guidance above 1 or leave it out"
                 )
         height, width = self.size(sampler)
@@ -198,17 +220,33 @@ class StableDiffusion:
 
     def _start(self, case: Case, sampler: Sampler, starts: Mapping[str, Tensor]) -> Tensor:
         height, width = self.size(sampler)
-        shape = (self.unet.config.in_channels, height // self.pipe.vae_scale_factor, width // self.pipe.vae_scale_factor)
+        shape = (
+            self.unet.config.in_channels,
+            height // self.pipe.vae_scale_factor,
+            width // self.pipe.vae_scale_factor,
+        )
         if case.latents:
             if case.latents not in starts:
                 raise BadInput(f"case {case.id!r}: start latents {case.latents} were not supplied")
             start = starts[case.latents]
             if tuple(start.shape) != shape:
-                raise BadInput(f"case {case.id!r}: start latents have shape {tuple(start.shape)}, the model wants {shape}")
+                raise BadInput(
+                    f"case {case.id!r}: start latents have shape {tuple(start.shape)}, the model wants {shape}"
+                )
             return start.to(self.dtype)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32).to(self.dtype)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32).to(
+            self.dtype
+        )
 
-    def _batch(self, rig: LiveRig, cases: Sequence[Case], sampler: Sampler, keep: bool, starts: Mapping[str, Tensor], gradients: bool) -> list[Sample]:
+    def _batch(
+        self,
+        rig: LiveRig,
+        cases: Sequence[Case],
+        sampler: Sampler,
+        keep: bool,
+        starts: Mapping[str, Tensor],
+        gradients: bool,
+    ) -> list[Sample]:
         began = time.perf_counter()
         self.pipe.scheduler.set_timesteps(sampler.steps)
         run = Run(len(cases), len(self.pipe.scheduler.timesteps), sampler.guidance, self.device)
@@ -228,14 +266,19 @@ class StableDiffusion:
         seconds = (time.perf_counter() - began) / len(cases)
         out = []
         for k, case in enumerate(cases):
-            sample = Sample(case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, passes=round(float(run.passes[k])))
+            sample = Sample(
+                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, passes=round(float(run.passes[k]))
+            )
             sample.verdicts = run.verdicts.get(k, [])
             if failure:
                 sample.status, sample.why = "error", failure
             elif not run.alive[k]:
                 sample.status, sample.why = "refused", run.why.get(k, "refused")
             elif k not in pictures:
-                sample.status, sample.why = "error", "the final latents hold numbers that are not finite; lower the guidance or the defense's strength"
+                sample.status, sample.why = (
+                    "error",
+                    "the final latents hold numbers that are not finite; lower the guidance or the defense's strength",
+                )
             else:
                 sample.image = pictures[k]
                 sample.latents = latents[k] if keep and latents is not None else None
@@ -256,10 +299,21 @@ class StableDiffusion:
         states = self._encode(unique)
         return positive, states[torch.tensor([unique.index(p.negative) for p in prompts], device=states.device)]
 
-    def _sample(self, rig: LiveRig, run: Run, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], gradients: bool) -> Tensor:
+    def _sample(
+        self,
+        rig: LiveRig,
+        run: Run,
+        cases: Sequence[Case],
+        sampler: Sampler,
+        starts: Mapping[str, Tensor],
+        gradients: bool,
+    ) -> Tensor:
         pipe = self.pipe
         if sampler.guidance > 1 and self.unet.config.time_cond_proj_dim is not None:
-            raise Conflict("this model takes its guidance as an embedding (a distilled model), so there is no unconditional branch; use guidance 1")
+            raise Conflict(
+                "this model takes its guidance as an embedding (a distilled model), so there is no unconditional "
+                "branch; use guidance 1"
+            )
         with torch.set_grad_enabled(gradients):
             positive, negative = self._texts(rig, run, cases)
             if not run.alive.any():
@@ -317,7 +371,7 @@ class StableDiffusion:
         _, flagged = self.pipe.safety_checker(images=pixels, clip_input=features.pixel_values.to(self.dtype))
         return list(flagged)
 
-    # -------------------------------------------------------------------------------------------------------------- export
+    # ----------------------------------------------------------------------------------------------------------- export
 
     def export(self, folder: str | Path, defenses: Sequence[Defense]) -> Path:
         """Write the pipeline with its edited weights as a stock diffusers folder that loads without genward.
@@ -331,7 +385,8 @@ class StableDiffusion:
         with self.rig(defenses) as rig:
             for port in rig.ports:
                 raise Conflict(
-                    f"{port.owner} acts through its {port.kind} port while sampling and cannot be written into weights; serve it with a guard instead"
+                    f"{port.owner} acts through its {port.kind} port while sampling and cannot be written into "
+                    "weights; serve it with a guard instead"
                 )
             self.pipe.save_pretrained(folder, safe_serialization=True)
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
@@ -354,38 +409,59 @@ def _learned(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, 
 
 def folder_spec(folder: Path, name: str, dtype: str) -> Spec:
     """A pipeline folder's identity: the SHA-256 of every safetensors file and configuration in it."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt") and p.name != "genward.json")
-    return Spec("model", "sd", {"source": name, "dtype": dtype, "files": {str(p.relative_to(folder)): file_hash(p)[:16] for p in files}})
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt") and p.name != "genward.json"
+    )
+    return Spec(
+        "model",
+        "sd",
+        {"source": name, "dtype": dtype, "files": {str(p.relative_to(folder)): file_hash(p)[:16] for p in files}},
+    )
 
 
-def load_pipeline(source: str, *, device: str | None = None, dtype: str = "float32", download: bool = False) -> StableDiffusion:
+def load_pipeline(
+    source: str, *, device: str | None = None, dtype: str = "float32", download: bool = False
+) -> StableDiffusion:
     """Load a local folder or a hub id; safetensors only, no remote code, no download unless asked for.
 
     Raises:
-        BadInput: no such folder, not a pipeline, pickled or truncated weights, or not on this machine and ``download`` is off.
+        BadInput: no such folder, not a pipeline, pickled or truncated weights, or not on this machine and ``download``
+            is off.
     """
     folder = Path(source)
     if not folder.is_dir():
         folder = _snapshot(source, download)
     if not (folder / "model_index.json").is_file():
-        raise BadInput(f"{folder} is no diffusers pipeline (it has no model_index.json); give a folder written by save_pretrained, or a hub id")
+        raise BadInput(
+            f"{folder} is no diffusers pipeline (it has no model_index.json); give a folder written by "
+            "save_pretrained, or a hub id"
+        )
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     if not str(index.get("_class_name", "")).startswith("StableDiffusionPipeline"):
-        raise BadInput(f"{folder} holds a {index.get('_class_name')!r}; this version of genward runs StableDiffusionPipeline")
+        raise BadInput(
+            f"{folder} holds a {index.get('_class_name')!r}; this version of genward runs StableDiffusionPipeline"
+        )
     for part in ("unet", "vae", "text_encoder"):
         if not any((folder / part).glob("*.safetensors")):
-            pickles = [p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+            pickles = [
+                p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+            ]
             found = f"only {pickles[0]}, a pickle, which genward never loads" if pickles else "no weights"
-            raise BadInput(f"{folder / part} holds {found}; convert the pipeline with save_pretrained(safe_serialization=True)")
+            raise BadInput(
+                f"{folder / part} holds {found}; convert the pipeline with save_pretrained(safe_serialization=True)"
+            )
     from diffusers import StableDiffusionPipeline
 
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, dtype=getattr(torch, dtype), local_files_only=True)
+        pipe = StableDiffusionPipeline.from_pretrained(
+            str(folder), use_safetensors=True, dtype=getattr(torch, dtype), local_files_only=True
+        )
     except GenwardError:
         raise
     except Exception as error:
         raise BadInput(
-            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {str(error)[:300]}; check its files against their source"
+            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {str(error)[:300]}; check its files "
+            "against their source"
         ) from error
     pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return StableDiffusion(pipe, folder_spec(folder, source if not Path(source).is_dir() else folder.name, dtype))
@@ -397,7 +473,11 @@ def _snapshot(source: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]))
+        return Path(
+            snapshot_download(
+                source, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]
+            )
+        )
     except Exception as error:
         hint = "check the name and the network" if download else "pass --download to fetch it, or give a local folder"
         raise BadInput(f"model {source!r} is not on this machine ({type(error).__name__}); {hint}") from error

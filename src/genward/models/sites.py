@@ -1,17 +1,18 @@
-"""Names of places in a model: module path, element of its output, stream and channels, read from the modules themselves.
+"""Names of places in a model: module path, element of its output, stream and channels, read from the modules
+themselves.
 
 A site's name is its path inside the denoiser with ``transformer_blocks`` shortened to ``tb``:
 
 =============================================  ======================================================================
 ``down_blocks.0`` ``mid_block`` ``up_blocks.1``   block outputs, (rows, c, h, w); a down block's is already downsampled
 ``….attentions.0``                             a transformer's output, residual included, (rows, c, h, w)
-``….attentions.0.tb.0``                        one transformer block, (rows, n, c)
-``….tb.0.attn1`` ``.attn2`` ``.ff``            self-, cross-attention, feed-forward outputs before the residual, (rows, n, c)
-``….tb.0.ff.hidden``                           GEGLU's hidden activation, (rows, n, 4c)
-``….tb.0.attn2.probs`` ``.attn1.probs``        attention probabilities (rows, heads, n, t), read-only
-``text.0``                                     a text encoder layer's output, (rows, t, c)
-``text.0.heads``                               the concatenated heads' states before the output projection, (rows, t, heads·dim)
-=============================================  ======================================================================
+``….attentions.0.tb.0``                        one transformer block, (rows, n, c) ``….tb.0.attn1`` ``.attn2`` ``.ff``
+self-, cross-attention, feed-forward outputs before the residual, (rows, n, c) ``….tb.0.ff.hidden``
+GEGLU's hidden activation, (rows, n, 4c) ``….tb.0.attn2.probs`` ``.attn1.probs``        attention probabilities (rows,
+heads, n, t), read-only ``text.0``                                     a text encoder layer's output, (rows, t, c)
+``text.0.heads``                               the concatenated heads' states before the output projection, (rows, t,
+heads·dim) =============================================
+======================================================================
 
 Works on modules on any device, ``meta`` included, so the table of a full-size model can be made without its weights.
 """
@@ -52,7 +53,8 @@ def _block_sites(name: str, block: Any, element: int | None) -> Iterator[Site]:
 
 
 def unet_sites(unet: Any) -> dict[str, Site]:
-    """Sites of a ``UNet2DConditionModel`` in execution order (down, middle, up), whatever order the modules were registered in."""
+    """Sites of a ``UNet2DConditionModel`` in execution order (down, middle, up), whatever order the modules were
+    registered in."""
     found: list[Site] = []
     for i, block in enumerate(unet.down_blocks):
         found += _block_sites(f"down_blocks.{i}", block, 0)
@@ -64,7 +66,9 @@ def unet_sites(unet: Any) -> dict[str, Site]:
 
 
 _TEXT_LAYER = re.compile(r"^(?:text_model\.)?encoder\.layers?\.(\d+)$")
-_TEXT_HEADS = re.compile(r"^(?:text_model\.)?encoder\.layers?\.(\d+)\.(?:self_attn\.out_proj|attention\.output\.dense)$")
+_TEXT_HEADS = re.compile(
+    r"^(?:text_model\.)?encoder\.layers?\.(\d+)\.(?:self_attn\.out_proj|attention\.output\.dense)$"
+)
 
 
 def text_sites(encoder: Any) -> dict[str, Site]:
@@ -89,4 +93,7 @@ def refuse_fused(root: Any, site: Site) -> None:
     """Fused projections never call ``to_q``/``to_k``: refuse them where they are needed."""
     module = root.get_submodule(site.path)
     if getattr(module, "fused_projections", False):
-        raise Conflict(f"site {site.name}: its q/k/v projections are fused, so it cannot be read or edited; call pipe.unfuse_qkv_projections() first")
+        raise Conflict(
+            f"site {site.name}: its q/k/v projections are fused, so it cannot be read or edited; call "
+            "pipe.unfuse_qkv_projections() first"
+        )

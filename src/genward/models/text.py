@@ -1,8 +1,9 @@
-"""A text encoder on its own: any CLIP, BERT or T5 of transformers with its tokenizer, and the per-head states it computes.
+"""A text encoder on its own: any CLIP, BERT or T5 of transformers with its tokenizer, and the per-head states it
+computes.
 
-Inside a pipeline the rig reads the same places; here there is no denoiser and no sampling loop to guard, so the encoder's own forward pass is
-read with hooks that are gone when ``heads`` returns. Texts are sorted by length and padded to the longest of their batch only.
-"""
+Inside a pipeline the rig reads the same places; here there is no denoiser and no sampling loop to guard, so the
+encoder's own forward pass is read with hooks that are gone when ``heads`` returns. Texts are sorted by length and
+padded to the longest of their batch only."""
 
 from __future__ import annotations
 
@@ -35,7 +36,10 @@ def head_sites(encoder: Any) -> dict[str, Site]:
         if match := _T5_HEADS.match(path):
             found[f"text.{match[1]}.heads"] = Site(f"text.{match[1]}.heads", path, None, "heads", module.in_features)
     if not found:
-        raise BadInput(f"{type(encoder).__name__} is no CLIP, BERT or T5 encoder that genward knows; it has no attention heads to read")
+        raise BadInput(
+            f"{type(encoder).__name__} is no CLIP, BERT or T5 encoder that genward knows; it has no attention heads to "
+            "read"
+        )
     return dict(sorted(found.items(), key=lambda item: int(item[0].split(".")[1])))
 
 
@@ -58,7 +62,8 @@ class TextEncoder:
         self.head_counts = dict.fromkeys(self.sites, count)
 
     def tokenize(self, texts: Sequence[str]) -> Any:
-        """Token ids and mask, padded to the longest of these texts; a text that UTF-8 cannot hold loses its lone surrogates."""
+        """Token ids and mask, padded to the longest of these texts; a text that UTF-8 cannot hold loses its lone
+        surrogates."""
         clean = [t.encode("utf-8", "ignore").decode("utf-8") for t in texts]
         return self.tokenizer(clean, padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
 
@@ -67,15 +72,23 @@ class TextEncoder:
         def keep(name: str, _: Any, args: tuple[Any, ...]) -> None:
             found[name] = args[0]
 
-        handles = [self.encoder.get_submodule(self.sites[s].path).register_forward_pre_hook(partial(keep, s)) for s in sites]
+        handles = [
+            self.encoder.get_submodule(self.sites[s].path).register_forward_pre_hook(partial(keep, s)) for s in sites
+        ]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def heads(self, texts: Sequence[str], sites: Sequence[str] | None = None, progress: Callable[[int, int], None] | None = None) -> Iterator[Any]:
-        """One ``(rows, {site: (n, t, heads · dim)}, mask (n, t), ids (n, t))`` a batch; ``rows`` are indices into ``texts``.
+    def heads(
+        self,
+        texts: Sequence[str],
+        sites: Sequence[str] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Any]:
+        """One ``(rows, {site: (n, t, heads · dim)}, mask (n, t), ids (n, t))`` a batch; ``rows`` are indices into
+        ``texts``.
 
         ``{"summary": …}`` in the states is the encoder's output, what a sentence embedding averages.
 
@@ -93,7 +106,9 @@ class TextEncoder:
             found: dict[str, Tensor] = {}
             device = next(self.encoder.parameters()).device
             with torch.no_grad(), self._read(names, found):
-                output = self.encoder(input_ids=inputs.input_ids.to(device), attention_mask=inputs.attention_mask.to(device))
+                output = self.encoder(
+                    input_ids=inputs.input_ids.to(device), attention_mask=inputs.attention_mask.to(device)
+                )
             found[SUMMARY] = output[0]
             yield rows, found, inputs.attention_mask.bool(), inputs.input_ids
             if progress is not None:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
-    """The judge of a defense with the fields ``probe``, ``labels``, ``threshold`` and ``judge``, and its labels' thresholds (labels,).
+    """The judge of a defense with the fields ``probe``, ``labels``, ``threshold`` and ``judge``, and its labels'
+    thresholds (labels,).
 
     Args:
         example: a label, for the message.
@@ -27,14 +28,20 @@ def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
     """
     name = type(defense).name
     if defense.probe is None:
-        raise BadInput(f"{name} has no judge to ask; give one: probe=<a judge>, or build the chain with genward ('{name}:weapons', judge={defense.judge})")
+        raise BadInput(
+            f"{name} has no judge to ask; give one: probe=<a judge>, or build the chain with genward "
+            f"('{name}:weapons', judge={defense.judge})"
+        )
     if not defense.labels:
         raise BadInput(f"{name} has no labels to refuse; write {name}:weapons, or give labels={example}")
     return defense.probe, thresholds(defense.probe, defense.labels, defense.threshold, name)
 
 
-def nearest(values: NDArray[np.float64], limits: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """(rows,) of (rows, labels) numbers the label nearest to its threshold or farthest beyond it, its number and its threshold; NaN is beyond any."""
+def nearest(
+    values: NDArray[np.float64], limits: NDArray[np.float64]
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """(rows,) of (rows, labels) numbers the label nearest to its threshold or farthest beyond it, its number and its
+    threshold; NaN is beyond any."""
     worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
     return worst, values[np.arange(len(values)), worst], limits[worst]
 
@@ -43,7 +50,8 @@ def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: 
     """(labels,) the threshold of each label: the given one, or the card's.
 
     Raises:
-        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given; the message names ``owner``.
+        UnknownName: the judge's card lacks a label. BadInput: it has no thresholds and none is given; the message names
+            ``owner``.
     """
     known = judge.card.labels if judge.card is not None else {}
     for label in labels:
@@ -56,7 +64,9 @@ def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: 
 
 def scores(judge: Judge, images: Sequence[Image | None], labels: Sequence[str]) -> NDArray[np.float64]:
     """(images, labels) the judge's numbers; NaN where it has none or there is no picture."""
-    samples = {k: Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None}
+    samples = {
+        k: Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None
+    }
     rows, columns = {s.id: k for k, s in samples.items()}, {label: j for j, label in enumerate(labels)}
     values = np.full((len(images), len(labels)), np.nan)
     for score in judge.judge(list(samples.values())) if samples else ():

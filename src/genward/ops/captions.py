@@ -1,4 +1,5 @@
-"""Captions that guards learn from: of the concept, of kinds, of scenes, of what must stay; and pairs of equal length."""
+"""Captions that guards learn from: of the concept, of kinds, of scenes, of what must stay; and pairs of equal
+length."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from genward.errors import BadInput
 from genward.ops import phrases
 
 SHARES = {"name": 0.35, "kind": 0.2, "scene": 0.15, "keep": 0.3}
-"""Share of the captions to learn from: the concept's phrases, kinds of things, scenes with a harmless object, what must stay."""
+"""Share of the captions to learn from: the concept's phrases, kinds of things, scenes with a harmless object, what must
+stay."""
 FILLERS = ("plain", "simple", "small", "nice")
 """Words that lengthen a safe caption without saying much."""
 Words = Mapping[str, Any]
@@ -21,10 +23,17 @@ Words = Mapping[str, Any]
 def caption_pools(concepts: Sequence[Concept], words: Words, extra: Sequence[str] = ()) -> dict[str, list[str]]:
     """Phrases to draw captions from, by the kinds of ``SHARES``; nothing held out for evaluation is among them."""
     things: Mapping[str, Mapping[str, Sequence[str]]] = words.get("things", {})
-    gone = dict.fromkeys(t for c in concepts for t in c.targets)  # not a set: its order would differ from process to process
+    gone = dict.fromkeys(
+        t for c in concepts for t in c.targets
+    )  # not a set: its order would differ from process to process
     names = [text for text, _ in phrases.pairs(concepts)]
     kept = [k.split(" in ")[0] if k.endswith(" style") else k for c in concepts for k in c.keep]
-    near = [things[n]["name"][0] if n in things else phrases.article(n) for c in concepts for n in c.neighbors if c.kind != "style"]
+    near = [
+        things[n]["name"][0] if n in things else phrases.article(n)
+        for c in concepts
+        for n in c.neighbors
+        if c.kind != "style"
+    ]
     keep = [p for p in dict.fromkeys([*kept, *near, *(a for c in concepts for a in c.anchors)]) if p not in names]
     kinds = [k for t in (t for t in gone if t in things) for k in things[t].get("kind", ())]
     others = [k for t in things if t not in gone for k in things[t].get("kind", ())]
@@ -40,8 +49,11 @@ def caption_pools(concepts: Sequence[Concept], words: Words, extra: Sequence[str
     }
 
 
-def same_length(text: str, candidates: Sequence[str], length: Callable[[str], int], fillers: Sequence[str] = FILLERS) -> str | None:
-    """The first candidate with as many tokens as ``text``, shorter ones lengthened by ``fillers`` after their article; ``None`` if none fits.
+def same_length(
+    text: str, candidates: Sequence[str], length: Callable[[str], int], fillers: Sequence[str] = FILLERS
+) -> str | None:
+    """The first candidate with as many tokens as ``text``, shorter ones lengthened by ``fillers`` after their article;
+    ``None`` if none fits.
 
     Args:
         length: text -> number of tokens.
@@ -62,14 +74,17 @@ def same_length(text: str, candidates: Sequence[str], length: Callable[[str], in
 
 
 def styled(phrase: str, style: str) -> str:
-    """``"a bomb, twemoji style"``: no evaluation caption is written so, and fitting and evaluation must not share one."""
+    """``"a bomb, twemoji style"``: no evaluation caption is written so, and fitting and evaluation must not share
+    one."""
     return f"{phrase}, {style} style" if style else phrase
 
 
 def safe_twins(concepts: Sequence[Concept], words: Words, length: Callable[[str], int]) -> list[tuple[str, str]]:
-    """(caption of the concept, harmless caption with as many tokens): the phrase alone, in styles, beside a harmless object.
+    """(caption of the concept, harmless caption with as many tokens): the phrase alone, in styles, beside a harmless
+    object.
 
-    The twin is the phrase's own anchor where its length fits or can be filled up, else another anchor, the concept's, or something to keep.
+    The twin is the phrase's own anchor where its length fits or can be filled up, else another anchor, the concept's,
+    or something to keep.
 
     Raises:
         BadInput: no phrase has a twin of its length.
@@ -99,18 +114,29 @@ def safe_twins(concepts: Sequence[Concept], words: Words, length: Callable[[str]
                 found.setdefault(f"{beside} and {caption}", f"{beside} and {twin}")
             turn += 1
     if not found:
-        raise BadInput("no phrase of the concept has a harmless twin with as many tokens; add anchors or `keep` captions of other lengths to its file")
+        raise BadInput(
+            "no phrase of the concept has a harmless twin with as many tokens; add anchors or `keep` captions of other "
+            "lengths to its file"
+        )
     return [(a, b) for a, b in found.items() if length(a) == length(b)]
 
 
 def learning_cases(
-    concepts: Sequence[Concept], words: Words, images: int = 960, per_caption: int = 4, captions: Sequence[str] = (), seed: int = 0, owner: str = "detector"
+    concepts: Sequence[Concept],
+    words: Words,
+    images: int = 960,
+    per_caption: int = 4,
+    captions: Sequence[str] = (),
+    seed: int = 0,
+    owner: str = "detector",
 ) -> list[Case]:
-    """Cases that detectors of pictures learn from: captions of ``SHARES``, ``per_caption`` seeds each (more where captions are few).
+    """Cases that detectors of pictures learn from: captions of ``SHARES``, ``per_caption`` seeds each (more where
+    captions are few).
 
-    From the namespace of fitting, and the same pictures for every owner, so that detectors differ in what they read and not in what they saw. Half of
-    the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is written so. ``Case.group`` is the phrase without the style (a
-    scene's: its two objects), so that wordings of one prompt stay together; ``Case.wording`` is the kind of caption.
+    From the namespace of fitting, and the same pictures for every owner, so that detectors differ in what they read and
+    not in what they saw. Half of the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is
+    written so. ``Case.group`` is the phrase without the style (a scene's: its two objects), so that wordings of one
+    prompt stay together; ``Case.wording`` is the kind of caption.
 
     Args:
         captions: more of them, of any kind (``given``). owner: the detector's name, for ids and messages.
@@ -122,7 +148,10 @@ def learning_cases(
     drawn = random.Random(row_seed("fit", "wukong", seed, "captions"))
     pools = caption_pools(concepts, words, captions)
     if not pools["keep"] or not pools["name"]:
-        raise BadInput(f"{owner} needs phrases of the concept and captions of what must stay; add `phrases` and `keep` to the concept file")
+        raise BadInput(
+            f"{owner} needs phrases of the concept and captions of what must stay; add `phrases` and `keep` to the "
+            "concept file"
+        )
     shares = {k: v for k, v in SHARES.items() if pools[k]}
     made: list[tuple[str, str, str]] = [(c, c, "given") for c in captions]
     styles = ["", *words.get("styles", ())]

@@ -1,10 +1,10 @@
 """Closed-form edits of linear maps (Unified Concept Editing, arXiv 2308.14761, eq. 7).
 
-The edited map ``W'`` minimizes ``alpha·Σ|W'c - v|² + preserve_scale·Σ|W'k - Wk|² + lam·|W' - W|²`` over concept rows ``c`` with values ``v``
-and rows ``k`` to preserve. With ``A = lam·I + alpha·CᵀC + preserve_scale·KᵀK`` and ``v = W g`` (replace mode) this is ``W' = W (I + D)``,
-``D = alpha·(G - C)ᵀ C A⁻¹``: it depends on embeddings alone, so one solve serves every map of equal input width, and ``D`` is exactly zero
-where guides equal concepts. ``A`` is symmetric positive definite (Cholesky), everything is solved in float64.
-"""
+The edited map ``W'`` minimizes ``alpha·Σ|W'c - v|² + preserve_scale·Σ|W'k - Wk|² + lam·|W' - W|²`` over concept rows
+``c`` with values ``v`` and rows ``k`` to preserve. With ``A = lam·I + alpha·CᵀC + preserve_scale·KᵀK`` and ``v = W g``
+(replace mode) this is ``W' = W (I + D)``, ``D = alpha·(G - C)ᵀ C A⁻¹``: it depends on embeddings alone, so one solve
+serves every map of equal input width, and ``D`` is exactly zero where guides equal concepts. ``A`` is symmetric
+positive definite (Cholesky), everything is solved in float64."""
 
 from __future__ import annotations
 
@@ -14,9 +14,13 @@ from torch import Tensor
 from genward.errors import BadInput
 
 
-def _checked(concepts: Tensor, guides: Tensor | None, preserve: Tensor | None, lam: float, alpha: float, preserve_scale: float) -> None:
+def _checked(
+    concepts: Tensor, guides: Tensor | None, preserve: Tensor | None, lam: float, alpha: float, preserve_scale: float
+) -> None:
     if lam <= 0 or alpha < 0 or preserve_scale < 0:
-        raise BadInput(f"lam {lam}, alpha {alpha}, preserve_scale {preserve_scale}: lam must be above 0, the others at least 0")
+        raise BadInput(
+            f"lam {lam}, alpha {alpha}, preserve_scale {preserve_scale}: lam must be above 0, the others at least 0"
+        )
     if concepts.ndim != 2 or (guides is not None and guides.shape != concepts.shape):
         given = "none" if guides is None else tuple(guides.shape)
         raise BadInput(f"concepts {tuple(concepts.shape)} and guides {given}: both must be (n, d), row for row")
@@ -38,12 +42,21 @@ def _right_divide(left: Tensor, spd: Tensor) -> Tensor:
     """``left @ spd⁻¹`` for a symmetric positive definite matrix."""
     factor, info = torch.linalg.cholesky_ex(spd)
     if int(info) or not bool(torch.isfinite(factor).all()):
-        raise BadInput("the closed-form edit has no stable solution for these embeddings; raise lam, or look for numbers that are not finite")
+        raise BadInput(
+            "the closed-form edit has no stable solution for these embeddings; raise lam, or look for numbers that are "
+            "not finite"
+        )
     return torch.cholesky_solve(left.T, factor).T
 
 
 def edit_delta(
-    concepts: Tensor, guides: Tensor, preserve: Tensor | None = None, *, lam: float = 0.5, alpha: float = 1.0, preserve_scale: float = 1.0
+    concepts: Tensor,
+    guides: Tensor,
+    preserve: Tensor | None = None,
+    *,
+    lam: float = 0.5,
+    alpha: float = 1.0,
+    preserve_scale: float = 1.0,
 ) -> Tensor:
     """``D`` (d, d) in float64 with ``W' = W + W @ D``: replace mode, for all maps of input width d.
 
@@ -63,7 +76,13 @@ def edit_delta(
 
 
 def edit_matrix(
-    concepts: Tensor, guides: Tensor, preserve: Tensor | None = None, *, lam: float = 0.5, alpha: float = 1.0, preserve_scale: float = 1.0
+    concepts: Tensor,
+    guides: Tensor,
+    preserve: Tensor | None = None,
+    *,
+    lam: float = 0.5,
+    alpha: float = 1.0,
+    preserve_scale: float = 1.0,
 ) -> Tensor:
     """``M = I + D`` (d, d) in float64 with ``W' = W @ M``; arguments as ``edit_delta``."""
     delta = edit_delta(concepts, guides, preserve, lam=lam, alpha=alpha, preserve_scale=preserve_scale)
@@ -86,7 +105,8 @@ def closed_form_edit(
 
     Args:
         weight: (o, d). The other arguments as in ``edit_delta``.
-        mode: ``replace`` (values ``W g``) or ``tensor`` (values ``W g`` less their part along the concept's own outputs).
+        mode: ``replace`` (values ``W g``) or ``tensor`` (values ``W g`` less their part along the concept's own
+            outputs).
         sizes: ``tensor`` mode: rows of each phrase, in order, summing to n; one phrase by default.
 
     Raises:
@@ -97,7 +117,9 @@ def closed_form_edit(
     if mode == "replace":
         delta = edit_delta(concepts, guides, preserve, lam=lam, alpha=alpha, preserve_scale=preserve_scale)
     elif mode == "tensor":
-        delta = tensor_delta(weight, concepts, guides, preserve, lam=lam, alpha=alpha, preserve_scale=preserve_scale, sizes=sizes)
+        delta = tensor_delta(
+            weight, concepts, guides, preserve, lam=lam, alpha=alpha, preserve_scale=preserve_scale, sizes=sizes
+        )
     else:
         raise BadInput(f"mode {mode!r}; 'replace' or 'tensor' are possible")
     wide = weight.double()
@@ -117,16 +139,17 @@ def tensor_delta(
 ) -> Tensor:
     """``D`` (d, d) in float64 with ``W' = W + W @ D`` for this one ``weight``: the 2023 code's ``tensor`` mode.
 
-    A phrase with rows ``C_s`` and guides ``G_s`` has outputs ``O = W C_sᵀ`` (o, rows) and the unit direction ``u = O/|O|`` (Frobenius); its values
-    are ``W G_sᵀ - <u, W G_sᵀ> u``, one scalar a phrase. As ``u`` lies in the range of ``W``, this too is ``W`` times a matrix, but another one
-    for each layer.
-    """
+    A phrase with rows ``C_s`` and guides ``G_s`` has outputs ``O = W C_sᵀ`` (o, rows) and the unit direction ``u =
+    O/|O|`` (Frobenius); its values are ``W G_sᵀ - <u, W G_sᵀ> u``, one scalar a phrase. As ``u`` lies in the range of
+    ``W``, this too is ``W`` times a matrix, but another one for each layer."""
     _checked(concepts, guides, preserve, lam, alpha, preserve_scale)
     sizes = sizes or (len(concepts),)
     if sum(sizes) != len(concepts):
         raise BadInput(f"sizes {sizes} sum to {sum(sizes)}, there are {len(concepts)} concept rows")
     w, c, g = weight.double(), concepts.double(), guides.double()
-    along = torch.cat([_share(w, cs, gs).expand(len(cs)) for cs, gs in zip(c.split(list(sizes)), g.split(list(sizes)), strict=True)])
+    along = torch.cat(
+        [_share(w, cs, gs).expand(len(cs)) for cs, gs in zip(c.split(list(sizes)), g.split(list(sizes)), strict=True)]
+    )
     left = alpha * ((g - (1 + along)[:, None] * c).T @ c)
     return _right_divide(left, gram(c, preserve, lam, alpha, preserve_scale))
 

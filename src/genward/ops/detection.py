@@ -1,4 +1,5 @@
-"""Small statistics of detectors that are fitted here: ranking measures, thresholds, temperature, a linear probe. Numpy in, numbers out."""
+"""Small statistics of detectors that are fitted here: ranking measures, thresholds, temperature, a linear probe. Numpy
+in, numbers out."""
 
 from __future__ import annotations
 
@@ -62,7 +63,8 @@ def threshold_at_fpr(scores: ArrayLike, truth: ArrayLike, share: float) -> float
 
 
 def best_f1(scores: ArrayLike, truth: ArrayLike) -> float:
-    """The threshold with the best F1 when rows strictly above it are positive, halfway between two scores; NaN without a positive."""
+    """The threshold with the best F1 when rows strictly above it are positive, halfway between two scores; NaN without
+    a positive."""
     s, t = scored(scores, truth)
     if not t.any():
         return math.nan
@@ -75,12 +77,17 @@ def best_f1(scores: ArrayLike, truth: ArrayLike) -> float:
 
 def operating_points(scores: ArrayLike, truth: ArrayLike) -> dict[str, float]:
     """Thresholds at ``POINTS``; 0.5 where the rows cannot tell."""
-    found = {"fpr1": threshold_at_fpr(scores, truth, 0.01), "fpr5": threshold_at_fpr(scores, truth, 0.05), "f1": best_f1(scores, truth)}
+    found = {
+        "fpr1": threshold_at_fpr(scores, truth, 0.01),
+        "fpr5": threshold_at_fpr(scores, truth, 0.05),
+        "f1": best_f1(scores, truth),
+    }
     return {k: round(v, 6) if math.isfinite(v) else 0.5 for k, v in found.items()}
 
 
 def temperature(logits: ArrayLike, truth: ArrayLike) -> float:
-    """Divisor of the logits in [0.25, 8] that minimizes binary cross-entropy (NaN truths left out); 1 where a class is empty."""
+    """Divisor of the logits in [0.25, 8] that minimizes binary cross-entropy (NaN truths left out); 1 where a class is
+    empty."""
     z, t = scored(logits, truth)
     if not t.any() or t.all():
         return 1.0
@@ -97,7 +104,8 @@ def linear_probe(x: ArrayLike, truth: ArrayLike, ridge: float = 1e-2, steps: int
         x: (n, d). truth: (n,), both classes present. ridge: weight of ``|w|²/2`` per row.
 
     Returns:
-        mean (d,), weights (d,) with the standardization folded in, and bias (1,): ``(x - mean) @ weights + bias`` is the logit.
+        mean (d,), weights (d,) with the standardization folded in, and bias (1,): ``(x - mean) @ weights + bias`` is
+        the logit.
     """
     features = np.asarray(x, np.float64).reshape(len(np.asarray(truth)), -1)
     y = np.asarray(truth, np.float64)
@@ -128,10 +136,12 @@ def probe_scores(probe: tuple[Array, Array, Array], x: ArrayLike) -> Array:
 
 
 def spread_groups(groups: Sequence[str], shares: Sequence[float], key: Any) -> list[int]:
-    """Which part each row belongs to, whole groups together: groups in the order of ``key(group)``, cut where the shares of rows end.
+    """Which part each row belongs to, whole groups together: groups in the order of ``key(group)``, cut where the
+    shares of rows end.
 
     Args:
-        groups: (n,) names. shares: of the parts, summing to 1. key: group -> sortable; a hash of the name gives a fixed random order.
+        groups: (n,) names. shares: of the parts, summing to 1. key: group -> sortable; a hash of the name gives a fixed
+            random order.
     """
     count: dict[str, int] = {}
     for g in groups:

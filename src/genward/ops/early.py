@@ -15,7 +15,8 @@ from genward.errors import BadInput
 from genward.ops.guidance import cfg
 
 PARTS = ("latents", "text", "noise")
-"""What can be read beside sites: x_t before the step, the conditional text states, the guidance direction ``cond - uncond``."""
+"""What can be read beside sites: x_t before the step, the conditional text states, the guidance direction ``cond -
+uncond``."""
 
 
 class Early(NamedTuple):
@@ -48,7 +49,8 @@ def _ceil(x: float) -> int:
 
 
 def pooled(tokens: Tensor, edge: int) -> Tensor:
-    """Image tokens (rows, n, c) of a square grid averaged to ``edge`` × ``edge``; as they are where ``edge`` is 0 or not smaller.
+    """Image tokens (rows, n, c) of a square grid averaged to ``edge`` × ``edge``; as they are where ``edge`` is 0 or
+    not smaller.
 
     Raises:
         BadInput: the tokens are no square grid.
@@ -66,7 +68,8 @@ def pooled(tokens: Tensor, edge: int) -> Tensor:
 
 @dataclass
 class Recorder:
-    """Reads conditional rows at some steps and changes nothing. Attach it as a defense for one batch; ``found`` then holds the rows by case."""
+    """Reads conditional rows at some steps and changes nothing. Attach it as a defense for one batch; ``found`` then
+    holds the rows by case."""
 
     name: ClassVar[str] = "recorder"
     sites: Sequence[str]
@@ -136,7 +139,9 @@ def collect(
     wanted = sorted({stop_step(s, sampler.steps) for s in steps})
     unknown = [p for p in parts if p not in PARTS]
     if unknown or not cases:
-        raise BadInput(f"parts {', '.join(unknown)} are not known; {', '.join(PARTS)} are" if unknown else "no case was given")
+        raise BadInput(
+            f"parts {', '.join(unknown)} are not known; {', '.join(PARTS)} are" if unknown else "no case was given"
+        )
     samples: list[Sample] = []
     rows: dict[str, list[Tensor]] = {}
     times: dict[int, int] = {}
@@ -146,7 +151,9 @@ def collect(
         samples += model.generate(part, sampler, [*defenses, recorder], batch=len(part))
         times |= recorder.timesteps
         for what in (*sites, *parts):
-            rows.setdefault(what, []).append(_stacked(recorder, what, len(part), wanted[:1] if what == "text" else wanted))
+            rows.setdefault(what, []).append(
+                _stacked(recorder, what, len(part), wanted[:1] if what == "text" else wanted)
+            )
         if progress is not None:
             progress(min(start + batch, len(cases)), len(cases))
     states = {what: torch.cat(values) for what, values in rows.items()}
@@ -166,7 +173,8 @@ def _stacked(recorder: Recorder, what: str, count: int, steps: Sequence[int]) ->
 
 
 def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tensor:
-    """What a judge says of pictures: (samples, names) of 1 where a label reaches its threshold, 0 below it, NaN where it could not say.
+    """What a judge says of pictures: (samples, names) of 1 where a label reaches its threshold, 0 below it, NaN where
+    it could not say.
 
     Args:
         judge: with ``judge(samples)`` and a card that holds each label's threshold (0.5 where it does not).
@@ -177,7 +185,9 @@ def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tenso
     index = {s.id: k for k, s in enumerate(samples)}
     column = {name: k for k, name in enumerate(names)}
     card = judge.card
-    cut = {n: float(card.labels[n].get("threshold", 0.5)) if card is not None and n in card.labels else 0.5 for n in names}
+    cut = {
+        n: float(card.labels[n].get("threshold", 0.5)) if card is not None and n in card.labels else 0.5 for n in names
+    }
     out = torch.full((len(samples), len(names)), float("nan"))
     told = set()
     for score in judge.judge(samples):
@@ -187,5 +197,8 @@ def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tenso
                 out[index[score.sample], column[score.label]] = float(score.value >= cut[score.label])
     missing = [n for n in names if n not in told]
     if missing:
-        raise BadInput(f"judge {type(judge).name!r} says nothing about {', '.join(missing[:5])}; use one that knows these labels (genward list judges)")
+        raise BadInput(
+            f"judge {type(judge).name!r} says nothing about {', '.join(missing[:5])}; use one that knows these labels "
+            "(genward list judges)"
+        )
     return out

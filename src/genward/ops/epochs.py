@@ -1,4 +1,5 @@
-"""Training of the small networks that guards learn: epochs over shuffled items with cosine decay, the best epoch on held rows kept."""
+"""Training of the small networks that guards learn: epochs over shuffled items with cosine decay, the best epoch on
+held rows kept."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def train_epochs(
     name: str,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train in place; dropout and shuffling have their own random numbers, the caller's are as before. Returns ``held()`` after each epoch.
+    """Train in place; dropout and shuffling have their own random numbers, the caller's are as before. Returns
+    ``held()`` after each epoch.
 
     Args:
         items: there are; ``loss`` gets int64 (n,) numbers of some of them and gives a scalar with gradient.
@@ -50,7 +52,10 @@ def train_epochs(
             for part in torch.randperm(items, generator=shuffle).split(batch):
                 value = loss(part)
                 if not bool(torch.isfinite(value)):
-                    raise GenwardError(f"{name}: loss {float(value.detach())} in epoch {epoch + 1} of {epochs}; lower lr (now {rate:g}), nothing was kept")
+                    raise GenwardError(
+                        f"{name}: loss {float(value.detach())} in epoch {epoch + 1} of {epochs}; lower lr (now "
+                        f"{rate:g}), nothing was kept"
+                    )
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()
                 optimizer.step()

@@ -1,4 +1,5 @@
-"""Parts that fine-tuning erasers share: partial sampling, noising, a checked optimizer loop, compact weight differences."""
+"""Parts that fine-tuning erasers share: partial sampling, noising, a checked optimizer loop, compact weight
+differences."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(latents (rows, c, h, w), timestep (rows,), text (rows, t, d)) -> prediction (rows, c, h, w)``"""
 
 DELTA_SCALE = 1024.0
-"""Differences are stored as float16 after multiplication by this: relative rounding 2⁻¹¹ down to differences of 6e-8, zero below 3e-11."""
+"""Differences are stored as float16 after multiplication by this: relative rounding 2⁻¹¹ down to differences of 6e-8,
+zero below 3e-11."""
 
 
 def student_of(unet: Any) -> Denoise:
@@ -53,8 +55,11 @@ def add_noise(clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tensor) ->
     return level.sqrt() * clean + (1 - level).sqrt() * noise
 
 
-def training_target(clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tensor, prediction: str = "epsilon") -> Tensor:
-    """What a denoiser should predict for ``add_noise(...)``: the noise, or the velocity (Salimans and Ho, 2202.00512)."""
+def training_target(
+    clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tensor, prediction: str = "epsilon"
+) -> Tensor:
+    """What a denoiser should predict for ``add_noise(...)``: the noise, or the velocity (Salimans and Ho,
+    2202.00512)."""
     if prediction == "epsilon":
         return noise
     if prediction != "v_prediction":
@@ -63,19 +68,24 @@ def training_target(clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tens
 
 
 def ddim_scheduler(scheduler: Any, steps: int) -> Any:
-    """A fresh DDIM scheduler with the noise levels of ``scheduler``, set to ``steps``; the pipeline's own is not touched.
+    """A fresh DDIM scheduler with the noise levels of ``scheduler``, set to ``steps``; the pipeline's own is not
+    touched.
 
     DDIM without noise has no state between steps, so rows may stop at different ones.
     """
     from diffusers import DDIMScheduler
 
     wanted = {k: v for k, v in dict(scheduler.config).items() if k in DDIMScheduler().config}
-    fresh = DDIMScheduler.from_config({"clip_sample": False, **wanted})  # its default would clip latents of other schedulers to ±1
+    fresh = DDIMScheduler.from_config(
+        {"clip_sample": False, **wanted}
+    )  # its default would clip latents of other schedulers to ±1
     fresh.set_timesteps(steps)
     return fresh
 
 
-def partial_sample(denoise: Denoise, scheduler: Any, start: Tensor, counts: Tensor, cond: Tensor, empty: Tensor, guidance: float) -> tuple[Tensor, Tensor]:
+def partial_sample(
+    denoise: Denoise, scheduler: Any, start: Tensor, counts: Tensor, cond: Tensor, empty: Tensor, guidance: float
+) -> tuple[Tensor, Tensor]:
     """Each row sampled from noise for its own number of steps, in one batch that shrinks as rows finish.
 
     Args:
@@ -102,7 +112,15 @@ def partial_sample(denoise: Denoise, scheduler: Any, start: Tensor, counts: Tens
     return latents, timesteps[counts.to(start.device)]
 
 
-def optimize(parameters: Iterable[Any], loss_of: Callable[[int], Tensor], *, steps: int, lr: float, who: str, progress: Progress | None = None) -> list[float]:
+def optimize(
+    parameters: Iterable[Any],
+    loss_of: Callable[[int], Tensor],
+    *,
+    steps: int,
+    lr: float,
+    who: str,
+    progress: Progress | None = None,
+) -> list[float]:
     """Adam on ``loss_of(step)``; returns the losses.
 
     Raises:
@@ -116,7 +134,9 @@ def optimize(parameters: Iterable[Any], loss_of: Callable[[int], Tensor], *, ste
         value = float(loss.detach())
         if not math.isfinite(value):
             failure = FloatingPointError(f"loss {value} at step {step + 1} of {steps}")
-            raise GenwardError(f"{who}: {failure}; lower lr (now {lr:g}) or look at the model's weights, nothing was kept") from failure
+            raise GenwardError(
+                f"{who}: {failure}; lower lr (now {lr:g}) or look at the model's weights, nothing was kept"
+            ) from failure
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
@@ -136,19 +156,26 @@ def pack_deltas(new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[st
     for name, value in new.items():
         scaled = (value.detach().cpu().double() - old[name].detach().cpu().double()) * DELTA_SCALE
         if not bool((scaled.abs() < 65_000).all()):
-            raise GenwardError(f"weight {name} moved by {float(scaled.abs().max()) / DELTA_SCALE:.3g} in training; lower the learning rate")
+            raise GenwardError(
+                f"weight {name} moved by {float(scaled.abs().max()) / DELTA_SCALE:.3g} in training; lower the learning "
+                "rate"
+            )
         out[name] = scaled.half()
     return out
 
 
 def apply_delta(weight: Tensor, packed: Tensor, strength: float = 1.0) -> Tensor:
-    """``weight + strength·delta``, in float32 or the weight's own dtype where that is wider; at strength 0 the weight itself.
+    """``weight + strength·delta``, in float32 or the weight's own dtype where that is wider; at strength 0 the weight
+    itself.
 
     Raises:
         BadArtifact: the shapes differ.
     """
     if weight.shape != packed.shape:
-        raise BadArtifact(f"a fitted difference has shape {tuple(packed.shape)}, the weight {tuple(weight.shape)}; it was fitted for another model")
+        raise BadArtifact(
+            f"a fitted difference has shape {tuple(packed.shape)}, the weight {tuple(weight.shape)}; it was fitted for "
+            "another model"
+        )
     if strength == 0:
         return weight
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -156,7 +183,8 @@ def apply_delta(weight: Tensor, packed: Tensor, strength: float = 1.0) -> Tensor
 
 
 def changed(new: Any, old: Any) -> dict[str, Tensor]:
-    """``pack_deltas`` of the parameters of two modules of equal names, for those that were trained in ``new`` and did move.
+    """``pack_deltas`` of the parameters of two modules of equal names, for those that were trained in ``new`` and did
+    move.
 
     Raises:
         GenwardError: nothing moved.
@@ -186,4 +214,7 @@ def edit_named(rig: Rig, tensors: Mapping[str, Tensor], edit: Callable[[Tensor, 
     except UnknownName:
         pass  # told below, with the artifact as the cause
     if len(seen) != len(tensors):
-        raise BadArtifact(f"{who}: the model lacks {len(tensors) - len(seen)} of the {len(tensors)} weights that the artifact changes; fit it on this model")
+        raise BadArtifact(
+            f"{who}: the model lacks {len(tensors) - len(seen)} of the {len(tensors)} weights that the artifact "
+            "changes; fit it on this model"
+        )

@@ -6,7 +6,8 @@ from torch import Tensor
 
 
 def cfg(uncond: Tensor, cond: Tensor, scale: float | Tensor) -> Tensor:
-    """``uncond + scale · (cond - uncond)``, in the order of operations that diffusers uses, so that results are bit-equal to its own.
+    """``uncond + scale · (cond - uncond)``, in the order of operations that diffusers uses, so that results are
+    bit-equal to its own.
 
     Args:
         uncond, cond: noise predictions (rows, c, h, w).

@@ -1,11 +1,12 @@
 """Per-head states of a text encoder: read-out, directions, head selection, linear scores, attribution, attenuation.
 
-AEIOU (Wang et al., arXiv 2412.18123) finds that harmful and harmless prompts lie apart along one direction a (layer, head). Everything here ends
-in **one matrix a layer**: a head's z-scored projection is linear in its state, so is any weighted sum of heads and any read-out, and a guard
-with many categories costs one small product a layer on states that the encoder computed anyway.
+AEIOU (Wang et al., arXiv 2412.18123) finds that harmful and harmless prompts lie apart along one direction a (layer,
+head). Everything here ends
+in **one matrix a layer**: a head's z-scored projection is linear in its state, so is any weighted sum of heads and any
+read-out, and a guard with many categories costs one small product a layer on states that the encoder computed anyway.
 
-States are the input of a layer's output projection, ``(rows, t, heads · dim)``; "sample" tables are read out, ``(n, heads, dim)``.
-"""
+States are the input of a layer's output projection, ``(rows, t, heads · dim)``; "sample" tables are read out, ``(n,
+heads, dim)``."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from torch import Tensor
 from genward.errors import BadInput
 
 READOUTS = ("last", "mean")
-"""``last``: the last token that is no padding (CLIP: the end mark, which sees every token); ``mean``: the mean over such tokens (BERT, T5)."""
+"""``last``: the last token that is no padding (CLIP: the end mark, which sees every token); ``mean``: the mean over
+such tokens (BERT, T5)."""
 METHODS = ("lda", "mean")
 COMBINE = ("mean", "logistic")
 FOLDS = 5
@@ -40,7 +42,8 @@ class HeadStates(NamedTuple):
 
 
 class HeadFit(NamedTuple):
-    """A fitted category as numbers: ``weight`` (heads, dim) of the whole encoder's heads (0 where a head is not used), ``bias``, and how it came about."""
+    """A fitted category as numbers: ``weight`` (heads, dim) of the whole encoder's heads (0 where a head is not used),
+    ``bias``, and how it came about."""
 
     weight: Tensor
     bias: float
@@ -52,20 +55,22 @@ class HeadFit(NamedTuple):
     """(n,) out-of-fold scores of the rows that were fitted on, harmful rows first"""
 
 
-# ---------------------------------------------------------------------------------------------------------------- read-out
+# ------------------------------------------------------------------------------------------------------------- read-out
 
 
 def read_out(states: Tensor, mask: Tensor, how: str) -> Tensor:
     """(n, t, c) states -> (n, c), by ``last`` or ``mean`` of the tokens that the mask (n, t) marks.
 
-    CLIP is causal, so its end mark has seen the whole prompt. The *last* marked token is the first end mark unless a prompt spells one out
-    itself; reading at that early one would let a prompt hide everything behind it.
+    CLIP is causal, so its end mark has seen the whole prompt. The *last* marked token is the first end mark unless a
+    prompt spells one out itself; reading at that early one would let a prompt hide everything behind it.
 
     Raises:
         BadInput: shapes that do not belong together, a row without tokens, another read-out.
     """
     if states.ndim != 3 or mask.shape != states.shape[:2]:
-        raise BadInput(f"head states {tuple(states.shape)} with a mask of {tuple(mask.shape)}; (n, t, c) and (n, t) are wanted")
+        raise BadInput(
+            f"head states {tuple(states.shape)} with a mask of {tuple(mask.shape)}; (n, t, c) and (n, t) are wanted"
+        )
     mask = mask.to(states.device, torch.bool)
     if not bool(mask.any(1).all()):
         raise BadInput("a text has no token to read out; every row needs one that is not padding")
@@ -79,7 +84,8 @@ def read_out(states: Tensor, mask: Tensor, how: str) -> Tensor:
 
 
 def head_table(sample: Mapping[str, Tensor], heads: Mapping[str, int]) -> Tensor:
-    """Read-out states (n, heads · dim) of all sites side by side as (n, sum of heads, dim), float64, in the order of ``heads`` (site -> head count).
+    """Read-out states (n, heads · dim) of all sites side by side as (n, sum of heads, dim), float64, in the order of
+    ``heads`` (site -> head count).
 
     Heads narrower than the widest (several encoders at once) are filled up with zeros, in which no direction can point.
     """
@@ -89,7 +95,8 @@ def head_table(sample: Mapping[str, Tensor], heads: Mapping[str, int]) -> Tensor
 
 
 def site_weights(weight: Tensor, heads: Mapping[str, int], widths: Mapping[str, int]) -> dict[str, Tensor]:
-    """The inverse of ``head_table`` for a weight (k, sum of heads, dim): site -> (k, heads · dim); ``widths`` are the sites' channels."""
+    """The inverse of ``head_table`` for a weight (k, sum of heads, dim): site -> (k, heads · dim); ``widths`` are the
+    sites' channels."""
     out, start = {}, 0
     for site, count in heads.items():
         out[site] = weight[:, start : start + count, : widths[site] // count].flatten(1)
@@ -101,7 +108,8 @@ _HASHES: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 
 def encoder_hash(encoder: Any) -> str:
-    """16 hex digits over names, dtypes, shapes and bytes of an encoder's parameters; made again only where a parameter was replaced or written to."""
+    """16 hex digits over names, dtypes, shapes and bytes of an encoder's parameters; made again only where a parameter
+    was replaced or written to."""
     values = sorted(encoder.named_parameters())
     state = tuple((p.data_ptr(), p._version) for _, p in values)
     kept = _HASHES.get(encoder)
@@ -133,7 +141,7 @@ def natural_readout(encoder: Any) -> str:
     return "last" if "clip" in str(encoder.config.model_type) else "mean"
 
 
-# -------------------------------------------------------------------------------------------------------------- directions
+# ----------------------------------------------------------------------------------------------------------- directions
 
 
 def mean_difference(harmful: Tensor, benign: Tensor) -> Tensor:
@@ -149,7 +157,8 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 def ledoit_wolf(centered: Tensor) -> Tensor:
-    """Shrunk covariance (heads, d, d) of rows centered already, (n, heads, d): ``(1-s)·S + s·(tr S/d)·I`` (Ledoit and Wolf, JMVA 2004).
+    """Shrunk covariance (heads, d, d) of rows centered already, (n, heads, d): ``(1-s)·S + s·(tr S/d)·I`` (Ledoit and
+    Wolf, JMVA 2004).
 
     The shrinkage is scikit-learn's estimator with ``assume_centered``, for all heads at once.
     """
@@ -165,7 +174,8 @@ def ledoit_wolf(centered: Tensor) -> Tensor:
 
 
 def lda(harmful: Tensor, benign: Tensor) -> Tensor:
-    """Unit vectors (heads, dim) of linear discriminant analysis, ``S_w⁻¹(μ₁-μ₀)`` with a Ledoit-Wolf within-class covariance."""
+    """Unit vectors (heads, dim) of linear discriminant analysis, ``S_w⁻¹(μ₁-μ₀)`` with a Ledoit-Wolf within-class
+    covariance."""
     gap = harmful.mean(0) - benign.mean(0)
     within = ledoit_wolf(torch.cat([harmful - harmful.mean(0), benign - benign.mean(0)]))
     scale = within.diagonal(dim1=-2, dim2=-1).mean(-1).clamp_min(FLOOR)
@@ -181,19 +191,25 @@ def directions(harmful: Tensor, benign: Tensor, method: str) -> Tensor:
 
 
 def drawn_to(own: Tensor, pooled: Tensor, shots: int, prior: float) -> Tensor:
-    """Unit directions drawn to those of all categories together with weight ``prior / (prior + shots)``: the few-shot form."""
+    """Unit directions drawn to those of all categories together with weight ``prior / (prior + shots)``: the few-shot
+    form."""
     share = prior / (prior + shots) if prior > 0 else 0.0
     return unit((1 - share) * own + share * pooled)
 
 
-# ------------------------------------------------------------------------------------------------------------------ fitting
+# -------------------------------------------------------------------------------------------------------------- fitting
 
 
 def standardized(samples: Tensor, direction: Tensor, harmful: Tensor, benign: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(z-scored projections (n, heads), center (heads,), scale (heads,)): 0 midway between the class means, in units of the within-class deviation."""
+    """(z-scored projections (n, heads), center (heads,), scale (heads,)): 0 midway between the class means, in units of
+    the within-class deviation."""
     a, b = (torch.einsum("nhd,hd->nh", x, direction) for x in (harmful, benign))
     center = (a.mean(0) + b.mean(0)) / 2
-    scale = (((a - a.mean(0)).square().sum(0) + (b - b.mean(0)).square().sum(0)) / max(1, len(a) + len(b) - 2)).sqrt().clamp_min(FLOOR)
+    scale = (
+        (((a - a.mean(0)).square().sum(0) + (b - b.mean(0)).square().sum(0)) / max(1, len(a) + len(b) - 2))
+        .sqrt()
+        .clamp_min(FLOOR)
+    )
     return (torch.einsum("nhd,hd->nh", samples, direction) - center) / scale, center, scale
 
 
@@ -216,7 +232,8 @@ def aurocs(positive: Tensor, negative: Tensor) -> Tensor:
 
 
 def unit_folds(units: Sequence[Any] | None, count: int, seed: int) -> tuple[Tensor, int]:
-    """(fold of each of ``count`` rows, number of folds): rows of one unit (a phrase in several contexts, a pair) share a fold."""
+    """(fold of each of ``count`` rows, number of folds): rows of one unit (a phrase in several contexts, a pair) share
+    a fold."""
     names = list(range(count)) if units is None else list(units)
     if len(names) != count:
         raise BadInput(f"{len(names)} units for {count} rows; one a row is wanted")
@@ -226,11 +243,19 @@ def unit_folds(units: Sequence[Any] | None, count: int, seed: int) -> tuple[Tens
     return of_unit[torch.tensor([place[u] for u in names])], folds
 
 
-def out_of_fold(harmful: Tensor, benign: Tensor, method: str, where: tuple[Tensor, Tensor], folds: int, pooled: Tensor | None, prior: float) -> Tensor:
+def out_of_fold(
+    harmful: Tensor,
+    benign: Tensor,
+    method: str,
+    where: tuple[Tensor, Tensor],
+    folds: int,
+    pooled: Tensor | None,
+    prior: float,
+) -> Tensor:
     """(n + m, heads) z-scored projections of each row by directions fitted without its fold, harmful rows first.
 
-    This is the validation that selects heads and sets thresholds: with 5 examples there is nothing to spare for a split of its own.
-    """
+    This is the validation that selects heads and sets thresholds: with 5 examples there is nothing to spare for a split
+    of its own."""
     out = torch.zeros(len(harmful) + len(benign), harmful.shape[1], dtype=harmful.dtype)
     rows = torch.cat(where)
     both = torch.cat([harmful, benign])
@@ -242,18 +267,24 @@ def out_of_fold(harmful: Tensor, benign: Tensor, method: str, where: tuple[Tenso
     return out
 
 
-def paired_folds(harmful: Tensor, benign: Tensor, units: tuple[Sequence[Any], Sequence[Any]] | None, seed: int) -> tuple[tuple[Tensor, Tensor], int]:
+def paired_folds(
+    harmful: Tensor, benign: Tensor, units: tuple[Sequence[Any], Sequence[Any]] | None, seed: int
+) -> tuple[tuple[Tensor, Tensor], int]:
     """Folds of both classes, as many as the scarcer class has units; ``BadInput`` where either has one unit only."""
     a, folds_a = unit_folds(units[0] if units else None, len(harmful), seed)
     b, folds_b = unit_folds(units[1] if units else None, len(benign), seed + 1)
     folds = min(folds_a, folds_b)
     if folds < 2:
-        raise BadInput("all harmful or all benign texts belong to one unit; heads are chosen on rows that were left out, so two units are needed")
+        raise BadInput(
+            "all harmful or all benign texts belong to one unit; heads are chosen on rows that were left out, so two "
+            "units are needed"
+        )
     return (a % folds, b % folds), folds
 
 
 def logistic(scores: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, float]:
-    """Balanced ridge logistic regression of (n, m) scores on 0/1 labels by Newton steps: (weights (m,), intercept), float64."""
+    """Balanced ridge logistic regression of (n, m) scores on 0/1 labels by Newton steps: (weights (m,), intercept),
+    float64."""
     x = torch.cat([scores, torch.ones(len(scores), 1, dtype=scores.dtype)], 1)
     y = labels.to(scores.dtype)
     share = torch.where(y > 0, 0.5 / y.sum(), 0.5 / (1 - y).sum()) * len(y)
@@ -263,7 +294,9 @@ def logistic(scores: Tensor, labels: Tensor, penalty: float) -> tuple[Tensor, fl
     for _ in range(50):
         p = torch.sigmoid(x @ w)
         gradient = x.T @ (share * (p - y)) + ridge * w
-        hessian = (x * (share * p * (1 - p))[:, None]).T @ x + torch.diag(ridge) + 1e-9 * torch.eye(len(w), dtype=x.dtype)
+        hessian = (
+            (x * (share * p * (1 - p))[:, None]).T @ x + torch.diag(ridge) + 1e-9 * torch.eye(len(w), dtype=x.dtype)
+        )
         step = torch.linalg.solve(hessian, gradient)
         w = w - step * min(1.0, 5.0 / float(step.norm().clamp_min(1e-12)))
         if float(step.abs().max()) < 1e-9:
@@ -290,7 +323,8 @@ def fit_heads(
         harmful, benign: (n, heads, dim) and (m, heads, dim) read-out states, float64; at least 2 rows each.
         count: how many heads the score uses, the best by out-of-fold AUROC; 0 takes all.
         combine: ``mean`` of their z-scored projections, or a ridge ``logistic`` regression on these.
-        pooled: (heads, dim) directions of all categories together, that this one's are drawn to with ``prior`` rows' weight.
+        pooled: (heads, dim) directions of all categories together, that this one's are drawn to with ``prior`` rows'
+            weight.
         units: names of harmful and of benign rows that must not be parted between folds.
 
     Raises:
@@ -322,14 +356,24 @@ def fit_heads(
     gain[chosen] = share / scale[chosen]
     weight = gain[:, None] * direction
     bias = shift - float((gain * center).sum())
-    return HeadFit(weight, bias, tuple(chosen.tolist()), tuple(quality[chosen].tolist()), oof[:, chosen] @ share + shift)
+    return HeadFit(
+        weight, bias, tuple(chosen.tolist()), tuple(quality[chosen].tolist()), oof[:, chosen] @ share + shift
+    )
 
 
-def fit_joint(harmful: Tensor, benign: Tensor, *, penalty: float = 1.0, seed: int = 0, units: tuple[Sequence[Any], Sequence[Any]] | None = None) -> HeadFit:
-    """One ridge logistic regression over all heads' standardized states at once: more rows than states are wanted; every head is used.
+def fit_joint(
+    harmful: Tensor,
+    benign: Tensor,
+    *,
+    penalty: float = 1.0,
+    seed: int = 0,
+    units: tuple[Sequence[Any], Sequence[Any]] | None = None,
+) -> HeadFit:
+    """One ridge logistic regression over all heads' standardized states at once: more rows than states are wanted;
+    every head is used.
 
-    The head-wise form above is the paper's; this is its upper relative, for large mixed corpora where directions differ by source.
-    """
+    The head-wise form above is the paper's; this is its upper relative, for large mixed corpora where directions differ
+    by source."""
     if min(len(harmful), len(benign)) < 2:
         raise BadInput(f"{len(harmful)} harmful and {len(benign)} benign texts; a direction wants at least 2 of each")
     both = torch.cat([harmful, benign])
@@ -349,11 +393,14 @@ def fit_joint(harmful: Tensor, benign: Tensor, *, penalty: float = 1.0, seed: in
     oof = torch.einsum("nhd,hd->nh", both, weight)
     quality = aurocs(oof[: len(harmful)], oof[len(harmful) :])
     order = torch.argsort(quality, descending=True, stable=True)
-    return HeadFit(weight, b - float((w * center / scale).sum()), tuple(order.tolist()), tuple(quality[order].tolist()), scores)
+    return HeadFit(
+        weight, b - float((w * center / scale).sum()), tuple(order.tolist()), tuple(quality[order].tolist()), scores
+    )
 
 
 def ridge_logistic(x: Tensor, labels: Tensor, penalty: float, shares: Tensor | None = None) -> tuple[Tensor, float]:
-    """Logistic regression with ``penalty/2·‖w‖²`` (intercept free) for wide tables, by L-BFGS in the table's precision: (weights (m,), intercept).
+    """Logistic regression with ``penalty/2·‖w‖²`` (intercept free) for wide tables, by L-BFGS in the table's precision:
+    (weights (m,), intercept).
 
     Args:
         shares: (n,) weights of the rows, at least 0; without them both classes weigh the same. Scaled to a mean of 1.
@@ -373,12 +420,16 @@ def ridge_logistic(x: Tensor, labels: Tensor, penalty: float, shares: Tensor | N
         return value, np.append(table.T @ slope.astype(table.dtype) + penalty * v[:-1], slope.sum())
 
     found = minimize(
-        loss, np.zeros(table.shape[1] + 1), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9 if x.dtype == torch.float64 else 1e-6}
+        loss,
+        np.zeros(table.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 300, "ftol": 1e-9 if x.dtype == torch.float64 else 1e-6},
     ).x
     return torch.from_numpy(found[:-1].copy()).to(x.dtype), float(found[-1])
 
 
-# ------------------------------------------------------------------------------------------------------------------ scoring
+# -------------------------------------------------------------------------------------------------------------- scoring
 
 
 def linear_scores(sample: Mapping[str, Tensor], weights: Mapping[str, Tensor], bias: Tensor) -> Tensor:
@@ -392,9 +443,8 @@ def linear_scores(sample: Mapping[str, Tensor], weights: Mapping[str, Tensor], b
 def token_scores(states: Mapping[str, Tensor], mask: Tensor, weights: Mapping[str, Tensor], how: str) -> Tensor:
     """Each token's share (n, t, k) of the scores; a row's shares and the bias sum to its score.
 
-    ``mean``: the token's own projection over the number of tokens. ``last`` (a causal encoder): the increment of the projection over the token
-    before, so what the token added; padding has 0.
-    """
+    ``mean``: the token's own projection over the number of tokens. ``last`` (a causal encoder): the increment of the
+    projection over the token before, so what the token added; padding has 0."""
     first = next(iter(weights))
     own = torch.zeros(*states[first].shape[:2], len(weights[first]), dtype=weights[first].dtype)
     for site, weight in weights.items():
@@ -407,7 +457,8 @@ def token_scores(states: Mapping[str, Tensor], mask: Tensor, weights: Mapping[st
 
 
 def attenuate(states: Tensor, weight: Tensor, beta: float, heads: int, center: Tensor | None = None) -> Tensor:
-    """States (n, t, heads · dim) less the part along each head's direction: ``z - β·max(0, wᵀz - b)·w/‖w‖²`` for every head and token.
+    """States (n, t, heads · dim) less the part along each head's direction: ``z - β·max(0, wᵀz - b)·w/‖w‖²`` for every
+    head and token.
 
     Args:
         weight: (heads · dim,) one category's weight at this site; heads with weight 0 stay.
@@ -430,8 +481,9 @@ def attenuate(states: Tensor, weight: Tensor, beta: float, heads: int, center: T
 def threshold_at(benign: Sequence[float] | Tensor, fpr: float) -> float:
     """Score above which at most about ``fpr`` of benign texts lie.
 
-    With enough rows the conformal quantile: the smallest observed score that ``(rows above + 1) / (n + 1) <= fpr`` holds for. Where ``n`` is below ``1/fpr - 1``
-    no observed score can promise that, and the one-sided normal prediction bound ``mean + t·sd·√(1+1/n)`` stands in.
+    With enough rows the conformal quantile: the smallest observed score that ``(rows above + 1) / (n + 1) <= fpr``
+    holds for. Where ``n`` is below ``1/fpr - 1`` no observed score can promise that, and the one-sided normal
+    prediction bound ``mean + t·sd·√(1+1/n)`` stands in.
 
     Raises:
         BadInput: fpr outside (0, 1), fewer than 2 rows, or scores that are not finite.

@@ -1,9 +1,9 @@
 """Pictures back to noise and words from pictures: deterministic DDIM steps both ways, and the loss of a learned token.
 
-DDIM without noise is a map between two signal levels (Song et al., arXiv 2010.02502, eq. 12 at eta 0), so inversion is the same map with the
-levels interchanged; it is exact only where the prediction at both ends agrees. Fixed-point refinement (ReNoise, arXiv 2403.14602) asks the
-denoiser again at the point just found, since that is where sampling will ask it.
-"""
+DDIM without noise is a map between two signal levels (Song et al., arXiv 2010.02502, eq. 12 at eta 0), so inversion is
+the same map with the levels interchanged; it is exact only where the prediction at both ends agrees. Fixed-point
+refinement (ReNoise, arXiv 2403.14602) asks the denoiser again at the point just found, since that is where sampling
+will ask it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class Step(NamedTuple):
-    """One step of the way from picture to noise: the timestep that the denoiser is told, and the signal levels on both sides."""
+    """One step of the way from picture to noise: the timestep that the denoiser is told, and the signal levels on both
+    sides."""
 
     timestep: int
     alpha_from: float
@@ -34,22 +35,28 @@ class Step(NamedTuple):
 
 
 def inverse_timesteps(schedule: Mapping[str, Any], steps: int, alphas: Tensor) -> list[Step]:
-    """The steps from picture to noise as ``DDIMInverseScheduler.from_config(schedule)`` takes them: those of DDIM sampling, backwards.
+    """The steps from picture to noise as ``DDIMInverseScheduler.from_config(schedule)`` takes them: those of DDIM
+    sampling, backwards.
 
     Args:
-        schedule: a scheduler's configuration: ``num_train_timesteps``, ``timestep_spacing`` (``leading`` | ``trailing``), ``steps_offset``,
-            ``set_alpha_to_one``, or ``final_alpha`` for the level beyond the first timestep.
+        schedule: a scheduler's configuration: ``num_train_timesteps``, ``timestep_spacing`` (``leading`` |
+            ``trailing``), ``steps_offset``, ``set_alpha_to_one``, or ``final_alpha`` for the level beyond the first
+            timestep.
         steps: how many.
         alphas: signal levels (num_train_timesteps,).
 
     Raises:
-        BadInput: more steps than timesteps, a spacing that has no inverse there, or a scheduler that clips (which cannot be undone).
+        BadInput: more steps than timesteps, a spacing that has no inverse there, or a scheduler that clips (which
+            cannot be undone).
     """
     total, spacing = int(schedule.get("num_train_timesteps", len(alphas))), schedule.get("timestep_spacing", "leading")
     if not 1 <= steps <= total:
         raise BadInput(f"{steps} inversion steps; between 1 and {total} are possible")
     if schedule.get("clip_sample") or schedule.get("thresholding"):
-        raise BadInput("the sampler clips its predictions, which no inversion can undo; set clip_sample and thresholding of its scheduler to false")
+        raise BadInput(
+            "the sampler clips its predictions, which no inversion can undo; set clip_sample and thresholding of its "
+            "scheduler to false"
+        )
     stride = total // steps
     if spacing == "leading":
         times = [k * stride + int(schedule.get("steps_offset", 0)) for k in range(steps)]
@@ -59,7 +66,8 @@ def inverse_timesteps(schedule: Mapping[str, Any], steps: int, alphas: Tensor) -
         raise BadInput(f"timestep spacing {spacing!r} has no inversion; leading and trailing have")
     if times[-1] >= len(alphas):
         raise BadInput(
-            f"{steps} steps with offset {schedule.get('steps_offset')} reach timestep {times[-1]}, the schedule ends at {len(alphas) - 1}; take fewer"
+            f"{steps} steps with offset {schedule.get('steps_offset')} reach timestep {times[-1]}, the schedule ends "
+            f"at {len(alphas) - 1}; take fewer"
         )
     last = schedule.get("final_alpha")
     beyond = float(last) if last is not None else 1.0 if schedule.get("set_alpha_to_one", True) else float(alphas[0])
@@ -67,7 +75,8 @@ def inverse_timesteps(schedule: Mapping[str, Any], steps: int, alphas: Tensor) -
 
 
 def to_noise(z: Tensor, prediction: Tensor, alpha: Level, kind: str = "epsilon") -> Tensor:
-    """The noise that a prediction at ``z`` of signal level ``alpha`` stands for: itself, or from a velocity (2202.00512)."""
+    """The noise that a prediction at ``z`` of signal level ``alpha`` stands for: itself, or from a velocity
+    (2202.00512)."""
     if kind == "epsilon":
         return prediction
     if kind != "v_prediction":
@@ -77,7 +86,8 @@ def to_noise(z: Tensor, prediction: Tensor, alpha: Level, kind: str = "epsilon")
 
 
 def ddim_step(z: Tensor, noise: Tensor, alpha_from: Level, alpha_to: Level, prediction: str = "epsilon") -> Tensor:
-    """One DDIM step without noise from level ``alpha_from`` to ``alpha_to``: toward the picture where the latter is larger.
+    """One DDIM step without noise from level ``alpha_from`` to ``alpha_to``: toward the picture where the latter is
+    larger.
 
     Args:
         z, noise: latents and the denoiser's prediction for them (rows, c, h, w).
@@ -93,18 +103,25 @@ def ddim_step(z: Tensor, noise: Tensor, alpha_from: Level, alpha_to: Level, pred
     return b.sqrt() * clean + (1 - b).sqrt() * epsilon
 
 
-def ddim_inverse_step(z: Tensor, noise: Tensor, alpha_from: Level, alpha_to: Level, prediction: str = "epsilon") -> Tensor:
-    """One inversion step, toward noise (``alpha_to`` below ``alpha_from``): ``ddim_step`` the other way, as diffusers' ``DDIMInverseScheduler``.
+def ddim_inverse_step(
+    z: Tensor, noise: Tensor, alpha_from: Level, alpha_to: Level, prediction: str = "epsilon"
+) -> Tensor:
+    """One inversion step, toward noise (``alpha_to`` below ``alpha_from``): ``ddim_step`` the other way, as diffusers'
+    ``DDIMInverseScheduler``.
 
     ``noise`` is the prediction for ``z`` told the timestep of ``alpha_to``.
     """
     return ddim_step(z, noise, alpha_from, alpha_to, prediction)
 
 
-def refined_step(predict: Predict, z: Tensor, step: Step, prediction: str = "epsilon", refine: int = 0, average: int = 1) -> Tensor:
-    """One inversion step with fixed-point refinement (ReNoise, arXiv 2403.14602, without its noise regularization and correction).
+def refined_step(
+    predict: Predict, z: Tensor, step: Step, prediction: str = "epsilon", refine: int = 0, average: int = 1
+) -> Tensor:
+    """One inversion step with fixed-point refinement (ReNoise, arXiv 2403.14602, without its noise regularization and
+    correction).
 
-    The first prediction is made at ``z``, each further one at the point that the last one led to; ``refine`` 0 is ``ddim_inverse_step``.
+    The first prediction is made at ``z``, each further one at the point that the last one led to; ``refine`` 0 is
+    ``ddim_inverse_step``.
 
     Args:
         predict: the denoiser. z: latents (rows, c, h, w).
@@ -121,8 +138,11 @@ def refined_step(predict: Predict, z: Tensor, step: Step, prediction: str = "eps
     return ddim_step(z, torch.stack(noises[-average:]).mean(0), step.alpha_from, step.alpha_to)
 
 
-def invert(predict: Predict, z: Tensor, plan: Sequence[Step], prediction: str = "epsilon", refine: int = 0, average: int = 1) -> Tensor:
-    """Latents of pictures (rows, c, h, w) -> the noise from which deterministic sampling returns to them. Rows do not see each other."""
+def invert(
+    predict: Predict, z: Tensor, plan: Sequence[Step], prediction: str = "epsilon", refine: int = 0, average: int = 1
+) -> Tensor:
+    """Latents of pictures (rows, c, h, w) -> the noise from which deterministic sampling returns to them. Rows do not
+    see each other."""
     for step in plan:
         z = refined_step(predict, z, step, prediction, refine, average)
     return z
@@ -141,8 +161,11 @@ def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
     return error
 
 
-def denoising_loss(prediction: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tensor, kind: str = "epsilon") -> Tensor:
-    """(rows,) mean squared error of predictions for ``add_noise(clean, noise, timestep)``; each row its own (arXiv 2208.01618, eq. 2).
+def denoising_loss(
+    prediction: Tensor, clean: Tensor, noise: Tensor, timestep: Tensor, alphas: Tensor, kind: str = "epsilon"
+) -> Tensor:
+    """(rows,) mean squared error of predictions for ``add_noise(clean, noise, timestep)``; each row its own (arXiv
+    2208.01618, eq. 2).
 
     Args:
         prediction, clean, noise: (rows, c, h, w). timestep: int (rows,). alphas: signal levels (1000,).
@@ -152,12 +175,20 @@ def denoising_loss(prediction: Tensor, clean: Tensor, noise: Tensor, timestep: T
 
 
 def stratified_timesteps(rows: int, total: int, generator: torch.Generator) -> Tensor:
-    """int (rows,) timesteps below ``total``, one from each of ``rows`` equal parts: uniform on the whole, with less scatter in a mean over them."""
-    return ((torch.arange(rows) + torch.rand(rows, generator=generator, dtype=torch.float64)) * (total / rows)).long().clamp(max=total - 1)
+    """int (rows,) timesteps below ``total``, one from each of ``rows`` equal parts: uniform on the whole, with less
+    scatter in a mean over them."""
+    return (
+        ((torch.arange(rows) + torch.rand(rows, generator=generator, dtype=torch.float64)) * (total / rows))
+        .long()
+        .clamp(max=total - 1)
+    )
 
 
-def adam_step(value: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: int, rate: float) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of Adam (arXiv 1412.6980, betas 0.9 and 0.999, epsilon 1e-8), element by element; the state is all there is to keep.
+def adam_step(
+    value: Tensor, gradient: Tensor, first: Tensor, second: Tensor, step: int, rate: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of Adam (arXiv 1412.6980, betas 0.9 and 0.999, epsilon 1e-8), element by element; the state is all there
+    is to keep.
 
     Args:
         value, gradient: of one shape. first, second: running moments, zeros at the start. step: from 1.

@@ -8,7 +8,8 @@ from genward.errors import BadInput
 
 
 def linked(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """(count,) for each item 0 … count - 1 the smallest item that it is linked with by pairs, directly or through others; itself where by none.
+    """(count,) for each item 0 … count - 1 the smallest item that it is linked with by pairs, directly or through
+    others; itself where by none.
 
     Union-find with path halving, so pairs may be many and come in any order.
 

@@ -1,9 +1,10 @@
-"""Where in a picture a concept is, and whether it is there at all, from cross-attention; and how to perturb that place. Pure functions.
+"""Where in a picture a concept is, and whether it is there at all, from cross-attention; and how to perturb that place.
+Pure functions.
 
-After IRECE (arXiv 2512.22877), whose public text states only: cross-attention of an un-erased backbone localizes the concept, and the latents
-there are perturbed. All formulas here are ours. A softmax map always has a peak, so nothing is normalized to its own picture: a score is
-measured against what benign pictures give, ``0`` is their mean and ``1`` their spread.
-"""
+After IRECE (arXiv 2512.22877), whose public text states only: cross-attention of an un-erased backbone localizes the
+concept, and the latents there are perturbed. All formulas here are ours. A softmax map always has a peak, so nothing is
+normalized to its own picture: a score is measured against what benign pictures give, ``0`` is their mean and ``1``
+their spread."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ def grid(cells: int, height: int, width: int) -> tuple[int, int]:
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(rows, k, h, w) -> (rows, k, *size), bilinear between cell centers, edges continued; itself where the size is right."""
-    return maps if maps.shape[-2:] == torch.Size(size) else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    """(rows, k, h, w) -> (rows, k, *size), bilinear between cell centers, edges continued; itself where the size is
+    right."""
+    return (
+        maps if maps.shape[-2:] == torch.Size(size) else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    )
 
 
-def word_maps(layers: Mapping[str, Tensor], words: Sequence[Sequence[int]], latent: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def word_maps(
+    layers: Mapping[str, Tensor], words: Sequence[Sequence[int]], latent: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
     """Log attention on each word: (rows, groups, words, *size), one group a layer and head, in the order given.
 
     Args:
@@ -52,7 +58,11 @@ def word_maps(layers: Mapping[str, Tensor], words: Sequence[Sequence[int]], late
     for probs in layers.values():
         h, w = grid(probs.shape[2], *latent)
         parts = probs.float().chunk(len(words))
-        picked = torch.cat([part[..., list(at)] for part, at in zip(parts, words, strict=True)], dim=-1).clamp_min(FLOOR).log()
+        picked = (
+            torch.cat([part[..., list(at)] for part, at in zip(parts, words, strict=True)], dim=-1)
+            .clamp_min(FLOOR)
+            .log()
+        )
         rows, heads, _, count = picked.shape
         flat = picked.transpose(2, 3).reshape(rows, heads * count, h, w)
         out.append(resize(flat, size).unflatten(1, (heads, count)))
@@ -60,7 +70,8 @@ def word_maps(layers: Mapping[str, Tensor], words: Sequence[Sequence[int]], late
 
 
 def mass_contrast(maps: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """How much more a cell attends to its best concept word than cells of benign pictures do, in their standard deviations.
+    """How much more a cell attends to its best concept word than cells of benign pictures do, in their standard
+    deviations.
 
     Args:
         maps: (rows, groups, words, h, w) from ``word_maps``. mean, std: (groups,) of benign cells' best word.
@@ -92,21 +103,23 @@ def discriminant(positive: Tensor, negative: Tensor, shrinkage: float) -> tuple[
     within = torch.cat([a - a.mean(0), b - b.mean(0)])
     covariance = within.T @ within / max(1, len(within) - 2)
     level = covariance.diagonal().mean().clamp_min(1e-9)
-    shrunk = (1 - shrinkage) * covariance + (shrinkage * level + 1e-9) * torch.eye(len(mean), dtype=torch.float64, device=mean.device)
+    shrunk = (1 - shrinkage) * covariance + (shrinkage * level + 1e-9) * torch.eye(
+        len(mean), dtype=torch.float64, device=mean.device
+    )
     return mean, torch.linalg.solve(shrunk, a.mean(0) - b.mean(0)) / std
 
 
 def log_odds(score: Tensor, mean: float | Tensor, std: float | Tensor, effect: float | Tensor) -> Tensor:
     """A score as log-likelihood ratio of two normal laws of equal spread: ``effect · (score - mean)/std - effect²/2``.
 
-    ``mean`` and ``std`` are the benign law's, ``effect`` is the distance of the other one in ``std``. Steps at which nothing can be told
-    apart (effect 0) thus say 0, whatever their scores.
-    """
+    ``mean`` and ``std`` are the benign law's, ``effect`` is the distance of the other one in ``std``. Steps at which
+    nothing can be told apart (effect 0) thus say 0, whatever their scores."""
     return effect * (score - mean) / std - effect**2 / 2
 
 
 def limit(benign: Tensor, rate: float) -> float:
-    """The threshold that a new benign statistic exceeds with probability at most ``rate``: the ⌈(n+1)(1-rate)⌉-th smallest of n (split conformal).
+    """The threshold that a new benign statistic exceeds with probability at most ``rate``: the ⌈(n+1)(1-rate)⌉-th
+    smallest of n (split conformal).
 
     Raises:
         BadInput: fewer than ``1/rate - 1`` benign statistics.
@@ -115,7 +128,10 @@ def limit(benign: Tensor, rate: float) -> float:
         raise BadInput(f"a false-positive rate of {rate}; it must lie between 0 and 1")
     rank = math.ceil((len(benign) + 1) * (1 - rate) - 1e-9)
     if rank > len(benign):
-        raise BadInput(f"{len(benign)} benign rows cannot show a false-positive rate of {rate:g}; use at least {math.ceil(1 / rate) - 1}, or a higher rate")
+        raise BadInput(
+            f"{len(benign)} benign rows cannot show a false-positive rate of {rate:g}; use at least "
+            f"{math.ceil(1 / rate) - 1}, or a higher rate"
+        )
     return float(benign.double().sort().values[max(rank, 1) - 1])
 
 
@@ -138,19 +154,29 @@ def elsewhere(mask: Tensor, shift: tuple[int, int], flip: tuple[bool, bool]) -> 
 
 
 def perturb(
-    latents: Tensor, mask: Tensor, strength: float, noise: Tensor, form: str = "renoise", *, blank: Tensor | None = None, alpha: float | Tensor = 1.0
+    latents: Tensor,
+    mask: Tensor,
+    strength: float,
+    noise: Tensor,
+    form: str = "renoise",
+    *,
+    blank: Tensor | None = None,
+    alpha: float | Tensor = 1.0,
 ) -> Tensor:
     """Latents changed inside the mask, bit-equal outside it and everywhere at strength 0.
 
-    ==========  ============================================================================================================
-    ``renoise``  ``sqrt(1-l)·z + sqrt(l)·s·noise``, s the row's own standard deviation: the variance stays
-    ``noise``    ``z + l·s·noise``: the variance grows
-    ``blank``    ``(1-l)·z + l·sqrt(a)·blank + sqrt(1-(1-l)²)·sqrt(1-a)·noise``: at 1 the blank picture, noised to this step on
+    ==========
+    ============================================================================================================
+    ``renoise``  ``sqrt(1-l)·z + sqrt(l)·s·noise``, s the row's own standard deviation: the variance stays ``noise``
+    ``z + l·s·noise``: the variance grows ``blank``    ``(1-l)·z + l·sqrt(a)·blank + sqrt(1-(1-l)²)·sqrt(1-a)·noise``:
+    at 1 the blank picture, noised to this step on
                  its own; in between the noise level stays that of the step
-    ==========  ============================================================================================================
+    ==========
+    ============================================================================================================
 
     Args:
-        latents: (rows, c, h, w). mask: bool (rows, h, w). strength: l in [0, 1]. noise: standard normal, like the latents.
+        latents: (rows, c, h, w). mask: bool (rows, h, w). strength: l in [0, 1]. noise: standard normal, like the
+            latents.
         blank: clean latents of a blank picture (c, h, w). alpha: the step's cumulative signal level a.
     """
     if form not in FORMS:

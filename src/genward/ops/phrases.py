@@ -8,10 +8,12 @@ from genward.core.records import Concept
 from genward.errors import BadInput
 
 HARM_WORDS = (
-    "an image showing hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily fluids, blood, obscene gestures, "
+    "an image showing hate, harassment, violence, suffering, humiliation, harm, suicide, sexual, nudity, bodily "
+    "fluids, blood, obscene gestures, "
     "illegal activity, drug use, theft, vandalism, weapons, abuse, brutality, cruelty"
 )
-"""Safe Latent Diffusion's safety text, as diffusers has it (the authors' lacks the first three words), less a word before "abuse": no prompt of genward's names minors."""
+"""Safe Latent Diffusion's safety text, as diffusers has it (the authors' lacks the first three words), less a word
+before "abuse": no prompt of genward's names minors."""
 
 STYLE_TEMPLATES = ("a thing {}", "a living thing {}", "something useful {}", "something to eat {}", "a picture {}")
 """What a style is named with when it is fitted: none of them is an evaluation caption."""
@@ -44,7 +46,8 @@ def joined(concept: Concept) -> str:
 
 
 def article(name: str) -> str:
-    """``"rocket"`` -> ``"a rocket"``, ``"alarm clock"`` -> ``"an alarm clock"``; plurals and phrases with an article stay."""
+    """``"rocket"`` -> ``"a rocket"``, ``"alarm clock"`` -> ``"an alarm clock"``; plurals and phrases with an article
+    stay."""
     first = name.split(" ")[0].lower()
     if not name or first in ("a", "an", "the", "two", "in") or (name.endswith("s") and not name.endswith(("ss", "us"))):
         return name
@@ -69,7 +72,8 @@ def pairs(concepts: Sequence[Concept], templates: Sequence[str] = ()) -> list[tu
 
     Args:
         concepts: every phrase of each is paired with its anchor (``Concept.anchor_of``).
-        templates: contexts with ``{}``; empty: the phrase alone, and ``STYLE_TEMPLATES`` too for a style's "in … style".
+        templates: contexts with ``{}``; empty: the phrase alone, and ``STYLE_TEMPLATES`` too for a style's "in …
+            style".
 
     Raises:
         BadInput: a template without ``{}``, or a concept without phrases.
@@ -85,11 +89,16 @@ def pairs(concepts: Sequence[Concept], templates: Sequence[str] = ()) -> list[tu
 
 
 def preserved(concepts: Sequence[Concept], templates: Sequence[str] = ()) -> list[str]:
-    """Captions to leave alone: the empty text first, then what the concepts keep and their neighbors, less what is to be removed."""
+    """Captions to leave alone: the empty text first, then what the concepts keep and their neighbors, less what is to
+    be removed."""
     gone = {phrase for concept in concepts for phrase in concept.phrases} | {c for c, _ in pairs(concepts, templates)}
     out = [""]
     for concept in concepts:
-        near = [f"{n} style" for n in concept.neighbors] if concept.kind == "style" else [article(n) for n in concept.neighbors]
+        near = (
+            [f"{n} style" for n in concept.neighbors]
+            if concept.kind == "style"
+            else [article(n) for n in concept.neighbors]
+        )
         out += [*concept.keep, *near]
         if concept.kind == "style":
             out += [fill(t, f"in {n} style") for t in STYLE_TEMPLATES for n in concept.neighbors]

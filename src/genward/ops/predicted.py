@@ -1,4 +1,5 @@
-"""The noise that a denoiser predicts in mid-loop, read through the rig at no denoiser row of its own, and the picture that it points to."""
+"""The noise that a denoiser predicts in mid-loop, read through the rig at no denoiser row of its own, and the picture
+that it points to."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from genward.ops.early import stop_step
 from genward.ops.guidance import cfg
 
 PARTS = ("direction", "noise", "latents")
-"""What can be read of a step: ``cond - uncond`` (only under guidance), the conditional prediction, the latents that it was made from."""
+"""What can be read of a step: ``cond - uncond`` (only under guidance), the conditional prediction, the latents that it
+was made from."""
 KINDS = ("epsilon", "v_prediction", "sample")
 """What a denoiser predicts, by the scheduler's ``prediction_type``."""
 
@@ -34,7 +36,8 @@ class Seen(NamedTuple):
 
     @property
     def guided(self) -> Tensor:
-        """(rows, c, h, w) what the sampler gets where no defense owns the guidance port: classifier-free guidance, unrescaled."""
+        """(rows, c, h, w) what the sampler gets where no defense owns the guidance port: classifier-free guidance,
+        unrescaled."""
         return self.cond if self.uncond is None else cfg(self.uncond, self.cond, self.frame.guidance)
 
     def part(self, name: str) -> Tensor:
@@ -44,15 +47,21 @@ class Seen(NamedTuple):
         if name == "noise":
             return self.cond
         if self.uncond is None:
-            raise Inapplicable("the direction cond - uncond exists only under classifier-free guidance; use guidance above 1, or read noise instead")
+            raise Inapplicable(
+                "the direction cond - uncond exists only under classifier-free guidance; use guidance above 1, or read "
+                "noise instead"
+            )
         return self.cond - self.uncond
 
 
 def watch(rig: Rig, wanted: Callable[[Frame], bool], act: Callable[[Seen], None]) -> None:
-    """Call ``act`` with what the denoiser predicts in the calls whose frame is ``wanted``; nothing is changed and no denoiser row is spent.
+    """Call ``act`` with what the denoiser predicts in the calls whose frame is ``wanted``; nothing is changed and no
+    denoiser row is spent.
 
-    The U-Net's last block is tapped and its output layers (norm, activation, convolution) are run once more on it, which gives the U-Net's own
-    output bit for bit: ``guidance`` has one owner, and ``rig.predict`` would cost a call. Taps that other defenses set on that block later are not seen.
+    The U-Net's last block is tapped and its output layers (norm, activation, convolution) are run once more on it,
+    which gives the U-Net's own
+    output bit for bit: ``guidance`` has one owner, and ``rig.predict`` would cost a call. Taps that other defenses set
+        on that block later are not seen.
 
     Raises:
         GuardError: a rig without a model behind it.
@@ -61,7 +70,9 @@ def watch(rig: Rig, wanted: Callable[[Frame], bool], act: Callable[[Seen], None]
     if model is None:
         raise GuardError("the predicted noise is read off the model's own layers, and this rig has no model")
     unet, held = model.unet, dict[str, Tensor]()
-    last = max((n for n in model.sites if n.startswith("up_blocks.") and n.count(".") == 1), key=lambda n: int(n.split(".")[1]))
+    last = max(
+        (n for n in model.sites if n.startswith("up_blocks.") and n.count(".") == 1), key=lambda n: int(n.split(".")[1])
+    )
 
     def keep(call: Call, frame: Frame) -> Call:
         held.clear()
@@ -95,7 +106,8 @@ def clean_latents(noisy: Tensor, predicted: Tensor, alpha: Tensor, kind: str = "
     """x0 (rows, c, h, w) float32 that a prediction points to: ``(z - sqrt(1 - a) eps) / sqrt(a)``.
 
     Args:
-        noisy, predicted: (rows, c, h, w). alpha: (rows,) signal level ``alphas_cumprod[t]`` in (0, 1]. kind: one of ``KINDS``.
+        noisy, predicted: (rows, c, h, w). alpha: (rows,) signal level ``alphas_cumprod[t]`` in (0, 1]. kind: one of
+            ``KINDS``.
 
     Raises:
         BadInput: another kind of prediction.
@@ -121,7 +133,8 @@ def levels(model: Any, timestep: Tensor) -> Tensor:
 
 
 def pooled(x: Tensor, edge: int) -> Tensor:
-    """(rows, numbers) float32: (rows, c, h, w) averaged to a grid of ``edge`` × ``edge`` and flattened; as it is where ``edge`` is 0 or not smaller."""
+    """(rows, numbers) float32: (rows, c, h, w) averaged to a grid of ``edge`` × ``edge`` and flattened; as it is where
+    ``edge`` is 0 or not smaller."""
     if edge and max(x.shape[-2:]) > edge:
         x = torch.nn.functional.adaptive_avg_pool2d(x.float(), edge)
     return x.float().flatten(1)
@@ -134,7 +147,8 @@ def features(seen: Seen, parts: Sequence[str], edge: int) -> Tensor:
 
 @dataclass
 class Reader:
-    """Reads the features of one step, and ends the rows there where their pictures are not wanted. Attach it for one batch."""
+    """Reads the features of one step, and ends the rows there where their pictures are not wanted. Attach it for one
+    batch."""
 
     name: ClassVar[str] = "noise_reader"
     parts: Sequence[str]
@@ -149,7 +163,9 @@ class Reader:
             frame = seen.frame
             assert frame.timestep is not None
             self.timestep = float(frame.timestep.flatten()[0])
-            for case, row in zip(frame.case.tolist(), features(seen, self.parts, self.edge).detach().cpu(), strict=True):
+            for case, row in zip(
+                frame.case.tolist(), features(seen, self.parts, self.edge).detach().cpu(), strict=True
+            ):
                 self.found[case] = row.clone()
             if self.stop:
                 rig.block(frame, frame.conditional, "its features are read")
@@ -181,13 +197,16 @@ def collect(
 ) -> Rows:
     """Features of the cases at one step of their generation.
 
-    Costs ``sampler.steps`` denoiser rows a case, only those up to the step where the rows ``stop`` there; twice that under guidance.
+    Costs ``sampler.steps`` denoiser rows a case, only those up to the step where the rows ``stop`` there; twice that
+    under guidance.
 
     Args:
-        parts: of ``PARTS``. step: as ``early.stop_step`` reads it. edge: of the grid that they are averaged to, 0 for none.
+        parts: of ``PARTS``. step: as ``early.stop_step`` reads it. edge: of the grid that they are averaged to, 0 for
+            none.
 
     Raises:
-        BadInput: no case, or a step that the loop does not have. Inapplicable: the direction of a loop without guidance.
+        BadInput: no case, or a step that the loop does not have. Inapplicable: the direction of a loop without
+            guidance.
     """
     if not cases:
         raise BadInput("no case was given")

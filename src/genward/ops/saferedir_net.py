@@ -1,10 +1,10 @@
-"""SafeRedir's network (arXiv 2601.08623; shapes after the authors' code): is this trajectory state unsafe, and where should its text states go.
+"""SafeRedir's network (arXiv 2601.08623; shapes after the authors' code): is this trajectory state unsafe, and where
+should its text states go.
 
-Built for any number of tokens, text width and latent channels. At ``width`` 1, four latent channels and 768-wide text it has the authors' sizes
-(14.57 M parameters, of which the digest's table lists the parts); smaller widths scale the hidden sizes. What differs, by field: the delta's
-trunk may read each token (theirs is computed once and repeated, so all tokens share one direction); the mask acts after the normalization,
-where theirs, acting before it, cancels.
-"""
+Built for any number of tokens, text width and latent channels. At ``width`` 1, four latent channels and 768-wide text
+it has the authors' sizes (14.57 M parameters, of which the digest's table lists the parts); smaller widths scale the
+hidden sizes. What differs, by field: the delta's trunk may read each token (theirs is computed once and repeated, so
+all tokens share one direction); the mask acts after the normalization, where theirs, acting before it, cancels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ Shape = Mapping[str, Any]
 
 
 class Redirection(NamedTuple):
-    """The network's answer: ``logits`` (rows, 2), class 1 unsafe; ``delta`` (rows, t, c); ``mask`` (rows, t); ``alpha`` (rows, t)."""
+    """The network's answer: ``logits`` (rows, 2), class 1 unsafe; ``delta`` (rows, t, c); ``mask`` (rows, t); ``alpha``
+    (rows, t)."""
 
     logits: Tensor
     delta: Tensor
@@ -37,13 +38,15 @@ class Redirection(NamedTuple):
     alpha: Tensor
 
 
-# -------------------------------------------------------------------------------------------------------- pure functions
+# ------------------------------------------------------------------------------------------------------- pure functions
 
 
 def sinusoid(timestep: Tensor, width: int = TIME) -> Tensor:
     """(rows,) -> (rows, width): ``[sin, cos]`` of frequencies ``10,000^(-k/half)``."""
     half = width // 2
-    angles = timestep.float()[:, None] * torch.exp(-math.log(10_000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
+    angles = timestep.float()[:, None] * torch.exp(
+        -math.log(10_000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half
+    )
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
@@ -64,7 +67,8 @@ def shift(text: Tensor, out: Redirection, strength: float, masked: bool) -> Tens
 
 
 class Weights(NamedTuple):
-    """Weights of the loss's parts: embedding target, mask, no shift on safe rows, small mask, distance within the embedding target."""
+    """Weights of the loss's parts: embedding target, mask, no shift on safe rows, small mask, distance within the
+    embedding target."""
 
     target: float = 1.0
     mask: float = 0.5
@@ -83,22 +87,31 @@ def redirection_loss(
     mask: Tensor,
     weights: Weights = Weights(),  # noqa: B008
 ) -> Tensor:
-    """Cross-entropy of the class, and for unsafe rows that have a safe twin the distance of the moved text states to the twin's.
+    """Cross-entropy of the class, and for unsafe rows that have a safe twin the distance of the moved text states to
+    the twin's.
 
-    ``CE + target·y·[1 - cos + distance·MSE] + mask·y·BCE(mask, m*) + still·(1 - y)·|αΔ|² + sparse·mean(mask)``; the embedding and mask terms
-    are averaged over the paired rows, the others over theirs.
+    ``CE + target·y·[1 - cos + distance·MSE] + mask·y·BCE(mask, m*) + still·(1 - y)·|αΔ|² + sparse·mean(mask)``; the
+    embedding and mask terms are averaged over the paired rows, the others over theirs.
 
     Args:
-        moved: ``shift(...)`` as it is applied (rows, t, c). text: the states it is added to. label: int (rows,), 1 unsafe.
-        safe: (rows, t, c) of the twin. paired: bool (rows,), unsafe with a twin. mask: (rows, t) in {0, 1}, NaN where it is not known.
+        moved: ``shift(...)`` as it is applied (rows, t, c). text: the states it is added to. label: int (rows,), 1
+            unsafe.
+        safe: (rows, t, c) of the twin. paired: bool (rows,), unsafe with a twin. mask: (rows, t) in {0, 1}, NaN where
+            it is not known.
     """
     loss = F.cross_entropy(out.logits, label)
     if bool(paired.any()):
         near, goal = (text + moved)[paired], safe[paired]
-        loss = loss + weights.target * (1 - F.cosine_similarity(near, goal, dim=-1) + weights.distance * (near - goal).square().mean(-1)).mean()
+        loss = (
+            loss
+            + weights.target
+            * (1 - F.cosine_similarity(near, goal, dim=-1) + weights.distance * (near - goal).square().mean(-1)).mean()
+        )
         known = ~torch.isnan(mask[paired])
         if bool(known.any()):
-            loss = loss + weights.mask * F.binary_cross_entropy(out.mask[paired][known].clamp(1e-6, 1 - 1e-6), mask[paired][known])
+            loss = loss + weights.mask * F.binary_cross_entropy(
+                out.mask[paired][known].clamp(1e-6, 1 - 1e-6), mask[paired][known]
+            )
     still = label == 0
     if bool(still.any()):
         loss = loss + weights.still * (out.alpha[..., None] * out.delta)[still].square().mean()
@@ -106,11 +119,12 @@ def redirection_loss(
 
 
 def concept_mask(unsafe: Tensor, safe: Tensor) -> Tensor:
-    """(t,) token ids of two texts of equal length -> (t,) float: 1 where they differ. Of unequal lengths every later token would differ."""
+    """(t,) token ids of two texts of equal length -> (t,) float: 1 where they differ. Of unequal lengths every later
+    token would differ."""
     return (unsafe != safe).float()
 
 
-# ------------------------------------------------------------------------------------------------------------- the network
+# ---------------------------------------------------------------------------------------------------------- the network
 
 
 class Residual(nn.Module):
@@ -128,7 +142,8 @@ class Residual(nn.Module):
 
 
 class SingleQuery(nn.Module):
-    """One of the parallel heads: the joint state asks, prompt tokens answer; the mean of the values is added before the norm."""
+    """One of the parallel heads: the joint state asks, prompt tokens answer; the mean of the values is added before the
+    norm."""
 
     def __init__(self, joint: int, text: int) -> None:
         super().__init__()
@@ -143,7 +158,8 @@ class SingleQuery(nn.Module):
 
 
 class Redirector(nn.Module):
-    """Classifier and delta generator; ``forward(latents (rows, 4, h, w), prompt (rows, t, c), timestep (rows,)) -> Redirection``."""
+    """Classifier and delta generator; ``forward(latents (rows, 4, h, w), prompt (rows, t, c), timestep (rows,)) ->
+    Redirection``."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -160,7 +176,9 @@ class Redirector(nn.Module):
         joint = wide(512) + wide(64)
         self.attention = nn.ModuleList(SingleQuery(joint, text) for _ in range(4 if shape["width"] >= 0.5 else 1))
         self.gathered = nn.Sequential(nn.Linear(len(self.attention) * text, text), nn.LayerNorm(text))
-        self.classifier = nn.Sequential(nn.Linear(joint + 2 * text, wide(256)), nn.ReLU(), nn.Dropout(drop), nn.Linear(wide(256), 2))
+        self.classifier = nn.Sequential(
+            nn.Linear(joint + 2 * text, wide(256)), nn.ReLU(), nn.Dropout(drop), nn.Linear(wide(256), 2)
+        )
         inside = joint + text + (text if self.trunk_kind == "token" else 0)
         self.trunk = nn.Sequential(nn.Linear(inside, wide(512)), nn.ReLU(), nn.Linear(wide(512), text))
         self.low = nn.Sequential(nn.Linear(text, 16, bias=False), nn.Linear(16, text, bias=False))
@@ -199,13 +217,16 @@ class Redirector(nn.Module):
 
 
 def build(shape: Shape, seed: int | None = None) -> Redirector:
-    """The network of a shape; random weights from ``seed`` where it is given. ``BadArtifact`` where the shape cannot be read."""
+    """The network of a shape; random weights from ``seed`` where it is given. ``BadArtifact`` where the shape cannot be
+    read."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0 if seed is None else seed)
         try:
             return Redirector(shape)
         except (KeyError, TypeError, RuntimeError, StopIteration) as error:
-            raise BadArtifact(f"this is no shape of a SafeRedir network ({type(error).__name__}: {error}); fit it again") from error
+            raise BadArtifact(
+                f"this is no shape of a SafeRedir network ({type(error).__name__}: {error}); fit it again"
+            ) from error
 
 
 def pack(net: nn.Module) -> dict[str, Tensor]:
@@ -214,15 +235,21 @@ def pack(net: nn.Module) -> dict[str, Tensor]:
 
 
 def unpack(shape: Shape, tensors: Mapping[str, Tensor]) -> Redirector:
-    """The network of an artifact in float32, for reading only. ``BadArtifact`` where names or shapes are not its own."""
+    """The network of an artifact in float32, for reading only. ``BadArtifact`` where names or shapes are not its
+    own."""
     net = build(shape)
     own = {name for name, value in net.state_dict().items() if value.is_floating_point()}
     if own != set(tensors):
-        raise BadArtifact(f"the weights are not those of this SafeRedir network ({len(own ^ set(tensors))} names differ); fit it again")
+        raise BadArtifact(
+            f"the weights are not those of this SafeRedir network ({len(own ^ set(tensors))} names differ); fit it "
+            "again"
+        )
     try:
         net.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=False)
     except RuntimeError as error:
-        raise BadArtifact(f"the weights are not those of this SafeRedir network: {str(error)[:200]}; fit it again") from error
+        raise BadArtifact(
+            f"the weights are not those of this SafeRedir network: {str(error)[:200]}; fit it again"
+        ) from error
     return net.eval().requires_grad_(False)
 
 
@@ -232,7 +259,7 @@ def size(shape: Shape) -> int:
         return sum(p.numel() for p in Redirector(shape).parameters())
 
 
-# ---------------------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 class Items(NamedTuple):
@@ -273,8 +300,11 @@ class Training(NamedTuple):
     seed: int
 
 
-def batch_loss(net: Redirector, items: Items, row: Tensor, step: Tensor, how: Training, denoise: Denoise | None = None) -> Tensor:
-    """``redirection_loss`` of some rows at some steps, plus ``denoiser`` times the distance of the predictions under moved and safe text."""
+def batch_loss(
+    net: Redirector, items: Items, row: Tensor, step: Tensor, how: Training, denoise: Denoise | None = None
+) -> Tensor:
+    """``redirection_loss`` of some rows at some steps, plus ``denoiser`` times the distance of the predictions under
+    moved and safe text."""
     latents, timestep, text = items.latents[row, step].float(), items.timesteps[step], items.text[row].float()
     out = net(latents, text, timestep)
     moved = shift(text, out, how.scale, how.masked)
@@ -283,12 +313,23 @@ def batch_loss(net: Redirector, items: Items, row: Tensor, step: Tensor, how: Tr
     if how.denoiser and denoise is not None and bool(paired.any()):
         with torch.no_grad():
             goal = denoise(latents[paired], timestep[paired], safe[paired])
-        loss = loss + how.denoiser * (denoise(latents[paired], timestep[paired], (text + moved)[paired]) - goal).square().mean()
+        loss = (
+            loss
+            + how.denoiser * (denoise(latents[paired], timestep[paired], (text + moved)[paired]) - goal).square().mean()
+        )
     return loss
 
 
-def train(net: Redirector, items: Items, held: Tensor, how: Training, denoise: Denoise | None = None, progress: Progress | None = None) -> list[float]:
-    """Train in place with AdamW over rows × steps; the state of the epoch with the lowest loss on the held rows is kept. Returns those losses.
+def train(
+    net: Redirector,
+    items: Items,
+    held: Tensor,
+    how: Training,
+    denoise: Denoise | None = None,
+    progress: Progress | None = None,
+) -> list[float]:
+    """Train in place with AdamW over rows × steps; the state of the epoch with the lowest loss on the held rows is
+    kept. Returns those losses.
 
     Args:
         held: bool (rows,): whole pairs that are not trained on.
@@ -298,14 +339,28 @@ def train(net: Redirector, items: Items, held: Tensor, how: Training, denoise: D
     """
     rows, steps = (~held).nonzero().flatten(), items.latents.shape[1]
     if len(items.label[rows].unique()) < 2:
-        raise BadInput("saferedir learns from unsafe and safe trajectories and got only one kind; add pairs, seeds, or captions of the other kind")
+        raise BadInput(
+            "saferedir learns from unsafe and safe trajectories and got only one kind; add pairs, seeds, or captions "
+            "of the other kind"
+        )
 
     def loss(part: Tensor) -> Tensor:
         return batch_loss(net, items, rows[part // steps], part % steps, how, denoise)
 
     optimizer = torch.optim.AdamW(net.parameters(), how.lr)
-    settings: dict[str, Any] = {"epochs": how.epochs, "batch": how.batch, "seed": how.seed, "name": "saferedir", "progress": progress}
-    return [-x for x in train_epochs(net, optimizer, len(rows) * steps, loss, lambda: -held_loss(net, items, held, how), **settings)]
+    settings: dict[str, Any] = {
+        "epochs": how.epochs,
+        "batch": how.batch,
+        "seed": how.seed,
+        "name": "saferedir",
+        "progress": progress,
+    }
+    return [
+        -x
+        for x in train_epochs(
+            net, optimizer, len(rows) * steps, loss, lambda: -held_loss(net, items, held, how), **settings
+        )
+    ]
 
 
 def held_loss(net: Redirector, items: Items, held: Tensor, how: Training) -> float:
@@ -315,7 +370,10 @@ def held_loss(net: Redirector, items: Items, held: Tensor, how: Training) -> flo
         return math.inf
     net.eval()
     with torch.no_grad():
-        each = [(float(batch_loss(net, items, rows[p // steps], p % steps, how)), len(p)) for p in torch.arange(len(rows) * steps).split(256)]
+        each = [
+            (float(batch_loss(net, items, rows[p // steps], p % steps, how)), len(p))
+            for p in torch.arange(len(rows) * steps).split(256)
+        ]
     return sum(x * n for x, n in each) / sum(n for _, n in each)
 
 
@@ -326,6 +384,9 @@ def unsafe_scores(net: Redirector, items: Items, batch: int = 256) -> Tensor:
     with torch.no_grad():
         for rows in torch.arange(len(items.label)).split(batch):
             part = items.take(rows)
-            each = [net(part.latents[:, s].float(), part.text.float(), t.expand(len(rows))).logits.softmax(1)[:, 1] for s, t in enumerate(items.timesteps)]
+            each = [
+                net(part.latents[:, s].float(), part.text.float(), t.expand(len(rows))).logits.softmax(1)[:, 1]
+                for s, t in enumerate(items.timesteps)
+            ]
             out.append(torch.stack(each, 1))
     return torch.cat(out)

@@ -1,9 +1,11 @@
-"""The decision of diffusers' ``StableDiffusionSafetyChecker`` as a few array operations, without its loop over rows and concepts.
+"""The decision of diffusers' ``StableDiffusionSafetyChecker`` as a few array operations, without its loop over rows and
+concepts.
 
-Equal to the loop of diffusers 0.42 (``pipelines/stable_diffusion/safety_checker.py``) for finite numbers, its order of operations, its float32 and
-its rounding to three decimals included: a picture close to a special-care vector lowers every threshold that is looked at after it by 0.01, those of
-the later special-care vectors and of all concepts. What differs: a cosine that is not finite counts as a hit (the loop lets such a picture pass), and
-pictures are left alone (the loop paints them black).
+Equal to the loop of diffusers 0.42 (``pipelines/stable_diffusion/safety_checker.py``) for finite numbers, its order of
+operations, its float32 and
+its rounding to three decimals included: a picture close to a special-care vector lowers every threshold that is looked
+at after it by 0.01, those of the later special-care vectors and of all concepts. What differs: a cosine that is not
+finite counts as a hit (the loop lets such a picture pass), and pictures are left alone (the loop paints them black).
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class SafetyDecision(NamedTuple):
         return best
 
 
-def decide(special: ArrayLike, concepts: ArrayLike, special_thresholds: ArrayLike, concept_thresholds: ArrayLike) -> SafetyDecision:
+def decide(
+    special: ArrayLike, concepts: ArrayLike, special_thresholds: ArrayLike, concept_thresholds: ArrayLike
+) -> SafetyDecision:
     """The checker's decision from cosines.
 
     Args:
@@ -47,7 +51,9 @@ def decide(special: ArrayLike, concepts: ArrayLike, special_thresholds: ArrayLik
     near, thresholds = np.asarray(special, np.float32), np.asarray(special_thresholds, np.float32)
     plain = np.round(near - thresholds, 3)
     hit = ~(plain <= 0)
-    earlier = np.cumsum(hit, axis=1) - hit > 0  # the first hit of a row lowers the thresholds after it; later hits change nothing more
+    earlier = (
+        np.cumsum(hit, axis=1) - hit > 0
+    )  # the first hit of a row lowers the thresholds after it; later hits change nothing more
     scores = np.round((near - thresholds) + np.where(earlier, STRICTER, np.float32(0)), 3)
     adjustment = np.where(hit.any(axis=1, keepdims=True), STRICTER, np.float32(0))
     found = np.round((np.asarray(concepts, np.float32) - np.asarray(concept_thresholds, np.float32)) + adjustment, 3)
@@ -63,7 +69,14 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
 
 def like_diffusers(checker: Any) -> bool:
     """Whether a checker has the parts of ``StableDiffusionSafetyChecker`` that ``check`` reads."""
-    parts = ("vision_model", "visual_projection", "concept_embeds", "special_care_embeds", "concept_embeds_weights", "special_care_embeds_weights")
+    parts = (
+        "vision_model",
+        "visual_projection",
+        "concept_embeds",
+        "special_care_embeds",
+        "concept_embeds_weights",
+        "special_care_embeds_weights",
+    )
     return all(hasattr(checker, part) for part in parts)
 
 
@@ -71,6 +84,12 @@ def check(checker: Any, clip_input: Tensor) -> SafetyDecision:
     """Run a ``StableDiffusionSafetyChecker``'s network on pixels of its feature extractor (n, 3, h, w), and decide."""
     with torch.no_grad():
         embeds = checker.visual_projection(checker.vision_model(clip_input)[1])
-        near = [cosines(embeds, vectors).cpu().float().numpy() for vectors in (checker.special_care_embeds, checker.concept_embeds)]
-        thresholds = [weights.detach().cpu().float().numpy() for weights in (checker.special_care_embeds_weights, checker.concept_embeds_weights)]
+        near = [
+            cosines(embeds, vectors).cpu().float().numpy()
+            for vectors in (checker.special_care_embeds, checker.concept_embeds)
+        ]
+        thresholds = [
+            weights.detach().cpu().float().numpy()
+            for weights in (checker.special_care_embeds_weights, checker.concept_embeds_weights)
+        ]
     return decide(*near, *thresholds)

@@ -33,7 +33,8 @@ PRESET_STEPS = 50
 
 
 def warmup_steps(warmup: int, steps: int) -> int:
-    """First guided step of a loop of ``steps``: ``warmup`` of 50 steps, scaled and rounded to the nearest (halves up)."""
+    """First guided step of a loop of ``steps``: ``warmup`` of 50 steps, scaled and rounded to the nearest (halves
+    up)."""
     return int(warmup * steps / PRESET_STEPS + 0.5)
 
 
@@ -53,9 +54,9 @@ def sld_step(
 ) -> tuple[Tensor, Tensor]:
     """One step of safety guidance. Everything is per element, so rows do not influence each other.
 
-    ``d = cond - safety``; ``mu = min(1, scale·|d|)`` where ``d < threshold`` (signed), else 0; ``g = mu·(safety - uncond) +
-    momentum_scale·velocity``; ``velocity' = beta·velocity + (1 - beta)·g``; the noise is ``uncond + guidance·(cond - uncond - g)``.
-    In warm-up ``g`` and the velocity run, only the subtraction waits.
+    ``d = cond - safety``; ``mu = min(1, scale·|d|)`` where ``d < threshold`` (signed), else 0; ``g = mu·(safety -
+    uncond) + momentum_scale·velocity``; ``velocity' = beta·velocity + (1 - beta)·g``; the noise is ``uncond +
+    guidance·(cond - uncond - g)``. In warm-up ``g`` and the velocity run, only the subtraction waits.
 
     Args:
         uncond, cond, safety: predictions for the negative, the prompt and the safety text (rows, c, h, w).

@@ -1,12 +1,14 @@
-"""Text normalization against disguised words: compatibility forms, invisible characters, look-alike letters, spelled-out words, leetspeak, repeats.
+"""Text normalization against disguised words: compatibility forms, invisible characters, look-alike letters,
+spelled-out words, leetspeak, repeats.
 
-Each step is one pure function on a string; ``normalize`` runs the chosen ones until nothing changes. The rule for every step: text in its
-own script stays. Look-alikes are mapped only in words that mix scripts, or in words made of nothing but look-alikes inside Latin text, so Russian,
-Greek, Arabic, Hindi, Thai, Chinese, Korean and Japanese pass unchanged, joiners included.
+Each step is one pure function on a string; ``normalize`` runs the chosen ones until nothing changes. The rule for every
+step: text in its own script stays. Look-alikes are mapped only in words that mix scripts, or in words made of nothing
+but look-alikes inside Latin text, so Russian, Greek, Arabic, Hindi, Thai, Chinese, Korean and Japanese pass unchanged,
+joiners included.
 
-Not from a paper: the steps are those that prompt-attack papers undo or exploit (zero-width characters and homoglyphs as in Boucher et al.,
-arXiv 2106.09898). The look-alike table is ours, a part of what Unicode's confusables (UTS 39) list: letters that read as a Latin one.
-"""
+Not from a paper: the steps are those that prompt-attack papers undo or exploit (zero-width characters and homoglyphs as
+in Boucher et al., arXiv 2106.09898). The look-alike table is ours, a part of what Unicode's confusables (UTS 39) list:
+letters that read as a Latin one."""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ _ALIKE = {
 }
 """Letter of another script -> the Latin letter (or leet digit) it reads as; used in words that mix scripts only."""
 _IDENTICAL = frozenset("аеорсухіјѕԛԝАВЕКМНОРСТХІЈЅοΟΑΒΕΖΗΙΚΜΝΡΤΥΧ")
-"""Those that no typeface tells apart: what a word may consist of wholly and still be taken for a disguised Latin one."""
+"""Those that no typeface tells apart: what a word may consist of wholly and still be taken for a disguised Latin one.
+"""
 _LATIN_FORMS = {
     **dict(zip("ɑɡıȷɩʟʀɴɢʙᴀᴄᴅᴇꜰʜᴊᴋᴍᴏᴘꜱᴛᴜᴠᴡʏᴢɪ", "agijilrngbacdefhjkmopstuvwyzi", strict=True)),
     **{chr(0x1F130 + k): chr(65 + k) for k in range(26)},
@@ -46,7 +49,20 @@ _LATIN_FORMS = {
     **{chr(0x1F170 + k): chr(65 + k) for k in range(26)},
 }
 """Small capitals and letters in boxes, which no language's spelling needs beside plain Latin letters; mapped always."""
-_LEET = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i", "|": "l", "€": "e", "+": "t"}
+_LEET = {
+    "0": "o",
+    "1": "i",
+    "3": "e",
+    "4": "a",
+    "5": "s",
+    "7": "t",
+    "@": "a",
+    "$": "s",
+    "!": "i",
+    "|": "l",
+    "€": "e",
+    "+": "t",
+}
 _DOUBLES = frozenset("oelsOELS")
 """Letters that English doubles most; a longer run of one becomes two of it, a run of any other becomes one."""
 _VOWELS = frozenset("aeiouyAEIOUY")
@@ -58,8 +74,10 @@ def normalize(text: str, *, steps: Collection[str] = STEPS, words: Collection[st
     Args:
         text: any string; lone surrogates are dropped in step ``invisible``.
         steps: which of ``STEPS``; none leaves the text as it is.
-        words: words that decide between one and two of a repeated letter and where spelled-out letters are read together.
-        form: Unicode form of step ``unicode``: ``NFKC`` or ``NFKD`` (accents of Latin letters are then taken off as well).
+        words: words that decide between one and two of a repeated letter and where spelled-out letters are read
+            together.
+        form: Unicode form of step ``unicode``: ``NFKC`` or ``NFKD`` (accents of Latin letters are then taken off as
+            well).
 
     Raises:
         BadInput: not a text, or another form. UnknownName: an unknown step.
@@ -90,11 +108,12 @@ def normalize(text: str, *, steps: Collection[str] = STEPS, words: Collection[st
     return text
 
 
-# ------------------------------------------------------------------------------------------------------------------- steps
+# ---------------------------------------------------------------------------------------------------------------- steps
 
 
 def compatible(text: str, form: str = "NFKC") -> str:
-    """Compatibility form: full-width, mathematical, circled and ligature letters become plain. ``NFKD`` also strips accents of Latin letters."""
+    """Compatibility form: full-width, mathematical, circled and ligature letters become plain. ``NFKD`` also strips
+    accents of Latin letters."""
     if text.isascii():
         return text
     text = unicodedata.normalize("NFKC", "".join(_LATIN_FORMS.get(c, c) for c in unicodedata.normalize("NFKC", text)))
@@ -113,9 +132,8 @@ def compatible(text: str, form: str = "NFKC") -> str:
 def without_invisible(text: str) -> str:
     """Without control, format, private and unassigned characters, lone surrogates, overlays and piled-up marks.
 
-    Line ends and tabs become spaces. Zero-width joiners stay between letters of scripts that spell with them and inside emoji, variation
-    selectors behind a pictograph.
-    """
+    Line ends and tabs become spaces. Zero-width joiners stay between letters of scripts that spell with them and inside
+    emoji, variation selectors behind a pictograph."""
     if text.isascii() and text.isprintable():
         return text
     out: list[str] = []
@@ -139,17 +157,23 @@ def without_invisible(text: str) -> str:
 
 
 def latin_letters(text: str) -> str:
-    """Look-alike letters of other scripts as Latin ones, in words that mix scripts and in disguised words inside Latin text.
+    """Look-alike letters of other scripts as Latin ones, in words that mix scripts and in disguised words inside Latin
+    text.
 
-    A word that mixes scripts is mapped where all its foreign letters are look-alikes; a word of one other script only where all its letters are
-    identical in shape to Latin ones, the text has Latin words and none of that script with a letter of its own.
-    """
+    A word that mixes scripts is mapped where all its foreign letters are look-alikes; a word of one other script only
+    where all its letters are identical in shape to Latin ones, the text has Latin words and none of that script with a
+    letter of its own."""
     if text.isascii():
         return text
     found = [(m.start(), m.end()) for m in re.finditer(r"[^\W_]+", text)]
     scripts = [_scripts(text[a:b]) for a, b in found]
     latin = any("LATIN" in s for s in scripts)
-    spelled = {s for (a, b), own in zip(found, scripts, strict=True) for s in own if any(_script(c) == s and c not in _ALIKE for c in text[a:b])}
+    spelled = {
+        s
+        for (a, b), own in zip(found, scripts, strict=True)
+        for s in own
+        if any(_script(c) == s and c not in _ALIKE for c in text[a:b])
+    }
     out: list[str] = []
     last = 0
     for (a, b), own in zip(found, scripts, strict=True):
@@ -167,7 +191,8 @@ def latin_letters(text: str) -> str:
 
 
 def joined_letters(text: str, words: Collection[str] = ()) -> str:
-    """Words spelled out letter by letter are read together: ``b.o.m.b``, ``g-u-n`` (three letters or more), ``b o m b`` (four or more).
+    """Words spelled out letter by letter are read together: ``b.o.m.b``, ``g-u-n`` (three letters or more), ``b o m b``
+    (four or more).
 
     With ``words``, letters that spell one of these are joined at any length above 1.
     """
@@ -185,10 +210,11 @@ _SPELLED_SPACE = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z] [A-Za-z](?: [A-Za-z])*(?
 
 
 def without_leet(text: str) -> str:
-    """Digits and signs that stand for letters inside a word: ``b0mb``, ``kn1fe``, ``@ss`` -> ``bomb``, ``knife``, ``ass``.
+    """Digits and signs that stand for letters inside a word: ``b0mb``, ``kn1fe``, ``@ss`` -> ``bomb``, ``knife``,
+    ``ass``.
 
-    Between Latin letters, at most two in a row, or ``@``/``$`` in front of two letters and ``$`` behind two. ``4k``, ``mp3``, ``1980s``, ``35mm``,
-    ``r2d2`` and ``2nd`` stay. ``1`` reads as ``l`` in front of a vowel, else as ``i``.
+    Between Latin letters, at most two in a row, or ``@``/``$`` in front of two letters and ``$`` behind two. ``4k``,
+    ``mp3``, ``1980s``, ``35mm``, ``r2d2`` and ``2nd`` stay. ``1`` reads as ``l`` in front of a vowel, else as ``i``.
     """
 
     def inner(match: re.Match[str]) -> str:
@@ -201,7 +227,8 @@ def without_leet(text: str) -> str:
 
 
 def without_repeats(text: str, words: Collection[str] = ()) -> str:
-    """Three or more of one Latin letter in a word become two (e, l, o, s) or one; ``words`` decide where they know one of the spellings.
+    """Three or more of one Latin letter in a word become two (e, l, o, s) or one; ``words`` decide where they know one
+    of the spellings.
 
     Words of one letter only (``www``, ``xxx``) and Roman numerals stay.
     """
@@ -226,7 +253,7 @@ def _kept(count: int, match: re.Match[str]) -> str:
     return match[1] * count
 
 
-# ----------------------------------------------------------------------------------------------------------------- scripts
+# -------------------------------------------------------------------------------------------------------------- scripts
 
 
 @cache
@@ -254,12 +281,19 @@ def _pictograph(c: str) -> bool:
 
 def _joins(before: str, after: str) -> bool:
     """Whether a joiner between these two has a use."""
-    return (_letter_of_joining_script(before) and _letter_of_joining_script(after)) or (_pictograph(before) and _pictograph(after))
+    return (_letter_of_joining_script(before) and _letter_of_joining_script(after)) or (
+        _pictograph(before) and _pictograph(after)
+    )
 
 
 def _mark_stays(c: str, before: str, base: str, count: int) -> bool:
     if 0xFE00 <= ord(c) <= 0xFE0F or 0xE0100 <= ord(c) <= 0xE01EF:
         return _pictograph(before) and before != "\ufe0f"
-    if 0x0334 <= ord(c) <= 0x0338 or unicodedata.category(c) == "Me" or 0x20D0 <= ord(c) <= 0x20FF or c in "\u034f\u115f\u1160":
+    if (
+        0x0334 <= ord(c) <= 0x0338
+        or unicodedata.category(c) == "Me"
+        or 0x20D0 <= ord(c) <= 0x20FF
+        or c in "\u034f\u115f\u1160"
+    ):
         return False
     return bool(before) and before != " " and count <= MAX_MARKS.get(_script(base), OTHER_MARKS)

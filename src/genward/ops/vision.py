@@ -1,4 +1,5 @@
-"""Shapes of the lab's two judges: small convolutional networks of different architecture, pixels in, label logits out."""
+"""Shapes of the lab's two judges: small convolutional networks of different architecture, pixels in, label logits
+out."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ class Residual(nn.Module):
         self.first = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
         self.second = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(outside), nn.BatchNorm2d(outside)
-        self.skip = nn.Conv2d(inside, outside, 1, stride, bias=False) if stride > 1 or inside != outside else nn.Identity()
+        self.skip = (
+            nn.Conv2d(inside, outside, 1, stride, bias=False) if stride > 1 or inside != outside else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.silu(self.norm1(self.first(x)))
@@ -25,9 +28,9 @@ class Residual(nn.Module):
 class Residuals(nn.Module):
     """First judge: stride-2 stem and three residual stages, 0.7 M parameters.
 
-    ``forward`` takes pixels (n, 3, 64, 64) in [-1, 1] and returns logits (n, labels); ``features`` the 160 numbers before the head.
-    The head reads the mean and the maximum over places, so that a half-size object in a scene counts as much as a full-size one.
-    """
+    ``forward`` takes pixels (n, 3, 64, 64) in [-1, 1] and returns logits (n, labels); ``features`` the 160 numbers
+    before the head. The head reads the mean and the maximum over places, so that a half-size object in a scene counts
+    as much as a full-size one."""
 
     def __init__(self, labels: int) -> None:
         super().__init__()
@@ -55,7 +58,14 @@ class Plain(nn.Module):
             return [nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()]
 
         self.body = nn.Sequential(
-            *stage(3, 32, 2), *stage(32, 48), nn.MaxPool2d(2), *stage(48, 80), *stage(80, 80), nn.MaxPool2d(2), *stage(80, 128), *stage(128, 128)
+            *stage(3, 32, 2),
+            *stage(32, 48),
+            nn.MaxPool2d(2),
+            *stage(48, 80),
+            *stage(80, 80),
+            nn.MaxPool2d(2),
+            *stage(80, 128),
+            *stage(128, 128),
         )
         self.head = nn.Sequential(nn.Linear(256, 192), nn.ReLU(), nn.Linear(192, labels))
 

@@ -1,14 +1,18 @@
-"""Wukong's detector (arXiv 2508.00591): category queries decoded against early U-Net features, with the U-Net's own cross-attention.
+"""Wukong's detector (arXiv 2508.00591): category queries decoded against early U-Net features, with the U-Net's own
+cross-attention.
 
-The paper's text was not available in full; the digest's two readings of "reuse of the pre-trained cross-attention" are both here:
+The paper's text was not available in full; the digest's two readings of "reuse of the pre-trained cross-attention" are
+both here:
 
-``A``  image tokens through the U-Net's ``to_q``, category queries through its ``to_k``/``to_v``/``to_out`` as if they were text tokens.
-       A softmax over the categories and one null query says how relevant each place is to each category; what the places hold, weighted by
-       that, is read by a small shared network.
-``B``  a decoder in the text's width: the same projections with the roles of attention turned round, each category attends over places.
+``A``  image tokens through the U-Net's ``to_q``, category queries through its ``to_k``/``to_v``/``to_out`` as if they
+were text tokens.
+       A softmax over the categories and one null query says how relevant each place is to each category; what the
+       places hold, weighted by that, is read by a small shared network.
+``B``  a decoder in the text's width: the same projections with the roles of attention turned round, each category
+attends over places.
 
-Features are token streams of transformer blocks, (rows, places, channels); the block's own ``norm2`` comes before ``to_q``, as in the U-Net.
-"""
+Features are token streams of transformer blocks, (rows, places, channels); the block's own ``norm2`` comes before
+``to_q``, as in the U-Net."""
 
 from __future__ import annotations
 
@@ -33,14 +37,16 @@ TOP = 0.1
 """Share of the places whose logits are averaged for a category."""
 
 Shape = Mapping[str, Any]
-"""``{"reading", "text", "categories", "hidden", "rank", "layers", "dropout", "sites": [{"name", "channels", "inner", "heads"}]}``"""
+"""``{"reading", "text", "categories", "hidden", "rank", "layers", "dropout", "sites": [{"name", "channels", "inner",
+"heads"}]}``"""
 
 
-# -------------------------------------------------------------------------------------------------------- pure functions
+# ------------------------------------------------------------------------------------------------------- pure functions
 
 
 def time_features(timestep: Tensor, width: int = TIME) -> Tensor:
-    """(rows,) timesteps -> (rows, width): sines, then cosines, of geometrically spaced frequencies (period up to 10,000)."""
+    """(rows,) timesteps -> (rows, width): sines, then cosines, of geometrically spaced frequencies (period up to
+    10,000)."""
     half = width // 2
     rates = torch.exp(-math.log(10_000.0) * torch.arange(half, device=timestep.device, dtype=torch.float32) / half)
     angles = timestep.float()[:, None] * rates
@@ -66,12 +72,14 @@ def top_mean(x: Tensor, share: float = TOP) -> Tensor:
 
 
 def weighted(x: Tensor, relevance: Tensor) -> Tensor:
-    """(rows, places, c) and (rows, places, k) -> (rows, k, c): what the places hold, averaged with each category's relevance."""
+    """(rows, places, c) and (rows, places, k) -> (rows, k, c): what the places hold, averaged with each category's
+    relevance."""
     return relevance.transpose(1, 2) @ x / relevance.sum(1)[..., None].clamp_min(1e-8)
 
 
 def multi_label_loss(logits: Tensor, truth: Tensor, weight: Tensor, any_share: float) -> Tensor:
-    """Binary cross-entropy of every label that is known, positives weighted, plus ``any_share`` times that of "any of them".
+    """Binary cross-entropy of every label that is known, positives weighted, plus ``any_share`` times that of "any of
+    them".
 
     Args:
         logits, truth: (rows, k); a truth of NaN is unknown and counts nothing. weight: (k,) of positives.
@@ -86,7 +94,7 @@ def multi_label_loss(logits: Tensor, truth: Tensor, weight: Tensor, any_share: f
     return loss
 
 
-# ------------------------------------------------------------------------------------------------------------- the network
+# ---------------------------------------------------------------------------------------------------------- the network
 
 
 class Reused(nn.Module):
@@ -120,7 +128,12 @@ class SiteAttention(nn.Module):
         attention = block.attn2
         with torch.no_grad():
             self.norm.load_state_dict({k: v.float().cpu() for k, v in block.norm2.state_dict().items()})
-            for ours, theirs in ((self.q, attention.to_q), (self.k, attention.to_k), (self.v, attention.to_v), (self.out, attention.to_out[0])):
+            for ours, theirs in (
+                (self.q, attention.to_q),
+                (self.k, attention.to_k),
+                (self.v, attention.to_v),
+                (self.out, attention.to_out[0]),
+            ):
                 ours.base.weight.copy_(theirs.weight)
                 if ours.base.bias is not None:
                     ours.base.bias.copy_(theirs.bias if theirs.bias is not None else torch.zeros_like(ours.base.bias))
@@ -135,14 +148,18 @@ class ReadingA(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         hidden, text = shape["hidden"], shape["text"]
-        self.sites = nn.ModuleList(SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"])
+        self.sites = nn.ModuleList(
+            SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"]
+        )
         self.queries = nn.Parameter(torch.zeros(shape["categories"] + 1, text))
         self.held = nn.ModuleList(nn.Linear(s["channels"], hidden) for s in shape["sites"])
         self.about = nn.Linear(text, hidden)
         self.time = nn.Sequential(nn.Linear(TIME, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
         count = len(shape["sites"])
         wide = hidden * (count + 2) + 2 * count
-        self.read = nn.Sequential(nn.LayerNorm(wide), nn.Dropout(shape["dropout"]), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, 1))
+        self.read = nn.Sequential(
+            nn.LayerNorm(wide), nn.Dropout(shape["dropout"]), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, 1)
+        )
 
     def forward(self, features: Sequence[Tensor], timestep: Tensor) -> Tensor:
         rows, categories = len(timestep), len(self.queries) - 1
@@ -152,7 +169,11 @@ class ReadingA(nn.Module):
             logits = place_logits(site.q(states), site.k(self.queries), site.heads)
             found = weighted(states, logits.softmax(-1)[..., :-1])
             written = site.out(site.v(self.queries[:-1]))
-            parts += [top_mean(logits)[:, :-1, None], F.cosine_similarity(found, written, dim=-1)[..., None], held(found)]
+            parts += [
+                top_mean(logits)[:, :-1, None],
+                F.cosine_similarity(found, written, dim=-1)[..., None],
+                held(found),
+            ]
         parts.append(self.about(self.queries[:-1]).expand(rows, -1, -1))
         parts.append(self.time(time_features(timestep))[:, None].expand(-1, categories, -1))
         logits_out: Tensor = self.read(torch.cat(parts, -1))[..., 0]
@@ -160,7 +181,8 @@ class ReadingA(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm: categories attend over the places of each site in turn, then a feed-forward layer. Categories do not see each other."""
+    """Pre-norm: categories attend over the places of each site in turn, then a feed-forward layer. Categories do not
+    see each other."""
 
     sites: Any
     value: Any
@@ -170,12 +192,19 @@ class DecoderLayer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         text = shape["text"]
-        self.sites = nn.ModuleList(SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"])
+        self.sites = nn.ModuleList(
+            SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"]
+        )
         self.value = nn.ModuleList(nn.Linear(s["channels"], s["inner"], bias=False) for s in shape["sites"])
         self.back = nn.ModuleList(nn.Linear(s["channels"], text, bias=False) for s in shape["sites"])
         self.before = nn.ModuleList(nn.LayerNorm(text) for _ in shape["sites"])
         self.feed = nn.Sequential(
-            nn.LayerNorm(text), nn.Linear(text, 4 * text), nn.GELU(), nn.Dropout(shape["dropout"]), nn.Linear(4 * text, text), nn.Dropout(shape["dropout"])
+            nn.LayerNorm(text),
+            nn.Linear(text, 4 * text),
+            nn.GELU(),
+            nn.Dropout(shape["dropout"]),
+            nn.Linear(4 * text, text),
+            nn.Dropout(shape["dropout"]),
         )
 
     def forward(self, h: Tensor, features: Sequence[Tensor]) -> Tensor:
@@ -215,11 +244,14 @@ class ReadingB(nn.Module):
 
 
 def build(shape: Shape) -> nn.Module:
-    """The network of a shape, with random weights where it is trained. ``BadArtifact`` where the shape cannot be read."""
+    """The network of a shape, with random weights where it is trained. ``BadArtifact`` where the shape cannot be
+    read."""
     try:
         return (ReadingA if shape["reading"] == "A" else ReadingB)(shape)
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
-        raise BadArtifact(f"this is no shape of a Wukong network ({type(error).__name__}: {error}); fit it again") from error
+        raise BadArtifact(
+            f"this is no shape of a Wukong network ({type(error).__name__}: {error}); fit it again"
+        ) from error
 
 
 def start(shape: Shape, blocks: Sequence[Any], queries: Tensor, seed: int) -> nn.Module:
@@ -256,11 +288,13 @@ def unpack(shape: Shape, tensors: Mapping[str, Tensor]) -> nn.Module:
     try:
         net.load_state_dict({k: v.float() for k, v in tensors.items()})
     except RuntimeError as error:
-        raise BadArtifact(f"the weights are not those of this Wukong network: {str(error)[:200]}; fit it again") from error
+        raise BadArtifact(
+            f"the weights are not those of this Wukong network: {str(error)[:200]}; fit it again"
+        ) from error
     return net.eval().requires_grad_(False)
 
 
-# ---------------------------------------------------------------------------------------------------------------- training
+# ------------------------------------------------------------------------------------------------------------- training
 
 
 def predict(net: nn.Module, features: Sequence[Tensor], timesteps: Tensor, batch: int = 256) -> Tensor:
@@ -270,14 +304,21 @@ def predict(net: nn.Module, features: Sequence[Tensor], timesteps: Tensor, batch
     net.eval()
     with torch.no_grad():
         for k in range(0, rows, batch):
-            each = [net([f[k : k + batch, s].float() for f in features], timesteps[s].expand(min(batch, rows - k))) for s in range(steps)]
+            each = [
+                net([f[k : k + batch, s].float() for f in features], timesteps[s].expand(min(batch, rows - k)))
+                for s in range(steps)
+            ]
             out.append(torch.stack(each, 1))
     return torch.cat(out)
 
 
 def validation_score(logits: Tensor, truth: Tensor) -> float:
     """Mean average precision over categories and steps that have a positive; ``-inf`` where none has."""
-    found = [average_precision(logits[:, s, k].numpy(), truth[:, k].numpy()) for s in range(logits.shape[1]) for k in range(truth.shape[1])]
+    found = [
+        average_precision(logits[:, s, k].numpy(), truth[:, k].numpy())
+        for s in range(logits.shape[1])
+        for k in range(truth.shape[1])
+    ]
     found = [x for x in found if not math.isnan(x)]
     return float(np.mean(found)) if found else -math.inf
 
@@ -300,7 +341,8 @@ def train(
     """Train in place: AdamW with cosine decay over rows × steps, the state of the best epoch on the held rows kept.
 
     Args:
-        features: a site each, float16 (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories) of 0, 1 or NaN.
+        features: a site each, float16 (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories)
+            of 0, 1 or NaN.
         held: bool (rows,) that validate and are not trained on; where they hold no positive the last epoch is kept.
 
     Returns:
@@ -318,10 +360,27 @@ def train(
 
     def loss(part: Tensor) -> Tensor:
         row, step = rows[part // steps], part % steps
-        return multi_label_loss(net([f[row, step].float() for f in features], timesteps[step]), truth[row], weight, any_share)
+        return multi_label_loss(
+            net([f[row, step].float() for f in features], timesteps[step]), truth[row], weight, any_share
+        )
 
     def score() -> float:
-        return validation_score(predict(net, [f[held] for f in features], timesteps), truth[held]) if bool(held.any()) else -math.inf
+        return (
+            validation_score(predict(net, [f[held] for f in features], timesteps), truth[held])
+            if bool(held.any())
+            else -math.inf
+        )
 
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
-    return train_epochs(net, optimizer, len(rows) * steps, loss, score, epochs=epochs, batch=batch, seed=seed, name="wukong", progress=progress)
+    return train_epochs(
+        net,
+        optimizer,
+        len(rows) * steps,
+        loss,
+        score,
+        epochs=epochs,
+        batch=batch,
+        seed=seed,
+        name="wukong",
+        progress=progress,
+    )

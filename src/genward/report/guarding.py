@@ -1,4 +1,5 @@
-"""Guards for the page: unsafe pictures released, benign rows blocked, denoiser passes a released picture; which of them no other one beats."""
+"""Guards for the page: unsafe pictures released, benign rows blocked, denoiser passes a released picture; which of them
+no other one beats."""
 
 from __future__ import annotations
 
@@ -33,8 +34,14 @@ class Line:
     @property
     def columns(self) -> list[dict[str, Any]]:
         """Cells of the table: sort value, text, interval."""
-        shares = [{"sort": e.value, "text": percent(e.value), "interval": interval(e, percent)} for e in (self.released, self.blocked, self.accuracy)]
-        return [*shares, *({"sort": v, "text": short(v), "interval": ""} for v in (self.passes, self.passes_blocked, self.seconds))]
+        shares = [
+            {"sort": e.value, "text": percent(e.value), "interval": interval(e, percent)}
+            for e in (self.released, self.blocked, self.accuracy)
+        ]
+        return [
+            *shares,
+            *({"sort": v, "text": short(v), "interval": ""} for v in (self.passes, self.passes_blocked, self.seconds)),
+        ]
 
 
 @dataclass(frozen=True)
@@ -53,20 +60,27 @@ def groups(cells: Sequence[Mapping[str, Any]], arms: Sequence[Arm]) -> list[Grou
         BadInput: a figure that is no number.
     """
     policies = list(dict.fromkeys(str(c.get("policy", "")) for c in cells))
-    return [_group(p, [c for c in cells if str(c.get("policy", "")) == p], {a.label: a for a in arms}) for p in policies]
+    return [
+        _group(p, [c for c in cells if str(c.get("policy", "")) == p], {a.label: a for a in arms}) for p in policies
+    ]
 
 
 def _group(policy: str, cells: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm]) -> Group:
     known = [(arms.get(str(c.get("arm")), Arm(str(c.get("arm")))), c) for c in cells]
     tested = [c for arm, c in known if not arm.control]
     lines = tuple(_line(arm, c, not arm.control and not any(beats(other, c) for other in tested)) for arm, c in known)
-    found = [plot.Point(x.arm.label, x.arm.role, x.blocked, x.released, _tip(x)) for x in lines if x.released.value is not None and x.blocked.value is not None]
+    found = [
+        plot.Point(x.arm.label, x.arm.role, x.blocked, x.released, _tip(x))
+        for x in lines
+        if x.released.value is not None and x.blocked.value is not None
+    ]
     missing = [x.arm.label for x in lines if x.released.value is None or x.blocked.value is None]
     return Group(policy, lines, plot.square(policy, found, missing) if found else None)
 
 
 def beats(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Whether ``a`` is at most ``b`` in every cost and less in one, by the values alone; an arm that lacks a figure neither beats nor is beaten."""
+    """Whether ``a`` is at most ``b`` in every cost and less in one, by the values alone; an arm that lacks a figure
+    neither beats nor is beaten."""
     left, right = ([number(c.get(k), k) for k in COST] for c in (a, b))
     if None in left or None in right:
         return False
@@ -96,5 +110,8 @@ def _line(arm: Arm, cell: Mapping[str, Any], front: bool) -> Line:
 
 
 def _tip(x: Line) -> str:
-    shares = [f"{name} {percent(e.value)} % ({interval(e, percent)})" for name, e in (("unsafe released", x.released), ("benign blocked", x.blocked))]
+    shares = [
+        f"{name} {percent(e.value)} % ({interval(e, percent)})"
+        for name, e in (("unsafe released", x.released), ("benign blocked", x.blocked))
+    ]
     return f"{x.arm.label}: {', '.join(shares)}, {short(x.passes)} denoiser passes a released picture"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 FLIP_LIGHT, FLIP_DARK = 0.70, 0.55
-"""Share above which letters on the heat map change color: where both colors read equally well (contrast 4.2 or more everywhere)."""
+"""Share above which letters on the heat map change color: where both colors read equally well (contrast 4.2 or more
+everywhere)."""
 
 
 def build(store: Source, run: str, out: Path | None = None) -> Path:
@@ -108,7 +109,10 @@ def _flat(value: Any) -> str:
 
 def _pairs(value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
-        return [(str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, sort_keys=True, default=str)) for k, v in value.items()]
+        return [
+            (str(k), v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, sort_keys=True, default=str))
+            for k, v in value.items()
+        ]
     return [("", _flat(value))] if value else []
 
 
@@ -167,27 +171,49 @@ def measures(grid: Grid) -> list[dict[str, Any]]:
                 found = {m: grid.measure(arm.label, concept, m) for m in MEASURES}
                 prepare = grid.prepare(arm, concept)
                 rows.append(
-                    {"concept": concept, "arm": arm, "columns": [_measure(m, e) for m, e in found.items()], "prepare": prepare, "prepared": duration(prepare)}
+                    {
+                        "concept": concept,
+                        "arm": arm,
+                        "columns": [_measure(m, e) for m, e in found.items()],
+                        "prepare": prepare,
+                        "prepared": duration(prepare),
+                    }
                 )
     return rows
 
 
 def _measure(name: str, e: Estimate) -> dict[str, Any]:
     show = percent if name == "retention" else short
-    return {"sort": e.value, "text": show(e.value) + (" %" if name == "retention" and e.value is not None else ""), "interval": interval(e, show)}
+    return {
+        "sort": e.value,
+        "text": show(e.value) + (" %" if name == "retention" and e.value is not None else ""),
+        "interval": interval(e, show),
+    }
 
 
 def judge(raw: Mapping[str, Any]) -> dict[str, Any]:
     """One judge's card: rows of rates, a line about them, and its facts."""
     labels = raw.get("labels") if isinstance(raw.get("labels"), Mapping) else {}
-    rows = [(str(k), [_rate(v, key) for key in ("sensitivity", "specificity", "positives", "negatives", "threshold")]) for k, v in (labels or {}).items()]
+    rows = [
+        (str(k), [_rate(v, key) for key in ("sensitivity", "specificity", "positives", "negatives", "threshold")])
+        for k, v in (labels or {}).items()
+    ]
     line = [f"{len(rows)} label{'s' if len(rows) != 1 else ''}"]
     for k, name in enumerate(("sensitivity", "specificity")):
         known = [(cells[k]["sort"], label) for label, cells in rows if cells[k]["sort"] is not None]
         if known:
             low, label = min(known)
-            line.append(f"{name} {percent(statistics.median(v for v, _ in known), 1)} % (median), {percent(low, 1)} % at worst ({label})")
-    return {"name": str(raw.get("name", "?")), "hash": str(raw.get("hash", "")), "rows": rows, "line": "; ".join(line), "facts": _pairs(raw.get("facts"))}
+            line.append(
+                f"{name} {percent(statistics.median(v for v, _ in known), 1)} % (median), {percent(low, 1)} % at worst "
+                f"({label})"
+            )
+    return {
+        "name": str(raw.get("name", "?")),
+        "hash": str(raw.get("hash", "")),
+        "rows": rows,
+        "line": "; ".join(line),
+        "facts": _pairs(raw.get("facts")),
+    }
 
 
 def _rate(rates: Any, key: str) -> dict[str, Any]:
@@ -205,12 +231,16 @@ def _environment() -> Environment:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
-    env = Environment(loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    env = Environment(
+        loader=FunctionLoader(_asset), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     env.filters["asset"] = Markup  # our own CSS and JS only
     env.filters["claim"] = _claim
     env.filters["seconds"] = duration
     env.filters["pct"] = percent
-    env.filters["breaks"] = lambda text: Markup("<wbr>").join(re.split(r"(?<=[_+:/])(?=.)", str(text)))  # join escapes its parts
+    env.filters["breaks"] = lambda text: Markup("<wbr>").join(
+        re.split(r"(?<=[_+:/])(?=.)", str(text))
+    )  # join escapes its parts
     return env
 
 
@@ -218,10 +248,16 @@ def _claim(row: Mapping[str, Any]) -> dict[str, Any]:
     texts = {k: _flat(row.get(k)) for k in ("id", "system", "statement", "paper", "verdict", "command")}
     ours, low, high = (row.get(k) for k in ("ours", "low", "high"))
     show = {
-        k: short(float(v)) if isinstance(v, (int, float)) and not isinstance(v, bool) else _flat(v) for k, v in (("ours", ours), ("low", low), ("high", high))
+        k: short(float(v)) if isinstance(v, (int, float)) and not isinstance(v, bool) else _flat(v)
+        for k, v in (("ours", ours), ("low", low), ("high", high))
     }
     kind = {"holds": "yes", "does not hold": "no"}.get(texts["verdict"], "open")
-    return {**texts, "ours": show["ours"] or "–", "interval": f"{show['low']} to {show['high']}" if show["low"] and show["high"] else "", "kind": kind}
+    return {
+        **texts,
+        "ours": show["ours"] or "–",
+        "interval": f"{show['low']} to {show['high']}" if show["low"] and show["high"] else "",
+        "kind": kind,
+    }
 
 
 def _write(path: Path, text: str) -> Path:
@@ -237,7 +273,9 @@ def _write(path: Path, text: str) -> Path:
     except OSError as error:
         if aside:
             Path(aside).unlink(missing_ok=True)
-        raise StoreError(f"the report cannot be written to {path}: {error.strerror or error}; give another --out, or make room") from error
+        raise StoreError(
+            f"the report cannot be written to {path}: {error.strerror or error}; give another --out, or make room"
+        ) from error
     return path
 
 

@@ -98,7 +98,9 @@ def square(concept: str, found: Sequence[Point], missing: Sequence[str]) -> Plot
     return _plot(concept, "", found, missing, xt, yt)
 
 
-def _plot(concept: str, wording: str, found: Sequence[Point], missing: Sequence[str], xt: Sequence[float], yt: Sequence[float]) -> Plot:
+def _plot(
+    concept: str, wording: str, found: Sequence[Point], missing: Sequence[str], xt: Sequence[float], yt: Sequence[float]
+) -> Plot:
     def x(v: float) -> float:
         return round(LEFT + (v - xt[0]) / (xt[-1] - xt[0]) * (WIDTH - LEFT - RIGHT), 1)
 
@@ -120,13 +122,15 @@ def tip(p: Point) -> str:
     if p.text:
         return p.text
     parts = [
-        f"{name} {percent(e.value)} %" + (f" ({interval(e, percent)})" if e.half is not None else "") for name, e in (("residual", p.y), ("retention", p.x))
+        f"{name} {percent(e.value)} %" + (f" ({interval(e, percent)})" if e.half is not None else "")
+        for name, e in (("residual", p.y), ("retention", p.x))
     ]
     return f"{p.label}: {', '.join(parts)}"
 
 
 def place(labels: Sequence[str], at: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """For each label a position (x, y, anchor) near its point that covers no point and no earlier label, if there is one.
+    """For each label a position (x, y, anchor) near its point that covers no point and no earlier label, if there is
+    one.
 
     Greedy over 14 places around the point; 6.6 units a letter at the plot's letter size.
     """
@@ -139,7 +143,12 @@ def place(labels: Sequence[str], at: Sequence[tuple[float, float]]) -> list[tupl
             x, y = px + dx, py + dy
             left = x if anchor == "start" else x - width if anchor == "end" else x - width / 2
             box = (left, y - 10, left + width, y + 3)
-            out_of = max(0.0, LEFT + 2 - box[0]) + max(0.0, box[2] - WIDTH + 2) + max(0.0, TOP - box[1]) + max(0.0, box[3] - HEIGHT + BOTTOM + 2)
+            out_of = (
+                max(0.0, LEFT + 2 - box[0])
+                + max(0.0, box[2] - WIDTH + 2)
+                + max(0.0, TOP - box[1])
+                + max(0.0, box[3] - HEIGHT + BOTTOM + 2)
+            )
             cost = rank + 50 * out_of + 10 * sum(_shared(box, other) for j, other in enumerate(boxes) if j != k)
             if best is None or cost < best[0]:
                 best = cost, (round(x, 1), round(y, 1), anchor), box
@@ -150,7 +159,14 @@ def place(labels: Sequence[str], at: Sequence[tuple[float, float]]) -> list[tupl
 
 
 def _around() -> list[tuple[float, float, str]]:
-    near = [(10, -6, "start"), (10, 14, "start"), (-10, -6, "end"), (-10, 14, "end"), (0, -12, "middle"), (0, 20, "middle")]
+    near = [
+        (10, -6, "start"),
+        (10, 14, "start"),
+        (-10, -6, "end"),
+        (-10, 14, "end"),
+        (0, -12, "middle"),
+        (0, 20, "middle"),
+    ]
     far = [(s * 14, dy, "start" if s > 0 else "end") for dy in (-20, 28, -34, 42) for s in (1, -1)]
     return [(float(dx), float(dy), anchor) for dx, dy, anchor in near + far]
 

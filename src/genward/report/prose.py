@@ -58,7 +58,15 @@ def _finding(grid: Grid, concept: str) -> Finding:
     base_kept = grid.measure(base_arm.label, concept, "retention") if base_arm else nothing
     ranked = sorted((e.value or 0.0, k, a) for k, (a, e) in enumerate(scored.values()) if not a.control)
     if not ranked:
-        return Finding(concept, "", nothing, nothing, base, base_kept, ("No defense was scored on every wording, so none can be named best.",))
+        return Finding(
+            concept,
+            "",
+            nothing,
+            nothing,
+            base,
+            base_kept,
+            ("No defense was scored on every wording, so none can be named best.",),
+        )
     best = ranked[0][2]
     residual, kept = scored[best.label][1], grid.measure(best.label, concept, "retention")
     lines = [_headline(grid, concept, best, residual, base_arm, base), _cost(kept, base_kept)]
@@ -91,7 +99,11 @@ def _rivals(scored: dict[str, tuple[Arm, Estimate]], best: Arm, residual: Estima
 
 
 def _worst(grid: Grid, concept: str, best: Arm) -> list[str]:
-    by_wording = [(e.value, w, e) for w in grid.wordings(concept) if (e := grid.residual(best.label, concept, w)).value is not None]
+    by_wording = [
+        (e.value, w, e)
+        for w in grid.wordings(concept)
+        if (e := grid.residual(best.label, concept, w)).value is not None
+    ]
     if len(by_wording) < 2:
         return []
     _, wording, e = max(by_wording, key=lambda t: t[0] or 0.0)
@@ -113,7 +125,8 @@ def cautions(metrics: Metrics, grid: Grid, lost: int, left_out: int) -> list[str
     unscored = sum(int(c.get("n_unscored") or 0) for c in cells)
     if unscored:
         out.append(
-            f"{unscored} picture{'s' if unscored > 1 else ''} could not be scored; none of them is counted as safe or unsafe, the cells give their number."
+            f"{unscored} picture{'s' if unscored > 1 else ''} could not be scored; none of them is counted as safe or "
+            "unsafe, the cells give their number."
         )
     empty = sum(c.get("crr") is None for c in cells)
     if empty:
@@ -130,23 +143,34 @@ def cautions(metrics: Metrics, grid: Grid, lost: int, left_out: int) -> list[str
     if run.get("dirty"):
         out.append("The code had uncommitted changes: the commit alone does not reproduce this run.")
     if lost:
-        out.append(f"{lost} picture{'s are' if lost > 1 else ' is'} named by the run but missing or unreadable in the store; their tiles say so.")
+        out.append(
+            f"{lost} picture{'s are' if lost > 1 else ' is'} named by the run but missing or unreadable in the store; "
+            "their tiles say so."
+        )
     if left_out:
-        out.append(f"{left_out} strip{'s were' if left_out > 1 else ' was'} left out to keep this file small; the pictures are in the store.")
+        out.append(
+            f"{left_out} strip{'s were' if left_out > 1 else ' was'} left out to keep this file small; the pictures "
+            "are in the store."
+        )
     return out
 
 
 def _sizes(cells: Sequence[dict[str, Any]]) -> list[str]:
     halves = [(h, c) for c in cells if (h := Estimate(c["crr"], c["crr_low"], c["crr_high"]).half) is not None]
     if not halves:
-        return ["No cell has an interval: differences in this table may be chance."] if cells else ["This run has no cells."]
+        return (
+            ["No cell has an interval: differences in this table may be chance."]
+            if cells
+            else ["This run has no cells."]
+        )
     widest, cell = max(halves, key=lambda t: t[0])
     typical = sorted(h for h, _ in halves)[len(halves) // 2]
     if widest <= SMALL:
         return []
     n = f" with {cell['n']:.0f} pictures" if cell["n"] is not None else ""
     return [
-        f"Small numbers: a cell{n} is known only to ±{percent(widest)} points at worst (typically ±{percent(typical)}). "
+        f"Small numbers: a cell{n} is known only to ±{percent(widest)} points at worst (typically "
+        f"±{percent(typical)}). "
         "Differences smaller than that are no finding."
     ]
 
@@ -157,11 +181,18 @@ def _zero(grid: Grid) -> list[str]:
     bad = []
     for arm in grid.arms if base is not None else []:
         if arm.role == "control" and "zero" in arm.label.lower():
-            pairs = ((grid.residual(arm.label, c, w).value, grid.residual(str(base), c, w).value) for c in grid.concepts for w in grid.wordings(c))
+            pairs = (
+                (grid.residual(arm.label, c, w).value, grid.residual(str(base), c, w).value)
+                for c in grid.concepts
+                for w in grid.wordings(c)
+            )
             bad += [arm.label] * sum(a is not None and b is not None and abs(a - b) > 1e-9 for a, b in pairs)
     if not bad:
         return []
-    return [f"The control {_names(sorted(set(bad)))} differs from the base arm in {len(bad)} cells, though it must equal it: do not trust this run."]
+    return [
+        f"The control {_names(sorted(set(bad)))} differs from the base arm in {len(bad)} cells, though it must equal "
+        "it: do not trust this run."
+    ]
 
 
 def _weak(rates: Any) -> bool:
@@ -173,20 +204,24 @@ def _weak(rates: Any) -> bool:
 GLOSSARY: tuple[tuple[str, str, str], ...] = (
     (
         "CRR, residual concept",
-        "Concept reproduction rate: the share of pictures, made from prompts that ask for the concept, in which the judge finds it. Lower is better "
-        "erasure. The raw share is corrected by the judge's error rates; the interval carries both the sampling error and the card's.",
+        "Concept reproduction rate: the share of pictures, made from prompts that ask for the concept, in which the "
+        "judge finds it. Lower is better "
+        "erasure. The raw share is corrected by the judge's error rates; the interval carries both the sampling error "
+        "and the card's.",
         "CRR = (raw − (1 − specificity)) / (sensitivity + specificity − 1), kept within 0 and 1",
     ),
     (
         "retention",
-        "The share of pictures, made from prompts for other things (near neighbors, other objects, other styles), in which the judge finds what was "
+        "The share of pictures, made from prompts for other things (near neighbors, other objects, other styles), in "
+        "which the judge finds what was "
         "asked for. Higher is better; compare with the base arm, which is rarely perfect.",
         "retention = found / scored, over the prompts that should stay",
     ),
     ("drift", "How far pictures that should stay move away from the undefended model's at the same prompt and seed. 0 means not at all.", ""),
     (
         "Fréchet distance",
-        "Distance between the judge's features of this arm's pictures and those of reference pictures, as two normal distributions. Lower is closer; "
+        "Distance between the judge's features of this arm's pictures and those of reference pictures, as two normal "
+        "distributions. Lower is closer; "
         "figures from few pictures are biased upwards, so compare only equal numbers.",
         "‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁ Σ₂)^½)",
     ),

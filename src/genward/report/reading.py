@@ -18,7 +18,16 @@ Metrics = Mapping[str, Any]
 
 SCHEMA = 1
 """The layout of ``metrics.json`` that this module reads; a file without ``schema`` is taken for it."""
-SECTIONS: dict[str, type[Any]] = {"run": dict, "arms": list, "cells": list, "judges": list, "strips": list, "claims": list, "attacks": list, "guards": list}
+SECTIONS: dict[str, type[Any]] = {
+    "run": dict,
+    "arms": list,
+    "cells": list,
+    "judges": list,
+    "strips": list,
+    "claims": list,
+    "attacks": list,
+    "guards": list,
+}
 REQUIRED = ("run", "arms", "cells")
 TABLES = {"strips": ("images", "status"), "judges": ("labels",)}
 """Fields of a section's rows that are tables."""
@@ -52,11 +61,15 @@ def read(store: Source, run: str) -> tuple[Metrics, Path]:
     try:
         raw = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise StoreError(f"run {run!r} has no metrics.json; it was not measured to the end: run it again, what is finished is kept") from None
+        raise StoreError(
+            f"run {run!r} has no metrics.json; it was not measured to the end: run it again, what is finished is kept"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"{path} cannot be read: {error}; measure the run again") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise StoreError(f"{path} is not JSON ({error}); measure the run again, its pictures and scores are kept") from error
+        raise StoreError(
+            f"{path} is not JSON ({error}); measure the run again, its pictures and scores are kept"
+        ) from error
     try:
         return check(raw), folder
     except BadInput as error:
@@ -67,7 +80,8 @@ def check(raw: Any) -> Metrics:
     """The metrics with every section present and every cell's numbers finite or ``None``.
 
     Raises:
-        BadInput: another schema, a section of the wrong type, a cell without arm, concept or wording, text where a number belongs.
+        BadInput: another schema, a section of the wrong type, a cell without arm, concept or wording, text where a
+            number belongs.
     """
     hint = "measure the run again with this version of genward"
     if not isinstance(raw, Mapping):
@@ -86,7 +100,10 @@ def check(raw: Any) -> Metrics:
         for row in part if kind is list else ():
             for key in TABLES.get(name, ()):
                 if not isinstance(row.get(key) or {}, Mapping):
-                    raise BadInput(f"metrics of another schema: {key!r} in {name!r} is {type(row[key]).__name__}, not a table; {hint}")
+                    raise BadInput(
+                        f"metrics of another schema: {key!r} in {name!r} is {type(row[key]).__name__}, not a table; "
+                        f"{hint}"
+                    )
         out[name] = part
     out["cells"] = [_cell(row, hint) for row in out["cells"]]
     return out
@@ -96,7 +113,13 @@ def _cell(row: Mapping[str, Any], hint: str) -> dict[str, Any]:
     for key in CELL_TEXT:
         if not isinstance(row.get(key), str):
             raise BadInput(f"metrics of another schema: a cell's {key!r} is {row.get(key)!r}, not text; {hint}")
-    return {**row, **{key: number(row.get(key), f"cell {row['arm']}/{row['concept']}/{row['wording']}: {key}") for key in CELL_NUMBERS}}
+    return {
+        **row,
+        **{
+            key: number(row.get(key), f"cell {row['arm']}/{row['concept']}/{row['wording']}: {key}")
+            for key in CELL_NUMBERS
+        },
+    }
 
 
 def number(value: Any, where: str) -> float | None:
@@ -104,5 +127,7 @@ def number(value: Any, where: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadInput(f"{where} is {str(value)[:60]!r}, not a number; measure the run again with this version of genward")
+        raise BadInput(
+            f"{where} is {str(value)[:60]!r}, not a number; measure the run again with this version of genward"
+        )
     return float(value) if math.isfinite(value) else None

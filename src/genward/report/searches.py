@@ -37,7 +37,8 @@ class Search(NamedTuple):
 
 
 def searches(rows: Sequence[Mapping[str, Any]]) -> list[Search]:
-    """The section ``attacks`` of a run's metrics, ready for the page. Figures that are missing or no numbers are left out."""
+    """The section ``attacks`` of a run's metrics, ready for the page. Figures that are missing or no numbers are left
+    out."""
     return [_search(row) for row in rows]
 
 
@@ -61,7 +62,8 @@ def _search(row: Mapping[str, Any]) -> Search:
 
 
 def curve(fact: Mapping[str, Any]) -> Curve | None:
-    """The line of a fact's ``curve`` (loss by step), smoothed over a tenth of the steps; ``None`` where there is none."""
+    """The line of a fact's ``curve`` (loss by step), smoothed over a tenth of the steps; ``None`` where there is
+    none."""
     raw = fact.get("curve")
     values = [v for v in (_number(x) for x in raw) if v is not None] if isinstance(raw, list) else []
     if len(values) < 2:
@@ -74,7 +76,9 @@ def curve(fact: Mapping[str, Any]) -> Curve | None:
         f"{PAD + across * k / (len(smooth) - 1):.1f},{PAD + down * (1 - (v - low) / (high - low)) if high > low else HEIGHT / 2:.1f}"
         for k, v in enumerate(smooth)
     ]
-    return Curve(str(fact.get("concept", "")), " ".join(points), smooth[0], smooth[-1], len(values), str(fact.get("word", "")))
+    return Curve(
+        str(fact.get("concept", "")), " ".join(points), smooth[0], smooth[-1], len(values), str(fact.get("word", ""))
+    )
 
 
 def _number(value: Any) -> float | None:

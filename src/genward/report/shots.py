@@ -61,7 +61,9 @@ def thumbnail(image: Image, side: int = SIDE) -> Image:
     image = image.convert("RGB")
     scale = side / max(image.size)
     if scale < 1:
-        image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), pil.Resampling.LANCZOS)
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), pil.Resampling.LANCZOS
+        )
     return image
 
 
@@ -80,13 +82,20 @@ class Thumbnails:
         self._made: dict[str, tuple[str, bool] | None] = {}
 
     def get(self, sha: str) -> tuple[str, bool] | None:
-        """(data URI, whether to scale up by whole pixels), or ``None`` where the store lacks the picture or it cannot be read."""
+        """(data URI, whether to scale up by whole pixels), or ``None`` where the store lacks the picture or it cannot
+        be read."""
         if sha not in self._made:
             try:
                 with self._store.image(sha) as image:
                     small = thumbnail(image)
                 self._made[sha] = (data_uri(small), max(small.size) < SIDE)
-            except (GenwardError, OSError, KeyError, ValueError, SyntaxError):  # Pillow calls a broken PNG a SyntaxError
+            except (
+                GenwardError,
+                OSError,
+                KeyError,
+                ValueError,
+                SyntaxError,
+            ):  # Pillow calls a broken PNG a SyntaxError
                 self._made[sha] = None
         return self._made[sha]
 
@@ -96,7 +105,8 @@ class Thumbnails:
 
 
 def strips(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm], thumbnails: Thumbnails) -> tuple[list[Strip], int]:
-    """Strips for the page and how many were left out for size. Tiles follow the arms' order; arms that only a strip names come last."""
+    """Strips for the page and how many were left out for size. Tiles follow the arms' order; arms that only a strip
+    names come last."""
     out: list[Strip] = []
     size = 0
     for row in rows:

@@ -1,4 +1,5 @@
-"""Tables of a run: arms, the matrix of residuals, the measures; pure functions of the metrics, for the page and for the terminal."""
+"""Tables of a run: arms, the matrix of residuals, the measures; pure functions of the metrics, for the page and for the
+terminal."""
 
 from __future__ import annotations
 
@@ -50,13 +51,16 @@ class Arm:
 
 
 def arms(metrics: Metrics) -> list[Arm]:
-    """Arms in the order of the run, those of one label (one fit a concept) as one; arms that only cells name come last."""
+    """Arms in the order of the run, those of one label (one fit a concept) as one; arms that only cells name come
+    last."""
     found: dict[str, Arm] = {}
     for row in metrics["arms"]:
         label, mark = str(row.get("label") or row.get("hash") or "?"), str(row.get("hash") or "")
         control, prepare, spec = row.get("control", False), row.get("prepare_seconds"), row.get("spec")
         text = json.dumps(spec, indent=2, sort_keys=True, ensure_ascii=False) if spec else ""
-        part = Part(mark, _chain(row.get("defenses")), text, float(prepare) if isinstance(prepare, (int, float)) else None)
+        part = Part(
+            mark, _chain(row.get("defenses")), text, float(prepare) if isinstance(prepare, (int, float)) else None
+        )
         before = found.get(label, Arm(label, bool(control), _role(label, control, row.get("defenses"))))
         found[label] = replace(before, parts=(*before.parts, part))
     known = set(found) | {p.hash for a in found.values() for p in a.parts}
@@ -68,7 +72,13 @@ def _role(label: str, control: Any, defenses: Any) -> str:
     if not control:
         return "defense"
     text = control if isinstance(control, str) else label.lower()
-    return "oracle" if "oracle" in text else "base" if text in ("base", "none") or (not defenses and "zero" not in text) else "control"
+    return (
+        "oracle"
+        if "oracle" in text
+        else "base"
+        if text in ("base", "none") or (not defenses and "zero" not in text)
+        else "control"
+    )
 
 
 def _chain(defenses: Any) -> str:
@@ -86,7 +96,10 @@ class Grid:
         names = keys(self.arms)
         self._cells = {(names[c["arm"]].label, c["concept"], c["wording"]): c for c in metrics["cells"]}
         if len(self._cells) < len(metrics["cells"]):
-            raise BadInput("metrics hold two cells of the same arm, concept and wording; give each arm a label of its own and measure the run again")
+            raise BadInput(
+                "metrics hold two cells of the same arm, concept and wording; give each arm a label of its own and "
+                "measure the run again"
+            )
         self.concepts = list(dict.fromkeys(c["concept"] for c in metrics["cells"]))
 
     def wordings(self, concept: str) -> list[str]:
@@ -103,13 +116,16 @@ class Grid:
     def residual(self, arm: str, concept: str, wording: str = "") -> Estimate:
         """CRR of one wording, or the mean over all wordings that any arm was scored on.
 
-        The mean's interval is the mean of the intervals' ends: as wide as if all wordings erred together, so never too narrow. ``None``
-        if the arm lacks one of the wordings, since means over different wordings do not compare.
-        """
+        The mean's interval is the mean of the intervals' ends: as wide as if all wordings erred together, so never too
+        narrow. ``None`` if the arm lacks one of the wordings, since means over different wordings do not compare."""
         if wording:
             cell = self.cell(arm, concept, wording)
             return estimate(cell, "crr") if cell else Estimate(None)
-        asked = [w for w in self.wordings(concept) if any(self.residual(a.label, concept, w).value is not None for a in self.arms)]
+        asked = [
+            w
+            for w in self.wordings(concept)
+            if any(self.residual(a.label, concept, w).value is not None for a in self.arms)
+        ]
         parts = [self.residual(arm, concept, w) for w in asked]
         values, lows, highs = ([v for p in parts if (v := p[k]) is not None] for k in range(3))
         full = [sum(v) / len(v) if parts and len(v) == len(parts) else None for v in (values, lows, highs)]
@@ -140,7 +156,11 @@ def estimate(cell: Mapping[str, Any], name: str) -> Estimate:
 
 def percent(value: float | None, digits: int = 0) -> str:
     """``0.583`` as ``58``; a dash for ``None``."""
-    return DASH if value is None else f"{100 * value:.{digits}f}".replace("-0", "0" if round(100 * value, digits) == 0 else "-0")
+    return (
+        DASH
+        if value is None
+        else f"{100 * value:.{digits}f}".replace("-0", "0" if round(100 * value, digits) == 0 else "-0")
+    )
 
 
 def short(value: float | None) -> str:
@@ -175,8 +195,8 @@ def _plain(e: Estimate, show: Callable[[float | None], str]) -> str:
 def summary_rows(metrics: Metrics) -> list[list[str]]:
     """The run as rows of text for a terminal: a header, then one row an arm and concept.
 
-    Columns: concept, arm, each wording's CRR with its interval (shares from 0 to 1, as in the JSON), retention, drift, frechet, s/image,
-    extra passes, prepare. Controls carry a ``*``.
+    Columns: concept, arm, each wording's CRR with its interval (shares from 0 to 1, as in the JSON), retention, drift,
+    frechet, s/image, extra passes, prepare. Controls carry a ``*``.
 
     Raises:
         BadInput: metrics of another schema.

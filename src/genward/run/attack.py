@@ -1,8 +1,8 @@
 """Attacks on arms: run once, kept in the store, reused by every arm that looks the same to them.
 
-An attack's identity is its fields, the cases it starts from, the references it holds and what it looks through: the model and those
-defenses that act on predictions or texts. So UCE and UCE + IRECE share one white-box inversion (IRECE acts on the sampler's latents), all
-arms share one black-box surrogate, and a number says whether it was transferred.
+An attack's identity is its fields, the cases it starts from, the references it holds and what it looks through: the
+model and those defenses that act on predictions or texts. So UCE and UCE + IRECE share one white-box inversion (IRECE
+acts on the sampler's latents), all arms share one black-box surrogate, and a number says whether it was transferred.
 """
 
 from __future__ import annotations
@@ -49,8 +49,11 @@ def parse_attack(text: str) -> Any:
     return catalog.made("attack", text)
 
 
-def looked_through(model: StableDiffusion, defenses: Sequence[Defense], guidance: float | None = None) -> tuple[Defense, ...]:
-    """The defenses of a chain that an attack's gradient meets: those with weight edits or ports on prompts, texts and predictions.
+def looked_through(
+    model: StableDiffusion, defenses: Sequence[Defense], guidance: float | None = None
+) -> tuple[Defense, ...]:
+    """The defenses of a chain that an attack's gradient meets: those with weight edits or ports on prompts, texts and
+    predictions.
 
     ``guidance`` is the attack's own; at 1 and below what acts through guidance does nothing and is not met.
     """
@@ -65,10 +68,18 @@ def looked_through(model: StableDiffusion, defenses: Sequence[Defense], guidance
 
 
 def attack_key(
-    attack: Any, model: StableDiffusion, defenses: Sequence[Defense], cases: Sequence[Case], references: Mapping[str, Sequence[Image]], sampler: Sampler
+    attack: Any,
+    model: StableDiffusion,
+    defenses: Sequence[Defense],
+    cases: Sequence[Case],
+    references: Mapping[str, Sequence[Image]],
+    sampler: Sampler,
 ) -> str:
     """Identity of a search: 16 hex digits."""
-    pictures = {c: [hashlib.sha256(p.tobytes()).hexdigest()[:16] for p in references.get(c, ())] for c in sorted({c.concept for c in cases})}
+    pictures = {
+        c: [hashlib.sha256(p.tobytes()).hexdigest()[:16] for p in references.get(c, ())]
+        for c in sorted({c.concept for c in cases})
+    }
     seen = {"guidance": sampler.guidance, "steps": sampler.steps}
     return digest(
         {
@@ -96,7 +107,8 @@ def attack_arm(
     """Search derived cases against an arm, or take them from the store where this very search was made before.
 
     Args:
-        cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is left out of its identity.
+        cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is
+            left out of its identity.
     """
     met = looked_through(model, defenses, getattr(attack, "guidance", None))
     key = attack_key(attack, model, met, cases, references, sampler)
@@ -105,7 +117,10 @@ def attack_arm(
     if there is not None:
         return there
     if say is not None:
-        say(f"{type(attack).name}: {len(cases)} cases through {'+'.join(type(d).name for d in met) or 'the undefended model'}")
+        say(
+            f"{type(attack).name}: {len(cases)} cases through "
+            f"{'+'.join(type(d).name for d in met) or 'the undefended model'}"
+        )
     state = stem.with_name(f"{key}-state")
     with model.rig(met) as rig:
         target = ArmTarget(model, rig, sampler, access=attack.access, defenses=met, references=references, state=state)

@@ -1,8 +1,8 @@
 """Audit records: one JSON line a row that a guard looked at, appended whole or not at all.
 
-By default a record holds a hash of the prompt and no text that could hold the prompt (no reasons, no tokens): ``prompts=True`` puts them in. A plain
-hash of a short prompt can be guessed by trying prompts; with ``key`` it is a keyed one (HMAC-SHA-256), which only the owner of the key can check.
-"""
+By default a record holds a hash of the prompt and no text that could hold the prompt (no reasons, no tokens):
+``prompts=True`` puts them in. A plain hash of a short prompt can be guessed by trying prompts; with ``key`` it is a
+keyed one (HMAC-SHA-256), which only the owner of the key can check."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ class Audit:
         """Append the records and wait until they are on the disk. All of them are there afterwards, or none.
 
         Raises:
-            StoreError: the disk is full or the file cannot be written. What was to be recorded must not be released then.
+            StoreError: the disk is full or the file cannot be written. What was to be recorded must not be released
+                then.
         """
         if not records:
             return
@@ -125,7 +126,8 @@ def _said(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"audit record {path} cannot be written: {error.strerror or error}; nothing is released without a record: make room, or name another file"
+            f"audit record {path} cannot be written: {error.strerror or error}; nothing is released without a record: "
+            "make room, or name another file"
         ) from error
 
 

@@ -1,8 +1,8 @@
 """Thresholds at a chosen false-positive rate, on benign prompts of the user's own.
 
-Any defense that notes a score (signal ``<name>.score``, higher is more harmful) and has a field ``threshold`` can be calibrated. Guards that read only
-the text cost one text encoding a prompt; guards inside the loop cost the denoiser up to the step where they look last.
-"""
+Any defense that notes a score (signal ``<name>.score``, higher is more harmful) and has a field ``threshold`` can be
+calibrated. Guards that read only the text cost one text encoding a prompt; guards inside the loop cost the denoiser up
+to the step where they look last."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Calibrated(NamedTuple):
 
 
 def lowest_cut(scores: Sequence[float], fpr: float) -> float:
-    """The lowest cut that at most ``fpr`` of the scores reach: in the middle of the gap there, or just above a tie or the highest score.
+    """The lowest cut that at most ``fpr`` of the scores reach: in the middle of the gap there, or just above a tie or
+    the highest score.
 
     Raises:
         BadInput: no scores, one that is not finite, or a rate outside [0, 1).
@@ -99,10 +100,13 @@ def calibrate(
         seed: of the first prompt's noise; the next ones count up.
 
     Raises:
-        BadInput: the defense notes no score, or its concept is not in the policy. GuardError: a guard failed on a prompt.
+        BadInput: the defense notes no score, or its concept is not in the policy. GuardError: a guard failed on a
+            prompt.
     """
     base, category = _place(request, policy)
-    watch = dataclasses.replace(base, categories=tuple(dataclasses.replace(c, action="flag") for c in base.categories if c.name == category))
+    watch = dataclasses.replace(
+        base, categories=tuple(dataclasses.replace(c, action="flag") for c in base.categories if c.name == category)
+    )
     import torch
 
     from genward.metrics.intervals import wilson
@@ -126,16 +130,23 @@ def calibrate(
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16], "model": model.spec.hash,
     }  # fmt: skip
     new = base.with_threshold(category, name, cut, facts)
-    return Calibrated(new, name, category, cut, fpr, hits / len(scores), rate.low, rate.high, len(scores), tuple(scores))
+    return Calibrated(
+        new, name, category, cut, fpr, hits / len(scores), rate.low, rate.high, len(scores), tuple(scores)
+    )
 
 
 def _score(prompt: str, verdict: Any, name: str) -> float:
     """The highest score that a defense noted on a prompt, under ``<name>.score`` or its bare name."""
     if verdict.failed:
-        raise GuardError(f"the guard failed on a benign prompt ({prompt[:60]!r}): {verdict.why}; nothing was calibrated")
+        raise GuardError(
+            f"the guard failed on a benign prompt ({prompt[:60]!r}): {verdict.why}; nothing was calibrated"
+        )
     found = verdict.notes.get(f"{name}.score") or verdict.notes.get(name)
     if not found:
-        raise BadInput(f"{name} notes no {name}.score, so there is nothing to calibrate (noted: {', '.join(verdict.notes) or 'nothing'})")
+        raise BadInput(
+            f"{name} notes no {name}.score, so there is nothing to calibrate (noted: "
+            f"{', '.join(verdict.notes) or 'nothing'})"
+        )
     return float(max(found))
 
 
@@ -143,13 +154,16 @@ def _place(request: DefenseRequest, policy: Policy | None) -> tuple[Policy, str]
     """The policy that gets the threshold, and the category in it."""
     if policy is None:
         if not request.concept:
-            raise BadInput(f"{request.text!r} names no concept; write {request.name or 'aeiou'}:weapons, say, or give --policy")
+            raise BadInput(
+                f"{request.text!r} names no concept; write {request.name or 'aeiou'}:weapons, say, or give --policy"
+            )
         policy = load_policy(request.concept) if not request.concept.endswith(".toml") else _of_file(request.concept)
     fitting = [c.name for c in policy.categories if not request.concept or c.named(request.concept)]
     if len(fitting) != 1:
         names = ", ".join(c.name for c in policy.categories)
         raise BadInput(
-            f"{request.text!r} is about {len(fitting)} categories of policy {policy.name!r} ({names}); name one: {request.name}:{policy.categories[0].concept}"
+            f"{request.text!r} is about {len(fitting)} categories of policy {policy.name!r} ({names}); name one: "
+            f"{request.name}:{policy.categories[0].concept}"
         )
     return policy, fitting[0]
 

@@ -1,7 +1,8 @@
 """The catalog of plug-ins: names, summaries and fields read from source, without importing anything.
 
-A plug-in is a class with ``name: ClassVar[str] = "..."`` in one of the rooms ``defenses``, ``attacks``, ``judges``, ``benchmarks``, or in
-a module that an installed distribution names under the entry point group of that room (``genward.defenses``). Its config is what its
+A plug-in is a class with ``name: ClassVar[str] = "..."`` in one of the rooms ``defenses``, ``attacks``, ``judges``,
+``benchmarks``, or in a module that an installed distribution names under the entry point group of that room
+(``genward.defenses``). Its config is what its
 source says: each annotated field, its default, and the text under it.
 """
 
@@ -65,11 +66,17 @@ def _class_var(annotation: ast.expr) -> bool:
 
 
 def class_name_of(node: ast.ClassDef) -> str | None:
-    """The plug-in name that a class declares, or ``None``; classes whose name begins with ``_`` are a file's own business."""
+    """The plug-in name that a class declares, or ``None``; classes whose name begins with ``_`` are a file's own
+    business."""
     if node.name.startswith("_"):
         return None
     for item in node.body:
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.target.id == "name" and _class_var(item.annotation):
+        if (
+            isinstance(item, ast.AnnAssign)
+            and isinstance(item.target, ast.Name)
+            and item.target.id == "name"
+            and _class_var(item.annotation)
+        ):
             if isinstance(item.value, ast.Constant) and isinstance(item.value.value, str):
                 return item.value.value
     return None
@@ -168,7 +175,10 @@ def find(kind: str, name: str) -> type[Any]:
         module = import_module(found.module)
         cls = getattr(module, found.class_name)
     except (ImportError, AttributeError) as error:
-        raise BadInput(f"{found.room[:-1]} {name!r} of {found.origin} cannot be loaded: {error}; reinstall it or its optional packages") from error
+        raise BadInput(
+            f"{found.room[:-1]} {name!r} of {found.origin} cannot be loaded: {error}; reinstall it or its optional "
+            "packages"
+        ) from error
     return cls  # type: ignore[no-any-return]
 
 
@@ -194,7 +204,8 @@ def options(kind: str, name: str, given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def parts(kind: str, text: str) -> tuple[str, dict[str, str]]:
-    """Name and fields of ``name,field=value,…``, as judges, attacks and prompt guards are named: ``ddim_inversion,steps=50``.
+    """Name and fields of ``name,field=value,…``, as judges, attacks and prompt guards are named:
+    ``ddim_inversion,steps=50``.
 
     Raises:
         BadInput: a part that is not field=value.
@@ -204,7 +215,10 @@ def parts(kind: str, text: str) -> tuple[str, dict[str, str]]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise BadInput(f"{kind} {text!r}: {pair!r} is not field=value; write it as in {name},field=value (genward show {kind} {name})")
+            raise BadInput(
+                f"{kind} {text!r}: {pair!r} is not field=value; write it as in {name},field=value (genward show {kind} "
+                f"{name})"
+            )
         given[key] = value
     return name, given
 
@@ -224,7 +238,8 @@ def made(kind: str, text: str) -> Any:
 
 
 def coerce(text: str, annotation: str, where: str = "value") -> Any:
-    """Read ``text`` as ``int``, ``float``, ``bool``, ``str``, ``tuple[...]`` (parts joined by ``;`` or ``/``) or any of these ``| None``."""
+    """Read ``text`` as ``int``, ``float``, ``bool``, ``str``, ``tuple[...]`` (parts joined by ``;`` or ``/``) or any of
+    these ``| None``."""
     kinds = [k.strip() for k in annotation.replace("Optional[", "").split("|")]
     if text.lower() == "none" and "None" in kinds:
         return None
@@ -240,5 +255,8 @@ def coerce(text: str, annotation: str, where: str = "value") -> Any:
         if kind == "float":
             return float(text)
     except (ValueError, KeyError):
-        raise BadInput(f"{where}: {text!r} does not read as {kind}; give {'true or false' if kind == 'bool' else f'a value of type {kind}'}") from None
+        raise BadInput(
+            f"{where}: {text!r} does not read as {kind}; give "
+            f"{'true or false' if kind == 'bool' else f'a value of type {kind}'}"
+        ) from None
     return text

@@ -1,10 +1,9 @@
 """What papers claim, held against what was measured: ``holds``, ``does not hold`` or ``cannot tell``.
 
-A claim is data (``genward/benchmarks/claims.toml``): a figure of a run's cells and the numbers that satisfy the claim. It holds if the whole
-interval satisfies it, does not hold if none of it does, and cannot be told otherwise. Comparisons of two arms use the paired intervals
-that ``measure`` wrote; where a run has none, the two cells' own intervals are combined as if they were independent (MOVER: Zou and
-Donner, Statistics in Medicine 2008), which is wider.
-"""
+A claim is data (``genward/benchmarks/claims.toml``): a figure of a run's cells and the numbers that satisfy the claim.
+It holds if the whole interval satisfies it, does not hold if none of it does, and cannot be told otherwise. Comparisons
+of two arms use the paired intervals that ``measure`` wrote; where a run has none, the two cells' own intervals are
+combined as if they were independent (MOVER: Zou and Donner, Statistics in Medicine 2008), which is wider."""
 
 from __future__ import annotations
 
@@ -68,7 +67,9 @@ class Claim:
         if self.form not in FORMS:
             raise UnknownName("form of claim", self.form, FORMS)
         if all(b is None for b in (self.at_most, self.at_least, self.below, self.above)):
-            raise BadInput(f"claim {self.id!r} names no numbers that satisfy it; give at_most, at_least, below or above")
+            raise BadInput(
+                f"claim {self.id!r} names no numbers that satisfy it; give at_most, at_least, below or above"
+            )
 
 
 def load_claims(path: str | Path | None = None) -> list[Claim]:
@@ -76,18 +77,21 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
     source = resources.files("genward").joinpath("benchmarks", "claims.toml") if path is None else Path(path)
     try:
         rows: list[dict[str, Any]] = tomllib.loads(source.read_text("utf-8"))["claim"]
-        tables: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+        tables: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows
+        ]
         return [Claim(**table) for table in tables]
     except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise BadInput(f"claims file {path or 'claims.toml'}: {error}; see the text at its top for the fields") from error
+        raise BadInput(
+            f"claims file {path or 'claims.toml'}: {error}; see the text at its top for the fields"
+        ) from error
 
 
 def verdict(low: float, high: float, holds: Callable[[float], bool]) -> str:
     """Compare an interval with a half-line predicate: both ends satisfy it, neither does, or one does.
 
-    Sound for predicates that are true on one side of a number and false on the other, and for both bounds of a band that is wider
-    than the interval. NaN gives ``cannot tell``.
-    """
+    Sound for predicates that are true on one side of a number and false on the other, and for both bounds of a band
+    that is wider than the interval. NaN gives ``cannot tell``."""
     if math.isnan(low) or math.isnan(high):
         return OPEN
     ends = (holds(low), holds(high))
@@ -110,7 +114,7 @@ def judge_interval(claim: Claim, low: float, high: float) -> str:
     return FAILS if FAILS in found else OPEN if OPEN in found else HOLDS
 
 
-# ------------------------------------------------------------------------------------------------- arithmetic on intervals
+# ---------------------------------------------------------------------------------------------- arithmetic on intervals
 
 
 def mean(parts: Sequence[Estimate]) -> Estimate:
@@ -129,11 +133,16 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
     if not (a.known and b.known):
         return UNKNOWN
     value = a.value - b.value
-    return Estimate(value, value - math.hypot(a.value - a.low, b.high - b.value), value + math.hypot(a.high - a.value, b.value - b.low))
+    return Estimate(
+        value,
+        value - math.hypot(a.value - a.low, b.high - b.value),
+        value + math.hypot(a.high - a.value, b.value - b.low),
+    )
 
 
 def ratio(a: Estimate, b: Estimate) -> Estimate:
-    """``a / b`` of independent non-negative estimates (MOVER on the logarithm's delta form); unknown where ``b`` may be 0."""
+    """``a / b`` of independent non-negative estimates (MOVER on the logarithm's delta form); unknown where ``b`` may be
+    0."""
     if not (a.known and b.known) or b.low <= 0:
         return UNKNOWN
     value = a.value / b.value
@@ -142,7 +151,7 @@ def ratio(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(value, max(0.0, low), high)
 
 
-# ------------------------------------------------------------------------------------------------------ reading a run's cells
+# ------------------------------------------------------------------------------------------------ reading a run's cells
 
 
 def _number(value: Any) -> float:
@@ -172,7 +181,8 @@ def cell_estimate(cell: Mapping[str, Any], measure: str) -> Estimate:
 
 
 def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
-    """(concept, wording) pairs the claim looks at: its wordings for crr and accuracy, one a concept for what does not depend on wording."""
+    """(concept, wording) pairs the claim looks at: its wordings for crr and accuracy, one a concept for what does not
+    depend on wording."""
     cells = metrics["cells"]
     out = []
     for concept in _concepts(metrics, claim):
@@ -183,11 +193,14 @@ def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
 
 
 def _cell(metrics: Mapping[str, Any], arm: str, concept: str, wording: str) -> Mapping[str, Any] | None:
-    return next((c for c in metrics["cells"] if (c["arm"], c["concept"], c["wording"]) == (arm, concept, wording)), None)
+    return next(
+        (c for c in metrics["cells"] if (c["arm"], c["concept"], c["wording"]) == (arm, concept, wording)), None
+    )
 
 
 def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form: str) -> Estimate:
-    """The paired estimate that ``measure`` pooled over the claim's cells, else a combination of the cells' own intervals."""
+    """The paired estimate that ``measure`` pooled over the claim's cells, else a combination of the cells' own
+    intervals."""
     slots = _slots(metrics, claim)
     combine = ratio if form == "ratio" else difference
     parts = []
@@ -196,11 +209,14 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
             (
                 p
                 for p in metrics.get("pairs", ())
-                if (p["arm"], p["versus"], p["concept"], p["wording"], p["measure"]) == (arm, versus, concept, wording, claim.measure)
+                if (p["arm"], p["versus"], p["concept"], p["wording"], p["measure"])
+                == (arm, versus, concept, wording, claim.measure)
             ),
             None,
         )
-        known = UNKNOWN if paired is None else Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
+        known = (
+            UNKNOWN if paired is None else Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
+        )
         if known.known:
             parts.append(known)
             continue
@@ -212,7 +228,8 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
 
 
 def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
-    """The smallest drop between neighbors along ``claim.arms``, with the smallest of the lower and of the upper ends."""
+    """The smallest drop between neighbors along ``claim.arms``, with the smallest of the lower and of the upper
+    ends."""
     drops = [_pair(metrics, claim, a, b, "difference") for a, b in zip(claim.arms, claim.arms[1:], strict=False)]
     if not drops or not all(d.known for d in drops):
         return UNKNOWN
@@ -240,10 +257,11 @@ def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
 
 
 def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> dict[str, Any]:
-    """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high, verdict, command}]}``.
+    """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high,
+    verdict, command}]}``.
 
-    Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``.
-    """
+    Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are
+    ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``."""
     if not isinstance(metrics.get("cells"), list):
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
     table = []

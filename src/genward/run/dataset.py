@@ -1,8 +1,11 @@
-"""``genward dataset build``: prompt × seeds → labels of this very picture, and the denoiser's early features, on any model.
+"""``genward dataset build``: prompt × seeds → labels of this very picture, and the denoiser's early features, on any
+model.
 
-The kind of data that Wukong (arXiv 2508.00591) learns from: one prompt may be harmless with one seed and harmful with another, and only what
-the model draws decides. Rows are split by clusters of prompts, never by row, wordings can be kept for the test apart; how many prompts change
-their label between seeds is reported: what no filter of prompts can reach. Pictures are judged and dropped, never stored.
+The kind of data that Wukong (arXiv 2508.00591) learns from: one prompt may be harmless with one seed and harmful with
+another, and only what the model draws decides. Rows are split by clusters of prompts, never by row, wordings can be
+kept for the test apart; how many prompts change
+their label between seeds is reported: what no filter of prompts can reach. Pictures are judged and dropped, never
+    stored.
 
 ::
 
@@ -11,9 +14,9 @@ their label between seeds is reported: what no filter of prompts can reach. Pict
       part-00000.safetensors, .jsonl     features in float16 (rows, steps, …), and one line a row; written aside and renamed
       card.json                          counts, splits, flips; written last
 
-``genward dataset fit`` learns a detector from it and runs sanity gates (``gates``), each of which a detector that cheats would fail: at the first step,
-where latents are noise, it may know little more than the text; at the last it should see what an image filter sees; from shuffled labels it learns nothing.
-"""
+``genward dataset fit`` learns a detector from it and runs sanity gates (``gates``), each of which a detector that
+cheats would fail: at the first step, where latents are noise, it may know little more than the text; at the last it
+should see what an image filter sees; from shuffled labels it learns nothing."""
 
 from __future__ import annotations
 
@@ -92,11 +95,12 @@ class Dataset(NamedTuple):
         return np.where(np.isnan(truth).any(1) & ~(truth == 1).any(1), np.nan, (truth == 1).any(1).astype(float))
 
 
-# ------------------------------------------------------------------------------------------------------- prompts and splits
+# --------------------------------------------------------------------------------------------------- prompts and splits
 
 
 def clusters(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
-    """Cluster number of each text: texts whose letter triples overlap by ``alike`` (Jaccard) are joined, through others as well."""
+    """Cluster number of each text: texts whose letter triples overlap by ``alike`` (Jaccard) are joined, through others
+    as well."""
     import numpy as np
 
     from genward.ops.linking import linked
@@ -117,14 +121,22 @@ def clusters(texts: Sequence[str], alike: float = ALIKE) -> list[int]:
 
 
 def prompt_clusters(cases: Sequence[Case]) -> list[str]:
-    """Cluster of each case: near-duplicates of what stands in ``Case.group`` (the prompt where there is none) belong together."""
+    """Cluster of each case: near-duplicates of what stands in ``Case.group`` (the prompt where there is none) belong
+    together."""
     texts = list(dict.fromkeys(c.group or c.prompt for c in cases))
     number = dict(zip(texts, clusters(texts), strict=True))
     return [f"cluster-{number[c.group or c.prompt]:04d}" for c in cases]
 
 
-def splits(groups: Sequence[str], cases: Sequence[Case], seed: int = 0, test_wordings: Sequence[str] = (), shares: Sequence[float] = SHARES) -> list[str]:
-    """``train``, ``valid`` or ``test`` of each row, whole clusters together; ``test_wordings`` take their whole cluster into the test."""
+def splits(
+    groups: Sequence[str],
+    cases: Sequence[Case],
+    seed: int = 0,
+    test_wordings: Sequence[str] = (),
+    shares: Sequence[float] = SHARES,
+) -> list[str]:
+    """``train``, ``valid`` or ``test`` of each row, whole clusters together; ``test_wordings`` take their whole cluster
+    into the test."""
     from genward.ops.detection import spread_groups
 
     forced = {g for g, c in zip(groups, cases, strict=True) if c.wording in test_wordings}
@@ -136,7 +148,9 @@ def splits(groups: Sequence[str], cases: Sequence[Case], seed: int = 0, test_wor
     return out
 
 
-def concept_cases(concepts: Sequence[Concept], words: Mapping[str, Any], images: int, seeds: int, seed: int = 0) -> list[Case]:
+def concept_cases(
+    concepts: Sequence[Concept], words: Mapping[str, Any], images: int, seeds: int, seed: int = 0
+) -> list[Case]:
     """Captions of concepts at all kinds (names, kinds, scenes, what must stay), as Wukong learns from them."""
     from genward.ops.captions import learning_cases
 
@@ -157,10 +171,12 @@ def flips(prompts: Sequence[str], harm: Sequence[float], wordings: Sequence[str]
     """How many prompts are harmful with one seed and harmless with another.
 
     Args:
-        prompts: (rows,). harm: (rows,) 1, 0 or NaN for unknown; prompts with fewer than two known rows do not count. wordings: (rows,).
+        prompts: (rows,). harm: (rows,) 1, 0 or NaN for unknown; prompts with fewer than two known rows do not count.
+            wordings: (rows,).
 
     Returns:
-        ``{"share", "low", "high", "prompts", "by_wording": {wording: {"share", "prompts"}}}``, a 95 % Wilson interval over prompts.
+        ``{"share", "low", "high", "prompts", "by_wording": {wording: {"share", "prompts"}}}``, a 95 % Wilson interval
+        over prompts.
     """
     from genward.metrics.intervals import wilson
 
@@ -176,11 +192,15 @@ def flips(prompts: Sequence[str], harm: Sequence[float], wordings: Sequence[str]
     for wording in dict.fromkeys(of[p] for p in flipped):
         mine = [x for p, x in flipped.items() if of[p] == wording]
         by[wording or "all"] = {"share": round(sum(mine) / len(mine), 4), "prompts": len(mine)}
-    share = {k: round(float(getattr(estimate, v)), 4) for k, v in (("share", "value"), ("low", "low"), ("high", "high"))} if estimate else {}
+    share = (
+        {k: round(float(getattr(estimate, v)), 4) for k, v in (("share", "value"), ("low", "low"), ("high", "high"))}
+        if estimate
+        else {}
+    )
     return {**share, "prompts": len(flipped), "by_wording": by}
 
 
-# ---------------------------------------------------------------------------------------------------------------- building
+# ------------------------------------------------------------------------------------------------------------- building
 
 
 def agreed(judges: Sequence[Any], samples: Sequence[Any], labels: Sequence[str]) -> tuple[Tensor, list[list[str]]]:
@@ -192,7 +212,9 @@ def agreed(judges: Sequence[Any], samples: Sequence[Any], labels: Sequence[str])
     told = torch.stack([judged(j, samples, labels) for j in judges])
     same = (told == told[0]).all(0)
     differ = ~same & ~torch.isnan(told).any(0)
-    return torch.where(same, told[0], torch.nan), [[labels[k] for k in row.nonzero().flatten().tolist()] for row in differ]
+    return torch.where(same, told[0], torch.nan), [
+        [labels[k] for k in row.nonzero().flatten().tolist()] for row in differ
+    ]
 
 
 def build(
@@ -210,8 +232,8 @@ def build(
 ) -> dict[str, Any]:
     """Generate, judge and write; a stopped build goes on where it was. Returns the card.
 
-    Costs a whole generation a case. ``defenses`` are attached while sampling: the features of an erased model, say. ``concepts`` are what the labels
-    are about; they are kept with the plan for ``genward dataset fit``.
+    Costs a whole generation a case. ``defenses`` are attached while sampling: the features of an erased model, say.
+    ``concepts`` are what the labels are about; they are kept with the plan for ``genward dataset fit``.
 
     Raises:
         BadInput: the folder holds another plan, a judge does not know a label, or nothing to build.
@@ -236,7 +258,18 @@ def build(
         if not (stem.with_suffix(".jsonl").is_file() and stem.with_suffix(".safetensors").is_file()):
             rows = range(start, min(start + part, len(cases)))
             told = (lambda done, whole, start=start: progress(start + done, len(cases))) if progress else None
-            _build_part(model, [cases[k] for k in rows], judges, recipe, stem, [groups[k] for k in rows], [split[k] for k in rows], defenses, batch, told)
+            _build_part(
+                model,
+                [cases[k] for k in rows],
+                judges,
+                recipe,
+                stem,
+                [groups[k] for k in rows],
+                [split[k] for k in rows],
+                defenses,
+                batch,
+                told,
+            )
         if progress is not None:
             progress(min(start + part, len(cases)), len(cases))
     card = summary(load(folder, states=False), plan)
@@ -260,7 +293,10 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
     file = folder / "plan.json"
     if file.is_file():
         if _json(file) != plan:
-            raise BadInput(f"{folder} holds a dataset of another plan (model, prompts, judge or settings differ); name a new folder")
+            raise BadInput(
+                f"{folder} holds a dataset of another plan (model, prompts, judge or settings differ); name a new "
+                "folder"
+            )
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise BadInput(f"{folder} is not empty and holds no dataset; name a new folder")
@@ -305,8 +341,17 @@ def _build_part(
     truth, differ = agreed(judges, found.samples, recipe.labels)
     lines = []
     for k, case in enumerate(cases):
-        known = {label: None if math.isnan(v) else int(v) for label, v in zip(recipe.labels, truth[k].tolist(), strict=True)}
-        row = {"id": case.id, "prompt": case.prompt, "seed": case.seed, "wording": case.wording, "parent": case.parent, "cluster": groups[k]}
+        known = {
+            label: None if math.isnan(v) else int(v) for label, v in zip(recipe.labels, truth[k].tolist(), strict=True)
+        }
+        row = {
+            "id": case.id,
+            "prompt": case.prompt,
+            "seed": case.seed,
+            "wording": case.wording,
+            "parent": case.parent,
+            "cluster": groups[k],
+        }
         row |= {"split": split[k], "status": found.samples[k].status, "labels": known, "uncertain": differ[k]}
         lines.append(json.dumps(row, ensure_ascii=False))
     tensors = {name: value.contiguous() for name, value in found.states.items()} | {"timesteps": found.timesteps}
@@ -320,14 +365,20 @@ def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:
     counts = {}
     for s in SPLITS:
         mine = [k for k, r in enumerate(data.rows) if r["split"] == s]
-        positives = {label: int((data.truth[mine, j] == 1).sum()) for j, label in enumerate(data.labels)} if mine else {}
+        positives = (
+            {label: int((data.truth[mine, j] == 1).sum()) for j, label in enumerate(data.labels)} if mine else {}
+        )
         counts[s] = {
             "rows": len(mine),
             "clusters": len({data.rows[k]["cluster"] for k in mine}),
             "harm": sum(harm[k] == 1 for k in mine),
             "positives": positives,
         }
-    judged = {"rows": len(data.rows), "unknown": int((~known).any(1).sum()), "uncertain": sum(bool(r["uncertain"]) for r in data.rows)}
+    judged = {
+        "rows": len(data.rows),
+        "unknown": int((~known).any(1).sum()),
+        "uncertain": sum(bool(r["uncertain"]) for r in data.rows),
+    }
     changing = flips([r["prompt"] for r in data.rows], harm, [r["wording"] for r in data.rows])
     return {"format": 1, "plan": dict(plan), "judged": judged, "splits": counts, "flips": changing}
 
@@ -363,11 +414,14 @@ def load(folder: Path, *, states: bool = True) -> Dataset:
         rows += mine
     if len(rows) != plan.get("rows"):
         raise BadInput(
-            f"{folder} holds {len(rows)} of the {plan.get('rows', 'unknown number of')} rows of its plan; build it again with the same arguments, which goes on"
+            f"{folder} holds {len(rows)} of the {plan.get('rows', 'unknown number of')} rows of its plan; build it "
+            "again with the same arguments, which goes on"
         )
     times = tensors.pop("timesteps")[0]
     labels = plan["recipe"]["labels"]
-    truth = torch.tensor([[math.nan if r["labels"][label] is None else float(r["labels"][label]) for label in labels] for r in rows])
+    truth = torch.tensor(
+        [[math.nan if r["labels"][label] is None else float(r["labels"][label]) for label in labels] for r in rows]
+    )
     card = _json(folder / "card.json") if (folder / "card.json").is_file() else {"plan": plan}
     return Dataset(card, rows, {n: torch.cat(v) for n, v in tensors.items()}, times, truth)
 
@@ -390,11 +444,13 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is no dataset's file ({type(error).__name__}); build it: genward dataset build") from error
+        raise BadInput(
+            f"{file} is no dataset's file ({type(error).__name__}); build it: genward dataset build"
+        ) from error
     return found
 
 
-# ----------------------------------------------------------------------------------------------------------------- fitting
+# -------------------------------------------------------------------------------------------------------------- fitting
 
 
 def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
@@ -416,20 +472,27 @@ def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
     return out
 
 
-def fit_wukong(data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any = None, progress: Any = None) -> Any:
-    """Wukong learned from a dataset that is there already: weights from its train rows, temperature and thresholds from its valid rows.
+def fit_wukong(
+    data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any = None, progress: Any = None
+) -> Any:
+    """Wukong learned from a dataset that is there already: weights from its train rows, temperature and thresholds from
+    its valid rows.
 
-    The epoch is chosen on clusters held out of the train rows, so nothing was chosen on the rows that calibrate. The card names captions and seeds of both.
+    The epoch is chosen on clusters held out of the train rows, so nothing was chosen on the rows that calibrate. The
+    card names captions and seeds of both.
 
     Raises:
-        BadInput: the dataset lacks a label of the concepts or a site of the settings, its rows are of another model, or no valid row can be used.
+        BadInput: the dataset lacks a label of the concepts or a site of the settings, its rows are of another model, or
+            no valid row can be used.
     """
     from genward.defenses.wukong import Wukong, categories_of, category_queries, site_block
     from genward.ops import artifacts
 
     settings = settings or Wukong()
     if data.card["plan"]["model"] != model.spec.to_json():
-        raise BadInput("the dataset was built on another model; open that one (--model), or build the dataset on this one")
+        raise BadInput(
+            "the dataset was built on another model; open that one (--model), or build the dataset on this one"
+        )
     categories = categories_of(concepts)
     missing = [label for label, _ in categories if label not in data.labels]
     if missing:
@@ -454,7 +517,8 @@ def fit_wukong(data: Dataset, model: StableDiffusion, concepts: Sequence[Concept
 
 
 def recalibrated(fitted: Any, data: Dataset, columns: Sequence[int]) -> Any:
-    """The detector with temperature, thresholds and held-out figures from the dataset's valid rows; ``columns`` are its categories' among the labels.
+    """The detector with temperature, thresholds and held-out figures from the dataset's valid rows; ``columns`` are its
+    categories' among the labels.
 
     Raises:
         BadInput: no valid row has a known label and finite features.
@@ -476,25 +540,34 @@ def recalibrated(fitted: Any, data: Dataset, columns: Sequence[int]) -> Any:
     kept = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
     categories = [(label, concept) for label, concept in kept["categories"]]
     facts = calibrated(logits, data.truth[usable][:, list(columns)], data.timesteps, categories)
-    return replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {**kept, **facts, "held_rows": int(usable.sum())}))
+    return replace(
+        fitted, artifact=artifacts.make(fitted.artifact.tensors, {**kept, **facts, "held_rows": int(usable.sum())})
+    )
 
 
 def concepts_of(data: Dataset) -> list[Concept]:
-    """What the labels of a dataset are about: the concepts that it was built for where they cover it, else one concept of all its labels."""
+    """What the labels of a dataset are about: the concepts that it was built for where they cover it, else one concept
+    of all its labels."""
     from genward.ops.phrases import article
 
-    tables: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()} for raw in data.card["plan"].get("concepts", [])]
+    tables: list[dict[str, Any]] = [
+        {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        for raw in data.card["plan"].get("concepts", [])
+    ]
     made = [Concept(**table) for table in tables]
     if {label for c in made for label in c.judge} == set(data.labels):
         return made
     phrases = tuple(article(label) for label in data.labels)
-    return [Concept("labels", "custom", "The labels of a dataset.", targets=data.labels, phrases=phrases, judge=data.labels)]
+    return [
+        Concept("labels", "custom", "The labels of a dataset.", targets=data.labels, phrases=phrases, judge=data.labels)
+    ]
 
 
 def fit_file(
     data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any, stem: Path, progress: Any = None
 ) -> tuple[Artifact, list[Gate]]:
-    """Fit Wukong on a dataset (``fit_wukong``), save it at ``stem`` and run the gates. The shuffled labels cost a second training."""
+    """Fit Wukong on a dataset (``fit_wukong``), save it at ``stem`` and run the gates. The shuffled labels cost a
+    second training."""
     from genward.ops.artifacts import save
 
     began = time.perf_counter()
@@ -511,15 +584,20 @@ def detector_scores(fitted: Any, data: Dataset, step: int) -> NDArray[Any]:
 
     detector = Detector.of(fitted.artifact)
     states = [data.states[s["name"]][:, step : step + 1] for s in detector.shape["sites"]]
-    found: NDArray[Any] = (predict(detector.net, states, data.timesteps[step : step + 1])[:, 0].amax(1) / detector.temperature).sigmoid().numpy()
+    found: NDArray[Any] = (
+        (predict(detector.net, states, data.timesteps[step : step + 1])[:, 0].amax(1) / detector.temperature)
+        .sigmoid()
+        .numpy()
+    )
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------- gates
+# ---------------------------------------------------------------------------------------------------------------- gates
 
 
 class Gate(NamedTuple):
-    """One sanity gate: a figure, what it was compared with, and whether it holds; ``None`` and NaN with a reason where it cannot be told."""
+    """One sanity gate: a figure, what it was compared with, and whether it holds; ``None`` and NaN with a reason where
+    it cannot be told."""
 
     name: str
     value: float
@@ -530,7 +608,8 @@ class Gate(NamedTuple):
 
 
 def text_probe(data: Dataset) -> float:
-    """AUROC on the test rows of a linear probe on the mean text state: what the prompt alone gives away. NaN where a class is missing."""
+    """AUROC on the test rows of a linear probe on the mean text state: what the prompt alone gives away. NaN where a
+    class is missing."""
     from genward.ops.detection import auroc, linear_probe, probe_scores
 
     scores = data.states["text"].float().mean(1).numpy()
@@ -546,15 +625,18 @@ def _nan(x: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def gate_shuffled(data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1, seed: int = 0, tolerance: float | None = None) -> Gate:
-    """Labels dealt out anew over all rows that have any: a detector learned from the train and valid ones must rank the test ones like a coin.
+def gate_shuffled(
+    data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1, seed: int = 0, tolerance: float | None = None
+) -> Gate:
+    """Labels dealt out anew over all rows that have any: a detector learned from the train and valid ones must rank the
+    test ones like a coin.
 
-    The test's labels are shuffled as well: against the true ones a detector without knowledge scores near 0 or near 1 by chance wherever the
-    concept is the features' main direction, which says nothing.
+    The test's labels are shuffled as well: against the true ones a detector without knowledge scores near 0 or near 1
+    by chance wherever the concept is the features' main direction, which says nothing.
 
     Args:
-        fit: dataset -> fitted Wukong. tolerance: allowed distance of the AUROC from 0.5; by default 3 standard deviations of a coin's
-            (Mann-Whitney, √((p + n + 1) / 12pn)) or 0.03, whichever is larger.
+        fit: dataset -> fitted Wukong. tolerance: allowed distance of the AUROC from 0.5; by default 3 standard
+            deviations of a coin's (Mann-Whitney, √((p + n + 1) / 12pn)) or 0.03, whichever is larger.
 
     Raises:
         GenwardError: the test split has no row of one kind.
@@ -563,7 +645,9 @@ def gate_shuffled(data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1
 
     from genward.ops.detection import auroc
 
-    known = (~torch.isnan(data.truth)).any(1).nonzero().flatten()  # a row without picture has no features to learn a label from
+    known = (
+        (~torch.isnan(data.truth)).any(1).nonzero().flatten()
+    )  # a row without picture has no features to learn a label from
     truth = data.truth.clone()
     truth[known] = data.truth[known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]]
     dealt = data._replace(truth=truth)
@@ -571,18 +655,21 @@ def gate_shuffled(data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1
     up = int((dealt.harm[test] == 1).sum())
     down = int(test.sum()) - up
     if not up or not down:
-        raise GenwardError("the test split shows the concept never or always, so the gate cannot be run; build more rows")
+        raise GenwardError(
+            "the test split shows the concept never or always, so the gate cannot be run; build more rows"
+        )
     value = auroc(detector_scores(fit(dealt), dealt, step)[test], dealt.harm[test])
     allowed = max(0.03, 3 * math.sqrt((up + down + 1) / (12 * up * down))) if tolerance is None else tolerance
     return Gate("shuffled labels", value, 0.5, abs(value - 0.5) <= allowed, up + down)
 
 
 def gate_first_step(data: Dataset, fitted: Any, *, tolerance: float = 0.05) -> list[Gate]:
-    """At the first step, where latents are noise, a detector should know little more than a probe of the text; at the last far more.
+    """At the first step, where latents are noise, a detector should know little more than a probe of the text; at the
+    last far more.
 
     Returns:
-        The gate at the first step (holds where its AUROC is at most ``tolerance`` above the text probe's), then the later steps (hold
-        where they are not below the first by more than ``tolerance``).
+        The gate at the first step (holds where its AUROC is at most ``tolerance`` above the text probe's), then the
+        later steps (hold where they are not below the first by more than ``tolerance``).
     """
     from genward.ops.detection import auroc
 
@@ -600,7 +687,8 @@ def gate_first_step(data: Dataset, fitted: Any, *, tolerance: float = 0.05) -> l
 def gate_last_step(data: Dataset, fitted: Any, *, tolerance: float = 0.1) -> Gate:
     """At the last step a detector should come close to an image filter, which sees the finished picture.
 
-    The filter asks the judges that labelled the dataset, so its AUROC on rows with a label is 1: nothing else would be one filter's error on another's labels.
+    The filter asks the judges that labelled the dataset, so its AUROC on rows with a label is 1: nothing else would be
+    one filter's error on another's labels.
 
     Returns:
         The gate; it holds where the AUROC at the last step that was read is at most ``tolerance`` below 1.
@@ -613,7 +701,8 @@ def gate_last_step(data: Dataset, fitted: Any, *, tolerance: float = 0.1) -> Gat
 
 
 def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gate]:
-    """All gates on the test rows: the first step against the text, later ones against the first, the last against an image filter, shuffled labels.
+    """All gates on the test rows: the first step against the text, later ones against the first, the last against an
+    image filter, shuffled labels.
 
     Args:
         fitted: Wukong learned from the dataset. fit: dataset -> fitted Wukong, for the shuffled labels.
@@ -627,7 +716,9 @@ def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gat
     steps = int(recipe["sampler"]["steps"])
     read = {stop_step(s, steps) for s in recipe["steps"]}
     harm = data.harm[data.of("test")]
-    lacking = "" if {0.0, 1.0} <= set(harm.tolist()) else "the test split shows the concept never or always; build more rows"
+    lacking = (
+        "" if {0.0, 1.0} <= set(harm.tolist()) else "the test split shows the concept never or always; build more rows"
+    )
     first = (
         lacking
         or ("" if 0 in read else "step 0 was not read; build with --at 0,…")

@@ -1,11 +1,12 @@
 """Defenses by name: from ``uce:weapons+sld:weapons,preset=strong`` to objects ready to attach, fitted or reused.
 
-Grammar: parts joined by ``+``; a part is ``name[:concept][,field=value]…``, or the path of a fitted artifact. ``none`` is the empty chain.
+Grammar: parts joined by ``+``; a part is ``name[:concept][,field=value]…``, or the path of a fitted artifact. ``none``
+    is the empty chain.
 
-A fitted part is looked for in the store (``fits/<key>``), then among the artifacts that come with the lab, else fitted and kept in the store.
-The key is the digest of the defense's name and fitting fields, the concept's content and the model's identity, so an edited concept file
-or another model is another fit. What fitting cost is kept in the artifact's card: reuse reports the true preparation time.
-"""
+A fitted part is looked for in the store (``fits/<key>``), then among the artifacts that come with the lab, else fitted
+and kept in the store. The key is the digest of the defense's name and fitting fields, the concept's content and the
+model's identity, so an edited concept file or another model is another fit. What fitting cost is kept in the artifact's
+card: reuse reports the true preparation time."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class DefenseRequest(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """A chain ready to attach, and what its fits cost in seconds when they were made, now or earlier; 0 where nothing is learned."""
+    """A chain ready to attach, and what its fits cost in seconds when they were made, now or earlier; 0 where nothing
+    is learned."""
 
     defenses: list[Defense]
     prepare_seconds: float
@@ -89,12 +91,13 @@ def parse_defense(text: str) -> list[DefenseRequest]:
 
 
 def extra_passes(text: str) -> float:
-    """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_passes``); 0 where they say nothing."""
+    """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_passes``); 0 where
+    they say nothing."""
     names = [r.name for r in parse_defense(text) if r.name]
     return float(sum(getattr(catalog.find("defense", n), "extra_passes", 0) for n in names))
 
 
-# ----------------------------------------------------------------------------------------------------------------- building
+# ------------------------------------------------------------------------------------------------------------- building
 
 
 def artifact_field(cls: type[Any]) -> str | None:
@@ -104,17 +107,24 @@ def artifact_field(cls: type[Any]) -> str | None:
 
 def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
     """Identity of a fit: defense and its fitting fields (not those that act ``at_attach``), concept content, model."""
-    return digest({"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash})
+    return digest(
+        {"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash}
+    )
 
 
 def fit_fields(defense: Any) -> dict[str, Any]:
     """The fields that decide what is learned."""
     skip = {artifact_field(type(defense)), *getattr(type(defense), "at_attach", ("strength",))}
-    return {f.name: getattr(defense, f.name) for f in dataclasses.fields(defense) if f.name not in skip and f.metadata.get("identity", True)}
+    return {
+        f.name: getattr(defense, f.name)
+        for f in dataclasses.fields(defense)
+        if f.name not in skip and f.metadata.get("identity", True)
+    }
 
 
 def template(request: DefenseRequest) -> Any:
-    """The defense with its given fields; one that learns has no artifact yet, one that does not is made for the concept."""
+    """The defense with its given fields; one that learns has no artifact yet, one that does not is made for the
+    concept."""
     cls = catalog.find("defense", request.name)
     given = catalog.options("defense", request.name, dict(request.options))
     try:
@@ -128,7 +138,11 @@ def template(request: DefenseRequest) -> Any:
 
 
 def ready(
-    requests: Sequence[DefenseRequest], model: StableDiffusion, store: Store | Path | str | None = None, refit: bool = False, progress: Say | None = None
+    requests: Sequence[DefenseRequest],
+    model: StableDiffusion,
+    store: Store | Path | str | None = None,
+    refit: bool = False,
+    progress: Say | None = None,
 ) -> Ready:
     """Build a chain for ``model``; what must be fitted is reused or fitted and kept in the store.
 
@@ -166,7 +180,10 @@ def ready(
 def with_probe(defense: Any) -> Any:
     """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened."""
     if not dataclasses.is_dataclass(defense) or isinstance(defense, type):
-        raise BadInput(f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense class")
+        raise BadInput(
+            f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense "
+            "class"
+        )
     if getattr(defense, "judge", "") and getattr(defense, "probe", 0) is None:
         from genward.run.judging import judge_hash, open_judge
 
@@ -186,11 +203,16 @@ def shipped_artifacts() -> Path:
     return Path(str(resources.files("genward").joinpath("lab", "artifacts")))
 
 
-def _artifact(request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say) -> Artifact:
+def _artifact(
+    request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
+) -> Artifact:
     from genward.ops.artifacts import load
 
     if not request.concept:
-        raise BadInput(f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward list concepts)")
+        raise BadInput(
+            f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward "
+            "list concepts)"
+        )
     concept = load_concept(request.concept)
     key = fit_key(defense, concept, model.spec.hash)
     for place in (folder, shipped_artifacts()):
@@ -225,15 +247,26 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
     return stem
 
 
-def fit_artifact(name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None) -> Artifact:
-    """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows seen, model and seconds)."""
+def fit_artifact(
+    name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None
+) -> Artifact:
+    """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows
+    seen, model and seconds)."""
     from genward.ops.artifacts import save
     from genward.run.dataset import fit_helpers
 
     began = time.perf_counter()
-    made = defense.fit(model, concept, progress=_tenths(name, progress) if progress else None, **fit_helpers(defense, model))
+    made = defense.fit(
+        model, concept, progress=_tenths(name, progress) if progress else None, **fit_helpers(defense, model)
+    )
     artifact = made if hasattr(made, "tensors") else getattr(made, artifact_field(type(defense)) or "")
-    card = {"method": name, "settings": fit_fields(defense), "model_hash": model.spec.hash, "seconds": round(time.perf_counter() - began, 2), **artifact.card}
+    card = {
+        "method": name,
+        "settings": fit_fields(defense),
+        "model_hash": model.spec.hash,
+        "seconds": round(time.perf_counter() - began, 2),
+        **artifact.card,
+    }
     return save(stem, artifact.tensors, card)
 
 
@@ -254,7 +287,10 @@ def _tenths(name: str, say: Say) -> Callable[[int, int, float], None]:
 def _fitting_model(artifact: Artifact, model: StableDiffusion, where: str) -> Artifact:
     fitted_on = artifact.card.get("model_hash", model.spec.hash)
     if fitted_on != model.spec.hash:
-        raise BadArtifact(f"{where} was fitted on model {fitted_on}, this one is {model.spec.hash}; fit it again on this model (genward fit)")
+        raise BadArtifact(
+            f"{where} was fitted on model {fitted_on}, this one is {model.spec.hash}; fit it again on this model "
+            "(genward fit)"
+        )
     return artifact
 
 
@@ -276,6 +312,10 @@ def from_artifact(request: DefenseRequest, model: StableDiffusion) -> tuple[Defe
     if field is None:
         raise BadArtifact(f"{path}: defense {name!r} takes no artifact; the card is wrong")
     known = {f.name for f in dataclasses.fields(cls)}
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in dict(artifact.card.get("settings", {})).items() if k in known}
+    config = {
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in dict(artifact.card.get("settings", {})).items()
+        if k in known
+    }
     config |= catalog.options("defense", name, dict(request.options))
     return cls(**{**config, field: _fitting_model(artifact, model, str(path))}), artifact

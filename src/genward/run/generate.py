@@ -1,9 +1,8 @@
 """Generate: prepare the plan's arms, then work off the batches that are not on disk yet.
 
-A batch is the unit of writing: it stands in the store whole or not at all, so an interrupt or a kill loses at most the batch in work, and
-what is made again after it has the same rows. Arms are written before their first sample. Pictures that another run of the same arm
-already made are not made twice.
-"""
+A batch is the unit of writing: it stands in the store whole or not at all, so an interrupt or a kill loses at most the
+batch in work, and what is made again after it has the same rows. Arms are written before their first sample. Pictures
+that another run of the same arm already made are not made twice."""
 
 from __future__ import annotations
 
@@ -43,7 +42,8 @@ class Bound(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What a stage did: rows made now, rows that were there, rows that ended as errors, seconds, denoiser rows spent."""
+    """What a stage did: rows made now, rows that were there, rows that ended as errors, seconds, denoiser rows
+    spent."""
 
     made: int
     there: int
@@ -52,7 +52,15 @@ class Tally(NamedTuple):
     passes: int
 
 
-def prepare(plan: Plan, pieces: Sequence[Work], models: Opener, store: Store, *, refit: bool = False, progress: Say | None = None) -> list[Bound]:
+def prepare(
+    plan: Plan,
+    pieces: Sequence[Work],
+    models: Opener,
+    store: Store,
+    *,
+    refit: bool = False,
+    progress: Say | None = None,
+) -> list[Bound]:
     """Open the models, fit or reuse the defenses, check every chain, and write the arms down. No picture is made.
 
     What fits saw (captions and seeds) is reserved in the store, so that no evaluation can use it.
@@ -75,7 +83,12 @@ def prepare(plan: Plan, pieces: Sequence[Work], models: Opener, store: Store, *,
         defenses, seconds = prepared[key]
         model.refuse(sampler, defenses)
         arm = arm_hash(model.spec, defenses, sampler)
-        record = {**arm_spec(model.spec, defenses, sampler), "text": work.defenses, "model_name": work.model, "prepare_seconds": seconds}
+        record = {
+            **arm_spec(model.spec, defenses, sampler),
+            "text": work.defenses,
+            "model_name": work.model,
+            "prepare_seconds": seconds,
+        }
         store.put_arm(record, arm)
         bound.append(Bound(work, arm, defenses, seconds, record, sampler))
     return bound
@@ -107,7 +120,8 @@ def generate(
     retry: bool = False,
     progress: Progress | None = None,
 ) -> Tally:
-    """Work off the planned batches that are not on disk. Interrupting it (Ctrl-C, SIGKILL) loses nothing that is finished.
+    """Work off the planned batches that are not on disk. Interrupting it (Ctrl-C, SIGKILL) loses nothing that is
+    finished.
 
     Args:
         tensors: content hash -> what rows name under ``vectors`` and ``latents``.
@@ -126,10 +140,14 @@ def generate(
         there = store.done(piece.arm)
         if retry:
             there -= {row["id"] for row in store.samples([piece.arm]) if row["status"] == "error"}
-        tally = tally._replace(there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there)))
+        tally = tally._replace(
+            there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there))
+        )
         for made in _work_off(plan, piece, models(piece.work.model), store, there, tensors or {}):
             tally = tally._replace(
-                made=tally.made + len(made), errors=tally.errors + sum(s.status == "error" for s in made), passes=tally.passes + sum(s.passes for s in made)
+                made=tally.made + len(made),
+                errors=tally.errors + sum(s.status == "error" for s in made),
+                passes=tally.passes + sum(s.passes for s in made),
             )
             if progress is not None:
                 progress(tally.made + tally.there, total)
@@ -138,8 +156,11 @@ def generate(
     return tally._replace(seconds=time.perf_counter() - began)
 
 
-def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, there: set[str], tensors: Mapping[str, Any]) -> Iterator[list[Sample]]:
-    """Make and write the batches of one arm that miss rows; yields the rows written. Of a batch that is there in part only the rest is kept."""
+def _work_off(
+    plan: Plan, piece: Bound, model: StableDiffusion, store: Store, there: set[str], tensors: Mapping[str, Any]
+) -> Iterator[list[Sample]]:
+    """Make and write the batches of one arm that miss rows; yields the rows written. Of a batch that is there in part
+    only the rest is kept."""
     cut = [b for b in batches(plan, [piece.work]) if missing(b.cases, piece.arm, there)]
     if not cut:
         return
@@ -153,10 +174,14 @@ def _work_off(plan: Plan, piece: Bound, model: StableDiffusion, store: Store, th
             yield kept
 
 
-def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], piece: Bound, tensors: Mapping[str, Any] | None = None) -> list[Sample]:
+def make(
+    model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], piece: Bound, tensors: Mapping[str, Any] | None = None
+) -> list[Sample]:
     """One batch through an open rig; where it raises, row by row, so that only the row at fault is lost."""
     try:
-        samples = model.generate(cases, piece.sampler, piece.defenses, batch=len(cases), rig=rig, starts=tensors, vectors=tensors)
+        samples = model.generate(
+            cases, piece.sampler, piece.defenses, batch=len(cases), rig=rig, starts=tensors, vectors=tensors
+        )
     except (DefenseInactive, Conflict, Inapplicable, BadArtifact):
         raise
     except (BadInput, GuardError, RuntimeError, ValueError, ArithmeticError, MemoryError) as error:
@@ -171,13 +196,21 @@ def make(model: StableDiffusion, rig: LiveRig, cases: Sequence[Case], piece: Bou
 def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
     """The run's ``arms`` table: one row a label.
 
-    An arm bound to each concept has several hashes: ``hashes``, ``spec`` and ``prepare`` are tables by concept (``*``: all concepts).
+    An arm bound to each concept has several hashes: ``hashes``, ``spec`` and ``prepare`` are tables by concept (``*``:
+        all concepts).
 
     Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, sampler``.
     """
     rows: dict[str, dict[str, Any]] = {}
     for piece in bound:
-        fresh: dict[str, Any] = {"label": piece.work.label, "hashes": {}, "defenses": [], "spec": {}, "control": piece.work.control, "prepare": {}}
+        fresh: dict[str, Any] = {
+            "label": piece.work.label,
+            "hashes": {},
+            "defenses": [],
+            "spec": {},
+            "control": piece.work.control,
+            "prepare": {},
+        }
         row = rows.setdefault(piece.work.label, fresh)
         key = piece.work.concept or "*"
         row["hashes"][key] = piece.arm

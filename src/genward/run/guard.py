@@ -1,8 +1,8 @@
 """A model with a chain of defenses, as one object with one identity.
 
-Laws: an empty guard makes the base model's pictures; at each port the order of the list is the order of application; a conflict names both
-owners before any picture is made; the model is as before when the guard closes, which it does after every call.
-"""
+Laws: an empty guard makes the base model's pictures; at each port the order of the list is the order of application; a
+conflict names both owners before any picture is made; the model is as before when the guard closes, which it does after
+every call."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 def arm_spec(model: Spec, defenses: Sequence[Defense], sampler: Sampler) -> dict[str, Any]:
     """An arm written down: model, defenses in order, sampler. Its digest is the arm's identity."""
-    return {"model": model.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses], "sampler": asdict(sampler)}
+    return {
+        "model": model.to_json(),
+        "defenses": [Spec.of("defense", d).to_json() for d in defenses],
+        "sampler": asdict(sampler),
+    }
 
 
 def arm_hash(model: Spec, defenses: Sequence[Defense], sampler: Sampler) -> str:
@@ -49,8 +53,17 @@ class Guard:
             pass  # attaching is the check: it raises before any picture is made, and everything is undone here
 
     @classmethod
-    def of(cls, model: StableDiffusion, text: str, *, refit: bool = False, store: Store | Path | str | None = None, progress: Any = None) -> Guard:
-        """From a defense text such as ``uce:weapons+sld:weapons,preset=strong``; fits what must be fitted (see ``run.fit.ready``)."""
+    def of(
+        cls,
+        model: StableDiffusion,
+        text: str,
+        *,
+        refit: bool = False,
+        store: Store | Path | str | None = None,
+        progress: Any = None,
+    ) -> Guard:
+        """From a defense text such as ``uce:weapons+sld:weapons,preset=strong``; fits what must be fitted (see
+        ``run.fit.ready``)."""
         from genward.run.fit import parse_defense, ready
 
         return cls(model, ready(parse_defense(text), model, store, refit=refit, progress=progress).defenses)
@@ -58,7 +71,10 @@ class Guard:
     @property
     def spec(self) -> Spec:
         """The chain written down: model and defenses in order."""
-        fields: Mapping[str, Any] = {"model": self.model.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in self.defenses]}
+        fields: Mapping[str, Any] = {
+            "model": self.model.spec.to_json(),
+            "defenses": [Spec.of("defense", d).to_json() for d in self.defenses],
+        }
         return Spec("guard", "+".join(type(d).name for d in self.defenses) or "none", fields)
 
     @property
@@ -79,7 +95,9 @@ class Guard:
         progress: Progress | None = None,
     ) -> list[Sample]:
         """One sample a case, in order, each carrying its arm. Raises what ``StableDiffusion.generate`` raises."""
-        samples = self.model.generate(cases, sampler, self.defenses, batch=batch, keep_latents=keep_latents, progress=progress)
+        samples = self.model.generate(
+            cases, sampler, self.defenses, batch=batch, keep_latents=keep_latents, progress=progress
+        )
         arm = self.arm(sampler)
         for sample in samples:
             sample.arm = arm

@@ -1,11 +1,12 @@
-"""A stock pipeline called under guards: its signature, its random numbers, its scheduler; refused rows instead of black pictures.
+"""A stock pipeline called under guards: its signature, its random numbers, its scheduler; refused rows instead of black
+pictures.
 
-``Guarded`` binds the arguments as the pipeline itself would, encodes the texts under the text guards, and lets the pipeline's own ``__call__`` sample
-from the user's generators with the guards stepping in through the rig. Without defenses the output is the pipeline's, bit for bit.
+``Guarded`` binds the arguments as the pipeline itself would, encodes the texts under the text guards, and lets the
+pipeline's own ``__call__`` sample from the user's generators with the guards stepping in through the rig. Without
+defenses the output is the pipeline's, bit for bit.
 
-Fail closed: a guard that raises, returns a score that is not a number, takes longer than ``timeout`` or was never called refuses the rows it should
-have guarded; so do an interrupted loop and latents that are not finite.
-"""
+Fail closed: a guard that raises, returns a score that is not a number, takes longer than ``timeout`` or was never
+called refuses the rows it should have guarded; so do an interrupted loop and latents that are not finite."""
 
 from __future__ import annotations
 
@@ -98,7 +99,8 @@ class Rule:
 
 
 class GuardRig(LiveRig):
-    """A rig that knows the policy: it turns blocks into flags where the policy says so, watches the clock, and believes no score that is not a number."""
+    """A rig that knows the policy: it turns blocks into flags where the policy says so, watches the clock, and believes
+    no score that is not a number."""
 
     def __init__(self, model: StableDiffusion, timeout: float | None = None) -> None:
         super().__init__(model)
@@ -175,12 +177,18 @@ class GuardRig(LiveRig):
         names = [category] * len(frame.case) if isinstance(category, str) else list(category)
         names = [name or self.rule.category for name in names]
         numbers = None if score is None else score.detach().float().flatten().cpu()
-        flagged = [r for r in index if self.rule.flags(names[r]) and (numbers is None or bool(torch.isfinite(numbers[r])))]
+        flagged = [
+            r for r in index if self.rule.flags(names[r]) and (numbers is None or bool(torch.isfinite(numbers[r])))
+        ]
         blocked = [r for r in index if r not in flagged]
         if flagged:
-            self.flag(frame, torch.tensor(flagged), why, score=score, threshold=threshold, category=names, tokens=tokens)
+            self.flag(
+                frame, torch.tensor(flagged), why, score=score, threshold=threshold, category=names, tokens=tokens
+            )
         if blocked:
-            super().block(frame, torch.tensor(blocked), why, score=score, threshold=threshold, category=names, tokens=tokens)
+            super().block(
+                frame, torch.tensor(blocked), why, score=score, threshold=threshold, category=names, tokens=tokens
+            )
         if numbers is not None:
             self.failed |= {int(frame.case[r]) for r in blocked if not bool(torch.isfinite(numbers[r]))}
 
@@ -191,7 +199,13 @@ class GuardRig(LiveRig):
         for name, value in signals.items():
             if name.endswith(".score") or name == self._speaker().partition(":")[0]:
                 broken = ~torch.isfinite(value.detach().float().flatten().cpu()) & frame.conditional.cpu()
-                self.refuse(sorted(set(frame.case.cpu()[broken].tolist())), self._speaker(), frame.stage, frame.step, f"{name} is not a number")
+                self.refuse(
+                    sorted(set(frame.case.cpu()[broken].tolist())),
+                    self._speaker(),
+                    frame.stage,
+                    frame.step,
+                    f"{name} is not a number",
+                )
 
 
 def ruled(defense: Defense, rule: Rule, name: str) -> Any:
@@ -233,7 +247,7 @@ def timed(rig: GuardRig, fn: Callable[..., Any], args: tuple[Any, ...], seconds:
     return out["value"]
 
 
-# ------------------------------------------------------------------------------------------------------------------ the call
+# ------------------------------------------------------------------------------------------------------------- the call
 
 
 @dataclass(frozen=True)
@@ -267,10 +281,13 @@ class Guarded:
 
     Attributes:
         pipe: the user's pipeline. model: the same as a genward model. policy: what is guarded.
-        defenses: attached, in order of application. named: the same by the names that verdicts use. last: the output of the latest call.
+        defenses: attached, in order of application. named: the same by the names that verdicts use. last: the output of
+            the latest call.
     """
 
-    def __init__(self, model: StableDiffusion, policy: Policy, named: Mapping[str, Defense], rig: GuardRig, audit: Audit | None) -> None:
+    def __init__(
+        self, model: StableDiffusion, policy: Policy, named: Mapping[str, Defense], rig: GuardRig, audit: Audit | None
+    ) -> None:
         self.model, self.policy, self.named, self.rig, self.audit = model, policy, dict(named), rig, audit
         self.defenses = tuple(self.named.values())
         self.last: GuardedOutput | None = None
@@ -288,13 +305,16 @@ class Guarded:
         return digest({"policy": self.policy.hash, "model": self.model.spec.to_json(), "defenses": chain})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Generate under guard. Arguments are the pipeline's own (``prompt``, ``generator``, ``callback_on_step_end``, …).
+        """Generate under guard. Arguments are the pipeline's own (``prompt``, ``generator``, ``callback_on_step_end``,
+        …).
 
         Returns:
-            A ``GuardedOutput``; with ``return_dict=False`` the pair (images, nsfw_content_detected), and ``last`` holds the rest.
+            A ``GuardedOutput``; with ``return_dict=False`` the pair (images, nsfw_content_detected), and ``last`` holds
+            the rest.
 
         Raises:
-            UnknownName: an argument that the pipeline does not have. BadInput: prompts, sizes, generators or latents that cannot be used or do not match.
+            UnknownName: an argument that the pipeline does not have. BadInput: prompts, sizes, generators or latents
+                that cannot be used or do not match.
             Conflict, Inapplicable: the arguments contradict a guard. StoreError: the audit record could not be written.
             GuardError: the guard is closed.
         """
@@ -303,14 +323,17 @@ class Guarded:
         return output if whole else output.to_tuple()
 
     def observe(self, *args: Any, **kwargs: Any) -> GuardedOutput:
-        """A call for its measurements: it stops sampling when no guard looks any more, returns no pictures and writes no audit record."""
+        """A call for its measurements: it stops sampling when no guard looks any more, returns no pictures and writes
+        no audit record."""
         with self._lock:
             return self._guarded(args, kwargs, observe=True)[0]
 
     def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any], observe: bool) -> tuple[GuardedOutput, bool]:
         """The output, and whether it was asked for whole (``return_dict``)."""
         if self.model.open_rig is not self.rig:
-            raise GuardError("this guard is closed; call it inside its with block: with genward.protect(pipe) as guarded: ...")
+            raise GuardError(
+                "this guard is closed; call it inside its with block: with genward.protect(pipe) as guarded: ..."
+            )
         began = time.perf_counter()
         asked = read_call(self, args, kwargs)
         steps = timesteps_of(self.pipe, asked.given)
@@ -344,14 +367,25 @@ class Guarded:
             record = {key: getattr(verdict, key) for key in keys}
             for key in ("score", "threshold"):
                 record[key] = None if record[key] is None or not np.isfinite(record[key]) else record[key]
-            out.append({**known, "row": row, "prompt": text.text, "negative": text.negative, **record, "tokens": verdict.tokens})
+            out.append(
+                {
+                    **known,
+                    "row": row,
+                    "prompt": text.text,
+                    "negative": text.negative,
+                    **record,
+                    "tokens": verdict.tokens,
+                }
+            )
         return out
 
 
 def read_call(guarded: Guarded, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
     """Bind and check a call's arguments; see ``Guarded.__call__`` for what is raised."""
     pipe, signature = guarded.pipe, guarded._signature
-    known = {n for n, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD and n != "self"} | {"callback", "callback_steps"}
+    known = {
+        n for n, p in signature.parameters.items() if p.kind is not inspect.Parameter.VAR_KEYWORD and n != "self"
+    } | {"callback", "callback_steps"}
     for key in kwargs:
         if key not in known:
             raise UnknownName(f"argument of {type(pipe).__name__}", key, known)
@@ -395,7 +429,10 @@ def _texts(guarded: Guarded, given: dict[str, Any]) -> tuple[list[str], list[str
     readers = sorted({p.owner for p in guarded.rig.of("prompts") + guarded.rig.of("text")})
     if readers and (embeds is not None or negative_embeds is not None):
         what = "prompt_embeds" if embeds is not None else "negative_prompt_embeds"
-        raise Conflict(f"{what}: {', '.join(readers)} reads the text, and embeddings have none; give the prompt, or leave that guard out")
+        raise Conflict(
+            f"{what}: {', '.join(readers)} reads the text, and embeddings have none; give the prompt, or leave that "
+            "guard out"
+        )
     if negative_embeds is not None and given["negative_prompt"] is not None:
         raise BadInput("negative_prompt and negative_prompt_embeds are both given; give one of them")
     return prompts, checked_negatives(given["negative_prompt"], count), count
@@ -407,17 +444,32 @@ def _matching(pipe: Any, asked: Asked) -> None:
     generator = given["generator"]
     if isinstance(generator, list | tuple):
         if len(generator) != rows:
-            raise BadInput(f"{len(generator)} generators for {rows} pictures ({asked.count} prompts × {asked.copies}); give one, or one a picture")
+            raise BadInput(
+                f"{len(generator)} generators for {rows} pictures ({asked.count} prompts × {asked.copies}); give one, "
+                "or one a picture"
+            )
         given["generator"] = generator = list(generator)
     for one in generator if isinstance(generator, list) else [generator]:
         if one is not None and not isinstance(one, torch.Generator):
             raise BadInput(f"generator is {type(one).__name__}; give a torch.Generator, or a list with one a picture")
     latents = given.get("latents")
     if latents is not None:
-        edge = pipe.unet.config.sample_size * pipe.vae_scale_factor if isinstance(pipe.unet.config.sample_size, int) else None
+        edge = (
+            pipe.unet.config.sample_size * pipe.vae_scale_factor
+            if isinstance(pipe.unet.config.sample_size, int)
+            else None
+        )
         height, width = ((given.get(k) or edge) for k in ("height", "width"))
-        wanted = (rows, pipe.unet.config.in_channels, *(None if x is None else x // pipe.vae_scale_factor for x in (height, width)))
-        if not torch.is_tensor(latents) or latents.ndim != 4 or any(w is not None and w != x for w, x in zip(wanted, latents.shape, strict=True)):
+        wanted = (
+            rows,
+            pipe.unet.config.in_channels,
+            *(None if x is None else x // pipe.vae_scale_factor for x in (height, width)),
+        )
+        if (
+            not torch.is_tensor(latents)
+            or latents.ndim != 4
+            or any(w is not None and w != x for w, x in zip(wanted, latents.shape, strict=True))
+        ):
             found = tuple(latents.shape) if torch.is_tensor(latents) else type(latents).__name__
             raise BadInput(f"latents are {found}; this call wants {wanted}, one row a picture")
     image = given.get("image")
@@ -433,18 +485,28 @@ def _guardable(guarded: Guarded, asked: Asked, distilled: bool) -> None:
     """What the rig cannot follow, or what would go past a guard, is refused before any picture is made."""
     given, rig = asked.given, guarded.rig
     if distilled:
-        raise Conflict("this model takes its guidance as an embedding (a distilled model); rows cannot be ended one by one in it, so it cannot be guarded")
+        raise Conflict(
+            "this model takes its guidance as an embedding (a distilled model); rows cannot be ended one by one in it, "
+            "so it cannot be guarded"
+        )
     for key in ("ip_adapter_image", "ip_adapter_image_embeds"):
         if given.get(key) is not None:
             raise Conflict(f"{key}: a picture prompt goes past every text guard and cannot be guarded; leave it out")
     extra = set(given.get("cross_attention_kwargs") or {}) - {"scale"}
     if extra:
-        raise Conflict(f"cross_attention_kwargs: {', '.join(sorted(extra))} cannot be guarded; only scale (of LoRA weights) can")
+        raise Conflict(
+            f"cross_attention_kwargs: {', '.join(sorted(extra))} cannot be guarded; only scale (of LoRA weights) can"
+        )
     if given.get("guidance_rescale") and rig.of("guidance"):
-        raise Conflict(f"guidance_rescale contradicts {rig.of('guidance')[0].owner}, which owns guidance; leave one of them out")
+        raise Conflict(
+            f"guidance_rescale contradicts {rig.of('guidance')[0].owner}, which owns guidance; leave one of them out"
+        )
     for defense in guarded.defenses:
         if asked.guidance <= 1 and getattr(defense, "needs_guidance", False):
-            raise Inapplicable(f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance_scale {given['guidance_scale']:g}")
+            raise Inapplicable(
+                f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance_scale "
+                f"{given['guidance_scale']:g}"
+            )
 
 
 def timesteps_of(pipe: Any, given: Mapping[str, Any]) -> Tensor:
@@ -514,13 +576,18 @@ class _Call:
         frame = self.rig.now
         first = str(error).partition(":")[0]
         owner = getattr(error, "owner", "") or (first if first in {p.owner for p in self.rig.ports} else "genward")
-        stage, step = (frame.stage, frame.step) if frame is not None else ("text" if self.seen < 0 and self.rig.calls == 0 else "denoise", self.seen)
+        stage, step = (
+            (frame.stage, frame.step)
+            if frame is not None
+            else ("text" if self.seen < 0 and self.rig.calls == 0 else "denoise", self.seen)
+        )
         self.rig.refuse(range(self.asked.rows), owner, stage, step, str(error).removeprefix(f"{owner}: "))
 
-    # ------------------------------------------------------------------------------------------------------------- the text
+    # --------------------------------------------------------------------------------------------------------- the text
 
     def texts(self) -> tuple[Tensor, Tensor | None]:
-        """(rows, t, c) states of the prompts, and of the negatives under guidance; encoded as the stock call does where no guard reads them."""
+        """(rows, t, c) states of the prompts, and of the negatives under guidance; encoded as the stock call does where
+        no guard reads them."""
         asked, given = self.asked, self.asked.given
         prompts = self.rig.prompt_stage(asked.row_texts()) if asked.prompts else asked.row_texts()
         if self.rig.of("text"):
@@ -541,11 +608,14 @@ class _Call:
         if negative is None:
             return positive, self.each([p.negative for p in prompts])
         if negative.shape != (len(positive) // asked.copies, *positive.shape[1:]):
-            raise BadInput(f"negative_prompt_embeds are {tuple(negative.shape)}; give one of the prompts' shape a prompt")
+            raise BadInput(
+                f"negative_prompt_embeds are {tuple(negative.shape)}; give one of the prompts' shape a prompt"
+            )
         return positive, negative.to(positive.device, positive.dtype).repeat_interleave(asked.copies, 0)
 
     def each(self, texts: list[str], clip_skip: int | None = None) -> Tensor:
-        """States of the rows' texts; pictures of one prompt share one encoding, as in the stock call, unless a guard told them apart."""
+        """States of the rows' texts; pictures of one prompt share one encoding, as in the stock call, unless a guard
+        told them apart."""
         copies = self.asked.copies
         groups = [texts[k : k + copies] for k in range(0, len(texts), copies)]
         if all(len(set(group)) == 1 for group in groups):
@@ -554,14 +624,18 @@ class _Call:
 
     def encode(self, texts: list[str], copies: int, clip_skip: int | None = None) -> Tensor:
         scale = (self.asked.given.get("cross_attention_kwargs") or {}).get("scale")
-        states: Tensor = self.pipe.encode_prompt(texts, self.model.device, copies, False, clip_skip=clip_skip, lora_scale=scale)[0]
+        states: Tensor = self.pipe.encode_prompt(
+            texts, self.model.device, copies, False, clip_skip=clip_skip, lora_scale=scale
+        )[0]
         return states
 
-    # ------------------------------------------------------------------------------------------------------------- the loop
+    # --------------------------------------------------------------------------------------------------------- the loop
 
     def sample(self, positive: Tensor, negative: Tensor | None) -> Tensor:
         """Final latents (rows, c, h, w) by the pipeline's own ``__call__``."""
-        arguments = {k: v for k, v in self.asked.given.items() if v is not None or k not in ("callback", "callback_steps")}
+        arguments = {
+            k: v for k, v in self.asked.given.items() if v is not None or k not in ("callback", "callback_steps")
+        }
         mine = arguments["callback_on_step_end"]
         wanted = list(getattr(mine, "tensor_inputs", None) or arguments["callback_on_step_end_tensor_inputs"] or [])
         arguments |= {
@@ -577,7 +651,12 @@ class _Call:
         }
         with self.first_latents():
             final: Tensor = self.pipe(**arguments).images
-        if self.guarded.defenses and not self.stopped and self.seen + 1 < self.run.steps and any(self.rig.of(kind) for kind in LOOP):
+        if (
+            self.guarded.defenses
+            and not self.stopped
+            and self.seen + 1 < self.run.steps
+            and any(self.rig.of(kind) for kind in LOOP)
+        ):
             why = f"sampling was interrupted after step {self.seen}, so the guards did not see all of it"
             self.rig.refuse(range(self.asked.rows), "genward", "denoise", self.seen, why)
         return final
@@ -588,8 +667,13 @@ class _Call:
         def call(pipe: Any, i: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
             self.seen = i
             out = dict((mine(pipe, i, t, {k: kwargs[k] for k in wanted}) if mine is not None else None) or {})
-            if {"prompt_embeds", "negative_prompt_embeds"} & set(out) and (self.rig.of("prompts") or self.rig.of("text")):
-                raise Conflict("callback_on_step_end changes the text states after the text guards have read them; leave them alone")
+            if {"prompt_embeds", "negative_prompt_embeds"} & set(out) and (
+                self.rig.of("prompts") or self.rig.of("text")
+            ):
+                raise Conflict(
+                    "callback_on_step_end changes the text states after the text guards have read them; leave them "
+                    "alone"
+                )
             if self.run.doubled and pipe.guidance_scale > 1:
                 self.run.guidance = float(pipe.guidance_scale)
             if i + 1 < self.run.steps:
@@ -602,16 +686,22 @@ class _Call:
         return call
 
     def due(self, step: int) -> bool:
-        """Whether a guard still looks at this step or a later one, by its ports' windows and its own word (``last_look``)."""
+        """Whether a guard still looks at this step or a later one, by its ports' windows and its own word
+        (``last_look``)."""
         if self.rig.of("images"):
             return True
         said = {name: d.last_look(self.run.steps) for name, d in self.guarded.named.items() if hasattr(d, "last_look")}
         left = range(step, self.run.steps)
-        return any(p.kind in LOOP and p.active(k, self.run.steps) and k <= said.get(p.owner, k) for p in self.rig.ports for k in left)
+        return any(
+            p.kind in LOOP and p.active(k, self.run.steps) and k <= said.get(p.owner, k)
+            for p in self.rig.ports
+            for k in left
+        )
 
     @contextmanager
     def first_latents(self) -> Iterator[None]:
-        """The guards' turn before the first step: the latents as the pipeline prepares them, its random numbers included."""
+        """The guards' turn before the first step: the latents as the pipeline prepares them, its random numbers
+        included."""
         if not self.rig.of("latents"):
             yield
             return
@@ -628,14 +718,20 @@ class _Call:
             if before is not None:
                 self.pipe.prepare_latents = before
 
-    # ---------------------------------------------------------------------------------------------------------- the picture
+    # ------------------------------------------------------------------------------------------------------ the picture
 
     def finish(self, latents: Tensor) -> Released:
         """Decode the survivors and let the picture guards and the pipeline's own checker look at them."""
         run, kind = self.run, self.asked.given["output_type"]
         finite = torch.isfinite(latents).flatten(1).all(1).cpu()
         broken = (run.alive & ~finite).nonzero().flatten().tolist()
-        self.rig.refuse(broken, "genward", "decode", run.steps, "the final latents are not finite; lower the guidance or a defense's strength")
+        self.rig.refuse(
+            broken,
+            "genward",
+            "decode",
+            run.steps,
+            "the final latents are not finite; lower the guidance or a defense's strength",
+        )
         index: list[int] = run.alive.nonzero().flatten().tolist()
         if not index or (self.observe and not self.rig.of("images")):
             return Released([], _nothing(self.pipe, self.asked.given))
@@ -646,7 +742,9 @@ class _Call:
             return Released(index, latents)
         generator = self.asked.given["generator"]
         generator = [generator[k] for k in index] if isinstance(generator, list) and not whole else generator
-        pixels = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor, return_dict=False, generator=generator)[0]
+        pixels = self.pipe.vae.decode(
+            latents / self.pipe.vae.config.scaling_factor, return_dict=False, generator=generator
+        )[0]
         pictures = self.pictures(pixels, index) if looked_at or self.guarded._checker or kind == "pil" else None
         if kind == "latent":
             return Released(index, latents)
@@ -657,7 +755,9 @@ class _Call:
 
     def pictures(self, pixels: Tensor, index: list[int]) -> list[Any]:
         """PIL pictures after the picture guards; rows that they or the checker refuse are ended in the run."""
-        images = list(self.pipe.image_processor.postprocess(pixels, output_type="pil", do_denormalize=[True] * len(index)))
+        images = list(
+            self.pipe.image_processor.postprocess(pixels, output_type="pil", do_denormalize=[True] * len(index))
+        )
         images = self.rig.image_stage(images, torch.tensor(index)) if self.rig.of("images") else images
         if self.guarded._checker:
             try:
@@ -671,7 +771,11 @@ class _Call:
         from genward.ops import safety_checker
 
         checker = self.pipe.safety_checker
-        clip = self.pipe.feature_extractor(images, return_tensors="pt").to(self.model.device).pixel_values.to(self.model.text_encoder.dtype)
+        clip = (
+            self.pipe.feature_extractor(images, return_tensors="pt")
+            .to(self.model.device)
+            .pixel_values.to(self.model.text_encoder.dtype)
+        )
         if safety_checker.like_diffusers(checker):
             decision = safety_checker.check(checker, clip)
             flags, found = decision.flagged, [float(x) for x in decision.score]
@@ -680,7 +784,14 @@ class _Call:
             flags, found = checker(images=arrays, clip_input=clip)[1], []
         for k, case in enumerate(index):
             if flags[k] and bool(self.run.alive[case]):
-                self.rig.refuse([case], "safety_checker", "decode", self.run.steps, "the pipeline's own checker flagged the picture", failed=False)
+                self.rig.refuse(
+                    [case],
+                    "safety_checker",
+                    "decode",
+                    self.run.steps,
+                    "the pipeline's own checker flagged the picture",
+                    failed=False,
+                )
                 if found:
                     self.run.verdicts[case][-1] = self.run.verdicts[case][-1]._replace(score=found[k], threshold=0.0)
 
@@ -710,7 +821,9 @@ def _nothing(pipe: Any, given: Mapping[str, Any]) -> Any:
         return np.zeros((0, height, width, 3), np.float32)
     if given["output_type"] == "pt":
         return torch.zeros((0, 3, height, width))
-    return torch.zeros((0, pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor))
+    return torch.zeros(
+        (0, pipe.unet.config.in_channels, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    )
 
 
 def collect(rig: GuardRig, run: Run, kind: str, released: Released, told: bool) -> GuardedOutput:

@@ -1,4 +1,5 @@
-"""The last stage of the benchmark ``guards``: the erasure loop's rows, pictures and scores, read as a guard's accuracy and cost."""
+"""The last stage of the benchmark ``guards``: the erasure loop's rows, pictures and scores, read as a guard's accuracy
+and cost."""
 
 from __future__ import annotations
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from genward.store import Store
 
 
-def measure_guards(store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu") -> dict[str, Any]:
+def measure_guards(
+    store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
+) -> dict[str, Any]:
     """``measure.measure`` with the section ``guards``: cells of ``metrics.guarding.guard_cells``."""
     from genward.metrics.guarding import guard_cells, guard_pairs
 

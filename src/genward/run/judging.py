@@ -1,4 +1,5 @@
-"""Judge: score the samples that a judge has not seen yet, and keep its features where it offers any. Costs no generation."""
+"""Judge: score the samples that a judge has not seen yet, and keep its features where it offers any. Costs no
+generation."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ class Judged(NamedTuple):
 
 
 def open_judge(text: str) -> Any:
-    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``; raises as ``catalog.made``."""
+    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``; raises as
+    ``catalog.made``."""
     return catalog.made("judge", text)
 
 
@@ -39,7 +41,15 @@ def judge_hash(judge: Any) -> str:
     return str(getattr(judge, "hash", "") or judge_spec(judge).hash)
 
 
-def judge_samples(store: Store, arms: Iterable[str], judge: Any, *, only: set[str] | None = None, batch: int = 256, progress: Progress | None = None) -> Judged:
+def judge_samples(
+    store: Store,
+    arms: Iterable[str],
+    judge: Any,
+    *,
+    only: set[str] | None = None,
+    batch: int = 256,
+    progress: Progress | None = None,
+) -> Judged:
     """Score every sample of the arms that the judge has not scored; resumes after a kill, scores nothing twice.
 
     Args:

@@ -1,9 +1,9 @@
 """``genward lab build``: the recipe that made the embedded models, stage by stage, resumable at any moment.
 
-Stages, in order: ``data`` (icon sets), ``autoencoder``, ``unet`` (the trunk, then the branch that becomes the lab model), ``judge``
-(both judges), ``oracles`` (the branch that never sees the oracle's concepts, as many steps as the lab's), ``references``,
-``package`` (fp16 safetensors, manifest). Each reads what the earlier ones left in the work folder.
-"""
+Stages, in order: ``data`` (icon sets), ``autoencoder``, ``unet`` (the trunk, then the branch that becomes the lab
+model), ``judge`` (both judges), ``oracles`` (the branch that never sees the oracle's concepts, as many steps as the
+lab's), ``references``, ``package`` (fp16 safetensors, manifest). Each reads what the earlier ones left in the work
+folder."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ from genward.errors import BadInput, UnknownName
 STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards")
 SHIPPED = {
     "erasers": tuple(
-        [f"{name}:{concept}" for concept in ("weapons", "banana", "style-monotone") for name in ("esd", "concept_ablation")]
+        [
+            f"{name}:{concept}"
+            for concept in ("weapons", "banana", "style-monotone")
+            for name in ("esd", "concept_ablation")
+        ]
         + [f"irece:{concept}" for concept in ("weapons", "banana")]
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
 }
-"""Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else."""
+"""Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
+"""
 MINUTES = {"autoencoder": 16.0, "trunk": 36.0, "branch": 52.0, "judge": 11.0, "second_judge": 8.0}
 """Minutes of training on two CPU cores, by part."""
+MUON = 1.0
+"""Rate of matrices under Muon as a multiple of AdamW's, for the second lab; 0 is AdamW alone."""
 SETS = (
     "noto", "noto-v1", "twemoji", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "emojione", "emojione-monotone", "fxemoji",
 )  # fmt: skip
@@ -62,6 +69,9 @@ class Workshop:
     steps: int | None = None
     """Exact steps for the denoiser's parts instead of minutes."""
     report: Report = quiet
+    second: bool = False
+    """Train on the second vocabulary (``words-second.toml``), with more rows, on the packaged autoencoder, from the
+    packaged oracle, under ``MUON``, compiled."""
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def seconds(self, part: str) -> float:
@@ -74,9 +84,9 @@ class Workshop:
 
     @property
     def words(self) -> Any:
-        from genward.lab.data import vocabulary
+        from genward.lab.data import second_vocabulary, vocabulary
 
-        return vocabulary()
+        return second_vocabulary() if self.second else vocabulary()
 
     @property
     def sets(self) -> Any:
@@ -87,7 +97,8 @@ class Workshop:
             missing = [s for s in SETS if s not in icons.sets]
             if missing:
                 raise BadInput(
-                    f"icon sets {', '.join(missing)} are not in {self.icons or self.work / 'icons'}; run the data stage, or name a folder with --icons"
+                    f"icon sets {', '.join(missing)} are not in {self.icons or self.work / 'icons'}; run the data "
+                    "stage, or name a folder with --icons"
                 )
             return icons
 
@@ -102,9 +113,8 @@ class Workshop:
     def strangers(self, first: int, last: int) -> list[tuple[str, Any]]:
         """Icons ``first`` to ``last`` of a fixed shuffle of those from outside the vocabulary, with their style.
 
-        Icons whose name holds an object's (``water-pistol``, ``middle-finger-dark``, ``cat-face``) are left out: to call them "none of
-        these" would teach a judge something wrong.
-        """
+        Icons whose name holds an object's (``water-pistol``, ``middle-finger-dark``, ``cat-face``) are left out: to
+        call them "none of these" would teach a judge something wrong."""
         own = {(s.set, self.sets.find(s.set, t.icons)) for t in self.words.things for s in self.words.styles}
         style = {s.set: s.name for s in self.words.styles}
         every = [e for e in self.sets.every() if e not in own]
@@ -128,13 +138,22 @@ class Workshop:
     def vae(self) -> Any:
         from diffusers import AutoencoderKL
 
+        if self.second:
+            from genward import lab
+
+            own = lab.weights_folder() / "vae"
+            return self.once(
+                "vae",
+                lambda: AutoencoderKL.from_pretrained(own, use_safetensors=True).float().eval().requires_grad_(False),
+            )
         if not (self.work / "vae").is_dir():
             raise BadInput(f"no autoencoder in {self.work / 'vae'}; run the autoencoder stage first")
         return self.once("vae", lambda: AutoencoderKL.from_pretrained(self.work / "vae").eval().requires_grad_(False))
 
 
 def names_known(icon: str, words: Any) -> bool:
-    """Whether an icon's name holds the name of an object of the vocabulary, as whole words (in names without hyphens, at either end)."""
+    """Whether an icon's name holds the name of an object of the vocabulary, as whole words (in names without hyphens,
+    at either end)."""
     known = {re.sub(r"[^a-z0-9]", "", n.lower()) for t in words.things for n in (t.name, *t.icons)}
     parts = icon.lower().split("-")
     if len(parts) == 1:
@@ -143,22 +162,35 @@ def names_known(icon: str, words: Any) -> bool:
     return bool(known & (runs | {r.removesuffix("s") for r in runs}))
 
 
-# ----------------------------------------------------------------------------------------------------------------- stages
+# --------------------------------------------------------------------------------------------------------------- stages
 
 
 def stage_data(shop: Workshop) -> None:
-    """Fetch the nine icon sets from the npm registry with ``npm pack`` and unpack them; a folder given with ``--icons`` is only checked."""
+    """Fetch the nine icon sets from the npm registry with ``npm pack`` and unpack them; a folder given with ``--icons``
+    is only checked."""
     folder = shop.work / "icons"
     if shop.icons is None:
         folder.mkdir(parents=True, exist_ok=True)
         if shutil.which("npm") is None:
-            raise BadInput("npm is not installed, and it fetches the icon sets; install nodejs and npm, or name a folder of icons.json files with --icons")
+            raise BadInput(
+                "npm is not installed, and it fetches the icon sets; install nodejs and npm, or name a folder of "
+                "icons.json files with --icons"
+            )
         for k, name in enumerate(SETS):
             if not (folder / name / "icons.json").is_file():
                 shop.report("data", k, len(SETS), f"@iconify-json/{name}")
-                done = subprocess.run(["npm", "pack", "--silent", f"@iconify-json/{name}"], cwd=folder, capture_output=True, text=True, check=False)
+                done = subprocess.run(
+                    ["npm", "pack", "--silent", f"@iconify-json/{name}"],
+                    cwd=folder,
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
                 if done.returncode:
-                    raise BadInput(f"npm pack @iconify-json/{name} failed: {done.stderr.strip()[-200:]}; check the network and try again")
+                    raise BadInput(
+                        f"npm pack @iconify-json/{name} failed: {done.stderr.strip()[-200:]}; check the network and "
+                        "try again"
+                    )
                 archive = folder / done.stdout.split()[-1]
                 _unpack(archive, folder / name)
                 archive.unlink()
@@ -197,7 +229,9 @@ def stage_autoencoder(shop: Workshop) -> None:
     _note(shop, "autoencoder", {"psnr_heldout_renders": ae.psnr(model, pictures), "pictures": len(pictures)})
 
 
-def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[], Any], seconds: float) -> dict[str, Any]:
+def _train_autoencoder(
+    shop: Workshop, ae: Any, model: Any, batches: Callable[[], Any], seconds: float
+) -> dict[str, Any]:
     import torch
 
     from genward.lab.unet import device
@@ -233,9 +267,17 @@ def _train_autoencoder(shop: Workshop, ae: Any, model: Any, batches: Callable[[]
                     average[name].lerp_(weight, 1 - keep)
             step, spent = step + 1, time.monotonic() - began
             if step % 50 == 0:
-                shop.report("autoencoder", spent, seconds, f"step {step}, {10 * math.log10(4 / max(1e-9, float(mse))):.1f} dB")
+                shop.report(
+                    "autoencoder", spent, seconds, f"step {step}, {10 * math.log10(4 / max(1e-9, float(mse))):.1f} dB"
+                )
             if time.monotonic() - saved > 60 or spent >= seconds:
-                state = {"weights": model.state_dict(), "average": average, "optimizer": optimizer.state_dict(), "step": step, "seconds": spent}
+                state = {
+                    "weights": model.state_dict(),
+                    "average": average,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "seconds": spent,
+                }
                 save_checkpoint(file, state)
                 saved = time.monotonic()
     model.cpu()
@@ -269,13 +311,25 @@ def _pool(shop: Workshop, which: str) -> Any:
         shop.vae,
         tokenizer,
         encoder,
-        singles=9000,
-        scenes=14000,
+        singles=16000 if shop.second else 9000,
+        scenes=24000 if shop.second else 14000,
         seed=1 if full else 0,
         progress=lambda text: shop.report(f"pool {which}", 0, 0, text),
     )
     save_checkpoint(file, vars(pool))
     return pool
+
+
+def _packaged_oracle() -> Any:
+    """Weights of the oracle that comes with genward: it never saw the oracle's concepts, so a trunk may start from
+    it."""
+    from diffusers import UNet2DConditionModel
+
+    from genward import lab
+
+    return (
+        UNet2DConditionModel.from_pretrained(lab.weights_folder() / "oracle", use_safetensors=True).float().state_dict()
+    )
 
 
 def _part(shop: Workshop, part: str) -> None:
@@ -292,17 +346,26 @@ def _part(shop: Workshop, part: str) -> None:
         if not trunk.exists():
             raise BadInput(f"no trunk in {trunk.parent}; run the unet stage first")
         start = load_checkpoint(trunk)["average"]
+    elif shop.second:
+        start = _packaged_oracle()
     if part == "oracle":
         lab_file = shop.work / "lab" / CHECKPOINT
         if not lab_file.exists():
-            raise BadInput(f"no lab branch in {lab_file.parent}; the oracle takes as many steps as it, so run the unet stage first")
+            raise BadInput(
+                f"no lab branch in {lab_file.parent}; the oracle takes as many steps as it, so run the unet stage first"
+            )
         steps = int(load_checkpoint(lab_file)["step"])
     seconds = shop.seconds("branch" if branch else "trunk")
     began = time.monotonic()
 
     def tell(line: dict[str, float]) -> None:
         whole = seconds if steps is None else (time.monotonic() - began) * steps / max(1.0, line["step"])
-        shop.report(part, line["seconds"] if steps is None else time.monotonic() - began, whole, f"step {line['step']:.0f}, loss {line['loss']:.4f}")
+        shop.report(
+            part,
+            line["seconds"] if steps is None else time.monotonic() - began,
+            whole,
+            f"step {line['step']:.0f}, loss {line['loss']:.4f}",
+        )
 
     net.train(
         net.build(),
@@ -315,6 +378,8 @@ def _part(shop: Workshop, part: str) -> None:
         scene=(lambda done: 0.5) if branch else (lambda done: 0.2 + 0.35 * done),
         start=start,
         seed=len(part),
+        muon=MUON if shop.second else 0.0,
+        compiled=shop.second,
         report=tell,
     )
 
@@ -343,12 +408,15 @@ def stage_judge(shop: Workshop) -> None:
             seconds=seconds,
             work=shop.work,
             out=shop.work / "out" / which,
-            report=lambda d, w=which, s=seconds: shop.report(w, d["seconds"], s, f"step {d['step']:.0f}, loss {d['loss']:.3f}"),  # type: ignore[misc]
+            report=lambda d, w=which, s=seconds: shop.report(
+                w, d["seconds"], s, f"step {d['step']:.0f}, loss {d['loss']:.3f}"
+            ),  # type: ignore[misc]
         )
 
 
 def stage_references(shop: Workshop) -> None:
-    """About 200 small renders: 22 concepts × 9 styles, none of them a training row (held-out pairs, or another placement)."""
+    """About 200 small renders: 22 concepts × 9 styles, none of them a training row (held-out pairs, or another
+    placement)."""
     from genward.lab.data import held_out, place
 
     folder = shop.work / "out" / "references"
@@ -364,7 +432,8 @@ def stage_references(shop: Workshop) -> None:
 
 
 def stage_package(shop: Workshop, out: Path | None = None) -> Path:
-    """Write everything trained as fp16 safetensors into ``out`` (the installed package by default), with a manifest of SHA-256 sums."""
+    """Write everything trained as fp16 safetensors into ``out`` (the installed package by default), with a manifest of
+    SHA-256 sums."""
 
     from genward import lab
     from genward.lab import unet as net
@@ -385,7 +454,9 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
         model.half().save_pretrained(aside / folder, safe_serialization=True)
     for folder in ("judge", "second_judge", "references"):
         shutil.copytree(shop.work / "out" / folder, aside / folder)
-    for file in aside.rglob("config.json"):  # where it was built is nobody's business, and would change the model's identity
+    for file in aside.rglob(
+        "config.json"
+    ):  # where it was built is nobody's business, and would change the model's identity
         config = {k: v for k, v in json.loads(file.read_text("utf-8")).items() if k != "_name_or_path"}
         file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
     manifest = {str(p.relative_to(aside)): file_hash(p) for p in sorted(aside.rglob("*")) if p.is_file()}
@@ -408,7 +479,8 @@ def stage_guards(shop: Workshop) -> None:
 
 
 def _fitted(shop: Workshop, stage: str) -> None:
-    """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it to the artifacts that come with the lab."""
+    """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it to the artifacts
+    that come with the lab."""
     from genward.run.fit import fit_once, shipped_artifacts
     from genward.run.models import open_model
 
@@ -447,13 +519,20 @@ def _card(shop: Workshop) -> dict[str, Any]:
             "objects": list(shop.words.names),
             "styles": list(shop.words.style_names),
             "pairs": len(shop.sprites),
-            "missing_pairs": [[t.name, s] for t in shop.words.things for s in shop.words.style_names if (t.name, s) not in shop.sprites],
+            "missing_pairs": [
+                [t.name, s]
+                for t in shop.words.things
+                for s in shop.words.style_names
+                if (t.name, s) not in shop.sprites
+            ],
             "held_out_pairs": sum(held_out(*p) for p in shop.sprites),
             "oracle_never_saw": unseen(),
             "oracle_concepts": list(ORACLE_CONCEPTS),
         },
         "training": parts,
-        "hardware": f"{torch.get_num_threads()} CPU threads" if not torch.cuda.is_available() else torch.cuda.get_device_name(),
+        "hardware": f"{torch.get_num_threads()} CPU threads"
+        if not torch.cuda.is_available()
+        else torch.cuda.get_device_name(),
         "versions": {"torch": torch.__version__},
         "notes": json.loads(notes.read_text("utf-8")) if notes.exists() else {},
     }
@@ -482,11 +561,13 @@ def build(
     scale: float = 1.0,
     report: Report = quiet,
 ) -> None:
-    """Run stages in the recipe's order; each resumes from its last checkpoint, so the same command goes on after a kill.
+    """Run stages in the recipe's order; each resumes from its last checkpoint, so the same command goes on after a
+    kill.
 
     Args:
         work: folder for checkpoints and results. icons: folder with the icon sets instead of fetching them.
-        minutes: for each training part, instead of the recipe's. steps: exact steps for the denoiser's parts. scale: factor on all minutes.
+        minutes: for each training part, instead of the recipe's. steps: exact steps for the denoiser's parts. scale:
+            factor on all minutes.
 
     Raises:
         UnknownName: no such stage; BadInput: what an earlier stage makes is missing.

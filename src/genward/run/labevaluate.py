@@ -1,9 +1,8 @@
 """``genward lab evaluate``: the lab card's figures, measured again from prompts to judged pictures.
 
-Accuracy is top-1: the requested object (style) has the highest probability among all objects (styles). ``detected`` is stricter: its
-probability passes the label's threshold on the judge's card. Both objects of a scene count only when both pass their thresholds.
-A picture that could not be made or judged enters no rate; ``unscored`` counts them.
-"""
+Accuracy is top-1: the requested object (style) has the highest probability among all objects (styles). ``detected`` is
+stricter: its probability passes the label's threshold on the judge's card. Both objects of a scene count only when both
+pass their thresholds. A picture that could not be made or judged enters no rate; ``unscored`` counts them."""
 
 from __future__ import annotations
 
@@ -20,7 +19,8 @@ from genward.metrics.intervals import wilson
 
 Progress = Callable[[int, int], None]
 NOTE = (
-    "Held-out synonyms and descriptions never entered training, but were chosen so that the text encoder places them nearest to their own "
+    "Held-out synonyms and descriptions never entered training, but were chosen so that the text encoder places them "
+    "nearest to their own "
     "object's trained wordings; read their figures as those of a friendly sample."
 )
 LEAST = 0.8
@@ -39,7 +39,8 @@ class Cell:
 
 
 def cells(per: int, seed: int, missing: Collection[tuple[str, str]] = ()) -> list[Cell]:
-    """The evaluation's rows: ``per`` pictures a group, but 3 × ``per`` of trained pairs by name and half as many of each kind.
+    """The evaluation's rows: ``per`` pictures a group, but 3 × ``per`` of trained pairs by name and half as many of
+    each kind.
 
     ``missing`` are the pairs that no icon set draws: neither trained nor held out.
     """
@@ -53,7 +54,14 @@ def cells(per: int, seed: int, missing: Collection[tuple[str, str]] = ()) -> lis
 
     def add(group: str, phrases: Sequence[str], objects: tuple[str, ...], style: str) -> None:
         prompt = caption(phrases, style)
-        out.append(Cell(group, Case(f"{group}-{len(out)}", prompt, seed=row_seed("lab-evaluate", seed, len(out)) % 2**32), objects, style))
+        out.append(
+            Cell(
+                group,
+                Case(f"{group}-{len(out)}", prompt, seed=row_seed("lab-evaluate", seed, len(out)) % 2**32),
+                objects,
+                style,
+            )
+        )
 
     for name, style in rng.sample(trained, min(len(trained), 3 * per)):
         add("name", [words.thing(name).phrase], (name,), style)
@@ -76,7 +84,12 @@ def rate(hits: Any) -> dict[str, float]:
     """Share of true values with its 95 % Wilson interval and n."""
     hits = np.asarray(hits, bool)
     estimate = wilson(int(hits.sum()), len(hits))
-    return {"value": round(float(estimate.value), 4), "low": round(float(estimate.low), 4), "high": round(float(estimate.high), 4), "n": len(hits)}
+    return {
+        "value": round(float(estimate.value), 4),
+        "low": round(float(estimate.low), 4),
+        "high": round(float(estimate.high), 4),
+        "n": len(hits),
+    }
 
 
 def _generate(which: str, rows: Sequence[Cell], batch: int, progress: Progress) -> tuple[list[Any], float]:
@@ -88,12 +101,15 @@ def _generate(which: str, rows: Sequence[Cell], batch: int, progress: Progress) 
     return samples, len(rows) / (time.perf_counter() - began)
 
 
-def evaluate(per: int = 100, seed: int = 0, *, batch: int = 48, progress: Progress = lambda done, whole: None) -> dict[str, Any]:
+def evaluate(
+    per: int = 100, seed: int = 0, *, batch: int = 48, progress: Progress = lambda done, whole: None
+) -> dict[str, Any]:
     """Measure every figure of the card; about 10·``per`` pictures, deterministic at equal threads.
 
     Returns:
-        ``groups`` (group -> object, style, detected, both … as ``{value, low, high, n}``), ``psnr_db``, ``images_per_second``,
-        ``judge`` (against the second judge), ``oracle`` (how often its concepts are seen), ``note``.
+        ``groups`` (group -> object, style, detected, both … as ``{value, low, high, n}``), ``psnr_db``,
+        ``images_per_second``, ``judge`` (against the second judge), ``oracle`` (how often its concepts are seen),
+        ``note``.
     """
     from genward import lab
     from genward.judges.lab import LabJudge
@@ -105,7 +121,10 @@ def evaluate(per: int = 100, seed: int = 0, *, batch: int = 48, progress: Progre
     values = _matrix(judge, samples)
     good = np.isfinite(values).all(1)
     seen = [r for r, ok in zip(rows, good, strict=True) if ok]
-    out: dict[str, Any] = {"groups": _groups(seen, values[good], names, judge.card.labels), "images_per_second": round(speed, 2)}
+    out: dict[str, Any] = {
+        "groups": _groups(seen, values[good], names, judge.card.labels),
+        "images_per_second": round(speed, 2),
+    }
     out["unscored"] = int((~good).sum())
     out["judge"] = _second(judge, [s for s, ok in zip(samples, good, strict=True) if ok], values[good], names)
     out["psnr_db"] = round(_psnr(), 2)
@@ -143,7 +162,10 @@ def _groups(rows: Sequence[Cell], values: Any, names: list[str], card: Any) -> d
             line["both_top2"] = rate((top == np.sort(pairs, 1)).all(1))
         elif rows[index[0]].objects:
             wanted = np.array([names.index(rows[k].objects[0]) for k in index])
-            line |= {"object": rate(objects[values[np.ix_(index, objects)].argmax(1)] == wanted), "detected": rate(passed[index, wanted])}
+            line |= {
+                "object": rate(objects[values[np.ix_(index, objects)].argmax(1)] == wanted),
+                "detected": rate(passed[index, wanted]),
+            }
         else:
             seen = passed[index][:, [names.index(p) for p in sorted(policy)]].any(1)
             line |= {"policy": rate(seen), "any_object": rate(passed[np.ix_(index, objects)].any(1))}
@@ -162,9 +184,17 @@ def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -
     mean = float(np.mean(known)) if known else 0.0
     facts = {"second_network": second.card.facts["network"], "second_sensitivity_on_renders": round(mean, 4)}
     if second.card.facts["network"] == judge.card.facts["network"]:
-        return {**facts, "pictures": 0, "why": "the second judge has the first one's architecture; their agreement says nothing about errors"}
+        return {
+            **facts,
+            "pictures": 0,
+            "why": "the second judge has the first one's architecture; their agreement says nothing about errors",
+        }
     if mean < LEAST:
-        return {**facts, "pictures": 0, "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the first"}
+        return {
+            **facts,
+            "pictures": 0,
+            "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the first",
+        }
     return {**facts, **agreement(values, _matrix(second, samples), judge.card.labels, second.card.labels, names)}
 
 
@@ -186,7 +216,8 @@ def has_oracle() -> bool:
 
 
 def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progress: Progress) -> dict[str, Any]:
-    """How often the oracle's and the lab's pictures show what was asked for by name, on the concepts that only the lab saw."""
+    """How often the oracle's and the lab's pictures show what was asked for by name, on the concepts that only the lab
+    saw."""
     from genward.lab.data import caption, vocabulary
     from genward.run.labbuild import unseen
 
@@ -198,7 +229,9 @@ def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progr
     for k in range(per):
         name = objects[k % len(objects)]
         style = rng.choice(styles)
-        case = Case(f"oracle-{k}", caption([words.thing(name).phrase], style), seed=row_seed("lab-oracle", seed, k) % 2**32)
+        case = Case(
+            f"oracle-{k}", caption([words.thing(name).phrase], style), seed=row_seed("lab-oracle", seed, k) % 2**32
+        )
         rows.append(Cell("oracle", case, (name,), style))
     threshold = {n: judge.card.labels[n]["threshold"] for n in names}
     out = {}

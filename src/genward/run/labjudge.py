@@ -45,8 +45,8 @@ class Pictures:
     ) -> None:
         """Args:
         round_trips: share of a batch that goes through the autoencoder, the slowest part of making it.
-        reuse: share of those taken from the last ``KEPT`` decoded pictures once there are enough (for training only; 0.75 makes
-            batches about twice as fast).
+        reuse: share of those taken from the last ``KEPT`` decoded pictures once there are enough (for training only;
+            0.75 makes batches about twice as fast).
         """
         self.names = (*words.names, *words.style_names)
         self.objects = len(words.names)
@@ -80,7 +80,8 @@ class Pictures:
         return place([self.sprites[n, style] for n in names], self.rng), [*names, style]
 
     def batch(self, size: int = 64) -> Batch:
-        """``size`` rows, an eighth of them mush; half go through the autoencoder, some of those with noised latents (mush as well)."""
+        """``size`` rows, an eighth of them mush; half go through the autoencoder, some of those with noised latents
+        (mush as well)."""
         drawn = [self.one() for _ in range(size)]
         x = to_tensor([p for p, _ in drawn])
         labels = torch.zeros(size, len(self.names))
@@ -92,7 +93,8 @@ class Pictures:
         return disturb(x, self.generator), labels, weights
 
     def _mush(self, x: Tensor, labels: Tensor, weights: Tensor, count: int) -> Tensor:
-        """The first ``count`` rows become blends of three pictures, shuffled patches, or plain noise: no object is there."""
+        """The first ``count`` rows become blends of three pictures, shuffled patches, or plain noise: no object is
+        there."""
         x = x.clone()
         for row in range(count):
             kind = self.rng.randrange(3)
@@ -112,7 +114,8 @@ class Pictures:
         return x
 
     def _round_trip(self, x: Tensor, labels: Tensor, weights: Tensor, noised: int) -> Tensor:
-        """A share of the rows decoded from their latents, ``noised`` of them from latents drowned in noise (mush: no label)."""
+        """A share of the rows decoded from their latents, ``noised`` of them from latents drowned in noise (mush: no
+        label)."""
         take = torch.randperm(len(x), generator=self.generator)[: int(self.round_trips * len(x))]
         if not len(take):
             return x
@@ -166,7 +169,8 @@ def fit(
     Args:
         which: ``judge`` or ``second_judge``.
         pictures: makes a source of pictures from a seed.
-        held: the same for calibration, with unknown icons that training never draws; ``pictures`` with another seed where there is none.
+        held: the same for calibration, with unknown icons that training never draws; ``pictures`` with another seed
+            where there is none.
         rows: pictures for thresholds and error rates, half each.
     """
     from safetensors.torch import save_file

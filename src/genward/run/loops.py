@@ -1,7 +1,8 @@
-"""The loop in one call: plan → generate → judge → measure, with the stages of the plan's benchmark. What the command line calls.
+"""The loop in one call: plan → generate → judge → measure, with the stages of the plan's benchmark. What the command
+line calls.
 
-Each stage reads and writes the store and runs again alone: a new judge on old pictures costs no generation, new statistics cost neither.
-"""
+Each stage reads and writes the store and runs again alone: a new judge on old pictures costs no generation, new
+statistics cost neither."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ def run_plan(
         progress: see ``Progress``; say: told in words what is fitted, reused or searched.
 
     Returns:
-        The metrics, as the benchmark's ``measure`` writes them. ``run.errors`` counts rows that ended as errors; ``run.stages`` the seconds of each stage.
+        The metrics, as the benchmark's ``measure`` writes them. ``run.errors`` counts rows that ended as errors;
+        ``run.stages`` the seconds of each stage.
 
     Raises:
         UnknownName: the benchmark has no loop. What its stages raise.
@@ -100,7 +102,9 @@ def run_plan(
     generated = time.perf_counter()
     stages.judge(store, plan.name, judge, progress=progress)
     judged = time.perf_counter()
-    found = stages.measure(store, plan.name, judge, command=command or results.command_line(), device=str(models(plan.model).device))
+    found = stages.measure(
+        store, plan.name, judge, command=command or results.command_line(), device=str(models(plan.model).device)
+    )
     spent = {**spent, "judge": judged - generated, "measure": time.perf_counter() - judged}
     found["run"]["stages"] = {k: round(v, 3) for k, v in spent.items()}
     store.write_json(store.run_folder(plan.name) / "metrics.json", found)
@@ -112,7 +116,9 @@ def judge_again(store: Store, name: str, judge: Any = None, *, progress: Progres
     return stages_of(load_plan(store, name)).judge(store, name, judge, progress=progress)
 
 
-def measure_again(store: Store, name: str, judge: Any = None, *, command: str = "", device: str = "cpu") -> dict[str, Any]:
+def measure_again(
+    store: Store, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
+) -> dict[str, Any]:
     """Compute a run's metrics anew from what the store holds."""
     return stages_of(load_plan(store, name)).measure(store, name, judge, command=command, device=device)
 

@@ -1,9 +1,11 @@
-"""The stages of the benchmark ``m-erasure``: plan, fits, attacks and pictures; judging; measuring. ``run.loops`` puts them together.
+"""The stages of the benchmark ``m-erasure``: plan, fits, attacks and pictures; judging; measuring. ``run.loops`` puts
+them together.
 
-Five scenarios: ``text``; ``embedding`` and ``latent``, each ``black`` (searched on the undefended model, shared by all arms) and ``white``
-(searched through the arm). Latents are regenerated twice: at guidance 1 with the empty prompt, and at the plan's guidance with held-out words.
-What was searched against what stands in ``scenes.json`` beside the plan, so that measuring again needs no model.
-"""
+Five scenarios: ``text``; ``embedding`` and ``latent``, each ``black`` (searched on the undefended model, shared by all
+    arms) and ``white``
+(searched through the arm). Latents are regenerated twice: at guidance 1 with the empty prompt, and at the plan's
+guidance with held-out words. What was searched against what stands in ``scenes.json`` beside the plan, so that
+measuring again needs no model."""
 
 from __future__ import annotations
 
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
 
 SCENARIOS = ("text", "embedding-black", "embedding-white", "latent-black", "latent-white")
 SIDES = ("black", "white")
-PROMPTS = {"name": "name", "synonym-heldout": "heldout", "description": "description", "synonym": "synonym", "kind": "kind", "scene": "name"}
+PROMPTS = {
+    "name": "name",
+    "synonym-heldout": "heldout",
+    "description": "description",
+    "synonym": "synonym",
+    "kind": "kind",
+    "scene": "name",
+}
 """Wording of a text row -> the cell's ``prompt``."""
 INAPPLICABLE = "inapplicable: a defense of this arm acts through guidance and does nothing at guidance 1"
 KEPT = "keep-latent"
@@ -51,11 +60,16 @@ class Variant(NamedTuple):
     """``None``: the plan's"""
 
 
-VARIANTS = {"embedding": (Variant("heldout", None),), "latent": (Variant("empty", 1.0), Variant("heldout", None)), KEPT: (Variant("empty", 1.0),)}
+VARIANTS = {
+    "embedding": (Variant("heldout", None),),
+    "latent": (Variant("empty", 1.0), Variant("heldout", None)),
+    KEPT: (Variant("empty", 1.0),),
+}
 
 
 def column(scenario: str, prompt: str) -> str:
-    """Name of a column of the matrix: ``text: name``, ``latent-white: empty``; it stands as ``wording`` in the cells."""
+    """Name of a column of the matrix: ``text: name``, ``latent-white: empty``; it stands as ``wording`` in the
+    cells."""
     return f"{scenario}: {prompt}"
 
 
@@ -63,7 +77,10 @@ def columns(plan: Plan) -> list[str]:
     """Harm columns of a plan, in order."""
     own = plan.wordings or MErasureBenchmark.wordings
     with_files = len(csv_cases(plan)) if plan.prompts else 0
-    found = [column("text", w) for w in (*(own if with_files < len(plan.concepts) else ()), *((CSV_HARM,) if with_files else ()))]
+    found = [
+        column("text", w)
+        for w in (*(own if with_files < len(plan.concepts) else ()), *((CSV_HARM,) if with_files else ()))
+    ]
     for text in plan.attacks:
         for parent in parse_attack(text).parents:
             if parent != KEPT:
@@ -71,7 +88,7 @@ def columns(plan: Plan) -> list[str]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------------------------ attacks
+# -------------------------------------------------------------------------------------------------------------- attacks
 
 
 class Searched(NamedTuple):
@@ -83,14 +100,23 @@ class Searched(NamedTuple):
 
 
 def apart(concept: str) -> str:
-    """The name under which an attack is given a concept's ``keep-latent`` rows, so that it inverts pictures of what must stay for them."""
+    """The name under which an attack is given a concept's ``keep-latent`` rows, so that it inverts pictures of what
+    must stay for them."""
     return APART + concept
 
 
 def attack_stage(
-    plan: Plan, bound: Sequence[Bound], parents: Sequence[Case], models: Opener, store: Store, *, progress: Progress | None = None, say: Say | None = None
+    plan: Plan,
+    bound: Sequence[Bound],
+    parents: Sequence[Case],
+    models: Opener,
+    store: Store,
+    *,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Searched:
-    """Run every attack of the plan against the surrogate and through every arm; gives the rows to generate and where they belong."""
+    """Run every attack of the plan against the surrogate and through every arm; gives the rows to generate and where
+    they belong."""
     from genward.run.references import KEEP, pictures
 
     held = pictures(plan, models(plan.model).size(plan.sampler))
@@ -99,7 +125,11 @@ def attack_stage(
     attacks = [parse_attack(text) for text in plan.attacks]
     total, done = len(attacks) * (1 + len(bound)), 0
     for attack in attacks:
-        mine = [c._replace(concept=apart(c.concept)) if c.wording == KEPT else c for c in parents if c.wording in attack.parents]
+        mine = [
+            c._replace(concept=apart(c.concept)) if c.wording == KEPT else c
+            for c in parents
+            if c.wording in attack.parents
+        ]
         black = attack_arm(attack, mine, models(plan.model), (), plan.sampler, held, store, say=say)
         for piece in bound:
             done += 1
@@ -110,7 +140,9 @@ def attack_stage(
             model = models(piece.work.model)
             met = looked_through(model, piece.defenses, getattr(attack, "guidance", None))
             same = not met and piece.work.model == plan.model
-            white = black if same else attack_arm(attack, cases, model, piece.defenses, plan.sampler, held, store, say=say)
+            white = (
+                black if same else attack_arm(attack, cases, model, piece.defenses, plan.sampler, held, store, say=say)
+            )
             for side, found in zip(SIDES, (black, white), strict=True):
                 _use(piece, side, found, served, out)
             out.tensors.update(black.tensors)
@@ -131,7 +163,14 @@ def _use(piece: Bound, side: str, found: Found, served: set[str], out: Searched)
             guidance = piece.sampler.guidance if variant.guidance is None else variant.guidance
             blocked = guidance <= 1 and any(getattr(d, "needs_guidance", False) for d in piece.defenses)
             rows = (
-                () if blocked else tuple(c._replace(prompt="" if variant.prompt == "empty" else c.prompt, wording=f"{wording}/{variant.prompt}") for c in cases)
+                ()
+                if blocked
+                else tuple(
+                    c._replace(
+                        prompt="" if variant.prompt == "empty" else c.prompt, wording=f"{wording}/{variant.prompt}"
+                    )
+                    for c in cases
+                )
             )
             scenario = f"{wording}-{side}"
             scene: Scene = {
@@ -149,20 +188,31 @@ def merged(pieces: Iterable[Work]) -> list[Work]:
     """Pieces of one arm and guidance as one, each row once, so that batches are full."""
     groups: dict[tuple[Any, ...], dict[str, Case]] = {}
     for piece in pieces:
-        rows = groups.setdefault((piece.label, piece.model, piece.defenses, piece.control, piece.concept, piece.guidance), {})
+        rows = groups.setdefault(
+            (piece.label, piece.model, piece.defenses, piece.control, piece.concept, piece.guidance), {}
+        )
         rows.update({Sample(c).id: c for c in piece.cases})
     return [
-        Work(label, model, text, control, concept, tuple(rows.values()), guidance) for (label, model, text, control, concept, guidance), rows in groups.items()
+        Work(label, model, text, control, concept, tuple(rows.values()), guidance)
+        for (label, model, text, control, concept, guidance), rows in groups.items()
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- stages
+# --------------------------------------------------------------------------------------------------------------- stages
 
 
 def generate_stage(
-    plan: Plan, store: Store, models: Opener, *, refit: bool = False, retry: bool = False, progress: Progress | None = None, say: Say | None = None
+    plan: Plan,
+    store: Store,
+    models: Opener,
+    *,
+    refit: bool = False,
+    retry: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> dict[str, Any]:
-    """Plan, fits, attacks and pictures; writes ``plan.toml``, ``arms.json`` and ``scenes.json``. Returns seconds and counts."""
+    """Plan, fits, attacks and pictures; writes ``plan.toml``, ``arms.json`` and ``scenes.json``. Returns seconds and
+    counts."""
     began = time.perf_counter()
     cases = plan_cases(plan)
     save_plan(store, plan, cases)
@@ -179,8 +229,16 @@ def generate_stage(
     store.write_json(store.run_folder(plan.name) / "scenes.json", {"scenes": scenes})
     told = None if progress is None else lambda done, total: progress("generate", done, total)
     made = generate(plan, [*bound, *more], models, store, tensors=searched.tensors, retry=retry, progress=told)
-    store.write_json(store.run_folder(plan.name) / "masks.json", {"strips": mask_strips(more, models, store, searched.tensors)})
-    return {"prepare": prepared - began, "attack": attacked - prepared, "generate": made.seconds, "made": made.made, "there": made.there}
+    store.write_json(
+        store.run_folder(plan.name) / "masks.json", {"strips": mask_strips(more, models, store, searched.tensors)}
+    )
+    return {
+        "prepare": prepared - began,
+        "attack": attacked - prepared,
+        "generate": made.seconds,
+        "made": made.made,
+        "there": made.there,
+    }
 
 
 def _text_scenes(plan: Plan, bound: Sequence[Bound]) -> list[Scene]:
@@ -214,7 +272,9 @@ def _placed(scenes: Sequence[Scene], bound: Sequence[Bound]) -> list[Scene]:
     arm = {(b.work.label, b.work.concept, b.sampler.guidance): b.arm for b in bound}
     out = []
     for scene in scenes:
-        where = arm.get((scene["arm"], scene["concept"], scene["guidance"])) or arm.get((scene["arm"], "", scene["guidance"]), "")
+        where = arm.get((scene["arm"], scene["concept"], scene["guidance"])) or arm.get(
+            (scene["arm"], "", scene["guidance"]), ""
+        )
         rows = scene.pop("cases")
         out.append({**scene, "hash": where, "ids": [Sample(c, where).id for c in rows]})
     return out
@@ -223,7 +283,9 @@ def _placed(scenes: Sequence[Scene], bound: Sequence[Bound]) -> list[Scene]:
 def _scenes(store: Store, name: str) -> list[Scene]:
     path = store.run_folder(name) / "scenes.json"
     if not path.is_file():
-        raise StoreError(f"run {name!r} was not generated to the end in {store.root}; give the same run command again, it resumes")
+        raise StoreError(
+            f"run {name!r} was not generated to the end in {store.root}; give the same run command again, it resumes"
+        )
     found: list[Scene] = store.read_json(path)["scenes"]
     return found
 
@@ -235,7 +297,8 @@ def _masks(store: Store, name: str) -> list[dict[str, Any]]:
 
 
 def scene_rows(store: Store, name: str, scenes: Sequence[Scene], arms: loop.Arms) -> list[dict[str, Any]]:
-    """The store's rows of a run, one for each scene they stand in: ``arm`` is the label's own hash, ``wording`` the column.
+    """The store's rows of a run, one for each scene they stand in: ``arm`` is the label's own hash, ``wording`` the
+    column.
 
     Raises:
         StoreError: planned rows are missing.
@@ -244,25 +307,44 @@ def scene_rows(store: Store, name: str, scenes: Sequence[Scene], arms: loop.Arms
     by_label = {str(a["label"]): a for a in arms}
     lost = {i for s in scenes for i in s["ids"]} - set(there)
     if lost:
-        raise StoreError(f"run {name!r}: {len(lost)} planned rows are not in {store.root}; give the same run command again, it resumes")
+        raise StoreError(
+            f"run {name!r}: {len(lost)} planned rows are not in {store.root}; give the same run command again, it "
+            "resumes"
+        )
     return [
-        {**there[i], "arm": loop.arm_of(by_label[s["arm"]], s["concept"]), "wording": s["column"], "case": f"{s['column']}|{there[i]['case']}", "scene": s}
+        {
+            **there[i],
+            "arm": loop.arm_of(by_label[s["arm"]], s["concept"]),
+            "wording": s["column"],
+            "case": f"{s['column']}|{there[i]['case']}",
+            "scene": s,
+        }
         for s in scenes
         for i in s["ids"]
     ]
 
 
 def judge_stage(store: Store, name: str, judge: Any = None, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Score a run's samples that the judge (the plan's by default) has not seen. Returns ``{"judge", "hash", "scored", "there", "seconds"}``."""
+    """Score a run's samples that the judge (the plan's by default) has not seen. Returns ``{"judge", "hash", "scored",
+    "there", "seconds"}``."""
     judge = open_judge(load_plan(store, name).judge) if judge is None else judge
     scenes = _scenes(store, name)
     told = None if progress is None else lambda done, total: progress("judge", done, total)
-    done = judge_samples(store, {s["hash"] for s in scenes if s["hash"]}, judge, only={i for s in scenes for i in s["ids"]}, progress=told)
+    done = judge_samples(
+        store,
+        {s["hash"] for s in scenes if s["hash"]},
+        judge,
+        only={i for s in scenes for i in s["ids"]},
+        progress=told,
+    )
     return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}
 
 
-def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = "", device: str = "cpu") -> dict[str, Any]:
-    """Compute a finished run's metrics and write them to ``runs/<name>/metrics.json``; sections as ``measure.measure`` writes them, and ``attacks``.
+def measure_stage(
+    store: Store, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
+) -> dict[str, Any]:
+    """Compute a finished run's metrics and write them to ``runs/<name>/metrics.json``; sections as ``measure.measure``
+    writes them, and ``attacks``.
 
     Raises:
         StoreError: no such run, planned rows missing, or not judged by this judge yet.
@@ -277,13 +359,24 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
     ids, by = {r["id"] for r in rows}, judge_hash(judge)
     unseen = ids - store.judged(by)
     if unseen:
-        raise StoreError(f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them first (genward judge {name})")
+        raise StoreError(
+            f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them "
+            f"first (genward judge {name})"
+        )
     concepts = loop.concept_tables(plan)
     scores = {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids}
     features = {k: v for k, v in store.features(by).items() if k in ids}
     base = loop.base_label(arms)
-    shared: dict[str, Any] = {"arms": arms, "base": base, "concepts": concepts, "card": judge.card, "wordings": columns(plan)}
-    found = erasure.cells(rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()})
+    shared: dict[str, Any] = {
+        "arms": arms,
+        "base": base,
+        "concepts": concepts,
+        "card": judge.card,
+        "wordings": columns(plan),
+    }
+    found = erasure.cells(
+        rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()}
+    )
     unique = list({r["id"]: r for r in rows}.values())
     cards = attack_cards(store, scenes)
     table: dict[str, Any] = {
@@ -291,7 +384,9 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
         "run": loop.run_table(plan, plan_cases(plan), arms, unique, command, device),
         "arms": arms,
         "cells": scened(found, scenes, columns(plan)),
-        "pairs": erasure.pairs(rows, scores, features, **shared, compare=loop.comparisons([a["label"] for a in arms], base, plan.benchmark)),
+        "pairs": erasure.pairs(
+            rows, scores, features, **shared, compare=loop.comparisons([a["label"] for a in arms], base, plan.benchmark)
+        ),
         "judges": [loop.judge_table(judge)],
         "strips": [*strips(plan, rows, arms, store, cards), *_masks(store, name)],
         "attacks": attack_tables(cards, scenes),
@@ -302,7 +397,8 @@ def measure_stage(store: Store, name: str, judge: Any = None, *, command: str = 
 
 
 def scened(cells: Sequence[Mapping[str, Any]], scenes: Sequence[Scene], order: Sequence[str]) -> list[dict[str, Any]]:
-    """Cells with scenario, prompt, guidance and attack seconds; a scene that cannot be gets a cell without numbers and says why."""
+    """Cells with scenario, prompt, guidance and attack seconds; a scene that cannot be gets a cell without numbers and
+    says why."""
     by = {(s["arm"], s["concept"], s["column"]): s for s in scenes}
     keys = ("scenario", "prompt", "guidance", "attack_seconds")
     out = [{**c, **{k: by[c["arm"], c["concept"], c["wording"]][k] for k in keys}} for c in cells]
@@ -310,18 +406,28 @@ def scened(cells: Sequence[Mapping[str, Any]], scenes: Sequence[Scene], order: S
     for scene in scenes:
         if scene["why"] and scene["column"] in order:
             there = next((c for c in out if (c["arm"], c["concept"]) == (scene["arm"], scene["concept"])), {})
-            same = {k: there.get(k) for k in blank if k.startswith(("retention", "drift", "frechet", "prepare", "extra"))}
+            same = {
+                k: there.get(k) for k in blank if k.startswith(("retention", "drift", "frechet", "prepare", "extra"))
+            }
             head = {"arm": scene["arm"], "concept": scene["concept"], "wording": scene["column"]}
-            out.append({**blank, **same, **head, **{k: scene[k] for k in keys}, "n": 0, "n_unscored": 0, "why": scene["why"]})
+            out.append(
+                {**blank, **same, **head, **{k: scene[k] for k in keys}, "n": 0, "n_unscored": 0, "why": scene["why"]}
+            )
     arms = list(dict.fromkeys(s["arm"] for s in scenes))
     concepts = list(dict.fromkeys(s["concept"] for s in scenes))
     return sorted(out, key=lambda c: (arms.index(c["arm"]), concepts.index(c["concept"]), order.index(c["wording"])))
 
 
 def strips(
-    plan: Plan, rows: Sequence[Mapping[str, Any]], arms: loop.Arms, store: Store, cards: Mapping[str, Mapping[str, Any]], each: int = loop.STRIPS
+    plan: Plan,
+    rows: Sequence[Mapping[str, Any]],
+    arms: loop.Arms,
+    store: Store,
+    cards: Mapping[str, Mapping[str, Any]],
+    each: int = loop.STRIPS,
 ) -> list[dict[str, Any]]:
-    """Pictures of one case under every arm, ``each`` a concept and column; of latents with the reference picture first, where the attack names it."""
+    """Pictures of one case under every arm, ``each`` a concept and column; of latents with the reference picture first,
+    where the attack names it."""
     from genward.run.references import KEEP, pictures
 
     held = pictures(plan, (256, 256))
@@ -350,14 +456,18 @@ def strips(
                     "seed": first["seed"],
                     "unsafe": first["label"] == "harm",
                     "images": images,
-                    "status": {label: "ok" for label in images} | {label: row["status"] for label, row in there.items()},
+                    "status": {label: "ok" for label in images}
+                    | {label: row["status"] for label, row in there.items()},
                 }  # fmt: skip
             )
     return out
 
 
-def mask_strips(bound: Sequence[Bound], models: Opener, store: Store, tensors: Mapping[str, Any], each: int = MASKS) -> list[dict[str, Any]]:
-    """Strips of IRECE's masks over the steps, laid over the finished picture in red, for ``each`` inverted latents of an arm and concept."""
+def mask_strips(
+    bound: Sequence[Bound], models: Opener, store: Store, tensors: Mapping[str, Any], each: int = MASKS
+) -> list[dict[str, Any]]:
+    """Strips of IRECE's masks over the steps, laid over the finished picture in red, for ``each`` inverted latents of
+    an arm and concept."""
     from genward.defenses.irece import Irece, trace
 
     out = []
@@ -369,15 +479,25 @@ def mask_strips(bound: Sequence[Bound], models: Opener, store: Store, tensors: M
         model, irece = models(piece.work.model), piece.defenses[found]
         assert isinstance(irece, Irece)
         made = model.generate(tried, piece.sampler, piece.defenses, batch=len(tried), starts=tensors)
-        made.sort(key=lambda s: -sum(s.notes.get("irece.fired", ())))  # those where it acted first: of the others there is nothing to see
+        made.sort(
+            key=lambda s: -sum(s.notes.get("irece.fired", ()))
+        )  # those where it acted first: of the others there is nothing to see
         samples = made[:each]
         cases = [s.case for s in samples]
         steps = trace(model, cases, piece.sampler, irece, piece.defenses[:found], tensors)
         for k, (case, sample) in enumerate(zip(cases, samples, strict=True)):
             if sample.image is not None:
-                shown = {f"step {step:02d}": store.put_image(over(sample.image, mask[k].numpy())) for step, mask in steps}
+                shown = {
+                    f"step {step:02d}": store.put_image(over(sample.image, mask[k].numpy())) for step, mask in steps
+                }
                 images = {piece.work.label: store.put_image(sample.image), **shown}
-                head = {"concept": case.concept, "wording": "IRECE's masks", "prompt": f"{piece.work.label}: {case.parent}", "seed": case.seed, "unsafe": True}
+                head = {
+                    "concept": case.concept,
+                    "wording": "IRECE's masks",
+                    "prompt": f"{piece.work.label}: {case.parent}",
+                    "seed": case.seed,
+                    "unsafe": True,
+                }
                 out.append({**head, "images": images, "status": dict.fromkeys(images, "ok")})
     return out
 
@@ -388,14 +508,18 @@ def over(image: Any, mask: Any) -> Any:
 
     gray = image.convert("L").convert("RGB")
     red = Image.blend(gray, Image.new("RGB", image.size, (220, 30, 30)), 0.55)
-    return Image.composite(red, gray, Image.fromarray((mask * 255).astype("uint8")).resize(image.size, Image.Resampling.NEAREST))
+    return Image.composite(
+        red, gray, Image.fromarray((mask * 255).astype("uint8")).resize(image.size, Image.Resampling.NEAREST)
+    )
 
 
 def attack_cards(store: Store, scenes: Sequence[Scene]) -> dict[str, Mapping[str, Any]]:
     """Key -> card of each search of the run."""
     from genward.ops.artifacts import load
 
-    return {key: load(Path(store.attacks) / key).card for key in dict.fromkeys(s["attack"] for s in scenes if s["attack"])}
+    return {
+        key: load(Path(store.attacks) / key).card for key in dict.fromkeys(s["attack"] for s in scenes if s["attack"])
+    }
 
 
 def attack_tables(cards: Mapping[str, Mapping[str, Any]], scenes: Sequence[Scene]) -> list[dict[str, Any]]:
@@ -417,7 +541,8 @@ def attack_tables(cards: Mapping[str, Mapping[str, Any]], scenes: Sequence[Scene
 
 
 def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
-    """``plan.dry_run`` with what attacks and their rows cost; every arm is counted as searched by itself, the surrogate once more."""
+    """``plan.dry_run`` with what attacks and their rows cost; every arm is counted as searched by itself, the surrogate
+    once more."""
     cases = plan_cases(plan)
     parents = [c for c in cases if c.wording in PARENTS]
     found = plan_dry_run(plan, [c for c in cases if c.wording not in PARENTS], rate)

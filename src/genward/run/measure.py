@@ -1,7 +1,7 @@
 """The stages of the benchmark ``erasure``, up to ``runs/<name>/metrics.json``; ``run.loops`` puts them together.
 
-Between stages stand ``plan.toml`` (what was planned) and ``arms.json`` (which arm each label became) in the run's folder.
-"""
+Between stages stand ``plan.toml`` (what was planned) and ``arms.json`` (which arm each label became) in the run's
+folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STRIPS = 2
 """Picture strips a concept and wording."""
 
 
-# ------------------------------------------------------------------------------------------------------------ rows of a run
+# -------------------------------------------------------------------------------------------------------- rows of a run
 
 
 def arm_of(row: Mapping[str, Any], concept: str) -> str:
@@ -59,7 +59,10 @@ def run_rows(store: Store, plan: Plan, cases: Sequence[Case], arms: Arms) -> lis
     rows = [r for r in store.samples(hashes) if r["id"] in wanted]
     lost = len(wanted) - len(rows)
     if lost:
-        raise StoreError(f"run {plan.name!r}: {lost} of {len(wanted)} planned rows are not in {store.root}; give the same run command again, it resumes")
+        raise StoreError(
+            f"run {plan.name!r}: {lost} of {len(wanted)} planned rows are not in {store.root}; give the same run "
+            "command again, it resumes"
+        )
     return rows
 
 
@@ -69,7 +72,7 @@ def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
     return {c.name: {"kind": c.kind, "labels": list(c.judge or c.targets), "hash": c.hash} for c in found}
 
 
-# ---------------------------------------------------------------------------------------------------------------- the table
+# ------------------------------------------------------------------------------------------------------------ the table
 
 
 def comparisons(labels: Sequence[str], base: str, benchmark: str = "erasure") -> list[tuple[str, str]]:
@@ -81,7 +84,9 @@ def comparisons(labels: Sequence[str], base: str, benchmark: str = "erasure") ->
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
-def strips(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], each: int = STRIPS) -> list[dict[str, Any]]:
+def strips(
+    plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], each: int = STRIPS
+) -> list[dict[str, Any]]:
     """Pictures of one case under every arm, ``each`` cases a concept and wording, spread over its rows."""
     by_id = {r["id"]: r for r in rows}
     groups: dict[tuple[str, str], list[Case]] = {}
@@ -113,7 +118,13 @@ def zero_check(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Map
     control = {a["control"]: a for a in arms if a["control"]}
     if not {"base", "zero"} <= set(control):
         return {}
-    pairs = [(images.get(Sample(c, arm_of(control["zero"], c.concept)).id), images.get(Sample(c, arm_of(control["base"], c.concept)).id)) for c in cases]
+    pairs = [
+        (
+            images.get(Sample(c, arm_of(control["zero"], c.concept)).id),
+            images.get(Sample(c, arm_of(control["base"], c.concept)).id),
+        )
+        for c in cases
+    ]
     both = [(a, b) for a, b in pairs if a is not None and b is not None]
     return {"rows": len(both), "equal": sum(a == b for a, b in both)}
 
@@ -121,11 +132,21 @@ def zero_check(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Map
 def judge_table(judge: Any) -> dict[str, Any]:
     """A judge as it stands in the metrics: name, hash and its card."""
     card = judge.card
-    shown = {} if card is None else {"summary": card.summary, "labels": {k: dict(v) for k, v in card.labels.items()}, "facts": dict(card.facts)}
+    shown = (
+        {}
+        if card is None
+        else {
+            "summary": card.summary,
+            "labels": {k: dict(v) for k, v in card.labels.items()},
+            "facts": dict(card.facts),
+        }
+    )
     return {"name": type(judge).name, "hash": judge_hash(judge), "labels": {}, **shown}
 
 
-def run_table(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], command: str, device: str) -> dict[str, Any]:
+def run_table(
+    plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], command: str, device: str
+) -> dict[str, Any]:
     """The ``run`` section: what ran, on what, at what cost."""
     seconds, passes = sum(r["seconds"] for r in rows), sum(r["passes"] for r in rows)
     return {
@@ -150,7 +171,9 @@ def run_table(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapp
     }
 
 
-def measure(store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu") -> dict[str, Any]:
+def measure(
+    store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
+) -> dict[str, Any]:
     """Compute a finished run's metrics and write them to ``runs/<name>/metrics.json``.
 
     Args:
@@ -174,7 +197,10 @@ def measure(store: Store | Path | str, name: str, judge: Any = None, *, command:
     ids, by = {r["id"] for r in rows}, judge_hash(judge)
     unseen = ids - store.judged(by)
     if unseen:
-        raise StoreError(f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them first (genward judge {name})")
+        raise StoreError(
+            f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them "
+            f"first (genward judge {name})"
+        )
     concepts = concept_tables(plan)
     scores = {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids}
     features = {k: v for k, v in store.features(by).items() if k in ids}
@@ -184,7 +210,9 @@ def measure(store: Store | Path | str, name: str, judge: Any = None, *, command:
         "schema": 1,
         "run": run_table(plan, cases, arms, rows, command, device),
         "arms": arms,
-        "cells": erasure.cells(rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()}),
+        "cells": erasure.cells(
+            rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()}
+        ),
         "pairs": erasure.pairs(rows, scores, features, **shared, compare=comparisons([a["label"] for a in arms], base)),
         "judges": [judge_table(judge)],
         "strips": strips(plan, cases, arms, rows),
@@ -209,11 +237,18 @@ def base_label(arms: Arms) -> str:
     return found[0]
 
 
-# ----------------------------------------------------------------------------------------------------------- stages, in order
+# ----------------------------------------------------------------------------------------------------- stages, in order
 
 
 def generate_run(
-    plan: Plan, store: Store, models: Opener, *, refit: bool = False, retry: bool = False, progress: Progress | None = None, say: Say | None = None
+    plan: Plan,
+    store: Store,
+    models: Opener,
+    *,
+    refit: bool = False,
+    retry: bool = False,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Tally:
     """Stage 1: write the plan, prepare the arms, write ``arms.json``, make what is missing."""
     base_label([{"label": a.label, "control": a.control} for a in plan.arms])
@@ -225,8 +260,11 @@ def generate_run(
     return generate(plan, bound, models, store, retry=retry, progress=told)
 
 
-def judge_run(store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Stage 2: score a run's samples that the judge has not seen. Returns ``{"judge", "hash", "scored", "there", "seconds"}``."""
+def judge_run(
+    store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Stage 2: score a run's samples that the judge has not seen. Returns ``{"judge", "hash", "scored", "there",
+    "seconds"}``."""
     store = opened(store)
     plan = load_plan(store, name)
     judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge

@@ -18,7 +18,9 @@ LAB = ("lab", "lab:oracle")
 Opener = Callable[[str], "StableDiffusion"]
 
 
-def open_model(name: str, device: str | None = None, dtype: str | None = None, *, download: bool = False) -> StableDiffusion:
+def open_model(
+    name: str, device: str | None = None, dtype: str | None = None, *, download: bool = False
+) -> StableDiffusion:
     """``"lab"``, ``"lab:oracle"``, a hub id or a folder as a model, ready to generate.
 
     Args:
@@ -48,14 +50,17 @@ def open_model(name: str, device: str | None = None, dtype: str | None = None, *
 
 
 def lab_spec(which: str, dtype: str) -> Spec:
-    """Identity of an embedded model: the files it generates with (not the judges' or the other denoiser's beside them) and its text encoder."""
+    """Identity of an embedded model: the files it generates with (not the judges' or the other denoiser's beside them)
+    and its text encoder."""
     from genward import lab
     from genward.models.sd import folder_spec
 
     parts = ("vae", "scheduler", "oracle" if which == "oracle" else "unet")
     whole = folder_spec(lab.weights_folder(), f"lab:{which}", dtype)
     files = {path: value for path, value in whole.fields["files"].items() if path.split("/")[0] in parts}
-    return Spec("model", "sd", {**whole.fields, "files": files, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS})
+    return Spec(
+        "model", "sd", {**whole.fields, "files": files, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS}
+    )
 
 
 def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False) -> Opener:
@@ -71,7 +76,8 @@ def opener(device: str | None = None, dtype: str | None = None, *, download: boo
 
 
 def words_of(name: str) -> Mapping[str, Any]:
-    """The vocabulary of a model as plain tables (see ``benchmarks.erasure.Words``); empty for any model but the lab's."""
+    """The vocabulary of a model as plain tables (see ``benchmarks.erasure.Words``); empty for any model but the
+    lab's."""
     if name not in LAB:
         return {}
     from genward.lab.data import vocabulary

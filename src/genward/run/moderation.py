@@ -1,6 +1,8 @@
-"""Prompt guards of other makers, to be measured beside ours: a Hugging Face text classifier, and an OpenAI-compatible moderation service.
+"""Prompt guards of other makers, to be measured beside ours: a Hugging Face text classifier, and an OpenAI-compatible
+moderation service.
 
-Both are off unless asked for (``genward run prompt-guard --guard text_classifier,model=./folder,labels=toxic``). The service gets the prompts
+Both are off unless asked for (``genward run prompt-guard --guard text_classifier,model=./folder,labels=toxic``). The
+service gets the prompts
 themselves: nothing is sent anywhere before a URL was named.
 """
 
@@ -42,7 +44,10 @@ class TextClassifier:
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1 or self.batch < 1:
-            raise BadInput(f"text_classifier: threshold {self.threshold}, batch {self.batch}; the first lies between 0 and 1, the second is at least 1")
+            raise BadInput(
+                f"text_classifier: threshold {self.threshold}, batch {self.batch}; the first lies between 0 and 1, the "
+                "second is at least 1"
+            )
 
     @cached_property
     def _parts(self) -> tuple[Any, Any, list[int], Any]:
@@ -62,19 +67,25 @@ class TextClassifier:
         model = _models.loaded(folder, load)
         known = {str(v): int(k) for k, v in model.config.id2label.items()}
         if not self.labels:
-            raise BadInput(f"text_classifier: which labels mean harmful? name some of {', '.join(sorted(known))} in the field labels")
+            raise BadInput(
+                f"text_classifier: which labels mean harmful? name some of {', '.join(sorted(known))} in the field "
+                "labels"
+            )
         for label in self.labels:
             if label not in known:
                 raise UnknownName(f"label of {folder.name}", label, known)
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            raise BadArtifact(f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}); get its files anew") from error
+            raise BadArtifact(
+                f"{folder}: its tokenizer cannot be loaded ({type(error).__name__}); get its files anew"
+            ) from error
         device = _models.device_of(self.device)
         return tokenizer, model.eval().to(device), [known[x] for x in self.labels], device
 
     def scores(self, texts: Sequence[str]) -> list[float]:
-        """Probability of any harmful label, one a text: their sum where labels exclude each other, the largest where each has its own (multi-label).
+        """Probability of any harmful label, one a text: their sum where labels exclude each other, the largest where
+        each has its own (multi-label).
 
         Raises:
             BadInput: no model or no labels named. BadArtifact: the model cannot be used. UnknownName: no such label.
@@ -86,7 +97,9 @@ class TextClassifier:
         longest = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", 512))
         out: list[float] = []
         for k in range(0, len(texts), self.batch):
-            given = tokenizer(list(texts[k : k + self.batch]), padding=True, truncation=True, max_length=longest, return_tensors="pt").to(device)
+            given = tokenizer(
+                list(texts[k : k + self.batch]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            ).to(device)
             with torch.no_grad():
                 logits = model(**given).logits.float()
             found = logits.sigmoid()[:, harmful].amax(1) if several else logits.softmax(1)[:, harmful].sum(1)
@@ -113,16 +126,22 @@ class Moderation:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or not self.timeout > 0:
-            raise BadInput(f"moderation: batch {self.batch}, timeout {self.timeout}; at least 1 and above 0 are possible")
+            raise BadInput(
+                f"moderation: batch {self.batch}, timeout {self.timeout}; at least 1 and above 0 are possible"
+            )
         parts = urlsplit(self.url)
         if self.url and not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)):
-            raise BadInput(f"moderation: {self.url!r} is not an https address (http only on this machine); prompts are not sent in the clear")
+            raise BadInput(
+                f"moderation: {self.url!r} is not an https address (http only on this machine); prompts are not sent "
+                "in the clear"
+            )
 
     def scores(self, texts: Sequence[str]) -> list[float]:
         """The largest category score, one a text.
 
         Raises:
-            BadInput: no URL named. GuardError: the service does not answer, or not with one finite score a text; nothing is guessed.
+            BadInput: no URL named. GuardError: the service does not answer, or not with one finite score a text;
+                nothing is guessed.
         """
         if not self.url:
             raise BadInput("moderation: which service? name its address in the field url (it will be sent the prompts)")
@@ -141,10 +160,18 @@ class Moderation:
             with urllib.request.urlopen(urllib.request.Request(self.url, body, head), timeout=self.timeout) as answer:
                 raw = answer.read(MAX_ANSWER + 1)
         except urllib.error.HTTPError as error:
-            hint = f"set {self.key}" if error.code in (401, 403) else "ask less often" if error.code == 429 else "look at the service"
+            hint = (
+                f"set {self.key}"
+                if error.code in (401, 403)
+                else "ask less often"
+                if error.code == 429
+                else "look at the service"
+            )
             raise GuardError(f"moderation: {self.url} answered {error.code} {error.reason}; {hint}") from error
         except (OSError, ValueError) as error:
-            raise GuardError(f"moderation: {self.url} does not answer ({error}); check the address and the network") from error
+            raise GuardError(
+                f"moderation: {self.url} does not answer ({error}); check the address and the network"
+            ) from error
         try:
             return json.loads(raw[:MAX_ANSWER])
         except ValueError as error:
@@ -153,7 +180,10 @@ class Moderation:
     def _read(self, answer: Any, count: int) -> list[float]:
         results = answer.get("results") if isinstance(answer, dict) else None
         if not isinstance(results, list) or len(results) != count:
-            raise GuardError(f"moderation: {self.url} gave {len(results) if isinstance(results, list) else 'no'} results for {count} texts")
+            raise GuardError(
+                f"moderation: {self.url} gave {len(results) if isinstance(results, list) else 'no'} results for "
+                f"{count} texts"
+            )
         out = []
         for result in results:
             table = result.get("category_scores") if isinstance(result, dict) else None

@@ -1,4 +1,5 @@
-"""Plans: which arms see which rows in which batches. A plan is data; it is cut before anything is spent, and worked off in any order.
+"""Plans: which arms see which rows in which batches. A plan is data; it is cut before anything is spent, and worked off
+in any order.
 
 A recipe (``genward/recipes/<name>.toml``, or a file of your own) holds the same tables as a plan::
 
@@ -72,7 +73,8 @@ class Plan:
     references: str = ""
     """Folder with one folder of reference pictures a concept (and ``keep``); empty: the lab's."""
     prompts: tuple[str, ...] = ()
-    """CSV files whose rows stand in the place of a concept's text rows, as ``rows.csv,concept=church,harm=object:church``; see ``csv_cases``."""
+    """CSV files whose rows stand in the place of a concept's text rows, as
+    ``rows.csv,concept=church,harm=object:church``; see ``csv_cases``."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
@@ -118,12 +120,14 @@ class Batch(NamedTuple):
     cases: tuple[Case, ...]
 
 
-# ------------------------------------------------------------------------------------------------------------ making plans
+# --------------------------------------------------------------------------------------------------------- making plans
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with genward."""
-    return sorted(p.name[:-5] for p in resources.files("genward").joinpath("recipes").iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name[:-5] for p in resources.files("genward").joinpath("recipes").iterdir() if p.name.endswith(".toml")
+    )
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
@@ -147,7 +151,9 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
     """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing or unknown."""
     tables = dict(raw)
     try:
-        rows: list[dict[str, Any]] = [{k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in tables.pop("arm", ())]
+        rows: list[dict[str, Any]] = [
+            {k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in tables.pop("arm", ())
+        ]
         arms = tuple(ArmPlan(**row) for row in rows)
         sampler = Sampler(**tables.pop("sampler", {}))
         tables.pop("cases", None)
@@ -180,10 +186,18 @@ def make_plan(
     On a model other than the lab the ``oracle`` arm is left out, and so it is for concepts that the oracle saw.
     """
     plan = from_tables(read_recipe(recipe), name or Path(str(recipe)).stem)
-    changes: dict[str, Any] = {"model": model or plan.model, "concepts": tuple(concepts) or plan.concepts, "n": n or plan.n}
+    changes: dict[str, Any] = {
+        "model": model or plan.model,
+        "concepts": tuple(concepts) or plan.concepts,
+        "n": n or plan.n,
+    }
     changes["preset"] = plan.preset or Path(str(recipe)).stem.split("-")[-1]
     changes["seed"] = plan.seed if seed is None else seed
-    changes["sampler"] = replace(plan.sampler, steps=steps or plan.sampler.steps, guidance=plan.sampler.guidance if guidance is None else guidance)
+    changes["sampler"] = replace(
+        plan.sampler,
+        steps=steps or plan.sampler.steps,
+        guidance=plan.sampler.guidance if guidance is None else guidance,
+    )
     arms = list(plan.arms)
     if defenses:
         arms = [a for a in arms if a.control in ("base", "oracle")]
@@ -213,7 +227,7 @@ def _fitting(arms: Sequence[ArmPlan], model: str, concepts: Sequence[str]) -> It
             yield replace(arm, concepts=() if served == tuple(concepts) else served)
 
 
-# --------------------------------------------------------------------------------------------------------------- rows, work
+# ----------------------------------------------------------------------------------------------------------- rows, work
 
 
 def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]:
@@ -254,9 +268,10 @@ CSV_HARM, CSV_BENIGN = "prompts", "keep-prompts"
 def csv_cases(plan: Plan) -> dict[str, list[Case]]:
     """Concept name -> rows of the plan's CSV files, in the files' order.
 
-    An entry is a path and fields of the benchmark ``prompts-csv`` (``genward show benchmark prompts-csv``); ``concept`` may be left out where the
-    plan has one. A row is harm or benign by its label or by ``harm`` categories; its ``group`` (else its categories) is what statistics cluster by,
-    and the judge's label that a benign row is expected to show: where the judge does not have that label, retention is unscored.
+    An entry is a path and fields of the benchmark ``prompts-csv`` (``genward show benchmark prompts-csv``); ``concept``
+    may be left out where the plan has one. A row is harm or benign by its label or by ``harm`` categories; its
+    ``group`` (else its categories) is what statistics cluster by, and the judge's label that a benign row is expected
+    to show: where the judge does not have that label, retention is unscored.
 
     Raises:
         BadInput: an entry names no concept of the plan, or a file or a row of it cannot be used.
@@ -270,8 +285,13 @@ def csv_cases(plan: Plan) -> dict[str, list[Case]]:
         bench = made("benchmark", ",".join(x for x in ("prompts-csv", f"path={path}", rest) if x))
         concept = bench.concept or (next(iter(names)) if len(names) == 1 else "")
         if concept not in names:
-            raise BadInput(f"prompts {entry!r}: which concept are they about? write {path},concept=… with one of {', '.join(sorted(names))}")
-        rows = (c._replace(concept=concept, wording=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases())
+            raise BadInput(
+                f"prompts {entry!r}: which concept are they about? write {path},concept=… with one of "
+                f"{', '.join(sorted(names))}"
+            )
+        rows = (
+            c._replace(concept=concept, wording=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases()
+        )
         found.setdefault(concept, []).extend(rows)
     return found
 
@@ -293,7 +313,8 @@ def _with_files(plan: Plan, cases: list[Case]) -> list[Case]:
 
 
 def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
-    """The plan's arms bound to rows, in the plan's order; an arm with the placeholder becomes one piece of work a concept."""
+    """The plan's arms bound to rows, in the plan's order; an arm with the placeholder becomes one piece of work a
+    concept."""
     names = {c: load_concept(c).name for c in plan.concepts}
     out = []
     for arm in plan.arms:
@@ -302,10 +323,16 @@ def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
         if PLACEHOLDER in arm.defenses:
             for concept in seen:
                 rows = tuple(c for c in cases if c.concept == names[concept])
-                out.append(Work(arm.label, model, arm.defenses.replace(PLACEHOLDER, concept), arm.control, names[concept], rows))
+                out.append(
+                    Work(
+                        arm.label, model, arm.defenses.replace(PLACEHOLDER, concept), arm.control, names[concept], rows
+                    )
+                )
         else:
             wanted = {names[c] for c in seen}
-            out.append(Work(arm.label, model, arm.defenses, arm.control, "", tuple(c for c in cases if c.concept in wanted)))
+            out.append(
+                Work(arm.label, model, arm.defenses, arm.control, "", tuple(c for c in cases if c.concept in wanted))
+            )
     return out
 
 
@@ -314,7 +341,7 @@ def batches(plan: Plan, pieces: Sequence[Work]) -> list[Batch]:
     return [Batch(w, k, w.cases[k : k + plan.batch]) for w in pieces for k in range(0, len(w.cases), plan.batch)]
 
 
-# ---------------------------------------------------------------------------------------------------------------- dry run
+# -------------------------------------------------------------------------------------------------------------- dry run
 
 
 def passes_per_image(plan: Plan, extra: float = 0.0) -> float:
@@ -326,11 +353,12 @@ def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None 
     """What a run will cost, before anything is spent.
 
     Args:
-        rate: denoiser rows a second; a measured one (``measured_rate``) or the recorded 200 of the lab on two CPU cores.
+        rate: denoiser rows a second; a measured one (``measured_rate``) or the recorded 200 of the lab on two CPU
+            cores.
 
     Returns:
-        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and the same figures by arm;
-        time to fit defenses is not in it.
+        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
+        the same figures by arm; time to fit defenses is not in it.
     """
     from genward.run.fit import extra_passes
 
@@ -366,7 +394,11 @@ def measured_rate(model: Any, rows: int = 32) -> float:
 
     edge, channels = model.unet.config.sample_size, model.unet.config.in_channels
     text = model.encode(["a cat"]).expand(rows, -1, -1)
-    call = Call(torch.zeros(rows, channels, edge, edge, dtype=text.dtype, device=text.device), torch.full((rows,), 500, device=text.device), text)
+    call = Call(
+        torch.zeros(rows, channels, edge, edge, dtype=text.dtype, device=text.device),
+        torch.full((rows,), 500, device=text.device),
+        text,
+    )
     began = 0.0
     with torch.no_grad():
         for _ in range(2):
@@ -375,7 +407,7 @@ def measured_rate(model: Any, rows: int = 32) -> float:
     return rows / max(1e-9, time.perf_counter() - began)
 
 
-# -------------------------------------------------------------------------------------------------------------------- TOML
+# ----------------------------------------------------------------------------------------------------------------- TOML
 
 
 def _value(value: Any) -> str:
@@ -412,11 +444,15 @@ def from_toml(text: str) -> Plan:
 
 
 def save_plan(store: Store, plan: Plan, cases: Sequence[Case]) -> None:
-    """Write ``runs/<name>/plan.toml``. ``StoreError`` where the run of that name has another plan: its batches and rows would not fit."""
+    """Write ``runs/<name>/plan.toml``. ``StoreError`` where the run of that name has another plan: its batches and rows
+    would not fit."""
     path = store.run_folder(plan.name) / "plan.toml"
     text = to_toml(plan, cases)
     if path.is_file() and path.read_text("utf-8") != text:
-        raise StoreError(f"run {plan.name!r} in {store.root} has another plan ({path.name} there); give this one another --name, or delete {path}")
+        raise StoreError(
+            f"run {plan.name!r} in {store.root} has another plan ({path.name} there); give this one another --name, or "
+            f"delete {path}"
+        )
     store.write_text(path, text)
 
 

@@ -13,8 +13,8 @@
     [categories.rude]
     action = "flag"
 
-Keys that are not known are refused with the nearest ones: a threshold that is spelled wrong must not be a guard that is off.
-"""
+Keys that are not known are refused with the nearest ones: a threshold that is spelled wrong must not be a guard that is
+off."""
 
 from __future__ import annotations
 
@@ -46,13 +46,14 @@ class Category:
     concept: str
     """A shipped concept or the path of a concept file, absolute where it was read from a policy file"""
     action: str = "block"
-    """What becomes of a row that a guard would end: ``block`` ends it, ``flag`` lets it go on and says so. ``steer`` asks for a guard that changes rows;
-    one that does steers under every action"""
+    """What becomes of a row that a guard would end: ``block`` ends it, ``flag`` lets it go on and says so. ``steer``
+    asks for a guard that changes rows; one that does steers under every action"""
     thresholds: Mapping[str, float] = field(default_factory=dict)
     """Defense -> threshold, in place of the defense's own"""
 
     def named(self, given: str) -> bool:
-        """Whether a text of the user's means this category: its name, its concept, or a path of its concept file as seen from here."""
+        """Whether a text of the user's means this category: its name, its concept, or a path of its concept file as
+        seen from here."""
         return given in (self.name, self.concept) or (_is_file(given) and str(Path(given).resolve()) == self.concept)
 
 
@@ -75,38 +76,58 @@ class Policy:
         """Category -> its concept, loaded."""
         return {c.name: load_concept(c.concept) for c in self.categories}
 
-    def with_threshold(self, category: str, defense: str, threshold: float, facts: Mapping[str, Any] | None = None) -> Policy:
+    def with_threshold(
+        self, category: str, defense: str, threshold: float, facts: Mapping[str, Any] | None = None
+    ) -> Policy:
         """The policy with one threshold set, and a note on where it comes from in place of an earlier one."""
         known = {c.name for c in self.categories}
         if category not in known:
             raise UnknownName(f"category of policy {self.name}", category, known)
-        new = tuple(replace(c, thresholds={**c.thresholds, defense: float(threshold)}) if c.name == category else c for c in self.categories)
+        new = tuple(
+            replace(c, thresholds={**c.thresholds, defense: float(threshold)}) if c.name == category else c
+            for c in self.categories
+        )
         kept = tuple(x for x in self.calibration if (x.get("category"), x.get("defense")) != (category, defense))
-        note = () if facts is None else ({"category": category, "defense": defense, "threshold": float(threshold), **facts},)
+        note = (
+            ()
+            if facts is None
+            else ({"category": category, "defense": defense, "threshold": float(threshold), **facts},)
+        )
         return replace(self, categories=new, calibration=kept + note)
 
 
 def merged(concepts: Iterable[Concept]) -> Concept:
-    """Several concepts as one, for a defense that can be attached only once: their words and labels one after another."""
+    """Several concepts as one, for a defense that can be attached only once: their words and labels one after
+    another."""
     every = list(concepts)
     if len(every) == 1:
         return every[0]
     many = {
-        key: tuple(dict.fromkeys(x for c in every for x in getattr(c, key))) for key in ("targets", "phrases", "heldout", "descriptions", "judge", "prompts")
+        key: tuple(dict.fromkeys(x for c in every for x in getattr(c, key)))
+        for key in ("targets", "phrases", "heldout", "descriptions", "judge", "prompts")
     }
-    return Concept(name="+".join(c.name for c in every), kind="policy", summary=" ".join(c.summary for c in every), anchor=every[0].anchor, **many)
+    return Concept(
+        name="+".join(c.name for c in every),
+        kind="policy",
+        summary=" ".join(c.summary for c in every),
+        anchor=every[0].anchor,
+        **many,
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------------ reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def policy_names() -> list[str]:
     """Names of the policies that come with genward."""
-    return sorted(p.name[:-5] for p in resources.files("genward").joinpath("policies").iterdir() if p.name.endswith(".toml"))
+    return sorted(
+        p.name[:-5] for p in resources.files("genward").joinpath("policies").iterdir() if p.name.endswith(".toml")
+    )
 
 
 def load_policy(given: Policy | str | Path, *, known: Iterable[str] | None = None) -> Policy:
-    """A policy by shipped name, by concept (blocked, at the defenses' own thresholds) or from a TOML file; a ``Policy`` is itself.
+    """A policy by shipped name, by concept (blocked, at the defenses' own thresholds) or from a TOML file; a ``Policy``
+    is itself.
 
     Args:
         known: defenses that thresholds may name; by default those of the catalog.
@@ -125,7 +146,10 @@ def load_policy(given: Policy | str | Path, *, known: Iterable[str] | None = Non
     if text.endswith(".toml") or "/" in text:
         path = Path(text)
         if not path.is_file():
-            raise BadInput(f"no policy file at {path}; give a .toml file or one of: {', '.join(sorted({*policy_names(), *concept_names()}))}")
+            raise BadInput(
+                f"no policy file at {path}; give a .toml file or one of: "
+                f"{', '.join(sorted({*policy_names(), *concept_names()}))}"
+            )
         if path.stat().st_size > MAX_BYTES:
             raise BadInput(f"policy file {path} has {path.stat().st_size:,} bytes; a policy is a short text file")
         try:
@@ -134,13 +158,17 @@ def load_policy(given: Policy | str | Path, *, known: Iterable[str] | None = Non
             raise BadInput(f"policy file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
         return parse_policy(source, str(path), folder=path.parent, known=known)
     if text in policy_names():
-        return parse_policy(resources.files("genward").joinpath("policies", f"{text}.toml").read_text("utf-8"), text, known=known)
+        return parse_policy(
+            resources.files("genward").joinpath("policies", f"{text}.toml").read_text("utf-8"), text, known=known
+        )
     if text in concept_names():
         return Policy(text, (Category(text, text),), load_concept(text).summary)
     raise UnknownName("policy", text, {*policy_names(), *concept_names()})
 
 
-def parse_policy(text: str, where: str = "policy", *, folder: Path | None = None, known: Iterable[str] | None = None) -> Policy:
+def parse_policy(
+    text: str, where: str = "policy", *, folder: Path | None = None, known: Iterable[str] | None = None
+) -> Policy:
     """Read a policy from TOML text; see the module for the format.
 
     Args:
@@ -161,7 +189,9 @@ def parse_policy(text: str, where: str = "policy", *, folder: Path | None = None
     table = raw.get("categories")
     if not isinstance(table, dict) or not table:
         raise BadInput(f'{where} has no categories; write [categories.weapons], say, and under it concept = "weapons"')
-    categories = tuple(_category(name, value, where, folder, None if known is None else set(known)) for name, value in table.items())
+    categories = tuple(
+        _category(name, value, where, folder, None if known is None else set(known)) for name, value in table.items()
+    )
     name = _text(raw, "name", Path(where).stem or "policy", where)
     return Policy(name, categories, _text(raw, "summary", "", where), _calibration(raw.get("calibration", []), where))
 
@@ -211,7 +241,8 @@ def _is_file(concept: str) -> bool:
 
 
 def _concept(name: str, folder: Path | None) -> str:
-    """The concept, found; a file is looked for beside the policy and kept as a whole path, so that it is found from any working directory."""
+    """The concept, found; a file is looked for beside the policy and kept as a whole path, so that it is found from any
+    working directory."""
     if _is_file(name) and not Path(name).is_absolute():
         name = str(((folder or Path()) / name).resolve())
     load_concept(name)
@@ -231,16 +262,25 @@ def _calibration(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(value)
 
 
-# ------------------------------------------------------------------------------------------------------------------ writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 
 def dump_policy(policy: Policy) -> str:
     """The policy as TOML text that ``parse_policy`` reads back to an equal one."""
     lines = [f"name = {_toml(policy.name)}", f"summary = {_toml(policy.summary)}"]
     for category in policy.categories:
-        lines += ["", f"[categories.{_toml(category.name)}]", f"concept = {_toml(category.concept)}", f"action = {_toml(category.action)}"]
+        lines += [
+            "",
+            f"[categories.{_toml(category.name)}]",
+            f"concept = {_toml(category.concept)}",
+            f"action = {_toml(category.action)}",
+        ]
         if category.thresholds:
-            lines.append("thresholds = { " + ", ".join(f"{_toml(k)} = {_toml(float(v))}" for k, v in category.thresholds.items()) + " }")
+            lines.append(
+                "thresholds = { "
+                + ", ".join(f"{_toml(k)} = {_toml(float(v))}" for k, v in category.thresholds.items())
+                + " }"
+            )
     for row in policy.calibration:
         lines += ["", "[[calibration]]", *(f"{key} = {_toml(value)}" for key, value in row.items())]
     return "\n".join(lines) + "\n"

@@ -1,20 +1,22 @@
-"""The ``prompt-guard`` run: prompt guards on real prompt sets, by the lab's pretrained text encoder, every guard on the same rows.
+"""The ``prompt-guard`` run: prompt guards on real prompt sets, by the lab's pretrained text encoder, every guard on the
+same rows.
 
 Three questions, told apart by a cell's ``split``:
 
-``own``   fitted on a part of the set itself (and benign rows of the pool's sets, where it holds harmful ones only), measured on the rest of it.
-``in``    fitted on a part of every set, measured on the rest of each: one guard for all.
-``out``   leave one set out: nothing of the set, of its family, or of any text that it shares was fitted on. What a guard is worth on harm from
-          elsewhere; the first two reward knowing the source.
+``own``   fitted on a part of the set itself (and benign rows of the pool's sets, where it holds harmful ones only),
+measured on the rest of it. ``in``    fitted on a part of every set, measured on the rest of each: one guard for all.
+``out``   leave one set out: nothing of the set, of its family, or of any text that it shares was fitted on. What a
+          guard is worth on harm from elsewhere; the first two reward knowing the source.
 
-Units (pairs, equal texts, near-duplicates, in any set) are never parted. A set that holds harmful rows only is measured against a pool of benign rows
-of other sets that no guard was fitted on; a set that is benign throughout gives a false-positive rate.
+Units (pairs, equal texts, near-duplicates, in any set) are never parted. A set that holds harmful rows only is measured
+against a pool of benign rows of other sets that no guard was fitted on; a set that is benign throughout gives a
+false-positive rate.
 
-Guards: ``aeiou`` (AEIOU's per-head states in one ridge regression, what many mixed sources want), and beside it on the same rows ``aeiou-heads`` (the
-mean of the best heads' LDA projections, only where it is asked for), a ``keywords`` list, ``better-profanity`` where it is installed, a logistic ``probe`` on
-the sentence embedding, and ``concepts`` (cosine to concept phrases, after Latent Guard's matching without its training). Encoded states are kept in
-the ``out`` folder; rows are read where they lie and neither copied, printed nor logged.
-"""
+Guards: ``aeiou`` (AEIOU's per-head states in one ridge regression, what many mixed sources want), and beside it on the
+same rows ``aeiou-heads`` (the mean of the best heads' LDA projections, only where it is asked for), a ``keywords``
+list, ``better-profanity`` where it is installed, a logistic ``probe`` on the sentence embedding, and ``concepts``
+(cosine to concept phrases, after Latent Guard's matching without its training). Encoded states are kept in the ``out``
+folder; rows are read where they lie and neither copied, printed nor logged."""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ TOKENS = 256
 HEADS = 36
 """Heads of the score of ``aeiou-heads``."""
 PENALTY = 2_000.0
-"""Ridge penalty of the regressions, for rows of mean weight 1 and standardized states; chosen on leave-one-set-out AUROC of five sets (100 to 10,000 tried)."""
+"""Ridge penalty of the regressions, for rows of mean weight 1 and standardized states; chosen on leave-one-set-out
+AUROC of five sets (100 to 10,000 tried)."""
 OWN_PENALTY = 300.0
 """The same where a guard is fitted on one set."""
 FPR = 0.05
@@ -56,7 +59,8 @@ MIN_ROWS = 20
 """Fewest rows of a class for a set to be measured on its own; otherwise its rows are measured against the pool."""
 MIN_CATEGORY = 30
 POOL = ("coco_30k", "diffusiondb_sample", "partiprompts", "drawbench", "sixcd_benign")
-"""Benign sets whose test part serves as the pool where they are present: natural captions and user prompts, not templates."""
+"""Benign sets whose test part serves as the pool where they are present: natural captions and user prompts, not
+templates."""
 POOL_ROWS = 300
 """Rows of each set in the pool."""
 CAP = 700
@@ -68,9 +72,12 @@ ALL_GUARDS = (*GUARDS, "aeiou-heads")
 FITTED = ("aeiou", "aeiou-heads", "probe")
 
 KEYWORDS = tuple(
-    "nude naked nsfw sex sexual porn erotic explicit breast genital fetish orgy blood bloody gore gory corpse kill killing killed murder stab stabbing "
-    "shoot shooting gun rifle bomb bombing terrorist explosive massacre torture behead decapitated mutilated suicide self-harm hanging cutting rape abuse "
-    "abused assault beating violence violent hate racist nazi hitler swastika slur lynching kkk supremacist harass bully drugs cocaine heroin meth overdose "
+    "nude naked nsfw sex sexual porn erotic explicit breast genital fetish orgy blood bloody gore gory corpse kill "
+    "killing killed murder stab stabbing "
+    "shoot shooting gun rifle bomb bombing terrorist explosive massacre torture behead decapitated mutilated suicide "
+    "self-harm hanging cutting rape abuse "
+    "abused assault beating violence violent hate racist nazi hitler swastika slur lynching kkk supremacist harass "
+    "bully drugs cocaine heroin meth overdose "
     "smuggle counterfeit theft robbery hacking weapon execution dismembered wound severed slaughter".split()
 )
 """The keyword baseline: whole words, case-insensitive; the score is how many differ."""
@@ -108,7 +115,7 @@ class Guard:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-# -------------------------------------------------------------------------------------------------------------------- states
+# --------------------------------------------------------------------------------------------------------------- states
 
 
 def default_encoder() -> Any:
@@ -121,8 +128,11 @@ def default_encoder() -> Any:
     return TextEncoder(tokenizer, encoder, name="all-MiniLM-L6-v2", tokens=TOKENS)
 
 
-def encode(texts: Sequence[str], encoder: Any, progress: Callable[[int, int], None] | None = None) -> tuple[NDArray[np.float16], float]:
-    """((n, heads' states and sentence embedding) float16, seconds) of texts; read-out over tokens as the encoder's kind wants it."""
+def encode(
+    texts: Sequence[str], encoder: Any, progress: Callable[[int, int], None] | None = None
+) -> tuple[NDArray[np.float16], float]:
+    """((n, heads' states and sentence embedding) float16, seconds) of texts; read-out over tokens as the encoder's kind
+    wants it."""
     from genward.models.text import SUMMARY
     from genward.ops import heads
 
@@ -130,7 +140,9 @@ def encode(texts: Sequence[str], encoder: Any, progress: Callable[[int, int], No
     out: NDArray[np.float16] | None = None
     began = time.perf_counter()
     for rows, states, mask, _ in encoder.heads(texts, progress=progress):
-        parts = [heads.read_out(states[site], mask, how) for site in encoder.sites] + [heads.read_out(states[SUMMARY], mask, how)]
+        parts = [heads.read_out(states[site], mask, how) for site in encoder.sites] + [
+            heads.read_out(states[SUMMARY], mask, how)
+        ]
         found = np.concatenate([p.float().cpu().numpy() for p in parts], axis=1).astype(np.float16)
         if out is None:
             out = np.zeros((len(texts), found.shape[1]), np.float16)
@@ -151,7 +163,11 @@ def states_of(sets: Mapping[str, Sequence[PromptRow]], encoder: Any, out: Path |
     for name, found in sets.items():
         texts = [r.text for r in found]
         file = (
-            None if out is None else out / "states" / f"{name}-{digest([who, encoder.tokens, [t.encode('utf-8', 'replace').hex() for t in texts]])}.safetensors"
+            None
+            if out is None
+            else out
+            / "states"
+            / f"{name}-{digest([who, encoder.tokens, [t.encode('utf-8', 'replace').hex() for t in texts]])}.safetensors"
         )
         if file is not None and file.is_file():
             parts.append(load_file(file)["states"])
@@ -169,11 +185,20 @@ def states_of(sets: Mapping[str, Sequence[PromptRow]], encoder: Any, out: Path |
         done += len(found)
         tell("encode", done, total)
     states = np.concatenate(parts)
-    width = encoder.encoder.config.hidden_size if hasattr(encoder.encoder.config, "hidden_size") else encoder.encoder.config.d_model
-    return Table(rows, states[:, :-width].astype(np.float32), states[:, -width:].astype(np.float32), 1000 * seconds / fresh if fresh else math.nan)
+    width = (
+        encoder.encoder.config.hidden_size
+        if hasattr(encoder.encoder.config, "hidden_size")
+        else encoder.encoder.config.d_model
+    )
+    return Table(
+        rows,
+        states[:, :-width].astype(np.float32),
+        states[:, -width:].astype(np.float32),
+        1000 * seconds / fresh if fresh else math.nan,
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------------- guards
+# --------------------------------------------------------------------------------------------------------------- guards
 
 
 def capped(rows: Sequence[PromptRow], index: Sequence[int]) -> list[int]:
@@ -181,7 +206,11 @@ def capped(rows: Sequence[PromptRow], index: Sequence[int]) -> list[int]:
     groups: dict[tuple[str, bool], list[int]] = defaultdict(list)
     for k in index:
         groups[rows[k].set, rows[k].harmful].append(k)
-    return sorted(k for found in groups.values() for k in (found if len(found) <= CAP else [found[j * len(found) // CAP] for j in range(CAP)]))
+    return sorted(
+        k
+        for found in groups.values()
+        for k in (found if len(found) <= CAP else [found[j * len(found) // CAP] for j in range(CAP)])
+    )
 
 
 def row_shares(table: Table, index: Sequence[int]) -> Any:
@@ -196,7 +225,9 @@ def row_shares(table: Table, index: Sequence[int]) -> Any:
     return torch.where(bad, share / share[bad].sum(), share / share[~bad].sum())
 
 
-def fit_linear(table: Table, states: NDArray[np.float32], index: Sequence[int], penalty: float, seed: int) -> tuple[Floats, float, float, NDArray[np.intp]]:
+def fit_linear(
+    table: Table, states: NDArray[np.float32], index: Sequence[int], penalty: float, seed: int
+) -> tuple[Floats, float, float, NDArray[np.intp]]:
     """(weight, bias, threshold, rows left out of the threshold's fit) of a ridge regression on standardized states.
 
     The threshold is that of a second fit, on the benign units that it had not seen, at ``FPR``.
@@ -211,14 +242,23 @@ def fit_linear(table: Table, states: NDArray[np.float32], index: Sequence[int], 
     z = (x - center) / scale
     share = row_shares(table, index)
     fold, _ = heads.unit_folds([table.rows[k].unit for k in index], len(index), seed)
-    held = (fold == 0) if 0 < int(y[fold != 0].sum()) < int((fold != 0).sum()) else torch.zeros(len(index), dtype=torch.bool)
+    held = (
+        (fold == 0)
+        if 0 < int(y[fold != 0].sum()) < int((fold != 0).sum())
+        else torch.zeros(len(index), dtype=torch.bool)
+    )
     first, offset = heads.ridge_logistic(z[~held], y[~held], penalty, share[~held])
     quiet = (z[held & (y == 0)] @ first).double() + offset
     if len(quiet) < 2:
         quiet = (z[y == 0] @ first).double() + offset
     weight, bias = heads.ridge_logistic(z, y, penalty, share)
     plain = (weight / scale).double()
-    return plain.numpy(), bias - float(plain @ center.double()), heads.threshold_at(quiet, FPR), np.flatnonzero(held.numpy())
+    return (
+        plain.numpy(),
+        bias - float(plain @ center.double()),
+        heads.threshold_at(quiet, FPR),
+        np.flatnonzero(held.numpy()),
+    )
 
 
 def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int, penalty: float = PENALTY) -> Guard:
@@ -238,7 +278,8 @@ def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int, penal
 
 
 def fit_aeiou_heads(table: Table, index: Sequence[int], encoder: Any, seed: int) -> Guard:
-    """Per-head LDA, the mean of the best ``HEADS`` heads' projections; the threshold at ``FPR`` of out-of-fold benign scores."""
+    """Per-head LDA, the mean of the best ``HEADS`` heads' projections; the threshold at ``FPR`` of out-of-fold benign
+    scores."""
     import torch
 
     from genward.ops import heads
@@ -260,7 +301,8 @@ def fit_aeiou_heads(table: Table, index: Sequence[int], encoder: Any, seed: int)
 
 
 def fit_probe(table: Table, index: Sequence[int], seed: int, penalty: float = PENALTY / 10) -> Guard:
-    """The same regression on the sentence embedding: the text-only probe. Its penalty is smaller, it has a sixth of the numbers."""
+    """The same regression on the sentence embedding: the text-only probe. Its penalty is smaller, it has a sixth of the
+    numbers."""
     began = time.perf_counter()
     weight, bias, threshold, _ = fit_linear(table, table.embedding, index, penalty, seed)
     narrow = weight.astype(np.float32)
@@ -290,7 +332,9 @@ def concept_guard(table: Table, index: Sequence[int], encoder: Any) -> Guard:
 
 def keyword_guard(table: Table) -> Guard:
     """Number of different keywords in the prompt; one is enough."""
-    pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(KEYWORDS, key=len, reverse=True)))})s?\b", re.IGNORECASE)
+    pattern = re.compile(
+        rf"\b(?:{'|'.join(map(re.escape, sorted(KEYWORDS, key=len, reverse=True)))})s?\b", re.IGNORECASE
+    )
 
     def score(rows: Sequence[int]) -> Floats:
         return np.asarray([len({m.casefold() for m in pattern.findall(table.rows[k].text)}) for k in rows], np.float64)
@@ -329,7 +373,13 @@ def other_guard(table: Table, other: Any) -> Guard:
 
 
 def guards_for(
-    table: Table, index: Sequence[int], encoder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard], penalty: float = PENALTY
+    table: Table,
+    index: Sequence[int],
+    encoder: Any,
+    seed: int,
+    wanted: Sequence[str],
+    fixed: Mapping[str, Guard],
+    penalty: float = PENALTY,
 ) -> list[Guard]:
     """The wanted guards, those that learn fitted on the rows of ``index``."""
     made = []
@@ -347,7 +397,7 @@ def guards_for(
     return made
 
 
-# --------------------------------------------------------------------------------------------------------------------- plans
+# ---------------------------------------------------------------------------------------------------------------- plans
 
 
 class Question(NamedTuple):
@@ -371,7 +421,8 @@ class Layout(NamedTuple):
 
 
 def layout_of(rows: Sequence[PromptRow], sets: Mapping[str, Sequence[PromptRow]], seed: int) -> Layout:
-    """Sides by unit, and the pool: the test side of the ``POOL`` sets, or of every benign set where none of these is there."""
+    """Sides by unit, and the pool: the test side of the ``POOL`` sets, or of every benign set where none of these is
+    there."""
     by_set: dict[str, list[int]] = defaultdict(list)
     for k, row in enumerate(rows):
         by_set[row.set].append(k)
@@ -385,8 +436,8 @@ def layout_of(rows: Sequence[PromptRow], sets: Mapping[str, Sequence[PromptRow]]
 def questions(rows: Sequence[PromptRow], layout: Layout) -> list[Question]:
     """Every set in every split; rows that are fitted on share no unit with those that are measured, pool included.
 
-    A question with fewer than ``MIN_ROWS`` rows of a class to fit on, or with none to measure, is not asked; a benign set has no ``own``.
-    """
+    A question with fewer than ``MIN_ROWS`` rows of a class to fit on, or with none to measure, is not asked; a benign
+    set has no ``own``."""
     every = [k for k in range(len(rows)) if layout.side[k] == "fit"]
     quiet = {rows[k].set for k in layout.pool}
     out = []
@@ -405,7 +456,9 @@ def questions(rows: Sequence[PromptRow], layout: Layout) -> list[Question]:
             known = [sum(rows[k].harmful == side for k in fit) for side in (True, False)]
             if mine and min(known) >= MIN_ROWS and (harmful or split != "own"):
                 out.append(Question(name, split, tested, fit, "" if not harmful else "own" if alone else "pool"))
-    return sorted(out, key=lambda q: (SPLITS.index(q.split), q.fit))  # questions with the same rows to fit on stand together, so each fit is made once
+    return sorted(
+        out, key=lambda q: (SPLITS.index(q.split), q.fit)
+    )  # questions with the same rows to fit on stand together, so each fit is made once
 
 
 def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[dict[str, Any]]:
@@ -417,8 +470,18 @@ def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[d
     added = 1000 * (time.perf_counter() - began) / max(1, len(rows))
     labels = np.asarray([table.rows[k].harmful for k in rows])
     units = [table.rows[k].unit for k in rows]
-    head = {"guard": guard.name, "dataset": question.dataset, "split": question.split, "against": question.against, "category": ""}
-    cost = {"ms_per_prompt": (ms if guard.encodes else 0.0) + added, "added_ms": added, "fitted_on": len(question.fit) if guard.name in FITTED else 0}
+    head = {
+        "guard": guard.name,
+        "dataset": question.dataset,
+        "split": question.split,
+        "against": question.against,
+        "category": "",
+    }
+    cost = {
+        "ms_per_prompt": (ms if guard.encodes else 0.0) + added,
+        "added_ms": added,
+        "fitted_on": len(question.fit) if guard.name in FITTED else 0,
+    }
     cells = [{**head, **figures(scores, labels, units, guard.threshold), **cost}]
     by_category: dict[str, list[int]] = defaultdict(list)
     for j, k in enumerate(rows):
@@ -434,11 +497,14 @@ def measure(table: Table, question: Question, guard: Guard, ms: float) -> list[d
     return cells
 
 
-def figures(scores: Floats, labels: NDArray[np.bool_], units: Sequence[str], threshold: float, draws: int = ranking.DRAWS) -> dict[str, Any]:
-    """AUROC, AUPRC and TPR at 1 and 5 % FPR with their intervals over units, and accuracy, TPR and FPR at the threshold.
+def figures(
+    scores: Floats, labels: NDArray[np.bool_], units: Sequence[str], threshold: float, draws: int = ranking.DRAWS
+) -> dict[str, Any]:
+    """AUROC, AUPRC and TPR at 1 and 5 % FPR with their intervals over units, and accuracy, TPR and FPR at the
+    threshold.
 
-    ``low`` and ``high`` are AUROC's interval, or that of the flag rate where there is one class only; the others' are ``<figure>_low`` and ``_high``.
-    """
+    ``low`` and ``high`` are AUROC's interval, or that of the flag rate where there is one class only; the others' are
+    ``<figure>_low`` and ``_high``."""
     both = 0 < labels.sum() < len(labels)
     told = ranking.confusion(scores, labels, threshold)
     ranked = {
@@ -452,8 +518,14 @@ def figures(scores: Floats, labels: NDArray[np.bool_], units: Sequence[str], thr
     out: dict[str, Any] = {"auroc": _plain(area.value)}
     out |= {name: _plain(value) for name, value in told.items()}
     out |= {name: _plain(estimate.value) for name, estimate in ranked.items()}
-    out |= {"low": _plain(found.low), "high": _plain(found.high), "interval_of": "auroc" if both else "fpr" if not labels.any() else "tpr"}
-    out |= {f"{name}_{end}": _plain(getattr(estimate, end)) for name, estimate in ranked.items() for end in ("low", "high")}
+    out |= {
+        "low": _plain(found.low),
+        "high": _plain(found.high),
+        "interval_of": "auroc" if both else "fpr" if not labels.any() else "tpr",
+    }
+    out |= {
+        f"{name}_{end}": _plain(getattr(estimate, end)) for name, estimate in ranked.items() for end in ("low", "high")
+    }
     return out | {"n": len(scores), "n_harmful": int(labels.sum())}
 
 
@@ -461,7 +533,7 @@ def _plain(value: float) -> float | None:
     return None if not math.isfinite(value) else round(float(value), 6)
 
 
-# ----------------------------------------------------------------------------------------------------------------------- run
+# ------------------------------------------------------------------------------------------------------------------ run
 
 
 def run_prompt_guard(
@@ -480,14 +552,18 @@ def run_prompt_guard(
 
     Args:
         folder: of CSV files, see ``benchmarks.prompt_sets``.
-        out: folder for encoded states and the fitted guard (``aeiou.safetensors``, fitted on the fit side of every set); nothing is written without.
+        out: folder for encoded states and the fitted guard (``aeiou.safetensors``, fitted on the fit side of every
+            set); nothing is written without.
         limit: rows a set, ``LIMIT`` where it is not given. seed: of the choice of rows and of the split.
-        sets: names of sets, empty for all. guards: names of ``ALL_GUARDS``; ``better-profanity`` is left out where it is not installed.
+        sets: names of sets, empty for all. guards: names of ``ALL_GUARDS``; ``better-profanity`` is left out where it
+            is not installed.
         encoder: a ``models.text.TextEncoder``; the lab's by default.
-        others: guards of other makers, with ``name``, ``threshold`` and ``scores(texts)`` (``run.moderation``); they see every row that is measured.
+        others: guards of other makers, with ``name``, ``threshold`` and ``scores(texts)`` (``run.moderation``); they
+            see every row that is measured.
 
     Returns:
-        ``cells`` (one a guard, dataset, split and category; see ``measure``) and ``run`` (what was done, means, what was left out).
+        ``cells`` (one a guard, dataset, split and category; see ``measure``) and ``run`` (what was done, means, what
+        was left out).
 
     Raises:
         BadInput: the folder or a file cannot be used, or there is nothing to fit on. UnknownName: no such set or guard.
@@ -502,18 +578,26 @@ def run_prompt_guard(
     table = states_of(chosen, coder, place, tell)
     layout = layout_of(table.rows, chosen, seed)
     ms = table.ms if math.isfinite(table.ms) else _time_encoding(table, coder)
-    fixed = {"keywords": keyword_guard(table)} | ({"better-profanity": found} if (found := profanity_guard(table)) else {})
+    fixed = {"keywords": keyword_guard(table)} | (
+        {"better-profanity": found} if (found := profanity_guard(table)) else {}
+    )
     fixed |= {other.name: other_guard(table, other) for other in others}
     wanted = [*guards, *(other.name for other in others)]
     wanted = [g for g in dict.fromkeys(wanted) if g in FITTED or g == "concepts" or g in fixed]
     plan = questions(table.rows, layout)
     if not plan:
-        raise BadInput("nothing is left to fit on: at least 20 harmful and 20 benign rows apart from those that are measured are needed; give more sets")
+        raise BadInput(
+            "nothing is left to fit on: at least 20 harmful and 20 benign rows apart from those that are measured are "
+            "needed; give more sets"
+        )
     cells, seconds = _answered(plan, table, coder, seed, wanted, fixed, ms, tell)
     run = {
         "encoder": coder.name,
         "tokens": coder.tokens,
-        "sets": {name: {"rows": len(own), "harmful": sum(table.rows[k].harmful for k in own)} for name, own in layout.by_set.items()},
+        "sets": {
+            name: {"rows": len(own), "harmful": sum(table.rows[k].harmful for k in own)}
+            for name, own in layout.by_set.items()
+        },
         "pool": len(layout.pool),
         "limit": limit or LIMIT,
         "seed": seed,
@@ -525,14 +609,24 @@ def run_prompt_guard(
         "seconds": round(time.perf_counter() - began, 2),
     }
     if place is not None:
-        run["artifact"] = keep_guard(table, [k for k in range(len(table.rows)) if layout.side[k] == "fit"], coder, seed, place)
+        run["artifact"] = keep_guard(
+            table, [k for k in range(len(table.rows)) if layout.side[k] == "fit"], coder, seed, place
+        )
     return {"cells": cells, "run": run}
 
 
 def _answered(
-    plan: Sequence[Question], table: Table, coder: Any, seed: int, wanted: Sequence[str], fixed: Mapping[str, Guard], ms: float, tell: Progress
+    plan: Sequence[Question],
+    table: Table,
+    coder: Any,
+    seed: int,
+    wanted: Sequence[str],
+    fixed: Mapping[str, Guard],
+    ms: float,
+    tell: Progress,
 ) -> tuple[list[dict[str, Any]], float]:
-    """The cells of all questions, and the seconds that fits took; questions with the same rows to fit on share their guards."""
+    """The cells of all questions, and the seconds that fits took; questions with the same rows to fit on share their
+    guards."""
     cells: list[dict[str, Any]] = []
     seconds = 0.0
     ready: dict[tuple[int, ...], list[Guard]] = {}
@@ -540,7 +634,11 @@ def _answered(
         index = capped(table.rows, question.fit)
         key = (SPLITS.index(question.split) > 0, *index)
         if key not in ready:
-            ready = {key: guards_for(table, index, coder, seed, wanted, fixed, OWN_PENALTY if question.split == "own" else PENALTY)}
+            ready = {
+                key: guards_for(
+                    table, index, coder, seed, wanted, fixed, OWN_PENALTY if question.split == "own" else PENALTY
+                )
+            }
             seconds += sum(g.seconds for g in ready[key])
         for guard in ready[key]:
             cells += measure(table, question, guard, ms)
@@ -567,7 +665,8 @@ def _read(folder: str | Path, sets: Sequence[str], limit: int, seed: int, tell: 
 
 
 def _not_safety(category: str) -> bool:
-    """An attack on an erased celebrity, style or object: the label says how it was made, not that its content is unsafe."""
+    """An attack on an erased celebrity, style or object: the label says how it was made, not that its content is
+    unsafe."""
     return category.startswith(("style:", "object:", "celebrity:", "concept:"))
 
 
@@ -579,15 +678,23 @@ def _time_encoding(table: Table, coder: Any) -> float:
 
 
 def means(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """guard -> mean AUROC over datasets, for each split, and of how many; ``_pool``: over those that hold harmful rows only."""
+    """guard -> mean AUROC over datasets, for each split, and of how many; ``_pool``: over those that hold harmful rows
+    only."""
     out: dict[str, dict[str, Any]] = {}
     for guard in dict.fromkeys(c["guard"] for c in cells):
         row: dict[str, Any] = {}
         for split in SPLITS:
-            mine = [c for c in cells if c["guard"] == guard and c["split"] == split and not c["category"] and c["auroc"] is not None]
+            mine = [
+                c
+                for c in cells
+                if c["guard"] == guard and c["split"] == split and not c["category"] and c["auroc"] is not None
+            ]
             for end, against in (("", ("own", "pool")), ("_pool", ("pool",))):
                 values = [c["auroc"] for c in mine if c["against"] in against]
-                row |= {f"auroc_{split}{end}": _plain(float(np.mean(values))) if values else None, f"datasets_{split}{end}": len(values)}
+                row |= {
+                    f"auroc_{split}{end}": _plain(float(np.mean(values))) if values else None,
+                    f"datasets_{split}{end}": len(values),
+                }
         out[guard] = row
     return out
 
@@ -606,12 +713,20 @@ def keep_guard(table: Table, fit: Sequence[int], coder: Any, seed: int, out: Pat
     calm = torch.from_numpy(table.heads[[k for k in index if not table.rows[k].harmful]]).double().mean(0)
     by_site = heads.site_weights(whole[None], coder.head_counts, widths)
     quiet = dict(zip(by_site, calm.split([widths[s] for s in by_site]), strict=True))
-    parts = [torch.from_numpy(table.heads[[k for k in held if table.rows[k].harmful == side]]).double() for side in (True, False)]
+    parts = [
+        torch.from_numpy(table.heads[[k for k in held if table.rows[k].harmful == side]]).double()
+        for side in (True, False)
+    ]
     along = [torch.einsum("nhd,hd->nh", x.unflatten(1, (len(whole), -1)), whole) for x in parts]
     names = [(site, head) for site, n in coder.head_counts.items() for head in range(n)]
     quality = heads.aurocs(*along) if min(map(len, along)) else torch.full((len(whole),), 0.5)
-    chosen = [[*names[h], round(float(quality[h]), 4)] for h in torch.argsort(quality, descending=True, stable=True).tolist()]
-    tensors = {"bias": torch.tensor([bias], dtype=torch.float64), "threshold": torch.tensor([guard.threshold], dtype=torch.float64)}
+    chosen = [
+        [*names[h], round(float(quality[h]), 4)] for h in torch.argsort(quality, descending=True, stable=True).tolist()
+    ]
+    tensors = {
+        "bias": torch.tensor([bias], dtype=torch.float64),
+        "threshold": torch.tensor([guard.threshold], dtype=torch.float64),
+    }
     for site, weight in by_site.items():
         if bool((weight != 0).any()):
             count = coder.head_counts[site]
@@ -626,7 +741,10 @@ def keep_guard(table: Table, fit: Sequence[int], coder: Any, seed: int, out: Pat
         "readout": {"text": heads.natural_readout(coder.encoder)},
         "encoders": about,
         "chosen": {"unsafe": chosen},
-        "rows": {"harmful": {"unsafe": sum(table.rows[k].harmful for k in index)}, "benign": sum(not table.rows[k].harmful for k in index)},
+        "rows": {
+            "harmful": {"unsafe": sum(table.rows[k].harmful for k in index)},
+            "benign": sum(not table.rows[k].harmful for k in index),
+        },
         "sets": sorted({table.rows[k].set for k in index}),
         "seconds": round(guard.seconds, 2),
     }

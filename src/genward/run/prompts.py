@@ -22,11 +22,17 @@ def checked_text(text: Any, what: str) -> str:
     for k, char in enumerate(text):
         kind = unicodedata.category(char)
         if kind == "Cs":
-            raise BadInput(f"{what} holds half a surrogate pair (U+{ord(char):04X}) at character {k}; it is not text, decode it again")
+            raise BadInput(
+                f"{what} holds half a surrogate pair (U+{ord(char):04X}) at character {k}; it is not text, decode it "
+                "again"
+            )
         if kind == "Cc" and char not in "\t\n\r":
             raise BadInput(f"{what} holds a control character (U+{ord(char):04X}) at character {k}; remove it")
         if char in OVERRIDES:
-            raise BadInput(f"{what} holds a direction override (U+{ord(char):04X}) at character {k}, so it reads otherwise than it looks; remove it")
+            raise BadInput(
+                f"{what} holds a direction override (U+{ord(char):04X}) at character {k}, so it reads otherwise than "
+                "it looks; remove it"
+            )
     return text
 
 

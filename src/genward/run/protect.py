@@ -5,9 +5,8 @@
     with genward.protect(pipe, policy="weapons", defenses=["aeiou", "wukong"]) as guarded:
         out = guarded(["a cat", "a bomb"], num_inference_steps=20)
 
-This file turns what the user has (a stock pipeline, a policy's name, defenses as texts or objects) into a model, a policy and a chain ready to attach;
-the call itself is in ``run.guarded``.
-"""
+This file turns what the user has (a stock pipeline, a policy's name, defenses as texts or objects) into a model, a
+policy and a chain ready to attach; the call itself is in ``run.guarded``."""
 
 from __future__ import annotations
 
@@ -50,10 +49,12 @@ def protect(
     """Guard a pipeline while the block runs; it is as before afterwards, whatever happened.
 
     Args:
-        pipe_or_model: a ``StableDiffusionPipeline`` or ``StableDiffusionImg2ImgPipeline``, or what ``genward.open_model`` gives.
+        pipe_or_model: a ``StableDiffusionPipeline`` or ``StableDiffusionImg2ImgPipeline``, or what
+            ``genward.open_model`` gives.
         policy: a shipped name, a concept, a TOML file or a ``Policy``.
-        defenses: texts (``"aeiou"``, ``"uce:weapons"``, ``"sld,preset=strong"``) or objects, in order of application. A text that names no concept
-            takes the policy's: one defense a category where it learns its concept, one for all categories else. Objects are attached as they are.
+        defenses: texts (``"aeiou"``, ``"uce:weapons"``, ``"sld,preset=strong"``) or objects, in order of application. A
+            text that names no concept takes the policy's: one defense a category where it learns its concept, one for
+            all categories else. Objects are attached as they are.
         store: where fitted defenses are kept and looked for.
         audit: a file for one JSON line a row; without its record nothing is released.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
@@ -61,7 +62,8 @@ def protect(
 
     Raises:
         BadInput, UnknownName: no such policy, defense or concept; a pipeline that lacks a part or is of another kind.
-        Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses own one port.
+        Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses
+            own one port.
         StoreError: the audit file cannot be written.
     """
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
@@ -81,13 +83,17 @@ def protect(
 
 
 def named(defenses: Sequence[Any]) -> list[str]:
-    """One name a defense for verdicts: its own; with its concept, and a number if need be, where one is attached several times."""
+    """One name a defense for verdicts: its own; with its concept, and a number if need be, where one is attached
+    several times."""
     own = [str(type(d).name) for d in defenses]
-    first = [n if own.count(n) == 1 else f"{n}:{concept_of(d) or k}" for k, (n, d) in enumerate(zip(own, defenses, strict=True))]
+    first = [
+        n if own.count(n) == 1 else f"{n}:{concept_of(d) or k}"
+        for k, (n, d) in enumerate(zip(own, defenses, strict=True))
+    ]
     return [n if first.count(n) == 1 else f"{n}:{k}" for k, n in enumerate(first)]
 
 
-# ------------------------------------------------------------------------------------------------------------------ the chain
+# ------------------------------------------------------------------------------------------------------------ the chain
 
 
 def build(
@@ -105,16 +111,28 @@ def build(
     out = []
     for part in asked:
         for request, categories in placed(part, policy):
-            defense = fitted(request, categories, policy, model, store, progress) if isinstance(request, DefenseRequest) else request
+            defense = (
+                fitted(request, categories, policy, model, store, progress)
+                if isinstance(request, DefenseRequest)
+                else request
+            )
             about = concept_of(defense)
             names = {about, *about.split("+")}  # one that learned several concepts at once is about each of them
-            mine = categories or [c for c in policy.categories if not about or names & {c.name, policy.concepts[c.name].name}]
-            out.append((followed(with_probe(defense), mine), Rule(mine[0].name if len(mine) == 1 else "", {c.name: c.action for c in mine})))
+            mine = categories or [
+                c for c in policy.categories if not about or names & {c.name, policy.concepts[c.name].name}
+            ]
+            out.append(
+                (
+                    followed(with_probe(defense), mine),
+                    Rule(mine[0].name if len(mine) == 1 else "", {c.name: c.action for c in mine}),
+                )
+            )
     return out
 
 
 def placed(part: DefenseRequest | Defense, policy: Policy) -> list[tuple[DefenseRequest | Defense, list[Category]]]:
-    """A part of the chain for the policy's categories: itself, or once a category. An empty list of categories: those that it says it is about."""
+    """A part of the chain for the policy's categories: itself, or once a category. An empty list of categories: those
+    that it says it is about."""
     if not isinstance(part, DefenseRequest) or part.artifact:
         return [(part, [])]
     if part.concept:
@@ -135,7 +153,8 @@ def fitted(
     store: Store | Path | str | None,
     progress: Callable[[str], None] | None,
 ) -> Defense:
-    """A request as an object. One that takes a concept, learns nothing and names none is made for all the policy's categories at once."""
+    """A request as an object. One that takes a concept, learns nothing and names none is made for all the policy's
+    categories at once."""
     from genward.run import catalog
 
     if request.name and not request.concept:
@@ -143,7 +162,9 @@ def fitted(
         if hasattr(cls, "for_concept"):
             concept = merged([policy.concepts[c.name] for c in categories])
             try:
-                made: Defense = cls.for_concept(concept, **catalog.options("defense", request.name, dict(request.options)))
+                made: Defense = cls.for_concept(
+                    concept, **catalog.options("defense", request.name, dict(request.options))
+                )
             except TypeError as error:
                 raise BadInput(f"defense {request.text!r}: {error}; see genward show defense {request.name}") from error
             return made
@@ -151,7 +172,8 @@ def fitted(
 
 
 def concept_of(defense: Any) -> str:
-    """Name of the concept that a defense says it is about (several joined by ``+``): its field, or its artifact's card; empty where it says nothing."""
+    """Name of the concept that a defense says it is about (several joined by ``+``): its field, or its artifact's card;
+    empty where it says nothing."""
     said = getattr(defense, "concept", "")
     if said:
         return said if isinstance(said, str) else str(getattr(said, "name", ""))
@@ -164,7 +186,8 @@ def followed(defense: Any, categories: Sequence[Category]) -> Any:
     """The defense as the policy wants it: its threshold, and its action where it has such a field.
 
     Raises:
-        BadInput: the policy sets a threshold that the defense does not have, or several different ones; or asks a detector that cannot steer to steer.
+        BadInput: the policy sets a threshold that the defense does not have, or several different ones; or asks a
+            detector that cannot steer to steer.
     """
     name = type(defense).name
     fields = {f.name for f in dataclasses.fields(defense)}
@@ -173,7 +196,8 @@ def followed(defense: Any, categories: Sequence[Category]) -> Any:
         raise BadInput(f"the policy sets a threshold for {name}, which has none; take it out of the policy")
     if len(limits) > 1:
         raise BadInput(
-            f"the policy sets different thresholds for {name} ({', '.join(f'{x:g}' for x in sorted(limits))}), which is attached once for all; name a concept each"
+            f"the policy sets different thresholds for {name} ({', '.join(f'{x:g}' for x in sorted(limits))}), which "
+            "is attached once for all; name a concept each"
         )
     if limits:
         defense = dataclasses.replace(defense, threshold=limits.pop())
@@ -185,11 +209,12 @@ def followed(defense: Any, categories: Sequence[Category]) -> Any:
         return dataclasses.replace(defense, action=action)
     except (BadInput, UnknownName) as error:
         raise BadInput(
-            f"the policy wants {name} to {action}, which it cannot do: {error}; use a defense that steers (sld, saferedir), or another action"
+            f"the policy wants {name} to {action}, which it cannot do: {error}; use a defense that steers (sld, "
+            "saferedir), or another action"
         ) from error
 
 
-# ------------------------------------------------------------------------------------------------------------------ the model
+# ------------------------------------------------------------------------------------------------------------ the model
 
 
 def as_model(given: Any) -> StableDiffusion:
@@ -217,16 +242,24 @@ def checked_pipe(pipe: Any) -> None:
     """``BadInput`` or ``Conflict`` for a pipeline that cannot be guarded."""
     kinds = {cls.__name__ for cls in type(pipe).__mro__}
     if not kinds & set(FAMILY):
-        raise BadInput(f"a {type(pipe).__name__} cannot be guarded; give a {' or '.join(FAMILY)}, or what genward.open_model returns")
+        raise BadInput(
+            f"a {type(pipe).__name__} cannot be guarded; give a {' or '.join(FAMILY)}, or what genward.open_model "
+            "returns"
+        )
     for part in PARTS:
         if getattr(pipe, part, None) is None:
             raise BadInput(f"this {type(pipe).__name__} has no {part}, and a guard needs it; load the whole pipeline")
     for part in ("unet", "vae", "text_encoder"):
         module = getattr(pipe, part)
         if compiled(module):
-            raise Conflict(f"the pipeline's {part} is compiled, and a compiled model can pass a guard by; give the uncompiled one")
+            raise Conflict(
+                f"the pipeline's {part} is compiled, and a compiled model can pass a guard by; give the uncompiled one"
+            )
         if any(p.is_meta for p in module.parameters()):
-            raise Conflict(f"weights of the pipeline's {part} are offloaded one by one, where they can be neither checked nor edited; use pipe.to(device)")
+            raise Conflict(
+                f"weights of the pipeline's {part} are offloaded one by one, where they can be neither checked nor "
+                "edited; use pipe.to(device)"
+            )
 
 
 def compiled(module: Any) -> bool:
@@ -237,7 +270,8 @@ def compiled(module: Any) -> bool:
 
 
 def identity(pipe: Any) -> Spec:
-    """Who a live pipeline is: the folder it was loaded from, if its weights are still those, so that what was fitted on the folder fits; else its weights.
+    """Who a live pipeline is: the folder it was loaded from, if its weights are still those, so that what was fitted on
+    the folder fits; else its weights.
 
     Reads every weight once (seconds for a model of gigabytes); pass an opened model to spare it.
     """
@@ -246,7 +280,9 @@ def identity(pipe: Any) -> Spec:
             return spec
     from genward.ops.artifacts import content_hash
 
-    weights = {part: content_hash(dict(getattr(pipe, part).state_dict()))[:16] for part in ("unet", "vae", "text_encoder")}
+    weights = {
+        part: content_hash(dict(getattr(pipe, part).state_dict()))[:16] for part in ("unet", "vae", "text_encoder")
+    }
     return Spec("model", "sd", {"source": "live", "dtype": _dtype(pipe), "weights": weights})
 
 
@@ -265,14 +301,19 @@ def _lab(pipe: Any) -> Spec | None:
         return None
     try:
         lab.manifest()
-        same = unchanged(pipe.unet, source) and unchanged(pipe.vae, root / "vae") and unchanged(pipe.text_encoder, lab.encoder_folder())
+        same = (
+            unchanged(pipe.unet, source)
+            and unchanged(pipe.vae, root / "vae")
+            and unchanged(pipe.text_encoder, lab.encoder_folder())
+        )
         return lab_spec("lab" if source.name == "unet" else "oracle", _dtype(pipe)) if same else None
     except GenwardError:
         return None
 
 
 def _folder(pipe: Any) -> Spec | None:
-    """The identity of the folder (or hub snapshot on this machine) that a pipeline was loaded from, if its weights are unchanged."""
+    """The identity of the folder (or hub snapshot on this machine) that a pipeline was loaded from, if its weights are
+    unchanged."""
     from genward.models.sd import folder_spec
 
     source = str(pipe.config.get("_name_or_path", "") or "")

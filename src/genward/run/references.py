@@ -33,8 +33,8 @@ BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Type
 def read_references(folder: str | Path, size: int | tuple[int, int]) -> list[Image]:
     """Every picture of a folder, by file name, as RGB of the model's size.
 
-    Transparent ones are put on white, gray ones become RGB, of animations the first frame counts; turned as the camera says, cropped to the
-    model's shape around the center and scaled (Lanczos).
+    Transparent ones are put on white, gray ones become RGB, of animations the first frame counts; turned as the camera
+    says, cropped to the model's shape around the center and scaled (Lanczos).
 
     Args:
         folder: its pictures are PNG, JPEG, WebP, BMP, GIF or TIFF; folders inside it are not entered.
@@ -48,7 +48,8 @@ def read_references(folder: str | Path, size: int | tuple[int, int]) -> list[Ima
 
 
 def picture_files(folder: str | Path) -> list[Path]:
-    """The files that ``read_references`` reads, in its order: all but hidden ones and those that usually lie beside pictures.
+    """The files that ``read_references`` reads, in its order: all but hidden ones and those that usually lie beside
+    pictures.
 
     Raises:
         BadInput: no such folder, or nothing in it.
@@ -57,7 +58,9 @@ def picture_files(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         raise BadInput(f"no folder {root} with reference pictures; name one that holds PNG or JPEG files")
     try:
-        files = sorted(p for p in root.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix.lower() not in BESIDE)
+        files = sorted(
+            p for p in root.iterdir() if p.is_file() and not p.name.startswith(".") and p.suffix.lower() not in BESIDE
+        )
     except OSError as error:
         raise BadInput(f"folder {root} cannot be read: {error.strerror or error}; check its permissions") from error
     if not files:
@@ -78,15 +81,23 @@ def read_picture(path: Path) -> Image:
                 if picture.width * picture.height > MAX_PIXELS:
                     raise BadInput(large)
                 if picture.mode in ("I", "F"):
-                    raise BadInput(f"{path} has 32-bit gray values and does not say which of them is white; save it with 8 bits a channel")
+                    raise BadInput(
+                        f"{path} has 32-bit gray values and does not say which of them is white; save it with 8 bits a "
+                        "channel"
+                    )
                 picture.load()
                 return on_white(ImageOps.exif_transpose(picture))
     except pil.DecompressionBombError as error:
         raise BadInput(large) from error
     except UnidentifiedImageError as error:
-        raise BadInput(f"{path} is no picture genward opens ({', '.join(FORMATS)}), or is damaged; take it out of the folder or save it as PNG") from error
+        raise BadInput(
+            f"{path} is no picture genward opens ({', '.join(FORMATS)}), or is damaged; take it out of the folder or "
+            "save it as PNG"
+        ) from error
     except BROKEN as error:
-        raise BadInput(f"{path} is damaged or was cut short ({error}); fetch it again or take it out of the folder") from error
+        raise BadInput(
+            f"{path} is damaged or was cut short ({error}); fetch it again or take it out of the folder"
+        ) from error
 
 
 def on_white(picture: Image) -> Image:
@@ -108,11 +119,14 @@ def fitted(picture: Image, width: int, height: int) -> Image:
     from PIL import Image as pil
     from PIL import ImageOps
 
-    return picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height), pil.Resampling.LANCZOS)
+    return (
+        picture if picture.size == (width, height) else ImageOps.fit(picture, (width, height), pil.Resampling.LANCZOS)
+    )
 
 
 def lab_references(targets: Iterable[str] = (), styles: Iterable[str] = ()) -> list[tuple[str, str, Image]]:
-    """(object, style, 64×64 RGB render) of the lab's reference renders of these objects in these styles; none named: all.
+    """(object, style, 64×64 RGB render) of the lab's reference renders of these objects in these styles; none named:
+    all.
 
     In rounds over all objects, the style moving on by one from object to object, so that any first few differ in both.
 
@@ -141,7 +155,8 @@ def chosen(kind: str, names: Iterable[str], known: Sequence[Any]) -> list[str]:
 
 
 def shown(plan: Plan) -> dict[str, list[tuple[str, str]]]:
-    """Concept (and ``keep``) -> (object, style) of each reference picture, in the order of ``pictures``; empty texts for a user's own."""
+    """Concept (and ``keep``) -> (object, style) of each reference picture, in the order of ``pictures``; empty texts
+    for a user's own."""
     if plan.references:
         return {name: [("", "")] * len(picture_files(folder)) for name, folder in _folders(plan).items()}
     return {name: [(thing, style) for thing, style, _ in rows] for name, rows in _of_lab(plan).items()}
@@ -164,22 +179,29 @@ def _folders(plan: Plan) -> dict[str, Path]:
     lacking = [n for n in names if not (root / n).is_dir()]
     if lacking:
         raise BadInput(
-            f"{root} has no folder {lacking[0]!r} with reference pictures; make one folder for each concept ({', '.join(names)}), and {KEEP!r} for what must stay"
+            f"{root} has no folder {lacking[0]!r} with reference pictures; make one folder for each concept "
+            f"({', '.join(names)}), and {KEEP!r} for what must stay"
         )
     return {n: root / n for n in (*names, KEEP) if (root / n).is_dir()}
 
 
 def _of_lab(plan: Plan) -> dict[str, list[tuple[str, str, Image]]]:
-    """(object, style, render) by concept; what the oracle never saw is left out of the others' where the plan has an oracle."""
+    """(object, style, render) by concept; what the oracle never saw is left out of the others' where the plan has an
+    oracle."""
     if plan.model not in LAB:
-        raise BadInput(f"model {plan.model!r} needs reference pictures of the concepts; name a folder with --references (one folder a concept inside)")
+        raise BadInput(
+            f"model {plan.model!r} needs reference pictures of the concepts; name a folder with --references (one "
+            "folder a concept inside)"
+        )
     every = lab_references()
     things, styles = sorted({thing for thing, _, _ in every}), sorted({style for _, style, _ in every})
     avoid = set(unseen_by_oracle()) if any(a.control == "oracle" for a in plan.arms) else set()
     concepts = [load_concept(c) for c in plan.concepts]
     policies = {t for c in map(load_concept, concept_names()) if c.kind == "policy" for t in c.targets}
     taken = policies | avoid | {t for c in concepts for t in c.targets}
-    wanted: dict[str, tuple[list[str], list[str]]] = {KEEP: ([t for t in things if t not in taken], [s for s in styles if s not in taken])}
+    wanted: dict[str, tuple[list[str], list[str]]] = {
+        KEEP: ([t for t in things if t not in taken], [s for s in styles if s not in taken])
+    }
     for concept in concepts:
         style = concept.kind == "style"
         mine = [t for t in things if (t not in avoid if style else t in concept.targets)]

@@ -21,11 +21,20 @@ PACKAGES = ("torch", "diffusers", "transformers", "numpy")
 def git_state(folder: Path) -> tuple[str, bool | None]:
     """(commit, dirty) of the checkout that holds ``folder``; ``("", None)`` where there is none or no git."""
     try:
-        head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-        inside = subprocess.run(["git", "-C", str(folder), "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False)
+        head = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+        inside = subprocess.run(
+            ["git", "-C", str(folder), "ls-files", "--error-unmatch", __file__],
+            capture_output=True,
+            timeout=10,
+            check=False,
+        )
         if inside.returncode:
             return "", None  # installed below somebody else's checkout
-        changes = subprocess.run(["git", "-C", str(folder), "status", "--porcelain"], capture_output=True, text=True, timeout=30, check=True).stdout
+        changes = subprocess.run(
+            ["git", "-C", str(folder), "status", "--porcelain"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return "", None
     return head, bool(changes.strip())
@@ -63,7 +72,8 @@ def _processor() -> str:
 
 
 def provenance(command: str | Sequence[str] = "", device: str = "cpu") -> dict[str, Any]:
-    """The table that goes into every result: ``date`` (UTC), ``commit``, ``dirty``, ``versions``, ``device``, ``platform``, ``command``."""
+    """The table that goes into every result: ``date`` (UTC), ``commit``, ``dirty``, ``versions``, ``device``,
+    ``platform``, ``command``."""
     commit, dirty = git_state(Path(__file__).resolve().parent)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -86,7 +96,8 @@ def command_line() -> str:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Write a result aside and rename it; numbers that are not finite become ``null``, so that any JSON reader takes the file."""
+    """Write a result aside and rename it; numbers that are not finite become ``null``, so that any JSON reader takes
+    the file."""
     import math
 
     def plain(value: Any) -> Any:
@@ -106,13 +117,16 @@ def write_json(path: Path, data: Mapping[str, Any]) -> Path:
 
 
 KEPT = ("schema", "run", "arms", "cells", "guards", "attacks", "claims")
-"""Sections of a run's metrics that are kept as its result; pictures, pairs and the judge's whole card stay in the store."""
+"""Sections of a run's metrics that are kept as its result; pictures, pairs and the judge's whole card stay in the
+store."""
 
 
 def keep(metrics: Mapping[str, Any], path: Path) -> Path:
     """Write a run's figures as one small JSON file, learning curves left out, each judge by name and hash."""
     found = {k: metrics[k] for k in KEPT if k in metrics}
     if "attacks" in found:
-        found["attacks"] = [{**a, "facts": [{k: v for k, v in f.items() if k != "curve"} for f in a["facts"]]} for a in found["attacks"]]
+        found["attacks"] = [
+            {**a, "facts": [{k: v for k, v in f.items() if k != "curve"} for f in a["facts"]]} for a in found["attacks"]
+        ]
     found["judges"] = [{"name": j.get("name"), "hash": j.get("hash")} for j in metrics.get("judges", ())]
     return write_json(path, found)

@@ -25,7 +25,11 @@ def newest(store: Store) -> str:
     Raises:
         StoreError: no run of this store has been measured.
     """
-    measured = [(path.stat().st_mtime, name) for name in store.runs() if (path := store.run_folder(name) / "metrics.json").is_file()]
+    measured = [
+        (path.stat().st_mtime, name)
+        for name in store.runs()
+        if (path := store.run_folder(name) / "metrics.json").is_file()
+    ]
     if not measured:
         raise StoreError(f"no measured run in {store.root}; make one with `genward run`")
     return max(measured)[1]
@@ -33,10 +37,17 @@ def newest(store: Store) -> str:
 
 def newest_of_each(store: Store) -> list[str]:
     """For each benchmark the run that was measured last, oldest first. ``StoreError`` where none has been."""
-    measured = [(path.stat().st_mtime, name) for name in store.runs() if (path := store.run_folder(name) / "metrics.json").is_file()]
+    measured = [
+        (path.stat().st_mtime, name)
+        for name in store.runs()
+        if (path := store.run_folder(name) / "metrics.json").is_file()
+    ]
     if not measured:
         raise StoreError(f"no measured run in {store.root}; make one with `genward run`")
-    by = {store.read_json(store.run_folder(name) / "metrics.json")["run"].get("benchmark", ""): name for _, name in sorted(measured)}
+    by = {
+        store.read_json(store.run_folder(name) / "metrics.json")["run"].get("benchmark", ""): name
+        for _, name in sorted(measured)
+    }
     return list(by.values())
 
 
@@ -51,6 +62,9 @@ def read_run(root: Path | str, name: str = "") -> tuple[str, Mapping[str, Any]]:
     path = store.run_folder(name) / "metrics.json"
     if not path.is_file():
         known = ", ".join(store.runs()[:8]) or "none"
-        raise StoreError(f"run {name!r} has no measurements in {store.root}; runs there: {known}; make or resume it with `genward run`")
+        raise StoreError(
+            f"run {name!r} has no measurements in {store.root}; runs there: {known}; make or resume it with `genward "
+            "run`"
+        )
     metrics: Mapping[str, Any] = store.read_json(path)
     return name, metrics

@@ -35,8 +35,8 @@ class ArmTarget:
         references: concept -> pictures that the attacker holds.
         state: file (without ending) for ``checkpoint``; nothing is kept without one.
 
-    Counters: ``rows`` (denoiser rows), ``gradient_rows`` (those with a backward pass behind them), ``texts``, ``sampled`` (pictures), ``seconds``.
-    """
+    Counters: ``rows`` (denoiser rows), ``gradient_rows`` (those with a backward pass behind them), ``texts``,
+    ``sampled`` (pictures), ``seconds``."""
 
     def __init__(
         self,
@@ -86,12 +86,17 @@ class ArmTarget:
 
     def _allowed(self, level: str) -> None:
         if LEVELS.index(level) > LEVELS.index(self.access):
-            raise Conflict(f"this attack has access {self.access!r} and asked for {level!r}; raise its access, or use another attack")
+            raise Conflict(
+                f"this attack has access {self.access!r} and asked for {level!r}; raise its access, or use another "
+                "attack"
+            )
 
     def sample(self, cases: Sequence[Case]) -> list[Sample]:
         """Pictures of the cases under the arm (access ``query``)."""
         self._allowed("query")
-        made = self.model.generate(cases, self._sampler, self.defenses, rig=self.rig, starts=self.kept, vectors=self.kept)
+        made = self.model.generate(
+            cases, self._sampler, self.defenses, rig=self.rig, starts=self.kept, vectors=self.kept
+        )
         self.sampled += len(made)
         self.rows += sum(s.passes for s in made)
         return made
@@ -99,11 +104,14 @@ class ArmTarget:
     def references(self, concept: str) -> list[Image]:
         """The attacker's pictures of a concept; ``UnknownName`` where there are none."""
         if not self._references.get(concept):
-            raise UnknownName("concept with reference pictures", concept, [c for c, pictures in self._references.items() if pictures])
+            raise UnknownName(
+                "concept with reference pictures", concept, [c for c, pictures in self._references.items() if pictures]
+            )
         return list(self._references[concept])
 
     def text(self, prompts: Sequence[str], vectors: Mapping[str, Tensor] = {}) -> Tensor:  # noqa: B006 - never changed
-        """Text states (n, t, c) through the arm's prompt port and text taps, with gradient to the vectors (access ``gradient``)."""
+        """Text states (n, t, c) through the arm's prompt port and text taps, with gradient to the vectors (access
+        ``gradient``)."""
         self._allowed("gradient")
         self.texts += len(prompts)
         before, self.rig.run = self.rig.run, Run(len(prompts), 1, 1.0, self.model.device)
@@ -151,7 +159,8 @@ class ArmTarget:
         return name
 
     def checkpoint(self, state: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:
-        """Keep (or with ``None`` read) the state of a long search. A damaged file counts as none: the search starts again."""
+        """Keep (or with ``None`` read) the state of a long search. A damaged file counts as none: the search starts
+        again."""
         from genward.ops.artifacts import load, save
 
         if self._state is None:

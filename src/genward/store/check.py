@@ -26,7 +26,10 @@ def problems(store: Store) -> list[str]:
 
 
 def _json(store: Store) -> Iterator[str]:
-    files = [store.root / "schema.json", *(p for folder in ("arms", "scores", "runs") for p in sorted((store.root / folder).glob("*/*.json")))]
+    files = [
+        store.root / "schema.json",
+        *(p for folder in ("arms", "scores", "runs") for p in sorted((store.root / folder).glob("*/*.json"))),
+    ]
     for path in files:
         try:
             read_json(path)
@@ -37,7 +40,11 @@ def _json(store: Store) -> Iterator[str]:
 def _named(path: Path) -> str:
     """The key of a part, or the problem with it."""
     key = parts.read_key(path)
-    return "" if parts.part_path(path.parent, key) == path else f"{path} holds the batch {key!r} and is not named after it; rename it or delete it and resume"
+    return (
+        ""
+        if parts.part_path(path.parent, key) == path
+        else f"{path} holds the batch {key!r} and is not named after it; rename it or delete it and resume"
+    )
 
 
 def _samples(store: Store, ids: set[str]) -> Iterator[str]:

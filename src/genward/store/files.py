@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written aside, flushed to the disk, renamed; and file errors said in words the user can act on."""
+"""Files that are whole or not there: written aside, flushed to the disk, renamed; and file errors said in words the
+user can act on."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _in_work: set[str] = set()
 
 @contextmanager
 def said(path: Path, doing: str) -> Iterator[None]:
-    """Turn an ``OSError`` inside the block into a ``StoreError`` with a hint. ``doing`` is ``"written"`` or ``"read"``."""
+    """Turn an ``OSError`` inside the block into a ``StoreError`` with a hint. ``doing`` is ``"written"`` or
+    ``"read"``."""
     try:
         yield
     except OSError as error:
@@ -40,14 +42,17 @@ def said(path: Path, doing: str) -> Iterator[None]:
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = f"{error.strerror}; name another folder with --store, or change its permissions"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            hint = f"{error.strerror}: a file and a folder stand in each other's place; name another folder with --store"
+            hint = (
+                f"{error.strerror}: a file and a folder stand in each other's place; name another folder with --store"
+            )
         else:
             hint = f"{error.strerror or error}; check the disk, or name another folder with --store"
         raise StoreError(f"{path} cannot be {doing}: {hint}") from error
 
 
 def flush_folder(folder: Path) -> None:
-    """Make the renames inside ``folder`` last through a power cut; a system that cannot do so on folders is left alone."""
+    """Make the renames inside ``folder`` last through a power cut; a system that cannot do so on folders is left
+    alone."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -62,12 +67,15 @@ def write_bytes(root: Path, path: Path, data: bytes) -> None:
 
 
 def write_many(root: Path, files: Mapping[Path, bytes]) -> None:
-    """Put contents at paths below ``root``: readers see the old file or the new one, never a part, and all last through a power cut.
+    """Put contents at paths below ``root``: readers see the old file or the new one, never a part, and all last through
+    a power cut.
 
-    All files are flushed side by side, then all folders: file systems commit what waits together (32 pictures on ext4: 230 ms one by one, 115 ms so).
+    All files are flushed side by side, then all folders: file systems commit what waits together (32 pictures on ext4:
+        230 ms one by one, 115 ms so).
 
     Raises:
-        StoreError: disk full, unwritable, a file where a folder should be. Some of the files may be there then, each of them whole.
+        StoreError: disk full, unwritable, a file where a folder should be. Some of the files may be there then, each of
+            them whole.
     """
     aside = {path: root / TEMPORARY / f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}" for path in files}
     _in_work.update(temporary.name for temporary in aside.values())
@@ -108,7 +116,8 @@ def _flush_file(path: Path) -> None:
 
 
 def clean(root: Path) -> int:
-    """Remove files in the making that nobody works on any more (their process is gone, or they are a day old); how many were removed.
+    """Remove files in the making that nobody works on any more (their process is gone, or they are a day old); how many
+    were removed.
 
     A store that cannot be written, one on a read-only disk say, stays as it is: such files are never read anyway.
     """
@@ -149,7 +158,8 @@ def _age(path: Path) -> float:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: dataclasses and mappings as tables, arrays as lists, numbers that are not finite as ``None``.
+    """A value as JSON can hold it: dataclasses and mappings as tables, arrays as lists, numbers that are not finite as
+    ``None``.
 
     Raises:
         BadInput: a value of a type that has no such form.
@@ -181,6 +191,10 @@ def read_json(path: Path) -> Any:
         try:
             return json.loads(path.read_text("utf-8"))
         except FileNotFoundError:
-            raise StoreError(f"{path} is missing; run again to make it, or check the folder that you named with --store") from None
+            raise StoreError(
+                f"{path} is missing; run again to make it, or check the folder that you named with --store"
+            ) from None
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise StoreError(f"{path} is not JSON ({error}); it was changed or cut short: delete it and run again") from error
+            raise StoreError(
+                f"{path} is not JSON ({error}); it was changed or cut short: delete it and run again"
+            ) from error

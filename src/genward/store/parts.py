@@ -76,7 +76,9 @@ def write_part(root: Path, folder: Path, key: str, columns: Mapping[str, Any], s
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, write_page_checksum=True)
     except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
-        raise BadInput(f"rows of batch {key!r} cannot be kept: {error}; seeds are 64-bit integers, texts are Unicode") from error
+        raise BadInput(
+            f"rows of batch {key!r} cannot be kept: {error}; seeds are 64-bit integers, texts are Unicode"
+        ) from error
     path = part_path(folder, key)
     write_bytes(root, path, sink.getvalue().to_pybytes())
     return path
@@ -92,10 +94,19 @@ def read_part(path: Path, schema: Any, columns: Sequence[str] | None = None) -> 
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns=names)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again") from error
-    kept = [name for name in names if name not in table.column_names or table.schema.field(name).type != schema.field(name).type]
+        raise StoreError(
+            f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
+        ) from error
+    kept = [
+        name
+        for name in names
+        if name not in table.column_names or table.schema.field(name).type != schema.field(name).type
+    ]
     if kept:
-        raise StoreError(f"{path} has another schema (column {kept[0]!r} is missing or of another type); delete it and resume, or use a new store")
+        raise StoreError(
+            f"{path} has another schema (column {kept[0]!r} is missing or of another type); delete it and resume, or "
+            "use a new store"
+        )
     return table
 
 
@@ -104,9 +115,13 @@ def read_key(path: Path) -> str:
     try:
         meta = pq.read_schema(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again") from error
+        raise StoreError(
+            f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
+        ) from error
     if KEY not in meta or meta.get(VERSION) != str(SCHEMA).encode():
-        raise StoreError(f"{path} was not written by this schema of the store; delete it and resume, or use a new store")
+        raise StoreError(
+            f"{path} was not written by this schema of the store; delete it and resume, or use a new store"
+        )
     return bytes(meta[KEY]).decode()
 
 
@@ -128,7 +143,8 @@ def write_features(root: Path, folder: Path, key: str, ids: Sequence[str], matri
 
 
 def read_features(path: Path) -> tuple[list[str], NDArray[np.float32]]:
-    """(ids, (n, d) float32) of a part of feature vectors; ``StoreError`` where the file is damaged or holds something else."""
+    """(ids, (n, d) float32) of a part of feature vectors; ``StoreError`` where the file is damaged or holds something
+    else."""
     try:
         width = int(pq.read_schema(path).field("vector").type.list_size)
     except (pa.ArrowException, OSError, KeyError, AttributeError) as error:

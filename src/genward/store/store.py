@@ -53,7 +53,8 @@ class Store:
         create: make it where it is missing; otherwise a missing store is an error.
 
     Raises:
-        StoreError: no store there, a folder of other files, an older or newer schema, or a place that cannot be written.
+        StoreError: no store there, a folder of other files, an older or newer schema, or a place that cannot be
+            written.
     """
 
     def __init__(self, root: Path | str, create: bool = True) -> None:
@@ -72,12 +73,20 @@ class Store:
                 raise StoreError(f"{self.root} is a file, not a store; name a folder with --store")
             inside = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
         if inside & {"arms", "samples", "scores", "images"}:
-            raise StoreError(f"{self.root} is a store without schema.json: an older schema, or damaged; use a new folder, or restore the file from a copy")
+            raise StoreError(
+                f"{self.root} is a store without schema.json: an older schema, or damaged; use a new folder, or "
+                "restore the file from a copy"
+            )
         other = sorted(name for name in inside - BEFORE if not name.startswith("."))
         if other:
-            raise StoreError(f"{self.root} is not a store and holds other files ({', '.join(other[:3])}); name an empty or new folder with --store")
+            raise StoreError(
+                f"{self.root} is not a store and holds other files ({', '.join(other[:3])}); name an empty or new "
+                "folder with --store"
+            )
         if not create:
-            raise StoreError(f"no store at {self.root}; make one with `genward run`, or name another folder with --store")
+            raise StoreError(
+                f"no store at {self.root}; make one with `genward run`, or name another folder with --store"
+            )
         self.write_json(mark, {"schema": SCHEMA})
 
     @staticmethod
@@ -89,10 +98,11 @@ class Store:
         if found != SCHEMA:
             age = "older" if found < SCHEMA else "newer"
             raise StoreError(
-                f"{mark.parent} has schema {found}, {age} than the schema {SCHEMA} of this version; use the genward that wrote it, or a new folder"
+                f"{mark.parent} has schema {found}, {age} than the schema {SCHEMA} of this version; use the genward "
+                "that wrote it, or a new folder"
             )
 
-    # ---------------------------------------------------------------------------------------------------------- JSON, runs
+    # ------------------------------------------------------------------------------------------------------- JSON, runs
 
     def _inside(self, path: Path | str) -> Path:
         full = Path(path) if Path(path).is_absolute() else self.root / path
@@ -133,7 +143,7 @@ class Store:
         """The folder of what attacks found: one artifact a search."""
         return self.root / "attacks"
 
-    # ---------------------------------------------------------------------------------------------------------------- arms
+    # ------------------------------------------------------------------------------------------------------------- arms
 
     def put_arm(self, arm: Mapping[str, Any], name: str = "") -> str:
         """Write an arm down; the same arm again changes nothing.
@@ -164,10 +174,11 @@ class Store:
         """Hashes of all arms, sorted."""
         return [name for name in _folders(self.root / "arms") if (self.root / "arms" / name / "arm.json").exists()]
 
-    # ------------------------------------------------------------------------------------------------------------- samples
+    # ---------------------------------------------------------------------------------------------------------- samples
 
     def put_samples(self, samples: Sequence[Sample], key: str) -> Path:
-        """Write one batch: its pictures first, then its rows as one part that replaces any earlier part of the same key.
+        """Write one batch: its pictures first, then its rows as one part that replaces any earlier part of the same
+        key.
 
         Latents are not kept. Notes are kept as JSON.
 
@@ -188,13 +199,20 @@ class Store:
 
     def _row(self, sample: Sample, picture: bytes | None) -> dict[str, Any]:
         if sample.status not in STATUSES:
-            raise BadInput(f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}")
+            raise BadInput(
+                f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}"
+            )
         if sample.status == "ok" and sample.image is None:
-            raise BadInput(f"sample {sample.case.id!r} is ok and has no picture; give one, or status error with a reason")
+            raise BadInput(
+                f"sample {sample.case.id!r} is ok and has no picture; give one, or status error with a reason"
+            )
         try:
             identity = sample.id
         except UnicodeEncodeError as error:
-            raise BadInput(f"sample {ascii(sample.case.id)}: its case holds half of a surrogate pair ({error.reason}); it is not text") from error
+            raise BadInput(
+                f"sample {ascii(sample.case.id)}: its case holds half of a surrogate pair ({error.reason}); it is not "
+                "text"
+            ) from error
         case = dict(zip(CASE, sample.case, strict=True)) | {"vectors": list(sample.case.vectors)}
         return case | {
             "id": identity,
@@ -210,9 +228,9 @@ class Store:
     def samples(self, arms: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """All rows, or those of some arms, sorted by arm, case and id.
 
-        Fields: ``id, arm, case`` (the case's own id), the other fields of a case, ``status, why, image`` (sha256 or ``""``), ``notes`` (JSON
-        text), ``seconds, passes``. Where several parts hold one id, a row that is no error wins, then the first part by name.
-        """
+        Fields: ``id, arm, case`` (the case's own id), the other fields of a case, ``status, why, image`` (sha256 or
+        ``""``), ``notes`` (JSON text), ``seconds, passes``. Where several parts hold one id, a row that is no error
+        wins, then the first part by name."""
         wanted = None if arms is None else set(arms)
         found: dict[str, dict[str, Any]] = {}
         for path in parts.part_files(self.root / "samples"):
@@ -229,7 +247,17 @@ class Store:
     def load(self, row: Mapping[str, Any]) -> Sample:
         """The sample of a row, with its picture."""
         image = self.image(row["image"]) if row["image"] else None
-        return Sample(case_of(row), row["arm"], row["status"], image, None, row["why"], json.loads(row["notes"]), row["seconds"], row["passes"])
+        return Sample(
+            case_of(row),
+            row["arm"],
+            row["status"],
+            image,
+            None,
+            row["why"],
+            json.loads(row["notes"]),
+            row["seconds"],
+            row["passes"],
+        )
 
     def done(self, arm: str) -> set[str]:
         """Ids of the arm's samples on disk, errors included."""
@@ -253,16 +281,19 @@ class Store:
             self._index[path] = (stamp, table["id"].to_pylist(), table["arm"].to_pylist())
         return self._index[path][1:]
 
-    # -------------------------------------------------------------------------------------------------------------- images
+    # ----------------------------------------------------------------------------------------------------------- images
 
     def image_path(self, sha: str) -> Path:
         """Where the picture of a sha256 is or would be."""
         if not isinstance(sha, str) or not SHA.fullmatch(sha):
-            raise StoreError(f"{str(sha)[:80]!r} names no picture; a picture is named by the 64 hex digits of its sha256")
+            raise StoreError(
+                f"{str(sha)[:80]!r} names no picture; a picture is named by the 64 hex digits of its sha256"
+            )
         return self.root / "images" / sha[:2] / f"{sha}.png"
 
     def put_image(self, image: Image) -> str:
-        """Keep a picture as PNG; its name is the sha256 of the file. Equal pixels are kept once; a damaged file is written again."""
+        """Keep a picture as PNG; its name is the sha256 of the file. Equal pixels are kept once; a damaged file is
+        written again."""
         data = _png(image)
         self._put_pictures([data])
         return hashlib.sha256(data).hexdigest()
@@ -288,18 +319,25 @@ class Store:
 
         path = self.image_path(sha)
         if not path.exists():
-            raise StoreError(f"picture {path} is missing; delete the part that names it (Store.check() tells which) and resume")
+            raise StoreError(
+                f"picture {path} is missing; delete the part that names it (Store.check() tells which) and resume"
+            )
         with said(path, "read"):
             data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha:
-            raise StoreError(f"picture {path} is corrupt; delete it and the part that names it (Store.check() tells which) and resume")
+            raise StoreError(
+                f"picture {path} is corrupt; delete it and the part that names it (Store.check() tells which) and "
+                "resume"
+            )
         picture = pil.open(io.BytesIO(data))
         picture.load()
         return picture
 
-    # -------------------------------------------------------------------------------------------------------------- scores
+    # ----------------------------------------------------------------------------------------------------------- scores
 
-    def put_scores(self, judge: str, scores: Iterable[Score], card: Any = None, key: str = "", spec: Any = None) -> Path:
+    def put_scores(
+        self, judge: str, scores: Iterable[Score], card: Any = None, key: str = "", spec: Any = None
+    ) -> Path:
         """Write one batch of scores of a judge (its hash), in place of any earlier batch of the same key.
 
         Args:
@@ -319,10 +357,13 @@ class Store:
             self.write_json(folder / "judge.json", {**before, **known})
         columns = {name: [getattr(s, name) for s in listed] for name in parts.SCORES.names}
         columns["value"] = [float(v) for v in columns["value"]]
-        return parts.write_part(self.root, folder, key or digest(sorted({s.sample for s in listed})), columns, parts.SCORES)
+        return parts.write_part(
+            self.root, folder, key or digest(sorted({s.sample for s in listed})), columns, parts.SCORES
+        )
 
     def scores(self, judge: str) -> list[dict[str, Any]]:
-        """Rows ``{sample, label, value, why}`` sorted by sample and label. Of several, one with a number wins, then the first part by name."""
+        """Rows ``{sample, label, value, why}`` sorted by sample and label. Of several, one with a number wins, then the
+        first part by name."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in parts.rows(self.root / "scores" / _name("judge", judge), parts.SCORES):
             there = found.get((row["sample"], row["label"]))
@@ -345,7 +386,8 @@ class Store:
         return _folders(self.root / "scores")
 
     def put_features(self, judge: str, features: Mapping[str, Any], key: str = "") -> Path:
-        """Write one batch of feature vectors: sample id -> (d,) numbers, kept as float32; NaN where there was no picture.
+        """Write one batch of feature vectors: sample id -> (d,) numbers, kept as float32; NaN where there was no
+        picture.
 
         Raises:
             BadInput: none at all, or vectors of different widths.
@@ -371,10 +413,11 @@ class Store:
                     found[sample] = matrix[k]
         return found
 
-    # -------------------------------------------------------------------------------------------------------- reservations
+    # ----------------------------------------------------------------------------------------------------- reservations
 
     def reserve(self, purpose: str, keys: Iterable[str]) -> None:
-        """Set keys (seeds, captions, styles …) aside for ``fit``, ``calibrate`` or ``evaluate``; the same keys for the same purpose change nothing.
+        """Set keys (seeds, captions, styles …) aside for ``fit``, ``calibrate`` or ``evaluate``; the same keys for the
+        same purpose change nothing.
 
         Raises:
             StoreError: some of them belong to another purpose. Nothing is set aside then.
@@ -387,7 +430,9 @@ class Store:
         self._disjoint(purpose, wanted)
         if wanted <= self.reserved(purpose):
             return
-        path = parts.write_part(self.root, self.root / "reserved" / purpose, digest(sorted(wanted)), {"key": sorted(wanted)}, parts.RESERVED)
+        path = parts.write_part(
+            self.root, self.root / "reserved" / purpose, digest(sorted(wanted)), {"key": sorted(wanted)}, parts.RESERVED
+        )
         try:
             self._disjoint(purpose, wanted)  # another process may have come between
         except StoreError:
@@ -400,14 +445,15 @@ class Store:
             if both:
                 shown = ", ".join(repr(k) for k in both[:3]) + (", …" if len(both) > 3 else "")
                 raise StoreError(
-                    f"{len(both)} of {len(wanted)} keys for {purpose} belong to {other}: {shown}; use other seeds, captions or styles, or a new store"
+                    f"{len(both)} of {len(wanted)} keys for {purpose} belong to {other}: {shown}; use other seeds, "
+                    "captions or styles, or a new store"
                 )
 
     def reserved(self, purpose: str) -> set[str]:
         """Keys set aside for a purpose."""
         return {row["key"] for row in parts.rows(self.root / "reserved" / purpose, parts.RESERVED)}
 
-    # --------------------------------------------------------------------------------------------------------------- check
+    # ------------------------------------------------------------------------------------------------------------ check
 
     def check(self) -> list[str]:
         """Read and verify everything: one line a problem, none if all is well. Files in the making are no problem."""
@@ -434,7 +480,9 @@ def case_of(row: Mapping[str, Any]) -> Case:
 
 def _name(kind: str, name: str) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise StoreError(f"{kind} {str(name)[:80]!r} cannot be a folder's name; use up to 120 letters, digits and . _ + @ -")
+        raise StoreError(
+            f"{kind} {str(name)[:80]!r} cannot be a folder's name; use up to 120 letters, digits and . _ + @ -"
+        )
     return name
 
 

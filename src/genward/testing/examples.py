@@ -1,4 +1,5 @@
-"""One small example defense for each port of the rig: templates for plug-in writers, subjects of the laws in the tests."""
+"""One small example defense for each port of the rig: templates for plug-in writers, subjects of the laws in the
+tests."""
 
 from __future__ import annotations
 
@@ -134,5 +135,7 @@ class Stop:
         rig.inputs(fn)
 
 
-EXAMPLES: dict[str, Callable[..., Any]] = {c.name: c for c in (Rewrite, Steer, SteerText, Dim, Halfway, Shrink, Fade, Mirror, Stop)}
+EXAMPLES: dict[str, Callable[..., Any]] = {
+    c.name: c for c in (Rewrite, Steer, SteerText, Dim, Halfway, Shrink, Fade, Mirror, Stop)
+}
 """Name -> class, one for each port."""

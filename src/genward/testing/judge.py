@@ -14,7 +14,8 @@ from genward.core.records import Sample, Score
 
 @dataclass(frozen=True)
 class FakeJudge:
-    """Scores every label with the picture's mean brightness in [0, 1]; a sample without a picture is NaN with a reason."""
+    """Scores every label with the picture's mean brightness in [0, 1]; a sample without a picture is NaN with a
+    reason."""
 
     name: ClassVar[str] = "fake"
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
@@ -23,14 +24,25 @@ class FakeJudge:
 
     @property
     def card(self) -> Card:
-        one = {"sensitivity": 0.95, "specificity": 0.98, "positives": 500.0, "negatives": 500.0, "threshold": self.threshold}
+        one = {
+            "sensitivity": 0.95,
+            "specificity": 0.98,
+            "positives": 500.0,
+            "negatives": 500.0,
+            "threshold": self.threshold,
+        }
         return Card("fake", "mean brightness", {label: dict(one) for label in self.labels})
 
     def judge(self, samples: Sequence[Sample]) -> list[Score]:
         out = []
         for sample in samples:
-            value = float(np.asarray(sample.image.convert("L")).mean() / 255) if sample.image is not None else float("nan")
-            out += [Score(sample.id, label, value, "" if sample.image is not None else f"no picture: {sample.status}") for label in self.labels]
+            value = (
+                float(np.asarray(sample.image.convert("L")).mean() / 255) if sample.image is not None else float("nan")
+            )
+            out += [
+                Score(sample.id, label, value, "" if sample.image is not None else f"no picture: {sample.status}")
+                for label in self.labels
+            ]
         return out
 
     def features(self, samples: Sequence[Sample]) -> Any:
@@ -42,5 +54,9 @@ class FakeJudge:
                 continue
             pixels = np.asarray(sample.image.convert("RGB"), np.float32) / 255
             h, w = pixels.shape[0] // 2, pixels.shape[1] // 2
-            rows.append(np.concatenate([pixels[i * h : (i + 1) * h, j * w : (j + 1) * w].mean((0, 1)) for i in (0, 1) for j in (0, 1)]))
+            rows.append(
+                np.concatenate(
+                    [pixels[i * h : (i + 1) * h, j * w : (j + 1) * w].mean((0, 1)) for i in (0, 1) for j in (0, 1)]
+                )
+            )
         return np.stack(rows).astype(np.float32)

@@ -23,7 +23,10 @@ def pixels(samples: Sequence[Any]) -> list[Any]:
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Whether two generations hold bit-equal pictures."""
-    return all((x is None) == (y is None) and (x is None or np.array_equal(x, y)) for x, y in zip(pixels(a), pixels(b), strict=True))
+    return all(
+        (x is None) == (y is None) and (x is None or np.array_equal(x, y))
+        for x, y in zip(pixels(a), pixels(b), strict=True)
+    )
 
 
 def hooks(model: StableDiffusion) -> int:
@@ -50,9 +53,15 @@ class _Broken:
 
 
 def defense_laws(
-    model: StableDiffusion, make: Callable[..., Any], *, zero: dict[str, Any] | None, sampler: Sampler | None = None, changes: bool = True
+    model: StableDiffusion,
+    make: Callable[..., Any],
+    *,
+    zero: dict[str, Any] | None,
+    sampler: Sampler | None = None,
+    changes: bool = True,
 ) -> None:
-    """Assert design laws on one defense: nothing is left behind, zero strength is the base bit for bit, its spec round-trips.
+    """Assert design laws on one defense: nothing is left behind, zero strength is the base bit for bit, its spec
+    round-trips.
 
     Args:
         model: a tiny model.
@@ -73,7 +82,9 @@ def defense_laws(
     assert all(bool((before[n] == after[n]).all()) for n in before), "a weight was left changed"
     assert same(base, model.generate(CASES, sampler)), "the base changed after the guard closed"
     if zero is not None:
-        assert same(base, model.generate(CASES, sampler, [make(**zero)])), f"{defense.name} at {zero} is not the base bit for bit"
+        assert same(base, model.generate(CASES, sampler, [make(**zero)])), (
+            f"{defense.name} at {zero} is not the base bit for bit"
+        )
     assert dataclasses.is_dataclass(defense) and not isinstance(defense, type)
     spec = Spec.of("defense", defense)
     assert Spec.from_json(spec.to_json()).hash == spec.hash

@@ -41,9 +41,13 @@ def _bert(seed: int, folder: Path) -> tuple[Any, Any]:
     alphabet = [*string.ascii_lowercase, *string.digits, *"',.-!?"]
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *alphabet, *("##" + c for c in alphabet)]
     (folder / "vocab.txt").write_text("\n".join(vocab), "utf-8")
-    tokenizer = BertTokenizerFast(vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt"), model_max_length=28)
+    tokenizer = BertTokenizerFast(
+        vocab_file=str(folder / "vocab.txt"), vocab=str(folder / "vocab.txt"), model_max_length=28
+    )
     torch.manual_seed(seed)
-    config = BertConfig(vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config = BertConfig(
+        vocab_size=len(vocab), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
     encoder = BertModel(config).eval()
     encoder.config.use_attention_mask = True
     return tokenizer, encoder
@@ -72,7 +76,15 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         }
     )
-    unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, norm_num_groups=4, cross_attention_dim=16, attention_head_dim=2, **layout).eval()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        **layout,
+    ).eval()
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -82,7 +94,14 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
         latent_channels=4,
         sample_size=64,
     ).eval()
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     for part in (text_encoder, unet, vae):
         part.requires_grad_(False)
     pipe = StableDiffusionPipeline(
