@@ -28,14 +28,14 @@ from typing import Any, NamedTuple
 
 from genward import lab
 from genward.attacks.guard_search import GuardSearch, word_edits
+from genward.catalog.fitting import parse_defense, ready
+from genward.catalog.opening import open_model
 from genward.core import Case, Sample, Sampler, load_concept
 from genward.core.records import row_seed
 from genward.core.spec import Spec
 from genward.judges.lab import LabJudge
 from genward.metrics.intervals import wilson
 from genward.ops.asking import scores, thresholds
-from genward.run.fit import parse_defense, ready
-from genward.run.models import open_model
 from genward.run.target import ArmTarget
 
 CONCEPT = load_concept("weapons")

@@ -14,8 +14,8 @@ from typing import Any
 from genward import lab
 from genward.attacks.ddim_inversion import DdimInversion
 from genward.attacks.textual_inversion import TextualInversion
+from genward.catalog.fitting import parse_defense, ready
 from genward.core import Case, Sampler
-from genward.run.fit import parse_defense, ready
 from genward.run.target import ArmTarget
 from genward.store import Store
 
@@ -97,8 +97,8 @@ def part_grid(n: int = 2) -> dict[str, Any]:
 
     A row with gradient is among ``passes``; the last figure counts it as three rows, since its way back costs about
     two."""
-    from genward.run.loops import run_plan
-    from genward.run.models import opener
+    from genward.catalog.opening import opener
+    from genward.run.loop import run_plan
     from genward.run.plan import make_plan, measured_rate
 
     models, plan = opener(), make_plan("m-erasure-quick", n=n)

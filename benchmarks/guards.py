@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from genward import lab
+from genward.catalog.fitting import parse_defense, ready
 from genward.core import Case, Sampler, load_concept
 from genward.defenses.aeiou import Aeiou
 from genward.models.rig import Run
 from genward.models.text import TextEncoder
 from genward.ops import safety_checker
-from genward.run.fit import parse_defense, ready
-from genward.run.protect import protect
+from genward.serve.protect import protect
 
 BATCHES = (16, 64)
 CHECKER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from genward.catalog.fitting import parse_defense, ready
+from genward.catalog.opening import opener
 from genward.judges.lab import LabJudge
-from genward.run.fit import parse_defense, ready
-from genward.run.loops import run_plan
-from genward.run.models import opener
+from genward.run.loop import run_plan
 from genward.run.plan import make_plan, plan_cases, work
 from genward.store import Store
 

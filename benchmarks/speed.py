@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 from genward import lab
+from genward.catalog.opening import open_model
 from genward.core import Call, Case, Sampler
 from genward.ops.closed_form import edit_delta
-from genward.run.models import open_model
 
 LAB_MAPS = [(c, 384) for c in (64, 128, 192, 128, 128, 64, 64) for _ in "kv"]
 SD15_MAPS = [(c, 768) for c, n in ((320, 5), (640, 5), (1280, 6)) for _ in range(n) for _ in "kv"]

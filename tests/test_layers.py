@@ -10,19 +10,22 @@ import genward
 SOURCE = Path(genward.__file__).parent
 BASE = {"core", "errors"}
 PLUGINS = BASE | {"ops", "models.sites"}
-BELOW_RUN = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks"}
+ROOMS = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks"}
 MAY: dict[str, set[str]] = (
     {
         "core": {"errors"},
         "errors": set(),
-        "run": BELOW_RUN,
+        "catalog": ROOMS,
+        "run": ROOMS | {"catalog"},
+        "serve": ROOMS | {"catalog"},
+        "recipe": ROOMS | {"catalog", "run"},
         "report": BASE | {"metrics", "store"},
-        "testing": BASE | {"models", "run"},
+        "testing": BASE | {"models", "catalog", "run", "serve"},
+        "cli": BASE | {"catalog", "run", "serve", "recipe", "report"},
+        "__main__": {"cli"},
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
     | {room: PLUGINS for room in ("defenses", "attacks", "judges", "benchmarks")}
-    | {room: BASE | {"run", "report"} for room in ("cli", "server")}
-    | {"__main__": {"cli"}}
 )
 
 

@@ -75,7 +75,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_table_of_methods_is_the_catalog() -> None:
-    from genward.run import catalog
+    from genward.catalog import plugins as catalog
 
     section = ROOT.joinpath("README.md").read_text("utf-8").split("## Methods")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(catalog.entries("defenses"))
@@ -101,7 +101,7 @@ def test_the_example_of_the_five_doors_page_is_an_attack(monkeypatch: pytest.Mon
     from PIL import Image
 
     from genward.core import Case, Sampler
-    from genward.run.attack import attack_arm
+    from genward.run.search import attack_arm
     from genward.store import Store
 
     (code,) = blocks(ROOT / "docs" / "m-erasure.md", "python")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genward import lab
+    from genward.catalog.opening import open_model
     from genward.core import Case, Concept, Sample, Sampler, Spec, load_concept
     from genward.errors import GenwardError
     from genward.run.guard import Guard
-    from genward.run.models import open_model
-    from genward.run.policy import Policy, load_policy
-    from genward.run.protect import protect
+    from genward.serve.policy import Policy, load_policy
+    from genward.serve.protect import protect
 
 __version__ = "0.1.0"
 __all__ = [
@@ -32,10 +32,10 @@ _HOMES = {
     "Sampler": "genward.core",
     "Spec": "genward.core",
     "load_concept": "genward.core",
-    "open_model": "genward.run.models",
-    "Policy": "genward.run.policy",
-    "load_policy": "genward.run.policy",
-    "protect": "genward.run.protect",
+    "open_model": "genward.catalog.opening",
+    "Policy": "genward.serve.policy",
+    "load_policy": "genward.serve.policy",
+    "protect": "genward.serve.protect",
 }
 
 

@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from genward.benchmarks.erasure import BENIGN, HARM, ErasureBenchmark, caption, cycle, wordings
+from genward.catalog.opening import words_of
 from genward.core.records import Case, Concept, load_concept
 from genward.errors import BadInput
-from genward.run.models import words_of
 
 WORDS = words_of("lab")
 

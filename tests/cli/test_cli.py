@@ -203,7 +203,7 @@ def test_doctor_compares_weights_with_their_manifest(tmp_path: Path) -> None:
 def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from genward.run import catalog
+    from genward.catalog import plugins as catalog
 
     def stopped(kind: str) -> None:
         raise KeyboardInterrupt

@@ -13,10 +13,10 @@ from genward.testing import tiny_sd
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import genward.run.models
+    import genward.catalog.opening
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(genward.run.models, "open_model", lambda *_, **__: tiny_sd())
+    monkeypatch.setattr(genward.catalog.opening, "open_model", lambda *_, **__: tiny_sd())
 
 
 def test_fit_then_use_the_file(capsys: pytest.CaptureFixture[str]) -> None:

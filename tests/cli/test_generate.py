@@ -16,9 +16,9 @@ from genward.testing import tiny_sd
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    import genward.run.models
+    import genward.catalog.opening
 
-    monkeypatch.setattr(genward.run.models, "open_model", lambda *_, **__: tiny_sd())
+    monkeypatch.setattr(genward.catalog.opening, "open_model", lambda *_, **__: tiny_sd())
 
 
 def test_one_picture_and_the_same_again(tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,9 +60,9 @@ def test_prompts_make_columns_and_defenses_rows(tiny: None, tmp_path: Path, caps
 def test_bad_input_exits_with_3_before_a_model_is_loaded(
     arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import genward.run.models
+    import genward.catalog.opening
 
-    monkeypatch.setattr(genward.run.models, "open_model", None)
+    monkeypatch.setattr(genward.catalog.opening, "open_model", None)
     assert status(["generate", *arguments]) == 3
     assert capsys.readouterr().err.startswith("error: ")
 

@@ -13,11 +13,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from genward.catalog import plugins as catalog
 from genward.cli import calibrate, guard
 from genward.core import Call, Frame
-from genward.run import catalog
-from genward.run.audit import read_audit
-from genward.run.policy import load_policy
+from genward.serve.audit import read_audit
+from genward.serve.policy import load_policy
 from genward.testing import tiny_sd
 
 app = typer.Typer()
@@ -77,7 +77,7 @@ class Early:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    import genward.run.models
+    import genward.catalog.opening
 
     model = tiny_sd()
     field = catalog.Field("threshold", "float", "0.5", "Score at which a row is blocked.")
@@ -90,7 +90,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setattr(catalog, "entries", lambda kind: table if catalog.room_of(kind) == "defenses" else {})
     monkeypatch.setattr(catalog, "entry", lambda kind, name: table[name])
     monkeypatch.setattr(catalog, "find", lambda kind, name: classes.get(name) or found(kind, name))
-    monkeypatch.setattr(genward.run.models, "open_model", lambda *_, **__: model)
+    monkeypatch.setattr(genward.catalog.opening, "open_model", lambda *_, **__: model)
     yield model
 
 
@@ -169,10 +169,10 @@ def test_json_and_policies_that_flag(tmp_path: Path) -> None:
     [["a\0cat"], ["x" * 5000], ["a cat", "--policy", "weapns"], ["a cat", "-d", "letters", "--out", "pyproject.toml"]],
 )
 def test_bad_input_is_named_before_a_model_is_opened(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import genward.run.models
+    import genward.catalog.opening
     from genward.errors import GenwardError
 
-    monkeypatch.setattr(genward.run.models, "open_model", None)
+    monkeypatch.setattr(genward.catalog.opening, "open_model", None)
     with pytest.raises(GenwardError):
         invoke("guard", "-d", "letters", *arguments)
 
@@ -221,7 +221,7 @@ def test_calibrate_writes_a_policy_that_guard_follows(tmp_path: Path) -> None:
 
 
 def test_calibrate_stops_sampling_after_the_last_look(tmp_path: Path, tiny: Any) -> None:
-    from genward.run.protect import protect
+    from genward.serve.protect import protect
 
     with protect(tiny, "weapons", [Early()]) as guarded:
         out = guarded.observe(["a cat", "a key"], num_inference_steps=10, guidance_scale=3.0)

@@ -54,7 +54,7 @@ def test_a_card_that_cannot_be_read(text: str | None, card: Path, capsys: pytest
 def test_evaluate_writes_the_card_only_when_told(
     card: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import genward.run.labevaluate
+    import genward.recipe.evaluate
 
     asked = []
 
@@ -62,7 +62,7 @@ def test_evaluate_writes_the_card_only_when_told(
         asked.append((per, seed))
         return FIGURES
 
-    monkeypatch.setattr(genward.run.labevaluate, "evaluate", fake)
+    monkeypatch.setattr(genward.recipe.evaluate, "evaluate", fake)
     assert status(["lab", "evaluate", "--per", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == FIGURES
     assert json.loads(card.read_text()) == CARD
@@ -78,10 +78,10 @@ def test_evaluate_writes_the_card_only_when_told(
 def test_build_passes_its_options_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import genward.run.labbuild
+    import genward.recipe.build
 
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(genward.run.labbuild, "build", lambda stages, **options: asked.update(options, stages=stages))
+    monkeypatch.setattr(genward.recipe.build, "build", lambda stages, **options: asked.update(options, stages=stages))
     assert (
         status(["lab", "build", "--stage", "data", "--stage", "unet", "--work", str(tmp_path), "--minutes", "0.5"]) == 0
     )

@@ -37,16 +37,16 @@ defenses = "uce:{concept}"
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     import genward.run.judging
-    import genward.run.loops
+    import genward.run.loop
     import genward.run.measure
 
     model = tiny_sd()
     monkeypatch.chdir(tmp_path)
     Path("recipe.toml").write_text(RECIPE)
-    monkeypatch.setattr(genward.run.loops, "opener", lambda *_, **__: lambda name: model)
+    monkeypatch.setattr(genward.run.loop, "opener", lambda *_, **__: lambda name: model)
     monkeypatch.setattr(genward.run.measure, "open_judge", lambda name: FakeJudge())
     monkeypatch.setattr(genward.run.judging, "open_judge", lambda name: FakeJudge())
-    monkeypatch.setattr(genward.run.loops, "open_judge", lambda name: FakeJudge())
+    monkeypatch.setattr(genward.run.loop, "open_judge", lambda name: FakeJudge())
     yield
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from genward.catalog import plugins as catalog
 from genward.core import Concept, Sampler, Spec
 from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
@@ -26,7 +27,6 @@ from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
-from genward.run import catalog
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
 

@@ -16,7 +16,7 @@ from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import safety_checker
 from genward.ops.asking import scores, thresholds
-from genward.run.protect import protect, with_probe
+from genward.serve.protect import protect, with_probe
 from genward.testing import defense_laws, tiny_pipeline
 from genward.testing.judge import FakeJudge
 from genward.testing.suites import CASES

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+from genward.catalog import plugins as catalog
+from genward.catalog.opening import words_of
 from genward.core import Call, Concept, Sampler, load_concept
 from genward.defenses.noise_probe import NoiseProbe, logistic, probability, told_by_caption
 from genward.errors import BadArtifact, BadInput, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
-from genward.run import catalog
-from genward.run.models import words_of
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 

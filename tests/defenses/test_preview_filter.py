@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from genward.catalog import plugins as catalog
 from genward.core import Concept, Sampler, Score, Spec, load_concept
 from genward.defenses.preview_filter import PreviewFilter
 from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops.asking import scores, thresholds
-from genward.run import catalog
-from genward.run.protect import protect, with_probe
+from genward.serve.protect import protect, with_probe
 from genward.testing import defense_laws, tiny_pipeline, tiny_sd
 from genward.testing.judge import FakeJudge
 from genward.testing.suites import CASES, same

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from genward.catalog.opening import words_of
 from genward.core import Concept, Sampler, load_concept
 from genward.defenses.wukong import Wukong, categories_of, category_texts, site_block
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
-from genward.run.models import words_of
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 

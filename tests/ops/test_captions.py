@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from genward.benchmarks.erasure import ErasureBenchmark
+from genward.catalog.opening import words_of
 from genward.core import load_concept
 from genward.ops.captions import SHARES, caption_pools, safe_twins, same_length, styled
-from genward.run.models import words_of
 
 
 def length(text: str) -> int:
@@ -50,7 +50,7 @@ def test_cases_to_learn_from_are_the_same_in_every_process() -> None:
     import sys
 
     code = (
-        "from genward.core.records import load_concept; from genward.run.models import words_of; from "
+        "from genward.core.records import load_concept; from genward.catalog.opening import words_of; from "
         "genward.ops.captions import *; "
         "c = [load_concept('weapons')]; w = words_of('lab'); "
         "print([(x.id, x.prompt, x.seed) for x in learning_cases(c, w)], safe_twins(c, w, len), caption_pools(c, w))"

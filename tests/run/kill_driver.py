@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genward.catalog.opening import words_of
 from genward.core.records import Sampler
-from genward.run.loops import run_plan
-from genward.run.models import words_of
+from genward.run.loop import run_plan
 from genward.run.plan import ArmPlan, Plan
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd

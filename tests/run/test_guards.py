@@ -9,7 +9,7 @@ import pytest
 
 from genward.core.records import Sampler, load_concept
 from genward.models.sd import StableDiffusion
-from genward.run.loops import costs, measure_again, run_plan
+from genward.run.loop import costs, measure_again, run_plan
 from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd

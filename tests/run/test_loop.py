@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from genward.catalog.opening import words_of
 from genward.core.records import Case, Sampler, load_concept
 from genward.errors import BadInput, DefenseInactive, Inapplicable, StoreError
 from genward.run import generate as g
-from genward.run.loops import run_plan
+from genward.run.loop import run_plan
 from genward.run.measure import generate_run, judge_run, measure
-from genward.run.models import words_of
 from genward.run.plan import ArmPlan, Plan, load_plan, plan_cases, work
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd

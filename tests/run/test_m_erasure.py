@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from genward.catalog.opening import words_of
 from genward.core.records import Sampler
 from genward.errors import BadInput, StoreError
 from genward.run import m_erasure
-from genward.run.attack import parse_attack
-from genward.run.loops import costs, judge_again, measure_again, run_plan
-from genward.run.models import words_of
+from genward.run.loop import costs, judge_again, measure_again, run_plan
 from genward.run.plan import ArmPlan, Plan, from_toml, make_plan, plan_cases, recipe_names, to_toml
+from genward.run.search import parse_attack
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 

@@ -45,16 +45,16 @@ def main(
         raise BadInput(f"--out {out}: a policy file ends in .toml")
     if not 0 <= fpr < 1:
         raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
-    from genward.run import calibrate as calibration
-    from genward.run.policy import dump_policy, load_policy
-    from genward.run.prompts import checked_prompts, read_prompts
+    from genward.serve import calibrate as calibration
+    from genward.serve.policy import dump_policy, load_policy
+    from genward.serve.prompts import checked_prompts, read_prompts
 
     request = calibration.one_request(defense)
     base = load_policy(policy) if policy else None
     prompts = read_prompts(benign)
     checked_prompts(prompts)
 
-    from genward.run.models import open_model
+    from genward.catalog.opening import open_model
 
     opened = open_model(model, device, dtype, download=download)
     say = None if as_json else common.note

@@ -26,7 +26,7 @@ def read_rows(file: Path) -> list[str | tuple[str, str]]:
     import csv
     import io
 
-    from genward.run.prompts import read_prompts
+    from genward.serve.prompts import read_prompts
 
     if file.suffix.lower() != ".csv":
         return list(read_prompts(file))
@@ -109,9 +109,9 @@ def build(
         raise BadInput(f"--at {steps!r}: give numbers, as in 0,0.1,0.2") from None
     written = read_rows(prompts) if prompts is not None else []
 
-    from genward.run import dataset
+    from genward.catalog import dataset
+    from genward.catalog.opening import open_model, words_of
     from genward.run.judging import open_judge
-    from genward.run.models import open_model, words_of
 
     judges = [open_judge(j) for j in judge]
     cases = dataset.concept_cases(concepts, words_of(model), images, seeds, seed) if concepts else []
@@ -151,9 +151,9 @@ def fit(
 ) -> None:
     """Fit a detector on a dataset: train rows teach it, validation rows set its thresholds, test rows answer the sanity
     gates. Use it with --defense FILE."""
+    from genward.catalog.fitting import parse_defense, template
     from genward.cli.fit import stem_of
     from genward.core.records import load_concept
-    from genward.run.fit import parse_defense, template
 
     stem = stem_of(out)
     requests = parse_defense(method)
@@ -163,8 +163,8 @@ def fit(
         )
     named = [load_concept(c) for c in concept]
 
-    from genward.run import dataset
-    from genward.run.models import open_model
+    from genward.catalog import dataset
+    from genward.catalog.opening import open_model
 
     data = dataset.load(folder)
     settings = template(requests[0])
@@ -205,7 +205,7 @@ def fit(
 @app.command("show")
 def show_folder(folder: Path = typer.Argument(..., help="Folder of a dataset."), as_json: bool = common.Json) -> None:
     """Counts of a dataset, and how many prompts change their label between seeds."""
-    from genward.run import dataset
+    from genward.catalog import dataset
 
     found = dataset.load(folder, states=False)
     show(dataset.summary(found, found.card["plan"]), as_json)

@@ -27,8 +27,8 @@ def main(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"--out {out}: it is there already and is not an empty folder; name a new folder")
 
-    from genward.run.fit import parse_defense, ready
-    from genward.run.models import open_model
+    from genward.catalog.fitting import parse_defense, ready
+    from genward.catalog.opening import open_model
 
     requests = parse_defense(defense)
     opened = open_model(model, device, dtype, download=download)

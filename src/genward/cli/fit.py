@@ -33,8 +33,8 @@ def main(
 ) -> None:
     """Fit a defense on a concept and write what it learned: safetensors and a JSON card. Use it with --defense FILE."""
     stem = stem_of(out)
+    from genward.catalog.fitting import parse_defense
     from genward.core.records import load_concept
-    from genward.run.fit import parse_defense
 
     name, _, options = method.partition(",")
     requests = parse_defense(f"{name}:{concept}" + (f",{options}" if options else ""))
@@ -42,8 +42,8 @@ def main(
         raise BadInput(f"method {method!r}: name one defense that learns, as in uce (genward list defenses)")
     about = load_concept(concept)
 
-    from genward.run.fit import artifact_field, fit_artifact, template
-    from genward.run.models import open_model
+    from genward.catalog.fitting import artifact_field, fit_artifact, template
+    from genward.catalog.opening import open_model
 
     defense = template(requests[0])
     if artifact_field(type(defense)) is None:

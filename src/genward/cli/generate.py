@@ -95,9 +95,9 @@ def main(
         raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
     cases = cases_of(prompt, seed, n, negative)
 
+    from genward.catalog.opening import open_model
     from genward.core.records import Sampler
     from genward.run.guard import Guard
-    from genward.run.models import open_model
 
     opened = open_model(model, device, dtype, download=download)
     made: list[tuple[str, Sample]] = []

@@ -11,7 +11,7 @@ from genward.cli import common
 from genward.errors import BadInput
 
 if TYPE_CHECKING:
-    from genward.run.guarded import RowVerdict
+    from genward.serve.guarded import RowVerdict
 
 COLUMNS = (
     "row",
@@ -109,8 +109,8 @@ def main(
     """Make pictures under a policy: print a verdict a row, save what is released. Exit code 1 if a guard failed."""
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out} is a file; name a folder")
-    from genward.run.fit import parse_defense
-    from genward.run.policy import load_policy
+    from genward.catalog.fitting import parse_defense
+    from genward.serve.policy import load_policy
 
     rules = load_policy(policy)
     for text in defense:
@@ -120,14 +120,14 @@ def main(
             f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024"
         )
 
-    from genward.run.prompts import checked_prompts
+    from genward.serve.prompts import checked_prompts
 
     checked_prompts(list(prompt))
 
     import torch
 
-    from genward.run.models import open_model
-    from genward.run.protect import protect
+    from genward.catalog.opening import open_model
+    from genward.serve.protect import protect
 
     opened = open_model(model, device, dtype, download=download)
     rows = [(p, seed + j) for p in prompt for j in range(n)]

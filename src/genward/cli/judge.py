@@ -20,7 +20,7 @@ def main(
     """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is
     generated."""
     from genward.run.judging import open_judge
-    from genward.run.loops import judge_again, measure_again
+    from genward.run.loop import judge_again, measure_again
     from genward.run.results import command_line
     from genward.run.storing import open_store
 

@@ -94,7 +94,7 @@ def evaluate(
 ) -> None:
     """Measure the card's figures again on this machine, from prompts to judged pictures."""
     card = read_card()
-    from genward.run.labevaluate import evaluate as measure
+    from genward.recipe.evaluate import evaluate as measure
 
     with common.stages(as_json) as update:
         figures = measure(per, seed, progress=lambda done, total: update("drawing", done, total))
@@ -125,8 +125,8 @@ def build(
 ) -> None:
     """Make the embedded model: icons, autoencoder, denoiser, judges, oracle, package. The same command resumes after a
     kill."""
-    from genward.run.labbuild import STAGES
-    from genward.run.labbuild import build as make
+    from genward.recipe.build import STAGES
+    from genward.recipe.build import build as make
 
     with common.stages(as_json) as update:
         make(

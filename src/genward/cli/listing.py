@@ -16,7 +16,7 @@ def plugins(room: str) -> Callable[[], Rows]:
     """A reader of the plug-ins of one room."""
 
     def read() -> Rows:
-        from genward.run import catalog
+        from genward.catalog import plugins as catalog
 
         return [{"name": e.name, "summary": e.summary, "from": e.origin} for e in catalog.entries(room).values()]
 
@@ -48,7 +48,7 @@ def models() -> Rows:
         "lab": "The embedded text-to-image model.",
         "lab:oracle": "Its twin that never saw some of the concepts.",
     }
-    from genward.run.models import LAB
+    from genward.catalog.opening import LAB
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
     return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]

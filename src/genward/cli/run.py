@@ -71,7 +71,7 @@ def show_costs(costs: Mapping[str, Any]) -> None:
 
 def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -> float | None:
     """Denoiser rows a second: recorded for the lab on a CPU (``None``), measured for any other model or device."""
-    from genward.run.models import LAB, open_model
+    from genward.catalog.opening import LAB, open_model
     from genward.run.plan import measured_rate
 
     if plan.model in LAB and device is None:
@@ -200,8 +200,8 @@ def main(
             )
         prompt_guard(data, out, n, seed or 0, guard, as_json)
         return
-    from genward.run.catalog import entry
-    from genward.run.loops import costs, run_plan
+    from genward.catalog.plugins import entry
+    from genward.run.loop import costs, run_plan
     from genward.run.plan import make_plan
 
     entry("benchmark", benchmark)

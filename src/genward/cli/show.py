@@ -13,7 +13,7 @@ from genward.cli.listing import kind_of
 
 def plugin(room: str, name: str) -> dict[str, Any]:
     """Summary and fields of a plug-in, from its source."""
-    from genward.run import catalog
+    from genward.catalog import plugins as catalog
 
     entry = catalog.entry(room, name)
     return {
@@ -41,7 +41,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 def model(name: str, download: bool) -> dict[str, Any]:
     """Identity of a model and the sites that a method may name on it; loads the model."""
-    from genward.run.models import open_model
+    from genward.catalog.opening import open_model
 
     opened = open_model(name, download=download)
     sites = [

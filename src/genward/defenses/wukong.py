@@ -142,7 +142,7 @@ class Wukong:
 
         Args:
             judge: says which of the concepts' labels a picture shows. words: the model's vocabulary
-                (``run.models.words_of``), for kinds and styles.
+                (``catalog.opening.words_of``), for kinds and styles.
 
         Raises:
             BadInput: no judge, one that does not know a label, or a concept that never or always shows.

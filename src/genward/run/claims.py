@@ -238,7 +238,7 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
 
 def _exact(claim: Claim) -> Estimate:
     """A check that needs no run: 1 if it passes, 0 if not."""
-    from genward.run.catalog import find
+    from genward.catalog.plugins import find
 
     value = float(bool(getattr(find("defense", claim.arm), claim.check, False)))
     return Estimate(value, value, value)

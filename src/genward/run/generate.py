@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog.fitting import parse_defense, ready
+from genward.catalog.opening import Opener
 from genward.core.contracts import Artifact, Defense
 from genward.core.records import Case, Sample, Sampler
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
-from genward.run.fit import parse_defense, ready
 from genward.run.guard import arm_hash, arm_spec
-from genward.run.models import Opener
 from genward.run.plan import Plan, Work, batches
 
 if TYPE_CHECKING:

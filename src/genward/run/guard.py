@@ -63,8 +63,8 @@ class Guard:
         progress: Any = None,
     ) -> Guard:
         """From a defense text such as ``uce:weapons+sld:weapons,preset=strong``; fits what must be fitted (see
-        ``run.fit.ready``)."""
-        from genward.run.fit import parse_defense, ready
+        ``catalog.fitting.ready``)."""
+        from genward.catalog.fitting import parse_defense, ready
 
         return cls(model, ready(parse_defense(text), model, store, refit=refit, progress=progress).defenses)
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog import plugins as catalog
 from genward.core.spec import Spec, digest
-from genward.run import catalog
 
 if TYPE_CHECKING:
     from genward.store import Store

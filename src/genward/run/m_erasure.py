@@ -1,4 +1,4 @@
-"""The stages of the benchmark ``m-erasure``: plan, fits, attacks and pictures; judging; measuring. ``run.loops`` puts
+"""The stages of the benchmark ``m-erasure``: plan, fits, attacks and pictures; judging; measuring. ``run.loop`` puts
 them together.
 
 Five scenarios: ``text``; ``embedding`` and ``latent``, each ``black`` (searched on the undefended model, shared by all
@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.benchmarks.m_erasure import PARENTS, MErasureBenchmark
+from genward.catalog.opening import Opener
 from genward.core.records import Case, Sample
 from genward.errors import StoreError
 from genward.run import measure as loop
-from genward.run.attack import Found, attack_arm, looked_through, parse_attack
 from genward.run.claims import claims
 from genward.run.generate import Bound, describe, generate, prepare
 from genward.run.judging import judge_hash, judge_samples, open_judge
-from genward.run.models import Opener
 from genward.run.plan import CSV_HARM, Plan, Work, csv_cases, load_plan, plan_cases, save_plan, work
 from genward.run.plan import dry_run as plan_dry_run
+from genward.run.search import Found, attack_arm, looked_through, parse_attack
 
 if TYPE_CHECKING:
     from genward.store import Store

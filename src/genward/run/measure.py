@@ -1,4 +1,4 @@
-"""The stages of the benchmark ``erasure``, up to ``runs/<name>/metrics.json``; ``run.loops`` puts them together.
+"""The stages of the benchmark ``erasure``, up to ``runs/<name>/metrics.json``; ``run.loop`` puts them together.
 
 Between stages stand ``plan.toml`` (what was planned) and ``arms.json`` (which arm each label became) in the run's
 folder."""
@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.catalog.opening import Opener
 from genward.core.records import Case, Sample, load_concept
 from genward.errors import BadInput, StoreError
 from genward.run import results
 from genward.run.claims import claims, load_claims
 from genward.run.generate import Tally, describe, generate, prepare
 from genward.run.judging import judge_hash, judge_samples, open_judge
-from genward.run.models import Opener
 from genward.run.plan import Plan, load_plan, plan_cases, save_plan, work
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from functools import cached_property
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
+from genward.catalog.plugins import coerce, parts
 from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
-from genward.run.catalog import coerce, parts
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAX_ANSWER = 16 * 2**20

@@ -220,7 +220,7 @@ def _fitting(arms: Sequence[ArmPlan], model: str, concepts: Sequence[str]) -> It
         if arm.control != "oracle":
             yield replace(arm, concepts=tuple(c for c in arm.concepts if c in concepts))
             continue
-        from genward.run.models import LAB, oracle_concepts
+        from genward.catalog.opening import LAB, oracle_concepts
 
         served = tuple(c for c in concepts if c in oracle_concepts())
         if model in LAB and served:
@@ -232,8 +232,8 @@ def _fitting(arms: Sequence[ArmPlan], model: str, concepts: Sequence[str]) -> It
 
 def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]:
     """All rows of the plan's benchmark. ``words`` is the model's vocabulary (looked up when it is not given)."""
-    from genward.run.catalog import find
-    from genward.run.models import LAB, unseen_by_oracle, words_of
+    from genward.catalog.opening import LAB, unseen_by_oracle, words_of
+    from genward.catalog.plugins import find
 
     oracle = any(a.control == "oracle" for a in plan.arms)
     cls = find("benchmark", plan.benchmark)
@@ -252,7 +252,7 @@ def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]
 
         settings["references"] = shown(plan)
     if "parents" in known:
-        from genward.run.attack import parse_attack
+        from genward.run.search import parse_attack
 
         settings["parents"] = tuple(dict.fromkeys(p for text in plan.attacks for p in parse_attack(text).parents))
     unknown = [k for k in settings if k not in known]
@@ -276,7 +276,7 @@ def csv_cases(plan: Plan) -> dict[str, list[Case]]:
     Raises:
         BadInput: an entry names no concept of the plan, or a file or a row of it cannot be used.
     """
-    from genward.run.catalog import made
+    from genward.catalog.plugins import made
 
     names = {load_concept(c).name for c in plan.concepts}
     found: dict[str, list[Case]] = {}
@@ -360,7 +360,7 @@ def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None 
         ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
         the same figures by arm; time to fit defenses is not in it.
     """
-    from genward.run.fit import extra_passes
+    from genward.catalog.fitting import extra_passes
 
     pieces = work(plan, plan_cases(plan) if cases is None else cases)
     speed = rate or ROWS_PER_SECOND

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.catalog.opening import LAB, unseen_by_oracle
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
-from genward.run.models import LAB, unseen_by_oracle
 
 if TYPE_CHECKING:
     from PIL.Image import Image

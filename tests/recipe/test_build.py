@@ -20,7 +20,8 @@ from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges.lab import LabJudge
 from genward.lab import autoencoder, data
 from genward.lab import unet as net
-from genward.run import labbuild, labjudge
+from genward.recipe import build as labbuild
+from genward.recipe import judges as labjudge
 
 WORDS = data.vocabulary()
 
@@ -242,8 +243,8 @@ def test_data_stage_without_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_what_is_said_to_come_with_the_lab_does(tmp_path: Path) -> None:
-    from genward.run.fit import fit_once, shipped_artifacts
-    from genward.run.models import open_model
+    from genward.catalog.fitting import fit_once, shipped_artifacts
+    from genward.catalog.opening import open_model
 
     model = open_model("lab")
     for texts in labbuild.SHIPPED.values():
@@ -260,8 +261,8 @@ def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(
 
     told: list[str] = []
     model = tiny_sd()
-    monkeypatch.setattr("genward.run.models.open_model", lambda name: model)
-    monkeypatch.setattr("genward.run.fit.shipped_artifacts", lambda: tmp_path / "lab")
+    monkeypatch.setattr("genward.catalog.opening.open_model", lambda name: model)
+    monkeypatch.setattr("genward.catalog.fitting.shipped_artifacts", lambda: tmp_path / "lab")
     monkeypatch.setitem(labbuild.SHIPPED, "guards", ("aeiou:weapons",))
     work = labbuild.Workshop(tmp_path / "work", report=lambda stage, done, whole, text: told.append(text))
     labbuild.stage_guards(work)

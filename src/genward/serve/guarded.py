@@ -27,12 +27,12 @@ from genward.core.records import Call, Frame, Prediction, Prompt, Verdict
 from genward.core.spec import Spec, digest
 from genward.errors import BadInput, Blocked, Conflict, GenwardError, GuardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run
-from genward.run.audit import Audit
-from genward.run.prompts import checked_negatives, checked_prompts
+from genward.serve.audit import Audit
+from genward.serve.prompts import checked_negatives, checked_prompts
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
-    from genward.run.policy import Policy
+    from genward.serve.policy import Policy
 
 OUTPUTS = ("pil", "np", "pt", "latent")
 LOOP = ("tap", "inputs", "guidance", "latents")

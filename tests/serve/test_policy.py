@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
-from genward.run.calibrate import lowest_cut
-from genward.run.policy import (
+from genward.serve.calibrate import lowest_cut
+from genward.serve.policy import (
     ACTIONS,
     CALIBRATION,
     CATEGORY,
@@ -29,7 +29,7 @@ from genward.run.policy import (
     parse_policy,
     policy_names,
 )
-from genward.run.prompts import read_prompts
+from genward.serve.prompts import read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NAME = TEXT.filter(lambda t: t.strip())

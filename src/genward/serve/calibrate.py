@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from genward.catalog import plugins as catalog
+from genward.catalog.fitting import DefenseRequest, parse_defense
 from genward.errors import BadInput, GuardError
-from genward.run import catalog
-from genward.run.fit import DefenseRequest, parse_defense
-from genward.run.policy import Policy, load_policy
+from genward.serve.policy import Policy, load_policy
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -110,7 +110,7 @@ def calibrate(
     import torch
 
     from genward.metrics.intervals import wilson
-    from genward.run.protect import protect
+    from genward.serve.protect import protect
 
     scores: list[float] = []
     with protect(model, watch, [request.text], store=store, progress=say) as guarded:
@@ -170,7 +170,7 @@ def _place(request: DefenseRequest, policy: Policy | None) -> tuple[Policy, str]
 
 def _of_file(path: str) -> Policy:
     from genward.core.records import load_concept
-    from genward.run.policy import Category
+    from genward.serve.policy import Category
 
     concept = load_concept(path)
     return Policy(concept.name, (Category(concept.name, str(Path(path).resolve())),), concept.summary)

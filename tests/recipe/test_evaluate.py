@@ -17,7 +17,7 @@ from genward import lab
 from genward.core import Card, Case, Sample, Score
 from genward.judges import lab as judge_room
 from genward.lab.data import held_out, vocabulary
-from genward.run import labevaluate
+from genward.recipe import evaluate as labevaluate
 
 WORDS = vocabulary()
 NAMES = (*WORDS.names, *WORDS.style_names)
@@ -65,7 +65,7 @@ class Judge:
 
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("genward.run.models.open_model", lambda name: Model())
+    monkeypatch.setattr("genward.catalog.opening.open_model", lambda name: Model())
     monkeypatch.setattr(judge_room, "LabJudge", Judge)
     monkeypatch.setattr(labevaluate, "_psnr", lambda: 27.0)
     (tmp_path / "oracle").mkdir()

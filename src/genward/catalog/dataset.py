@@ -462,7 +462,7 @@ def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
     lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
     out: dict[str, Any] = {}
     if "words" in wanted:
-        from genward.run.models import words_of
+        from genward.catalog.opening import words_of
 
         out["words"] = words_of("lab") if lab else {}
     if "judge" in wanted and lab:

@@ -6,7 +6,7 @@
         out = guarded(["a cat", "a bomb"], num_inference_steps=20)
 
 This file turns what the user has (a stock pipeline, a policy's name, defenses as texts or objects) into a model, a
-policy and a chain ready to attach; the call itself is in ``run.guarded``."""
+policy and a chain ready to attach; the call itself is in ``serve.guarded``."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.catalog.fitting import DefenseRequest, artifact_field, parse_defense, ready, with_probe
 from genward.core.contracts import Defense
 from genward.core.spec import Spec
 from genward.errors import BadInput, Conflict, GenwardError, UnknownName
-from genward.run.audit import Audit
-from genward.run.fit import DefenseRequest, artifact_field, parse_defense, ready, with_probe
-from genward.run.guarded import Guarded, GuardRig, Rule, ruled
-from genward.run.policy import Category, Policy, load_policy, merged
+from genward.serve.audit import Audit
+from genward.serve.guarded import Guarded, GuardRig, Rule, ruled
+from genward.serve.policy import Category, Policy, load_policy, merged
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -137,7 +137,7 @@ def placed(part: DefenseRequest | Defense, policy: Policy) -> list[tuple[Defense
         return [(part, [])]
     if part.concept:
         return [(part, [c for c in policy.categories if c.named(part.concept)])]
-    from genward.run import catalog
+    from genward.catalog import plugins as catalog
 
     cls = catalog.find("defense", part.name)
     if artifact_field(cls) or "action" in {f.name for f in dataclasses.fields(cls)}:
@@ -155,7 +155,7 @@ def fitted(
 ) -> Defense:
     """A request as an object. One that takes a concept, learns nothing and names none is made for all the policy's
     categories at once."""
-    from genward.run import catalog
+    from genward.catalog import plugins as catalog
 
     if request.name and not request.concept:
         cls = catalog.find("defense", request.name)
@@ -293,7 +293,7 @@ def _dtype(pipe: Any) -> str:
 def _lab(pipe: Any) -> Spec | None:
     """The lab's identity, if this is the lab's pipeline, unchanged."""
     from genward import lab
-    from genward.run.models import lab_spec
+    from genward.catalog.opening import lab_spec
 
     root = lab.weights_folder()
     source = Path(str(pipe.unet.config.get("_name_or_path", "")))

@@ -397,7 +397,7 @@ def stage_oracles(shop: Workshop) -> None:
 
 def stage_judge(shop: Workshop) -> None:
     """Both judges and their cards."""
-    from genward.run.labjudge import Pictures, fit
+    from genward.recipe.judges import Pictures, fit
 
     for which in ("judge", "second_judge"):
         seconds = shop.seconds(which)
@@ -481,8 +481,8 @@ def stage_guards(shop: Workshop) -> None:
 def _fitted(shop: Workshop, stage: str) -> None:
     """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it to the artifacts
     that come with the lab."""
-    from genward.run.fit import fit_once, shipped_artifacts
-    from genward.run.models import open_model
+    from genward.catalog.fitting import fit_once, shipped_artifacts
+    from genward.catalog.opening import open_model
 
     model, folder, texts = open_model("lab"), shop.work / "fits", SHIPPED[stage]
     folder.mkdir(parents=True, exist_ok=True)

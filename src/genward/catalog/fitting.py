@@ -19,11 +19,11 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog import plugins as catalog
 from genward.core.contracts import Artifact, Defense
 from genward.core.records import Concept, load_concept
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.run import catalog
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -252,8 +252,8 @@ def fit_artifact(
 ) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows
     seen, model and seconds)."""
+    from genward.catalog.dataset import fit_helpers
     from genward.ops.artifacts import save
-    from genward.run.dataset import fit_helpers
 
     began = time.perf_counter()
     made = defense.fit(

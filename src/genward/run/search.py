@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog import plugins as catalog
 from genward.core.contracts import Defense
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec, digest
 from genward.errors import BadArtifact
-from genward.run import catalog
 from genward.run.target import LOOKED_THROUGH, ArmTarget
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog.opening import Opener, opener
 from genward.errors import UnknownName
 from genward.run import results
 from genward.run.judging import open_judge
-from genward.run.models import Opener, opener
 from genward.run.plan import Plan, load_plan
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run_plan(
 
     Args:
         store: a store, or its folder (made where it is missing).
-        models: opens a model by name; by default ``run.models.opener`` with device, dtype and download.
+        models: opens a model by name; by default ``catalog.opening.opener`` with device, dtype and download.
         judge: a judge; the plan's by default.
         refit: fit defenses again even where fitted ones are at hand. retry: make rows again that ended as errors.
         command: as typed, for the record.

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from genward.catalog import fitting as fit
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.spec import Spec
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.run import fit
 from genward.testing import tiny_sd
 from genward.testing.suites import same
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from genward.core import Artifact, Case, Frame, Sampler
 from genward.errors import BadInput, Conflict, GuardError, Inapplicable, StoreError, UnknownName
-from genward.run.audit import Audit, read_audit
-from genward.run.protect import build, identity, protect
+from genward.serve.audit import Audit, read_audit
+from genward.serve.protect import build, identity, protect
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
 
 PROMPTS = ["a red cat", "a blue dog", "a key"]
@@ -428,7 +428,7 @@ def test_scores_that_are_not_numbers_refuse(pipe: Any) -> None:
         rig.block(frame, frame.case == 0, "?", score=torch.full((len(z),), float("nan")))
         return z
 
-    from genward.run.policy import parse_policy
+    from genward.serve.policy import parse_policy
 
     with protect(
         pipe, parse_policy('[categories.weapons]\naction = "flag"\n'), [Port("latents", nan_block)]
@@ -598,7 +598,7 @@ def test_texts_take_the_policys_concept(pipe: Any) -> None:
 
 
 def test_policies_set_thresholds_and_turn_blocks_into_flags(pipe: Any) -> None:
-    from genward.run.policy import parse_policy
+    from genward.serve.policy import parse_policy
 
     rules = parse_policy('[categories.weapons]\naction = "flag"\nthresholds = { words = 0.7 }\n')
     with protect(pipe, rules, [Words(value=0.9)]) as guarded:
@@ -632,7 +632,7 @@ class Taught:
 
 @pytest.mark.parametrize("concepts", [("weapons", "rude"), ("rude", "mugs")])
 def test_a_defense_of_several_concepts_follows_the_policy_of_each(pipe: Any, concepts: tuple[str, ...]) -> None:
-    from genward.run.policy import parse_policy
+    from genward.serve.policy import parse_policy
 
     rules = parse_policy(
         '[categories.death]\n[categories.impolite]\nconcept = "rude"\naction = "flag"\nthresholds = { taught = 0.9 }\n'

@@ -140,7 +140,7 @@ def load_policy(given: Policy | str | Path, *, known: Iterable[str] | None = Non
         return given
     text = str(given)
     if known is None:
-        from genward.run import catalog
+        from genward.catalog import plugins as catalog
 
         known = catalog.entries("defense")
     if text.endswith(".toml") or "/" in text:

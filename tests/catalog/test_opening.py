@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from genward import lab
+from genward.catalog import opening as models
 from genward.errors import BadInput, UnknownName
-from genward.run import models
 
 
 def test_unknown_models_are_refused() -> None:

@@ -93,7 +93,7 @@ def rate(hits: Any) -> dict[str, float]:
 
 
 def _generate(which: str, rows: Sequence[Cell], batch: int, progress: Progress) -> tuple[list[Any], float]:
-    from genward.run.models import open_model
+    from genward.catalog.opening import open_model
 
     model = open_model(which)
     began = time.perf_counter()
@@ -219,7 +219,7 @@ def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progr
     """How often the oracle's and the lab's pictures show what was asked for by name, on the concepts that only the lab
     saw."""
     from genward.lab.data import caption, vocabulary
-    from genward.run.labbuild import unseen
+    from genward.recipe.build import unseen
 
     words = vocabulary()
     objects = [t for t in unseen() if t in words.names]

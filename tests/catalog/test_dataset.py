@@ -13,13 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from genward.catalog import dataset
+from genward.catalog.dataset import Dataset, Recipe
 from genward.cli.dataset import app
 from genward.core import Case, Concept, Sampler
 from genward.defenses.wukong import Wukong
 from genward.errors import BadInput, GenwardError
 from genward.models.sd import StableDiffusion
-from genward.run import dataset
-from genward.run.dataset import Dataset, Recipe
 from genward.testing import FakeJudge, tiny_sd
 
 SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
@@ -305,7 +305,7 @@ def test_helpers_are_what_a_fit_asks_for(model: StableDiffusion) -> None:
 
 
 def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genward.run.models.open_model", lambda *a, **k: model)
+    monkeypatch.setattr("genward.catalog.opening.open_model", lambda *a, **k: model)
     monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
     (tmp_path / "p.csv").write_text("prompt,family\na saw,plain\na cup,attack\n", "utf-8")
     out, run = tmp_path / "d", CliRunner()
@@ -343,9 +343,9 @@ def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, m
 def test_the_command_that_fits(
     model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genward.run.fit import DefenseRequest, from_artifact
+    from genward.catalog.fitting import DefenseRequest, from_artifact
 
-    monkeypatch.setattr("genward.run.models.open_model", lambda *a, **k: model)
+    monkeypatch.setattr("genward.catalog.opening.open_model", lambda *a, **k: model)
     monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
     letters = "abcdefghijklmnopqrst"
     (tmp_path / "p.txt").write_text("\n".join(f"{a * 4} {b * 4}" for a in letters for b in ("w", "x", "y")), "utf-8")

@@ -1,0 +1,1 @@
+"""Plug-ins by name, their options, what is fitted for them, and how models are opened."""

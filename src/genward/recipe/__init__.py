@@ -1,0 +1,1 @@
+"""How the lab was built, judged and evaluated."""

@@ -1,0 +1,1 @@
+"""Guards around a live pipeline: policy, chain, call, calibration and the audit record."""
