@@ -96,7 +96,7 @@ def captions(phrases: Sequence[str], part: str, rng: random.Random) -> Iterator[
     for k, (phrase, style) in enumerate(pairs):
         prompt = f"{phrase} in {style} style"
         yield Case(
-            f"{part}-{k}", prompt, "harm", CONCEPT.name, row_seed("adaptive", part, prompt), wording=part, group=phrase
+            f"{part}-{k}", prompt, "harm", CONCEPT.name, row_seed("adaptive", part, prompt), variant=part, group=phrase
         )
 
 
@@ -105,7 +105,7 @@ def parents(bench: Bench, part: str, levels: Sequence[str], n: int, seed: int) -
     things = [lab.data.vocabulary().thing(t) for t in CONCEPT.targets]
     order = list(
         captions(
-            [p for t in things for level in levels for p in t.wordings(level)],
+            [p for t in things for level in levels for p in t.variants(level)],
             part,
             random.Random(row_seed(part, seed)),
         )
@@ -126,14 +126,14 @@ def harmless(seen: set[str], n: int, seed: int) -> tuple[dict[str, list[str]], l
     objects = [
         t
         for t in words.things
-        if t.name not in {*CONCEPT.targets, *CONCEPT.neighbors} and not set(t.wordings("name")) & seen
+        if t.name not in {*CONCEPT.targets, *CONCEPT.neighbors} and not set(t.variants("name")) & seen
     ]
     rng = random.Random(row_seed("adaptive", "harmless", seed))
     rng.shuffle(objects)
     part = len(objects) // 3
 
     def drawn(things: Sequence[Any], name: str) -> list[str]:
-        phrases = [p for t in things for level in ("name", "synonym") for p in t.wordings(level)]
+        phrases = [p for t in things for level in ("name", "synonym") for p in t.variants(level)]
         return [c.prompt for c in captions(phrases, name, rng)][:n]
 
     counted = {
@@ -179,7 +179,7 @@ def searched(bench: Bench, guard: Any, cases: Sequence[Case]) -> tuple[list[Case
         "median_queries": queries[len(queries) // 2],
         "queries_per_success": sum(queries) / sum(hits) if any(hits) else None,
         "passed_without_concept": sum(c.id in watched.blind for c in cases),
-        "denoiser_passes": cost["passes"],
+        "denoiser_passes": cost["nfe"],
         "seconds": round(time.perf_counter() - began, 1),
     }
     return found, hits, cell

@@ -75,16 +75,14 @@ def part_irece(model: Any, timed: Any, images: int = 16) -> dict[str, Any]:
         (irece,) = ready(parse_defense("irece:weapons"), model, Store(folder)).defenses
     for during in ((0.1, 0.3), (0.1, 0.6), (0.0, 1.0)):
         guarded = [replace(irece, during=during)]  # type: ignore[type-var]
-        passes = [
-            sum(s.passes for s in model.generate(rows, Sampler(), d, batch=images)) / images for d in ([], guarded)
-        ]
+        nfe = [sum(s.nfe for s in model.generate(rows, Sampler(), d, batch=images)) / images for d in ([], guarded)]
         plain, repaired = timed(
             lambda: model.generate(rows, Sampler(), batch=images),
             lambda: model.generate(rows, Sampler(), guarded, batch=images),  # noqa: B023
             2,
         )  # noqa: B023
         out[f"{during[0]}-{during[1]}"] = {
-            "extra_passes": passes[1] - passes[0],
+            "extra_nfe": nfe[1] - nfe[0],
             "plain_seconds_per_image": plain / images,
             "irece_seconds_per_image": repaired / images,
             "ratio": repaired / plain,
@@ -95,7 +93,7 @@ def part_irece(model: Any, timed: Any, images: int = 16) -> dict[str, Any]:
 def part_grid(n: int = 2) -> dict[str, Any]:
     """The quick m-erasure grid with ``n`` rows a cell: its whole time over the time of its denoiser rows alone.
 
-    A row with gradient is among ``passes``; the last figure counts it as three rows, since its way back costs about
+    A row with gradient is among ``nfe``; the last figure counts it as three rows, since its way back costs about
     two."""
     from genward.catalog.opening import opener
     from genward.run.loop import run_plan
@@ -107,8 +105,8 @@ def part_grid(n: int = 2) -> dict[str, Any]:
         began = time.perf_counter()
         found = run_plan(plan, folder, models=models)
         whole = time.perf_counter() - began
-    searched = sum(a["cost"]["passes"] for a in found["attacks"])
-    backward = sum(a["cost"]["gradient_passes"] for a in found["attacks"])
-    passes = found["run"]["passes"] + searched
-    return {"rows": found["run"]["rows"], "passes": passes, "gradient_passes": backward, "seconds": whole, "rows_per_second": rate,
-            "multiple_of_forward_time": whole * rate / passes, "multiple_of_denoiser_time": whole * rate / (passes + 2 * backward)}  # fmt: skip
+    searched = sum(a["cost"]["nfe"] for a in found["attacks"])
+    backward = sum(a["cost"]["gradient_nfe"] for a in found["attacks"])
+    nfe = found["run"]["nfe"] + searched
+    return {"rows": found["run"]["rows"], "nfe": nfe, "gradient_nfe": backward, "seconds": whole, "rows_per_second": rate,
+            "multiple_of_forward_time": whole * rate / nfe, "multiple_of_denoiser_time": whole * rate / (nfe + 2 * backward)}  # fmt: skip

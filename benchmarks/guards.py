@@ -149,20 +149,18 @@ def part_guard_block(
         def work(name: str, shared: list[Case] = shared, sampler: Sampler = sampler) -> Any:
             return model.generate(shared, sampler, [made[name]], batch=len(shared))
 
-        passes = {
-            name: sum(s.passes for s in samples if s.case in shared) / len(shared) for name, samples in found.items()
-        }
+        nfe = {name: sum(s.nfe for s in samples if s.case in shared) / len(shared) for name, samples in found.items()}
         for name in names[1:]:
             early, late = timed(lambda: work(name), lambda: work(names[0]), repeats)  # noqa: B023
             out[f"{name.partition(':')[0]}-{number}"] = {
                 "steps": number,
                 "rows": len(shared),
                 "blocked": {n.partition(":")[0]: f"{len(ids)}/{count}" for n, ids in stopped.items()},
-                "passes_per_blocked": passes[name],
+                "nfe_per_blocked": nfe[name],
                 "seconds_per_blocked": early / len(shared),
-                "image_filter_passes_per_blocked": passes[names[0]],
+                "image_filter_nfe_per_blocked": nfe[names[0]],
                 "image_filter_seconds_per_blocked": late / len(shared),
-                "passes_ratio": passes[name] / passes[names[0]],
+                "passes_ratio": nfe[name] / nfe[names[0]],
                 "seconds_ratio": early / late,
             }
     return out

@@ -23,6 +23,7 @@ MAY: dict[str, set[str]] = (
         "testing": BASE | {"models", "catalog", "run", "serve"},
         "cli": BASE | {"catalog", "run", "serve", "recipe", "report"},
         "__main__": {"cli"},
+        "_moved": set(),
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
     | {room: PLUGINS for room in ("defenses", "attacks", "judges", "benchmarks")}

@@ -111,9 +111,7 @@ def test_the_example_of_the_five_doors_page_is_an_attack(monkeypatch: pytest.Mon
     model, held = tiny_sd(), {"banana": [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]}
     cases = [Case(f"c{k}", "", concept="banana", seed=k) for k in range(3)]
     found = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))
-    assert (
-        len(found.tensors) == 3 and found.cost["passes"] == 0 and [c.parent for c in found.cases] == ["c0", "c1", "c2"]
-    )
+    assert len(found.tensors) == 3 and found.cost["nfe"] == 0 and [c.parent for c in found.cases] == ["c0", "c1", "c2"]
     made = model.generate(found.cases, Sampler(steps=2, guidance=1.0), starts=found.tensors)
     assert all(s.status == "ok" for s in made)
     again = attack_arm(example.NoisyLatents(), cases, model, (), Sampler(steps=2, guidance=1.0), held, Store(tmp_path))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from genward._moved import install as _install
+
 if TYPE_CHECKING:
     from genward import lab
     from genward.catalog.opening import open_model
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from genward.serve.policy import Policy, load_policy
     from genward.serve.protect import protect
 
+_install()
 __version__ = "0.1.0"
 __all__ = [
     "Case", "Concept", "GenwardError", "Guard", "Policy", "Sample", "Sampler", "Spec", "__version__", "lab", "load_concept", "load_policy", "open_model",

@@ -16,7 +16,7 @@ from genward.models.sd import StableDiffusion
 from genward.ops.inversion import inverse_timesteps, invert
 
 CASES = [
-    Case(f"{c}/latent/{k}", "" if k % 2 else "a red dog", "harm", c, seed=k, wording="latent", group=c)
+    Case(f"{c}/latent/{k}", "" if k % 2 else "a red dog", "harm", c, seed=k, variant="latent", group=c)
     for k in range(3)
     for c in ("cat", "key")
 ]
@@ -68,7 +68,7 @@ def test_round_trip_is_what_the_sampler_gives(target: Callable[..., Any], words:
 
     arm = target({"cat": 2})
     arm.model = tiny_sd(encoder="bert", folder=words)  # in single precision, as it samples
-    parents = [Case(f"cat/{k}", "", "harm", "cat", wording="latent") for k in range(2)]
+    parents = [Case(f"cat/{k}", "", "harm", "cat", variant="latent") for k in range(2)]
     found = list(DdimInversion(steps=0, refine=2).search(parents, arm))
     starts = {c.latents: arm.kept[c.latents][0].float() for c in found}
     samples = arm.model.generate(found, Sampler(steps=6, guidance=1.0), starts=starts, keep_latents=True)
@@ -80,7 +80,7 @@ def test_round_trip_is_what_the_sampler_gives(target: Callable[..., Any], words:
 
 def test_refinement_and_guidance_are_passed_on(target: Callable[..., Any]) -> None:
     plain, refined, guided = (target({"cat": 1}) for _ in range(3))
-    parent = [Case("cat/0", "", "harm", "cat", wording="latent")]
+    parent = [Case("cat/0", "", "harm", "cat", variant="latent")]
     list(DdimInversion(steps=6).search(parent, plain))
     (case,) = DdimInversion(steps=6, refine=4, average=2).search(parent, refined)
     assert case.queries == 30 and len(refined.calls) == 36

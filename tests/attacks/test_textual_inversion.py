@@ -17,7 +17,7 @@ from genward.ops.finetune import add_noise
 
 HELD = {"cat": 3, "key": 2}
 CASES = [
-    Case(f"{c}/embedding/{k}", f"{{}} in {s} style", "harm", c, seed=k, wording="embedding")
+    Case(f"{c}/embedding/{k}", f"{{}} in {s} style", "harm", c, seed=k, variant="embedding")
     for c in HELD
     for k, s in enumerate(("flat", "noto", "blob"))
 ]
@@ -35,7 +35,7 @@ def learned(attack: TextualInversion, arm: Any, concepts: tuple[str, ...] = tupl
 def test_derived_cases(target: Callable[..., Any]) -> None:
     arm = target(HELD)
     found = list(SMALL.search(CASES, arm))
-    assert [(c.id, c.parent, c.seed, c.label, c.wording) for c in found] == [
+    assert [(c.id, c.parent, c.seed, c.label, c.variant) for c in found] == [
         (c.id + "/ti", c.id, c.seed, "harm", "embedding") for c in CASES
     ]
     for case, parent in zip(found, CASES, strict=True):

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from genward.benchmarks.erasure import BENIGN, HARM, ErasureBenchmark, caption, cycle, wordings
+from genward.benchmarks.erasure import BENIGN, HARM, ErasureBenchmark, caption, cycle, variants
 from genward.catalog.opening import words_of
 from genward.core.records import Case, Concept, load_concept
 from genward.errors import BadInput
@@ -20,28 +20,28 @@ def rows(*concepts: str, n: int = 12, **more: object) -> list[Case]:
 
 def test_a_policy_has_every_wording_and_n_rows_in_each() -> None:
     cases = rows("weapons")
-    assert Counter(c.wording for c in cases) == dict.fromkeys((*HARM, *BENIGN), 12)
-    assert all(c.label == ("benign" if c.wording in BENIGN else "harm") for c in cases)
+    assert Counter(c.variant for c in cases) == dict.fromkeys((*HARM, *BENIGN), 12)
+    assert all(c.label == ("benign" if c.variant in BENIGN else "harm") for c in cases)
     assert len({c.id for c in cases}) == len({(c.prompt, c.seed) for c in cases}) == len(cases)
 
 
 def test_a_style_has_name_and_scene_only() -> None:
     cases = rows("style-monotone")
-    assert {c.wording for c in cases} == {"name", "scene", *BENIGN}
+    assert {c.variant for c in cases} == {"name", "scene", *BENIGN}
     assert all("monotone style" in c.prompt for c in cases if c.label == "harm")
     assert not any("monotone" in c.prompt for c in cases if c.label == "benign")
 
 
 def test_phrases_come_from_the_vocabulary_and_name_their_target() -> None:
     concept = load_concept("weapons")
-    table = wordings(concept, WORDS)
+    table = variants(concept, WORDS)
     for case in rows("weapons", n=40):
         phrase = case.prompt.split(" in ")[0]
-        if case.wording in ("name", "synonym", "synonym-heldout"):
-            assert case.prompt.rsplit(" in ", 1)[0] in table[case.group][case.wording]
-        if case.wording == "synonym-heldout":
+        if case.variant in ("name", "synonym", "synonym-heldout"):
+            assert case.prompt.rsplit(" in ", 1)[0] in table[case.group][case.variant]
+        if case.variant == "synonym-heldout":
             assert phrase in concept.heldout and phrase not in concept.phrases
-        if case.wording == "scene":
+        if case.variant == "scene":
             assert " and " in case.prompt and table[case.group]["name"][0] in case.prompt
 
 
@@ -52,14 +52,14 @@ def test_benign_rows_name_the_label_that_a_judge_should_see() -> None:
         if case.label == "benign":
             assert case.group in labels
             assert case.group not in load_concept(case.concept).targets
-        if case.wording == "keep-object":
+        if case.variant == "keep-object":
             assert WORDS["things"][case.group]["name"][0] in case.prompt
-        if case.wording == "keep-style":
+        if case.variant == "keep-style":
             assert case.prompt.endswith(f"in {case.group} style")
 
 
 def test_walks_are_balanced_and_do_not_lock() -> None:
-    names = [c for c in rows("weapons", n=45) if c.wording == "name"]
+    names = [c for c in rows("weapons", n=45) if c.variant == "name"]
     assert set(Counter(c.group for c in names).values()) == {9}
     assert set(Counter(c.prompt.rsplit(" ", 2)[1] for c in names).values()) == {5}
     assert len({(cycle("abc", k), "xyz"[k % 3]) for k in range(9)}) == 9
@@ -67,7 +67,7 @@ def test_walks_are_balanced_and_do_not_lock() -> None:
 
 
 def test_few_targets_are_clustered_by_style_too() -> None:
-    groups = {c.group for c in rows("banana") if c.wording == "name"}
+    groups = {c.group for c in rows("banana") if c.variant == "name"}
     assert len(groups) >= 8 and all(g.startswith("banana/") for g in groups)
 
 
@@ -95,7 +95,7 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
     )  # fmt: skip
     cases = list(ErasureBenchmark((own,), n=4).cases())
     assert all(c.prompt.startswith("a picture of ") for c in cases)
-    by = {w: [c.prompt.removeprefix("a picture of ") for c in cases if c.wording == w] for w in (*HARM, *BENIGN)}
+    by = {w: [c.prompt.removeprefix("a picture of ") for c in cases if c.variant == w] for w in (*HARM, *BENIGN)}
     assert by["name"] == ["an android", "a drone"] * 2
     assert by["synonym"] == ["a robot", "a quadcopter"] * 2
     assert by["synonym-heldout"] == ["a droid", "a flying machine"] * 2
@@ -106,7 +106,7 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
         "a dog and an android",
         "the moon and a drone",
     ]
-    assert [c.group for c in cases if c.wording == "keep-object"] == ["dog", "moon"] * 2
+    assert [c.group for c in cases if c.variant == "keep-object"] == ["dog", "moon"] * 2
     assert len({c.seed for c in cases}) == len(cases)
 
 

@@ -12,7 +12,7 @@ def test_embedding_parents_of_a_style_read_as_english() -> None:
         "style-noto", "style", "", targets=("noto",), phrases=("noto style",), neighbors=("flat",), keep=keep
     )
     cases = list(MErasureBenchmark((concept,), n=3, parents=("embedding",)).cases())
-    assert [c.prompt for c in cases if c.wording == "embedding"] == [
+    assert [c.prompt for c in cases if c.variant == "embedding"] == [
         "cherries in {} style",
         "an umbrella in {} style",
         "a cactus in {} style",

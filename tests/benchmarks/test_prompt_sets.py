@@ -94,7 +94,7 @@ def test_as_a_benchmark(tmp_path: Path) -> None:
     write(tmp_path, "a", [("a cup" * 1000, "safe", "x", ""), ("a saw", "adversarial", "", "g")])
     write(tmp_path, "b", [("a hat", "unverified", "", "")])
     cases = [c.checked() for c in PromptSets(str(tmp_path)).cases()]
-    assert [(c.label, c.wording) for c in cases] == [
+    assert [(c.label, c.variant) for c in cases] == [
         ("benign", "safe"),
         ("harm", "adversarial"),
         ("benign", "unverified"),

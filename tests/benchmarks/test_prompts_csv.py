@@ -35,7 +35,7 @@ def put(tmp_path: Path):  # noqa: ANN201
 
 def test_columns_become_cases(put) -> None:  # type: ignore[no-untyped-def]
     cases = list(CsvPrompts(path=put(GOOD), concept="things").cases())
-    assert [(c.id, c.prompt, c.label, c.group, c.wording) for c in cases] == [
+    assert [(c.id, c.prompt, c.label, c.group, c.variant) for c in cases] == [
         ("list/000002/00", "a red kite over the sea", "benign", "g1", "safe"),
         ("list/000003/00", 'a barn, with "doors" and a fence', "harm", "object:barn", "unsafe"),
         ("list/000005/00", "a red kite over the sea", "benign", "object:kite|style:plain", "safe"),
@@ -66,10 +66,10 @@ def test_harm_by_category_and_choice_of_categories(put) -> None:  # type: ignore
         "harm",
         "benign",
     ]
-    assert [c.prompt for c in CsvPrompts(path=path, categories=("object:barn",), wording="name").cases()] == [
+    assert [c.prompt for c in CsvPrompts(path=path, categories=("object:barn",), variant="name").cases()] == [
         'a barn, with "doors" and a fence'
     ]
-    assert {c.wording for c in CsvPrompts(path=path, wording="name").cases()} == {"name"}
+    assert {c.variant for c in CsvPrompts(path=path, variant="name").cases()} == {"name"}
     for field in ("harm", "categories"):
         with pytest.raises(UnknownName, match="object:barn"):
             list(CsvPrompts(path=path, **{field: ("object:bran",)}).cases())  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_rows_without_label_need_a_word(put) -> None:  # type: ignore[no-untyped
     path = put("prompt,label\na cat,unverified\na dog,\n")
     with pytest.raises(BadInput, match="row 2, column label: 'unverified'"):
         list(CsvPrompts(path=path).cases())
-    assert [(c.label, c.wording) for c in CsvPrompts(path=path, unlabeled="harm").cases()] == [
+    assert [(c.label, c.variant) for c in CsvPrompts(path=path, unlabeled="harm").cases()] == [
         ("harm", "unverified")
     ] * 2
 

@@ -70,15 +70,15 @@ def test_near_duplicates_are_one_cluster() -> None:
 
 def test_splits_keep_clusters_whole_and_families_apart() -> None:
     cases = [
-        Case(f"{k}-{j}", f"prompt number {k:03d} {'xyzuvw'[k % 6] * 9}", wording="attack" if k % 10 == 0 else "plain")
+        Case(f"{k}-{j}", f"prompt number {k:03d} {'xyzuvw'[k % 6] * 9}", variant="attack" if k % 10 == 0 else "plain")
         for k in range(40)
         for j in range(3)
     ]
     groups = [c.prompt for c in cases]
     split = dataset.splits(groups, cases, test_wordings=("attack",))
     assert all(len({s for s, g in zip(split, groups, strict=True) if g == name}) == 1 for name in set(groups))
-    assert all(s == "test" for s, c in zip(split, cases, strict=True) if c.wording == "attack")
-    assert {s for s, c in zip(split, cases, strict=True) if c.wording == "plain"} == {"train", "valid", "test"}
+    assert all(s == "test" for s, c in zip(split, cases, strict=True) if c.variant == "attack")
+    assert {s for s, c in zip(split, cases, strict=True) if c.variant == "plain"} == {"train", "valid", "test"}
     assert (
         split
         == dataset.splits(groups, cases, test_wordings=("attack",))
@@ -90,8 +90,8 @@ def test_flips_count_prompts() -> None:
     prompts = ["a"] * 3 + ["b"] * 2 + ["c"] * 2 + ["d"]
     found = dataset.flips(prompts, [1, 0, 1, 0, 0, 1, math.nan, 1], ["k"] * 5 + ["n"] * 3)
     assert found["prompts"] == 2 and found["share"] == 0.5 and found["low"] < 0.5 < found["high"]
-    assert found["by_wording"] == {"k": {"share": 0.5, "prompts": 2}}
-    assert dataset.flips(["a"], [1.0]) == {"prompts": 0, "by_wording": {}}
+    assert found["by_variant"] == {"k": {"share": 0.5, "prompts": 2}}
+    assert dataset.flips(["a"], [1.0]) == {"prompts": 0, "by_variant": {}}
 
 
 def test_build_load_resume(
@@ -108,7 +108,7 @@ def test_build_load_resume(
         and data.states[SITES[0]].dtype == torch.float16
         and data.timesteps.tolist() == [501, 1]
     )
-    assert [r["prompt"] for r in data.rows] == [c.prompt for c in cases] and {r["wording"] for r in data.rows} == {
+    assert [r["prompt"] for r in data.rows] == [c.prompt for c in cases] and {r["variant"] for r in data.rows} == {
         "",
         "benign",
     }
@@ -169,7 +169,7 @@ def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3
         states[site] = x.half()
     split = ["train" if k % 10 < 6 else "valid" if k % 10 < 8 else "test" for k in range(rows)]
     lines = [
-        {"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "wording": "", "uncertain": []}
+        {"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "variant": "", "uncertain": []}
         for k, s in enumerate(split)
     ]
     plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8, "steps": [0, 0.99], "sampler": {"steps": 20}}}
@@ -306,7 +306,7 @@ def test_helpers_are_what_a_fit_asks_for(model: StableDiffusion) -> None:
 
 def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("genward.catalog.opening.open_model", lambda *a, **k: model)
-    monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
+    monkeypatch.setattr("genward.catalog.judges.open_judge", lambda name: judge)
     (tmp_path / "p.csv").write_text("prompt,family\na saw,plain\na cup,attack\n", "utf-8")
     out, run = tmp_path / "d", CliRunner()
     arguments = [
@@ -346,7 +346,7 @@ def test_the_command_that_fits(
     from genward.catalog.fitting import DefenseRequest, from_artifact
 
     monkeypatch.setattr("genward.catalog.opening.open_model", lambda *a, **k: model)
-    monkeypatch.setattr("genward.run.judging.open_judge", lambda name: judge)
+    monkeypatch.setattr("genward.catalog.judges.open_judge", lambda name: judge)
     letters = "abcdefghijklmnopqrst"
     (tmp_path / "p.txt").write_text("\n".join(f"{a * 4} {b * 4}" for a in letters for b in ("w", "x", "y")), "utf-8")
     folder, out, run = tmp_path / "d", tmp_path / "fitted" / "wukong", CliRunner()

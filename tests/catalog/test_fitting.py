@@ -46,8 +46,8 @@ def test_texts_that_cannot_be_read(text: str, error: type[Exception], says: str)
 
 
 def test_extra_passes_are_the_classes_own_word() -> None:
-    assert fit.extra_passes("sld:weapons+uce:weapons") == 1.0
-    assert fit.extra_passes("none") == 0.0
+    assert fit.extra_nfe("sld:weapons+uce:weapons") == 1.0
+    assert fit.extra_nfe("none") == 0.0
 
 
 def test_a_method_that_learns_nothing_is_made_for_the_concept(model: Any) -> None:

@@ -125,5 +125,5 @@ def test_defaults_are_shown_as_values_not_as_dataclass_machinery() -> None:
 def test_every_attack_says_what_it_may_touch_where_it_starts_and_what_it_costs(name: str) -> None:
     cls = catalog.find("attack", name)
     assert cls.access in ("prompt", "query", "gradient") and isinstance(cls.parents, tuple)
-    assert cls().passes([]) == 0
+    assert cls().nfe([]) == 0
     assert all(f.doc and f.default is not None for f in catalog.entry("attack", name).fields)

@@ -159,7 +159,7 @@ def test_json_and_policies_that_flag(tmp_path: Path) -> None:
         row["verdict"] == "flagged"
         and row["threshold"] == 1.0
         and Path(row["picture"]).is_file()
-        and row["passes"] == 4
+        and row["nfe"] == 4
         and told["policy"] == "house"
     )
 
@@ -226,13 +226,13 @@ def test_calibrate_stops_sampling_after_the_last_look(tmp_path: Path, tiny: Any)
     with protect(tiny, "weapons", [Early()]) as guarded:
         out = guarded.observe(["a cat", "a key"], num_inference_steps=10, guidance_scale=3.0)
         assert (
-            [v.passes for v in out.verdicts] == [4, 4]
+            [v.nfe for v in out.verdicts] == [4, 4]
             and out.images == [None, None]
             and all(len(v.notes["early.score"]) == 1 for v in out.verdicts)
         )
-        assert guarded("a cat", num_inference_steps=3, guidance_scale=3.0).verdicts[0].passes == 6
+        assert guarded("a cat", num_inference_steps=3, guidance_scale=3.0).verdicts[0].nfe == 6
     with protect(tiny, "weapons", [Letters()]) as guarded:
-        assert guarded.observe(["a cat"], num_inference_steps=10).verdicts[0].passes == 0
+        assert guarded.observe(["a cat"], num_inference_steps=10).verdicts[0].nfe == 0
 
 
 def test_what_cannot_be_calibrated(tmp_path: Path) -> None:

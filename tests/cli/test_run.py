@@ -14,8 +14,8 @@ from genward.cli.app import status
 from genward.testing import FakeJudge, tiny_sd
 
 CELL = {
-    *("arm", "concept", "wording", "crr", "crr_low", "crr_high", "n", "n_unscored", "retention", "drift", "frechet"),
-    *("seconds_per_image", "extra_passes", "prepare_seconds"),
+    *("arm", "concept", "variant", "crr", "crr_low", "crr_high", "n", "n_unscored", "retention", "drift", "frechet"),
+    *("seconds_per_image", "extra_nfe", "prepare_seconds"),
 }
 RUN = ["run", "erasure", "--preset", "recipe.toml", "--store", "store"]
 RECIPE = """
@@ -36,7 +36,7 @@ defenses = "uce:{concept}"
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    import genward.run.judging
+    import genward.catalog.judges
     import genward.run.loop
     import genward.run.measure
 
@@ -45,7 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     Path("recipe.toml").write_text(RECIPE)
     monkeypatch.setattr(genward.run.loop, "opener", lambda *_, **__: lambda name: model)
     monkeypatch.setattr(genward.run.measure, "open_judge", lambda name: FakeJudge())
-    monkeypatch.setattr(genward.run.judging, "open_judge", lambda name: FakeJudge())
+    monkeypatch.setattr(genward.catalog.judges, "open_judge", lambda name: FakeJudge())
     monkeypatch.setattr(genward.run.loop, "open_judge", lambda name: FakeJudge())
     yield
 
@@ -60,7 +60,7 @@ def test_the_loop(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(first) == {"cells", "run"}
     assert all(set(cell) >= CELL for cell in first["cells"])
     assert {c["arm"] for c in first["cells"]} == {"base", "uce"}
-    assert {c["wording"] for c in first["cells"]} == {
+    assert {c["variant"] for c in first["cells"]} == {
         "name",
         "synonym",
         "synonym-heldout",
@@ -87,7 +87,7 @@ def test_the_loop(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
 def test_tables_for_people(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([*RUN, "--n", "1", "--name", "small"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines()[0].split()[:4] == ["arm", "concept", "wording", "crr"]
+    assert captured.out.splitlines()[0].split()[:4] == ["arm", "concept", "variant", "crr"]
     assert "genward report small" in captured.err
     assert status(["claims", "small", "--store", "store"]) == 0
     assert "verdict" in capsys.readouterr().out.splitlines()[0]
@@ -96,7 +96,7 @@ def test_tables_for_people(tiny: None, capsys: pytest.CaptureFixture[str]) -> No
 def test_prompts_from_a_file(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     Path("rows.csv").write_text("prompt,label\na thing,unsafe\na bowl,safe\n", "utf-8")
     found = told(capsys, *RUN, "--prompts", "rows.csv", "--name", "file")
-    assert {c["wording"] for c in found["cells"]} == {"prompts"} and found["run"]["rows"] == 4
+    assert {c["variant"] for c in found["cells"]} == {"prompts"} and found["run"]["rows"] == 4
 
 
 def test_prompt_guard_names_options_it_has_no_use_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
     store = tmp_path / "store"
     costs = told(capsys, "run", "erasure", "--dry-run", "--store", str(store))
     assert costs["rows"] > 0
-    assert costs["passes"] > costs["rows"]
+    assert costs["nfe"] > costs["rows"]
     assert costs["minutes"] > 0
     assert (
         status(

@@ -92,7 +92,7 @@ def test_score_by_hand_and_decision(which: str, request: pytest.FixtureRequest) 
         abs(s.notes["aeiou.score"][-1] - float(x)) < 1e-3 * max(1.0, abs(float(x)))
         for s, x in zip(samples, scores[:, 0], strict=True)
     )
-    assert all(s.passes == 0 and "harmful" in s.why for s in samples if s.status == "refused")
+    assert all(s.nfe == 0 and "harmful" in s.why for s in samples if s.status == "refused")
 
 
 def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted: Aeiou) -> None:
@@ -130,7 +130,7 @@ def test_laws(which: str, request: pytest.FixtureRequest, concept: Concept) -> N
     defense_laws(model, make, zero={"attenuate": 0.0}, changes=False)
     count = hooks(model)
     refused = model.generate(CASES, SAMPLER, [make(action="block")])
-    assert {s.status for s in refused} == {"refused"} and {s.passes for s in refused} == {0} and hooks(model) == count
+    assert {s.status for s in refused} == {"refused"} and {s.nfe for s in refused} == {0} and hooks(model) == count
 
 
 def test_fit_on_a_concept_sees_only_what_it_may(model: StableDiffusion, concept: Concept, tmp_path: Any) -> None:

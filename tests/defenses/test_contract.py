@@ -50,7 +50,7 @@ class LearnedGuard(NamedTuple):
     acts: dict[str, Any]
     inert: tuple[dict[str, Any], ...]
     stage: str
-    passes: int
+    nfe: int
     """Denoiser rows of a row that it acts on, of 4 guided steps; below 8 it refuses"""
     late: dict[str, Any]
     """What lets rows come past the middle of the loop, where the suite crashes a port"""
@@ -101,7 +101,7 @@ def test_what_other_rooms_read(cls: Any) -> None:
         if cls in GUARDS
         else ("prompt", "guidance", "weights", "latents")
     )
-    assert cls.kind in kinds and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_passes, float)
+    assert cls.kind in kinds and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_nfe, float)
     names = {f.name for f in dataclasses.fields(cls)}
     assert cls.fits == ("artifact" in names) == hasattr(cls, "fit") != hasattr(cls, "for_concept")
     switch = "threshold" if cls.kind == "guard" else "strength"
@@ -215,10 +215,10 @@ def test_laws_of_learned_guards(
     assert {v.defense for s in acted for v in s.verdicts} == {fitted.name} and {
         v.stage for s in acted for v in s.verdicts
     } == {guard.stage}
-    assert {s.passes for s in acted} == {guard.passes}, (
+    assert {s.nfe for s in acted} == {guard.nfe}, (
         "what is refused costs nothing afterwards, what is steered nothing more"
     )
-    if guard.passes < 8:
+    if guard.nfe < 8:
         assert all(s.status == "refused" and s.image is None and fitted.name in s.why for s in acted)
     else:
         assert all(bool((a.latents != b.latents).any()) for a, b in zip(plain, acted, strict=True))
@@ -247,12 +247,11 @@ def test_the_earlier_stage_decides_in_any_order(model: StableDiffusion, concept:
         for g in LEARNED_GUARDS[:2]
     }
     made["image_filter"] = ImageFilter(labels=("bright",), probe=FakeJudge(), threshold=0.0)
-    for first, second, passes in (("aeiou", "wukong", 0), ("aeiou", "image_filter", 0), ("wukong", "image_filter", 4)):
+    for first, second, nfe in (("aeiou", "wukong", 0), ("aeiou", "image_filter", 0), ("wukong", "image_filter", 4)):
         one, other = (model.generate(CASES, sampler, [made[a], made[b]]) for a, b in ((first, second), (second, first)))
         for rows in (one, other):
             assert all(
-                s.status == "refused" and s.passes == passes and [v.defense for v in s.verdicts] == [first]
-                for s in rows
+                s.status == "refused" and s.nfe == nfe and [v.defense for v in s.verdicts] == [first] for s in rows
             )
         assert [s.verdicts for s in one] == [s.verdicts for s in other]
     flags = [dataclasses.replace(made[name], action="flag") for name in ("image_filter", "wukong", "aeiou")]
@@ -321,4 +320,4 @@ def test_negative_prompt_takes_the_place_of_a_rows_own(model: StableDiffusion, c
     ours = model.generate([c._replace(negative="fog") for c in CASES], sampler, [defense], keep_latents=True)
     stock = model.generate([c._replace(negative=defense.text) for c in CASES], sampler, keep_latents=True)
     assert all(bool((a.latents == b.latents).all()) for a, b in zip(ours, stock, strict=True))
-    assert {s.passes for s in ours} == {6}, "no extra pass"
+    assert {s.nfe for s in ours} == {6}, "no extra pass"

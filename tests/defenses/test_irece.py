@@ -122,10 +122,8 @@ def test_notes_verdicts_and_cost(model: StableDiffusion, fitted: Irece) -> None:
             "steps 1 and 2 of 4 are active"
         )
         assert sample.notes["irece.fired"] == [1.0, 1.0] and 0 <= sample.notes["irece.coverage"][0] <= 1
-        assert sample.passes == 4 * 2 + 2 and [v.action for v in sample.verdicts] == ["steered"]
-    assert {s.passes for s in model.generate(CASES, SAMPLER, [replace(fitted, strength=0.0)])} == {8}, (
-        "off costs nothing"
-    )
+        assert sample.nfe == 4 * 2 + 2 and [v.action for v in sample.verdicts] == ["steered"]
+    assert {s.nfe for s in model.generate(CASES, SAMPLER, [replace(fitted, strength=0.0)])} == {8}, "off costs nothing"
 
 
 def test_gate_decisions(model: StableDiffusion, fitted: Irece) -> None:
@@ -198,7 +196,7 @@ def test_several_localizers(model: StableDiffusion, concept: Concept, fitted: Ir
     two = replace(SETTINGS, phrases=("a saw", "an axe")).fit(model, concept)
     assert two.artifact is not None and two.artifact.card["localizers"] == ["a picture of a saw", "a picture of an axe"]
     sample = model.generate(CASES, SAMPLER, [replace(two, gate=False)])[0]
-    assert sample.passes == 4 * 2 + 2 * 2, "one row a localizer and active step"
+    assert sample.nfe == 4 * 2 + 2 * 2, "one row a localizer and active step"
 
 
 def test_word_positions(model: StableDiffusion, masked: StableDiffusion) -> None:

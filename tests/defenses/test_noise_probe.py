@@ -117,7 +117,7 @@ def test_a_blocked_row_costs_nothing_afterwards(fitted: NoiseProbe, model: Stabl
     guarded = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=cut)])
     for sample, score, bare in zip(guarded, found, base, strict=True):
         if score > cut:
-            assert sample.status == "refused" and sample.passes == 4 and "step 2 of 4 looks like tools" in sample.why
+            assert sample.status == "refused" and sample.nfe == 4 and "step 2 of 4 looks like tools" in sample.why
             verdict = sample.verdicts[0]
             assert (verdict.action, verdict.defense, verdict.step, verdict.category) == (
                 "blocked",
@@ -127,7 +127,7 @@ def test_a_blocked_row_costs_nothing_afterwards(fitted: NoiseProbe, model: Stabl
             )
             assert verdict.score == pytest.approx(score) and verdict.threshold == pytest.approx(cut)
         else:
-            assert sample.status == "ok" and sample.passes == 8 and not sample.verdicts and same([sample], [bare])
+            assert sample.status == "ok" and sample.nfe == 8 and not sample.verdicts and same([sample], [bare])
     assert {s.status for s in guarded} == {"ok", "refused"}
 
 
@@ -170,11 +170,11 @@ def test_what_captions_tell() -> None:
     names = {p for c in concepts for p in c.phrases}
     for case in cases:
         value = told[case.prompt]
-        if case.wording == "scene":
+        if case.variant == "scene":
             assert value == float(bool(set(case.group.split(" and ")) & names))
         else:
-            assert math.isnan(value) if case.wording == "kind" else value == {"name": 1, "keep": 0}[case.wording]
-    assert {1.0, 0.0} <= {told[c.prompt] for c in cases if c.wording == "scene"}
+            assert math.isnan(value) if case.variant == "kind" else value == {"name": 1, "keep": 0}[case.variant]
+    assert {1.0, 0.0} <= {told[c.prompt] for c in cases if c.variant == "scene"}
 
 
 def test_scores_do_not_depend_on_the_batch(fitted: NoiseProbe, model: StableDiffusion) -> None:
@@ -211,7 +211,7 @@ def test_a_score_that_is_no_number_blocks(fitted: NoiseProbe) -> None:
     model.unet.conv_out.bias.data.fill_(float("nan"))
     for action in ("block", "flag"):
         samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, action=action)])
-        assert all(s.status == "refused" and "not a number" in s.why and s.passes == 4 for s in samples)
+        assert all(s.status == "refused" and "not a number" in s.why and s.nfe == 4 for s in samples)
         assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
 
 

@@ -82,7 +82,7 @@ def test_a_blocked_row_costs_nothing_afterwards(model: StableDiffusion) -> None:
     base = model.generate(CASES, SAMPLER)
     samples = model.generate(CASES, SAMPLER, [numbers(0.4, 0.5, float("nan"))])
     assert [s.status for s in samples] == ["ok", "refused", "refused"] and same(samples[:1], base[:1])
-    assert [s.passes for s in samples] == [8, 4, 4], "two calls of four, no row of its own"
+    assert [s.nfe for s in samples] == [8, 4, 4], "two calls of four, no row of its own"
     verdict = samples[1].verdicts[0]
     assert (verdict.action, verdict.stage, verdict.step, verdict.score, verdict.threshold, verdict.category) == (
         "blocked",
@@ -108,15 +108,15 @@ def test_what_has_no_number_is_not_safe(model: StableDiffusion) -> None:
     broken.unet.conv_out.bias.data.fill_(float("nan"))
     guard = numbers()
     samples = broken.generate(CASES, SAMPLER, [guard])
-    assert all(s.status == "refused" and "no number" in s.why and s.passes == 4 for s in samples)
+    assert all(s.status == "refused" and "no number" in s.why and s.nfe == 4 for s in samples)
     assert not guard.probe.shown, "what cannot be decoded is not shown to a judge"  # type: ignore[union-attr]
 
 
 def test_without_guidance_and_beside_rows_that_ended(model: StableDiffusion) -> None:
-    assert [s.passes for s in model.generate(CASES, Sampler(4, 1.0), [numbers(0.1, 0.9, 0.1)])] == [4, 2, 4]
+    assert [s.nfe for s in model.generate(CASES, Sampler(4, 1.0), [numbers(0.1, 0.9, 0.1)])] == [4, 2, 4]
     first, second = numbers(0.1, 0.9, 0.1, step=0), numbers(0.1, 0.9, step=0.75)
     samples = model.generate(CASES, SAMPLER, [first, second])
-    assert [s.status for s in samples] == ["ok", "refused", "refused"] and [s.passes for s in samples] == [8, 2, 6], (
+    assert [s.status for s in samples] == ["ok", "refused", "refused"] and [s.nfe for s in samples] == [8, 2, 6], (
         "rows are told apart by case"
     )
     with pytest.raises(BadInput, match="loop of 4"):
@@ -146,7 +146,7 @@ def test_the_judge_comes_with_the_chain() -> None:
         out = guarded(["a cat", "a key"], num_inference_steps=2)
         assert all("preview_filter.score" in v.notes for v in out.verdicts) and guarded.defenses[0].concept == "weapons"  # type: ignore[attr-defined]
         seen = guarded.observe(["a cat"], num_inference_steps=6, generator=torch.Generator().manual_seed(0))
-        assert seen.verdicts[0].passes == 4, "where only scores are wanted the loop ends with the last look"
+        assert seen.verdicts[0].nfe == 4, "where only scores are wanted the loop ends with the last look"
 
 
 def test_scores_are_the_judges_numbers() -> None:

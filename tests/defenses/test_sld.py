@@ -107,9 +107,9 @@ def test_passes_and_survivors_on_the_real_rig(model: StableDiffusion) -> None:
     for a, b in zip(whole, part, strict=True):
         if b.status == "ok":
             assert torch.allclose(a.latents, b.latents, atol=1e-4)
-    assert {s.passes for s in whole} == {30}
+    assert {s.nfe for s in whole} == {30}
     weak = model.generate(cases, sampler, [SafeLatentDiffusion(preset="weak", text="a dog")])
-    assert {s.passes for s in weak} == {27}, "15 of 50 steps of warm-up are 3 of 10"
+    assert {s.nfe for s in weak} == {27}, "15 of 50 steps of warm-up are 3 of 10"
 
 
 def test_settings_override_the_preset(concept: Concept) -> None:

@@ -67,7 +67,7 @@ def test_a_blocked_row_costs_nothing_afterwards(fitted: Wukong, model: StableDif
     guarded = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=cut, step=1)])
     for sample, score, plain in zip(guarded, scores, base, strict=True):
         if score > cut:
-            assert sample.status == "refused" and sample.passes == 4 and "shows tools at step 2 of 4" in sample.why
+            assert sample.status == "refused" and sample.nfe == 4 and "shows tools at step 2 of 4" in sample.why
             verdict = sample.verdicts[0]
             assert (verdict.action, verdict.defense, verdict.step, verdict.category) == (
                 "blocked",
@@ -77,7 +77,7 @@ def test_a_blocked_row_costs_nothing_afterwards(fitted: Wukong, model: StableDif
             )
             assert verdict.score == pytest.approx(score) and verdict.threshold == pytest.approx(cut)
         else:
-            assert sample.status == "ok" and sample.passes == 8 and not sample.verdicts and same([sample], [plain])
+            assert sample.status == "ok" and sample.nfe == 8 and not sample.verdicts and same([sample], [plain])
     assert {s.status for s in guarded} == {"ok", "refused"}
 
 
@@ -227,7 +227,7 @@ def test_learning_cases_of_the_lab() -> None:
     assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len(
         {c.seed for c in cases}
     ) == len(cases)
-    count = {w: sum(c.wording == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
+    count = {w: sum(c.variant == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
     assert all(abs(count[k] - s) < 0.08 for k, s in (("name", 0.35), ("kind", 0.2), ("scene", 0.15), ("keep", 0.3)))
     assert len({c.prompt for c in cases}) * 4 == len(cases) and not any(c.prompt in concepts[0].heldout for c in cases)
     assert any("a tool" in c.prompt for c in cases) and any(", twemoji style" in c.prompt for c in cases)

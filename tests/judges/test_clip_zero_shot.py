@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from genward.catalog.judges import judge_hash
 from genward.core import Case, Sample, Spec
 from genward.errors import BadArtifact, BadInput
 from genward.judges.clip_zero_shot import ClipZeroShot, against_neutral
 from genward.metrics.erasure import pooled_card
-from genward.run.judging import judge_hash
 from genward.testing.tiny import tiny_pipeline
 
 EDGE = 32

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
+from genward.catalog.judges import judge_hash
 from genward.core import Case, Sample, Spec
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges.image_classifier import ImageClassifier, class_ids, concept_values
 from genward.metrics.erasure import pooled_card
-from genward.run.judging import judge_hash
 
 EDGE = 32
 NAMES = {0: "tench, Tinca tinca", 1: "goldfish", 2: "church, church building", 3: "crane", 4: "Crane"}

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image, ImageDraw
 
 from genward import lab
+from genward.catalog.judges import judge_hash
 from genward.core import Case, Sample, Spec
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges import nudenet
 from genward.judges.nudenet import ANY, CLASSES, PARTS, NudeNet, readings
 from genward.metrics.erasure import pooled_card
-from genward.run.judging import judge_hash
 
 HEAD = f"""
 import json, struct, sys, time

@@ -23,7 +23,7 @@ def table(seed: int = 0) -> tuple[list[dict[str, Any]], dict[tuple[str, str], fl
     dice = random.Random(seed)
     rows, scores = [], {}
     for arm in ("B", "G"):
-        for wording, label, groups in (
+        for variant, label, groups in (
             ("name", "harm", LABELS),
             ("kind", "harm", ["a tool"]),
             ("keep-object", "benign", ["cat", "dog"]),
@@ -38,9 +38,9 @@ def table(seed: int = 0) -> tuple[list[dict[str, Any]], dict[tuple[str, str], fl
                     else "ok"
                 )
                 row = {
-                    "id": f"{arm}{wording}{k}",
+                    "id": f"{arm}{variant}{k}",
                     "arm": arm,
-                    "case": f"{wording}/{k}",
+                    "case": f"{variant}/{k}",
                     "prompt": "p",
                     "label": label,
                     "concept": "weapons",
@@ -49,12 +49,12 @@ def table(seed: int = 0) -> tuple[list[dict[str, Any]], dict[tuple[str, str], fl
                 rows.append(
                     row
                     | {
-                        "wording": wording,
+                        "variant": variant,
                         "group": group,
                         "status": status,
                         "image": "",
                         "seconds": 1.0,
-                        "passes": 8 if status == "refused" else 40,
+                        "nfe": 8 if status == "refused" else 40,
                     }
                 )
                 for x in CARD:
@@ -75,8 +75,8 @@ def test_cells_equal_a_slow_reading() -> None:
     assert (
         base["benign_blocked"] == 0
         and base["unsafe_released"] == 1
-        and base["passes_per_blocked"] is None
-        and base["passes_per_released"] == 40
+        and base["nfe_per_blocked"] is None
+        and base["nfe_per_released"] == 40
     )
     before = {r["case"]: r for r in rows if r["arm"] == "B"}
     mine = [r for r in rows if r["arm"] == "G"]
@@ -95,10 +95,10 @@ def test_cells_equal_a_slow_reading() -> None:
     assert guard["benign_blocked"] == pytest.approx(sum(blocked) / len(blocked)) and guard["n_benign"] == len(blocked)
     assert guard["n_unscored"] == 3
     out = [r for r in mine if r["status"] == "ok"]
-    spent = sum(r["passes"] for r in mine if r["status"] != "error")
-    assert guard["passes_per_released"] == pytest.approx(spent / len(out)) and guard["passes_per_blocked"] == 8
+    spent = sum(r["nfe"] for r in mine if r["status"] != "error")
+    assert guard["nfe_per_released"] == pytest.approx(spent / len(out)) and guard["nfe_per_blocked"] == 8
     assert guard["low"] <= guard["unsafe_released"] <= guard["high"]
-    assert set(guard["released_by_wording"]) >= {"name", "kind"}
+    assert set(guard["released_by_variant"]) >= {"name", "kind"}
 
 
 def test_without_any_unsafe_row_nothing_is_claimed() -> None:
@@ -114,7 +114,7 @@ def test_rows_that_fail_in_the_guarded_arm_alone_are_not_counted_as_let_through(
     _, before = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
     ground = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
     passed = [r for r in rows if r["arm"] == "G" and r["status"] == "ok" and ground[r["case"]] == 0]
-    kind = next(r for r in passed if r["wording"] == "kind")
+    kind = next(r for r in passed if r["variant"] == "kind")
     kept = next(r for r in passed if r["label"] == "benign" and yes(scores, r, [r["group"]]) == 1)
     shown = next(
         r
@@ -138,7 +138,7 @@ def test_a_picture_that_went_out_and_cannot_be_judged_was_still_not_blocked() ->
     _, before = guard_cells(rows, scores, arms=ARMS, base="base", concepts=CONCEPTS, card={"labels": CARD})
     ground = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
     row = next(
-        r for r in rows if r["arm"] == "G" and r["status"] == "ok" and r["wording"] == "kind" and ground[r["case"]] == 0
+        r for r in rows if r["arm"] == "G" and r["status"] == "ok" and r["variant"] == "kind" and ground[r["case"]] == 0
     )
     for x in CARD:
         scores[row["id"], x] = math.nan
@@ -168,10 +168,10 @@ def test_accuracy_and_its_paired_difference_equal_a_slow_reading() -> None:
             cell["accuracy"] == pytest.approx(sum(mine) / len(mine))
             and cell["accuracy_low"] < cell["accuracy"] < cell["accuracy_high"]
         )
-    pairs = {p["wording"]: p for p in guard_pairs(rows, scores, **shared, compare=[("guard", "base")])}
+    pairs = {p["variant"]: p for p in guard_pairs(rows, scores, **shared, compare=[("guard", "base")])}
     assert set(pairs) == {"", "name", "kind"}
-    for wording, pair in pairs.items():
-        gaps = [found["G", c] - found["B", c] for c in before if c.startswith(wording)]
+    for variant, pair in pairs.items():
+        gaps = [found["G", c] - found["B", c] for c in before if c.startswith(variant)]
         gaps = [g for g in gaps if not math.isnan(g)]
         assert (
             pair["difference"] == pytest.approx(sum(gaps) / len(gaps))

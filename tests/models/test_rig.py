@@ -48,7 +48,7 @@ def test_empty_guard_is_the_stock_pipeline(model: StableDiffusion) -> None:
         [c.prompt for c in CASES], latents=start, num_inference_steps=5, guidance_scale=3.0, output_type="latent"
     ).images
     assert all(torch.equal(s.latents, z) for s, z in zip(ours, stock, strict=True))
-    assert [s.passes for s in ours] == [10, 10, 10]
+    assert [s.nfe for s in ours] == [10, 10, 10]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_dropping_rows_in_mid_loop_leaves_the_survivors_exact(scheduler: Any, et
         if b.status == "ok":
             assert torch.allclose(a.latents, b.latents, atol=2e-6), "a survivor's latents moved"
         else:
-            assert b.image is None and b.passes == 6 and "example-block" in b.why, (
+            assert b.image is None and b.nfe == 6 and "example-block" in b.why, (
                 "a row refused at step 2 costs steps 0 to 2, twice"
             )
 
@@ -93,7 +93,7 @@ def test_all_rows_refused_ends_the_loop(model: StableDiffusion) -> None:
             rig.inputs(fn, during=(0.4, 1.0))
 
     done = model.generate(CASES, SAMPLER, [All()])
-    assert {s.status for s in done} == {"refused"} and {s.passes for s in done} == {6}
+    assert {s.status for s in done} == {"refused"} and {s.nfe for s in done} == {6}
 
 
 def test_neighbors_do_not_change_the_start(model: StableDiffusion) -> None:

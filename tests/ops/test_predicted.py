@@ -54,7 +54,7 @@ def test_it_is_the_denoisers_own_output_and_costs_nothing(model: StableDiffusion
     )
     assert (seen.uncond is None and uncond is None) if guidance == 1 else torch.equal(seen.uncond, uncond)  # type: ignore[arg-type]
     assert torch.equal(seen.guided, cond if uncond is None else uncond + guidance * (cond - uncond))
-    assert same(samples, model.generate(CASES, sampler)) and {s.passes for s in samples} == {4 if guidance == 1 else 8}
+    assert same(samples, model.generate(CASES, sampler)) and {s.nfe for s in samples} == {4 if guidance == 1 else 8}
     assert (
         seen.frame.timestep is not None
         and len(seen.frame.timestep) == len(seen.frame.conditional) == 3
@@ -133,7 +133,7 @@ def test_collect_stops_where_it_is_told_to(model: StableDiffusion) -> None:
         )
         assert rows.features.shape == (5, 64) and rows.timestep == 501
         assert {s.status for s in rows.samples} == ({"refused"} if stop else {"ok"}) and {
-            s.passes for s in rows.samples
+            s.nfe for s in rows.samples
         } == {4 if stop else 8}
         spent.append(rows.features)
     assert torch.equal(spent[0], spent[1]) and told == [2, 4, 5] * 2

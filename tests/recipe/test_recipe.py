@@ -25,7 +25,7 @@ def test_vocabulary_is_consistent() -> None:
     words = data.vocabulary()
     assert len(words.things) >= 60 and len(words.styles) >= 8
     levels = ("name", "synonym", "synonym-heldout", "description", "description-heldout")
-    phrases = [p for t in words.things for level in levels for p in t.wordings(level)]
+    phrases = [p for t in words.things for level in levels for p in t.variants(level)]
     assert len(phrases) == len(set(phrases)), "a phrase stands under two objects or levels"
     for thing in words.things:
         assert (
@@ -55,7 +55,7 @@ def test_a_world_without_concepts_never_says_or_shows_them() -> None:
     pairs = [(t.name, s) for t in words.things for s in words.style_names]
     world, rng = data.World.build(pairs, gone), random.Random(1)
     forbidden = [
-        p for n in gone if n in words.names for level in data.LEVELS[:3] for p in words.thing(n).wordings(level)
+        p for n in gone if n in words.names for level in data.LEVELS[:3] for p in words.thing(n).variants(level)
     ]
     for _ in range(1000):
         names, style, caption = world.sample(words, rng, scene=0.5)
@@ -69,7 +69,7 @@ def test_a_world_without_concepts_never_says_or_shows_them() -> None:
 def test_heldout_wordings_never_enter_a_caption() -> None:
     words = data.vocabulary()
     world, rng = data.World.build([(t.name, "noto") for t in words.things]), random.Random(2)
-    held = {p for t in words.things for level in ("synonym-heldout", "description-heldout") for p in t.wordings(level)}
+    held = {p for t in words.things for level in ("synonym-heldout", "description-heldout") for p in t.variants(level)}
     for _ in range(1500):
         _, _, caption = world.sample(words, rng, scene=0.0)
         assert caption.removesuffix(" in noto style") not in held

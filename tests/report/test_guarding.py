@@ -27,7 +27,7 @@ def cells() -> list[dict[str, Any]]:
         "accuracy_low": 0.7,
         "accuracy_high": 0.9,
     }
-    more = {"passes_per_blocked": 4.0, "seconds_per_image": 0.2, "n": 51, "n_benign": 57}
+    more = {"nfe_per_blocked": 4.0, "seconds_per_image": 0.2, "n": 51, "n_benign": 57}
     return [
         {"arm": arm, "policy": "weapons", **dict(zip(COST, found, strict=True)), **shares, **more}
         for arm, found in VALUES.items()

@@ -24,7 +24,7 @@ from genward.report import build, summary_rows, text_table
 from genward.report.plot import place, plots, ticks
 from genward.report.prose import cautions, findings
 from genward.report.reading import check
-from genward.report.shots import MAX_STRIPS, Thumbnails, strips, thumbnail
+from genward.report.shots import MAX_STRIPS, Thumbnails, grids, thumbnail
 from genward.report.tables import Estimate, Grid, arms, duration, percent, short
 
 VOID = {"meta", "link", "img", "br", "wbr", "input"}
@@ -178,7 +178,7 @@ print(build(Store(), "quick", Path(sys.argv[1]) / "x.html"))
 
 
 def test_strips_beyond_the_limit_are_left_out_and_said(store: Any, metrics: dict[str, Any]) -> None:
-    metrics["strips"] = [metrics["strips"][2]] * (MAX_STRIPS + 7)
+    metrics["grids"] = [metrics["grids"][2]] * (MAX_STRIPS + 7)
     store.write("quick", metrics)
     page = Page(build(store, "quick").read_text("utf-8"))
     words = " ".join(page.words)
@@ -204,15 +204,15 @@ def test_a_run_with_nothing_in_it_still_makes_a_page(store: Any) -> None:
         ('{"run": {}, "arms": []}', "'cells' is NoneType"),
         ('{"run": [], "arms": [], "cells": []}', "'run' is list"),
         ('{"run": {}, "arms": [], "cells": [3]}', "rows that are not tables"),
-        ('{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c"}]}', "'wording'"),
+        ('{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c"}]}', "'variant'"),
         (
-            '{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c", "wording": "w", "crr": "0.5"}]}',
+            '{"run": {}, "arms": [], "cells": [{"arm": "a", "concept": "c", "variant": "w", "crr": "0.5"}]}',
             "not a number",
         ),
         ('{"run": {}, "arms": [], "cells": [], "schema": 99}', "schema 99"),
         ('{"run": {}, "arms": [], "cells": [], "judges": {}}', "'judges' is dict"),
         ('{"run": {}, "arms": [], "cells": [], "judges": [{"labels": ["a"]}]}', "'labels' in 'judges' is list"),
-        ('{"run": {}, "arms": [], "cells": [], "strips": [{"images": "none"}]}', "'images' in 'strips' is str"),
+        ('{"run": {}, "arms": [], "cells": [], "grids": [{"images": "none"}]}', "'images' in 'grids' is str"),
     ],
 )
 def test_foreign_metrics_are_refused_with_a_hint(store: Any, content: str, message: str) -> None:
@@ -249,11 +249,11 @@ def test_a_place_that_cannot_be_written(store: Any, metrics: dict[str, Any], tmp
 
 
 def test_a_broken_picture_becomes_a_tile(store: Any, metrics: dict[str, Any]) -> None:
-    sha = metrics["strips"][2]["images"]["uce"]
+    sha = metrics["grids"][2]["images"]["uce"]
     path = store.root / "images" / f"{sha}.png"
     path.write_bytes(path.read_bytes()[:90])
     made = Thumbnails(store)
-    found, _ = strips(metrics["strips"], arms(check(metrics)), made)
+    found, _ = grids(metrics["grids"], arms(check(metrics)), made)
     assert [s.state for s in found[2].shots if s.arm == "uce"] == ["lost"]
     assert sha in made.lost
 
@@ -366,7 +366,7 @@ def test_plot_axes_hold_every_bar_and_labels_avoid_each_other(metrics: dict[str,
         assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 7
         assert 0 <= found[0] and found[-1] <= 1
     drawn = plots(Grid(check(metrics)), "weapons")
-    assert [p.wording for p in drawn] == ["", "name", "synonym", "synonym-heldout", "description", "kind", "scene"]
+    assert [p.variant for p in drawn] == ["", "name", "synonym", "synonym-heldout", "description", "kind", "scene"]
     assert drawn[0].missing == ("zero",) and len(drawn[0].marks) == 7
     assert all(p.xticks == drawn[0].xticks and p.yticks == drawn[0].yticks for p in drawn)
     assert all(m.x1 <= m.x <= m.x2 and m.y2 <= m.y <= m.y1 for p in drawn for m in p.marks)

@@ -10,14 +10,14 @@ ROW = {
     "attack": {"name": "ddim_inversion", "fields": {"steps": 50, "prompt": "", "refine": 0, "words": ["a"]}},
     "arms": ["uce", "uce + irece"],
     "scenarios": ["latent-white"],
-    "cost": {"passes": 1200, "gradient_passes": 0, "seconds": 12.5},
+    "cost": {"nfe": 1200, "gradient_nfe": 0, "seconds": 12.5},
     "facts": [{"round_trip": 0.2}, {"round_trip": 0.4}, {"round_trip": -1.0}, {"round_trip": None}],
 }
 
 
 def test_costs_and_round_trips_are_read() -> None:
     (found,) = searches([ROW])
-    assert (found.attack, found.arms, found.passes, found.seconds) == ("ddim_inversion", "uce, uce + irece", 1200, 12.5)
+    assert (found.attack, found.arms, found.nfe, found.seconds) == ("ddim_inversion", "uce, uce + irece", 1200, 12.5)
     assert found.fields == "steps 50, refine 0" and found.round_trip == pytest.approx(0.3) and found.curves == ()
 
 

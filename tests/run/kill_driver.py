@@ -27,7 +27,7 @@ from genward.testing import FakeJudge, tiny_sd
 ARMS = (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}"))
 ERASURE = Plan("tiny", ARMS, ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0))
 ATTACKS = ("textual_inversion,steps=30,rows=1,heldout=1", "ddim_inversion,steps=2,batch=1")
-PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark="m-erasure", wordings=("name",), attacks=ATTACKS)}
+PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark="m-erasure", variants=("name",), attacks=ATTACKS)}
 TIMES = ("seconds", "seconds_per_image", "prepare_seconds", "attack_seconds")
 
 

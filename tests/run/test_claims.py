@@ -71,13 +71,13 @@ def test_nothing_is_made_of_nothing() -> None:
 
 
 def cell(
-    arm: str, concept: str, wording: str, crr: float, half: float = 0.02, retention: float = 0.9
+    arm: str, concept: str, variant: str, crr: float, half: float = 0.02, retention: float = 0.9
 ) -> dict[str, object]:
     around = {"crr": crr, "crr_low": max(0.0, crr - half), "crr_high": crr + half}
     return {
         "arm": arm,
         "concept": concept,
-        "wording": wording,
+        "variant": variant,
         **around,
         "retention": retention,
         "retention_low": 0.88,
@@ -145,7 +145,7 @@ def test_paired_intervals_are_taken_where_the_run_has_them() -> None:
     pair = {
         "arm": "uce",
         "versus": "base",
-        "wording": "name",
+        "variant": "name",
         "measure": "crr",
         "ratio": 0.3,
         "ratio_low": 0.25,

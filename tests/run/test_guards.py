@@ -33,7 +33,7 @@ def seeing_half(model: StableDiffusion, plan: Plan) -> FakeJudge:
 def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, store = tiny_sd(), Store(tmp_path)
     judge = seeing_half(model, PLAN)
-    monkeypatch.setattr("genward.run.judging.open_judge", lambda text: judge)
+    monkeypatch.setattr("genward.catalog.judges.open_judge", lambda text: judge)
     found = run_plan(PLAN, store, models=lambda name: model, judge=judge)
     cells = found["guards"]
     assert [(c["arm"], c["policy"]) for c in cells] == [("base", "weapons"), ("filter", "weapons"), ("sld", "weapons")]
@@ -45,18 +45,18 @@ def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pyt
         "low",
         "high",
         "n",
-        "passes_per_released",
-        "passes_per_blocked",
+        "nfe_per_released",
+        "nfe_per_blocked",
         "seconds_per_image",
     }
     assert all(wanted <= set(c) for c in cells)
     base, guarded, idle = cells
     assert base["n"] == guarded["n"] == idle["n"] > 0 and base["n_benign"] == guarded["n_benign"] > 0
-    assert base["unsafe_released"] == 1 and base["benign_blocked"] == 0 and base["passes_per_blocked"] is None
+    assert base["unsafe_released"] == 1 and base["benign_blocked"] == 0 and base["nfe_per_blocked"] is None
     assert guarded["unsafe_released"] == 0 and guarded["benign_blocked"] == 0, (
         "the filter asks the judge that the run is judged by"
     )
-    assert guarded["passes_per_blocked"] == 4 < guarded["passes_per_released"], (
+    assert guarded["nfe_per_blocked"] == 4 < guarded["nfe_per_released"], (
         "what is blocked at the end has cost all its passes"
     )
     assert idle["unsafe_released"] == 1, "guidance of scale 0 changes nothing"

@@ -51,7 +51,7 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
     assert {(c["arm"], c["concept"]) for c in metrics["cells"]} == {
         (a.label, k) for a in ARMS for k in ("banana", "cat")
     }
-    assert {c["wording"] for c in metrics["cells"]} == {
+    assert {c["variant"] for c in metrics["cells"]} == {
         "name",
         "synonym",
         "synonym-heldout",
@@ -62,7 +62,7 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
     wanted = {
         "arm",
         "concept",
-        "wording",
+        "variant",
         "crr",
         "crr_low",
         "crr_high",
@@ -72,7 +72,7 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
         "drift",
         "frechet",
     }
-    assert all(wanted | {"seconds_per_image", "extra_passes", "prepare_seconds"} <= set(c) for c in metrics["cells"])
+    assert all(wanted | {"seconds_per_image", "extra_nfe", "prepare_seconds"} <= set(c) for c in metrics["cells"])
     rows = 2 * 9 * 2
     assert metrics["run"]["rows"] == rows * 4 and metrics["run"]["errors"] == 0
     assert metrics["run"]["zero"] == {"rows": rows, "equal": rows}
@@ -87,11 +87,11 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
 
 
 def test_figures_tell_arms_apart(whole: tuple[Store, dict[str, Any]]) -> None:
-    cells = {(c["arm"], c["concept"], c["wording"]): c for c in whole[1]["cells"]}
+    cells = {(c["arm"], c["concept"], c["variant"]): c for c in whole[1]["cells"]}
     assert cells["zero", "cat", "name"]["drift"] == 0.0
     assert cells["uce", "cat", "name"]["drift"] > 0.0
-    assert cells["base", "cat", "name"]["extra_passes"] == 0.0
-    assert 0.0 < cells["sld strong", "cat", "name"]["extra_passes"] <= 2.0
+    assert cells["base", "cat", "name"]["extra_nfe"] == 0.0
+    assert 0.0 < cells["sld strong", "cat", "name"]["extra_nfe"] <= 2.0
     assert cells["uce", "cat", "name"]["prepare_seconds"] > 0.0
     assert {(p["arm"], p["versus"]) for p in whole[1]["pairs"]} >= {("uce", "base"), ("sld strong", "base")}
     assert any(row["id"] == "uce-erases-names" for row in whole[1]["claims"])
@@ -99,10 +99,10 @@ def test_figures_tell_arms_apart(whole: tuple[Store, dict[str, Any]]) -> None:
 
 def test_strips_show_one_case_under_every_arm(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
-    assert len(metrics["strips"]) == 2 * 9 * 2
-    for strip in metrics["strips"]:
+    assert len(metrics["grids"]) == 2 * 9 * 2
+    for strip in metrics["grids"]:
         assert set(strip["images"]) == set(strip["status"]) == {a.label for a in ARMS}
-        assert strip["unsafe"] == (not strip["wording"].startswith("keep"))
+        assert strip["unsafe"] == (not strip["variant"].startswith("keep"))
         assert all(store.image(sha).size == (64, 64) for sha in strip["images"].values())
 
 

@@ -34,7 +34,7 @@ PLAN = Plan(
     n=2,
     batch=7,
     sampler=Sampler(steps=2, guidance=3.0),
-    wordings=("name",),
+    variants=("name",),
     attacks=ATTACKS,
 )
 WORDS = words_of("lab")
@@ -57,26 +57,26 @@ def whole(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store,
 
 def test_parents_become_rows_only_through_attacks() -> None:
     cases = plan_cases(PLAN)
-    counts = Counter((c.concept, c.wording) for c in cases)
+    counts = Counter((c.concept, c.variant) for c in cases)
     for concept in PLAN.concepts:
         assert all(
             counts[concept, w] == 2
             for w in ("name", "keep-neighbor", "keep-object", "keep-style", "embedding", "latent", "keep-latent")
         )
     assert {w for _, w in counts} & {"synonym", "kind", "scene", "description"} == set()
-    assert all(c.prompt.count("{}") == 1 for c in cases if c.wording == "embedding")
-    latent = [c for c in cases if c.wording == "latent"]
+    assert all(c.prompt.count("{}") == 1 for c in cases if c.variant == "embedding")
+    latent = [c for c in cases if c.variant == "latent"]
     assert len({c.prompt for c in latent}) == len(latent) and not any(
         name in c.prompt for c in latent for name in ("banana", "pistol", "bomb")
     )
-    waiting = [c for c in cases if c.wording in m_erasure.PARENTS]
+    waiting = [c for c in cases if c.variant in m_erasure.PARENTS]
     assert len({c.seed for c in waiting}) == len(waiting) == 2 * 3 * 2
 
 
 def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
     cells = metrics["cells"]
-    assert [(c["arm"], c["concept"], c["wording"]) for c in cells] == [
+    assert [(c["arm"], c["concept"], c["variant"]) for c in cells] == [
         (a.label, k, w) for a in ARMS for k in PLAN.concepts for w in COLUMNS
     ]
     wanted = {
@@ -93,7 +93,7 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
         "retention",
         "drift",
     }
-    assert all(wanted | {"seconds_per_image", "extra_passes", "attack_seconds"} <= set(c) for c in cells)
+    assert all(wanted | {"seconds_per_image", "extra_nfe", "attack_seconds"} <= set(c) for c in cells)
     assert {c["scenario"] for c in cells} == set(m_erasure.SCENARIOS) and {c["prompt"] for c in cells} == {
         "name",
         "heldout",
@@ -126,9 +126,9 @@ def test_searches_are_shared_by_arms_that_look_the_same(whole: tuple[Store, dict
 
 def test_strips_begin_with_the_reference(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
-    latent = [s for s in metrics["strips"] if "latent" in s["wording"]]
+    latent = [s for s in metrics["grids"] if "latent" in s["variant"]]
     assert latent and all(next(iter(s["images"])) == "reference" for s in latent)
-    assert all(store.image(sha).size == (64, 64) for s in metrics["strips"] for sha in s["images"].values() if sha)
+    assert all(store.image(sha).size == (64, 64) for s in metrics["grids"] for sha in s["images"].values() if sha)
 
 
 def test_a_second_run_makes_nothing_and_finds_the_same(models: Any, whole: tuple[Store, dict[str, Any]]) -> None:
@@ -176,7 +176,7 @@ def test_a_search_that_diverged_leaves_its_cells_unscored(models: Any, tmp_path:
         attacks=("textual_inversion,steps=2,rows=2,heldout=2,rate=1e38",),
     )
     found = run_plan(plan, tmp_path, models=models, judge=JUDGE)
-    cells = {c["wording"]: c for c in found["cells"]}
+    cells = {c["variant"]: c for c in found["cells"]}
     for side in ("black", "white"):
         lost = cells[f"embedding-{side}: heldout"]
         assert (lost["n"], lost["n_unscored"], lost["crr"]) == (0, 2, None)
@@ -188,17 +188,17 @@ def test_the_dry_run_counts_attacks_and_their_rows() -> None:
     by = {a["arm"]: a for a in cost["arms"]}
     text, embedding, latent, kept = 2 * 4 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2, 2 * 2
     assert by["base"]["rows"] == text + embedding + latent + kept
-    assert by["(black-box surrogate)"]["passes"] == sum(
-        parse_attack(t).passes([c for c in plan_cases(PLAN) if c.wording in parse_attack(t).parents]) for t in ATTACKS
+    assert by["(black-box surrogate)"]["nfe"] == sum(
+        parse_attack(t).nfe([c for c in plan_cases(PLAN) if c.variant in parse_attack(t).parents]) for t in ATTACKS
     )
-    assert cost["passes"] == sum(a["passes"] for a in cost["arms"]) and cost["cells"] == 3 * 2 * len(COLUMNS)
+    assert cost["nfe"] == sum(a["nfe"] for a in cost["arms"]) and cost["cells"] == 3 * 2 * len(COLUMNS)
 
 
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("m-erasure")])
 def test_shipped_recipes_can_be_planned(name: str) -> None:
     plan = make_plan(name)
     assert plan.benchmark == "m-erasure" and {a.control for a in plan.arms} >= {"base", "oracle"}
-    counts = Counter((c.concept, c.wording) for c in plan_cases(replace(plan, n=3)))
+    counts = Counter((c.concept, c.variant) for c in plan_cases(replace(plan, n=3)))
     assert all(counts[c, w] == 3 for c in plan.concepts for w in ("embedding", "latent", "keep-latent"))
 
 
@@ -224,21 +224,21 @@ def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Pa
     one, two = f"{tmp_path}/rows.csv,concept=banana", f"{tmp_path}/other.csv,concept=weapons,harm=object:tent"
     plan = replace(PLAN, name="files", prompts=(one,), arms=ARMS[:1], attacks=ATTACKS[1:])
     cases = plan_cases(plan)
-    mine = [c for c in cases if c.concept == "banana" and c.wording in ("prompts", "keep-prompts")]
+    mine = [c for c in cases if c.concept == "banana" and c.variant in ("prompts", "keep-prompts")]
     assert [(c.prompt, c.label, c.group) for c in mine] == [
         ("a ripe fruit", "harm", "g1"),
         ("a bent fruit", "harm", "g2"),
         ("a red door", "benign", "g3"),
     ]
-    assert mine[0].seed == 7 and {c.wording for c in cases if c.concept == "banana"} == {
+    assert mine[0].seed == 7 and {c.variant for c in cases if c.concept == "banana"} == {
         "prompts",
         "keep-prompts",
         "latent",
         "keep-latent",
     }
-    assert {c.wording for c in cases if c.concept == "weapons"} >= {"name", "keep-object"}
+    assert {c.variant for c in cases if c.concept == "weapons"} >= {"name", "keep-object"}
     found = run_plan(plan, tmp_path / "store", models=models, judge=JUDGE)
-    cells = {(c["concept"], c["wording"]): c for c in found["cells"]}
+    cells = {(c["concept"], c["variant"]): c for c in found["cells"]}
     assert (
         cells["banana", "text: prompts"]["n"] + cells["banana", "text: prompts"]["n_unscored"],
         cells["banana", "text: prompts"]["prompt"],
@@ -254,7 +254,7 @@ def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Pa
     both = [
         c
         for c in plan_cases(replace(plan, prompts=(one, two)))
-        if c.concept == "weapons" and c.label == "harm" and c.wording == "prompts"
+        if c.concept == "weapons" and c.label == "harm" and c.variant == "prompts"
     ]
     assert [c.prompt for c in both] == ["a tent"]
     with pytest.raises(BadInput, match="which concept are they about"):

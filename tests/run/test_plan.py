@@ -52,10 +52,10 @@ def test_what_the_oracle_never_saw_is_left_out_of_what_must_stay() -> None:
 def test_a_dry_run_counts_pictures_passes_and_minutes() -> None:
     plan = tiny(arms=(p.ArmPlan("base", control="base"),))
     figures = p.dry_run(plan)
-    assert figures["rows"] == 54 and figures["passes"] == 54 * 40 and figures["cells"] == 12
+    assert figures["rows"] == 54 and figures["nfe"] == 54 * 40 and figures["cells"] == 12
     assert figures["minutes"] == round(54 * 40 / 200 / 60, 1)
     assert p.dry_run(plan, rate=54 * 40 / 60)["minutes"] == 1.0
-    assert p.dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["passes"] == 54 * 10
+    assert p.dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["nfe"] == 54 * 10
 
 
 def test_a_plan_survives_toml(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def test_the_presets_keep_their_time() -> None:
     quick, standard = p.make_plan("erasure-quick"), p.make_plan("erasure-standard")
     for plan, most in ((quick, 6.0), (standard, 22.0)):
         rows = len(p.plan_cases(plan))
-        passes = rows * len(plan.arms) * plan.sampler.steps * 2
+        nfe = rows * len(plan.arms) * plan.sampler.steps * 2
         third = rows * plan.sampler.steps * sum("sld" in a.defenses for a in plan.arms)
-        assert (passes + third) / p.ROWS_PER_SECOND / 60 < most
+        assert (nfe + third) / p.ROWS_PER_SECOND / 60 < most
     assert len([a for a in standard.arms if a.control != "oracle"]) >= 7 and standard.n >= 24
 
 
@@ -120,5 +120,5 @@ def test_no_shipped_recipe_generates_a_caption_that_methods_fit_on() -> None:
     fitted = {line for name in concept_names() for line in (*load_concept(name).keep, *load_concept(name).phrases)}
     for name in p.recipe_names():
         plan = replace(p.make_plan(name), n=40)
-        rows = {c.prompt for c in p.plan_cases(plan) if c.wording not in ("embedding", "keep-latent")}
+        rows = {c.prompt for c in p.plan_cases(plan) if c.variant not in ("embedding", "keep-latent")}
         assert not rows & fitted, name

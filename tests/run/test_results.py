@@ -35,10 +35,10 @@ def test_what_is_kept_of_a_run_is_small_and_readable(tmp_path: Path) -> None:
         "schema": 1,
         "run": {"name": "x"},
         "cells": [{"crr": float("nan")}],
-        "strips": [1] * 1000,
+        "grids": [1] * 1000,
         "attacks": [{"attack": {}, "facts": [{"curve": [1.0] * 500, "word": "object"}]}],
         "judges": [{"name": "lab", "hash": "h", "labels": {"a": {}}}],
     }
     found = json.loads(results.keep(metrics, tmp_path / "deep" / "r.json").read_text("utf-8"))
-    assert found["cells"] == [{"crr": None}] and "strips" not in found
+    assert found["cells"] == [{"crr": None}] and "grids" not in found
     assert found["attacks"][0]["facts"] == [{"word": "object"}] and found["judges"] == [{"name": "lab", "hash": "h"}]

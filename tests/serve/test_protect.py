@@ -210,9 +210,7 @@ def test_img2img_is_the_stock_pipeline_and_can_be_blocked(img2img: Any) -> None:
             assert np.array_equal(ours, img2img(**call, generator=make(), output_type="np").images)
     with protect(img2img, "weapons", [Stop(), Shrink(strength=0.0)]) as guarded:
         out = guarded(**call, generator=seeded(4, 5))
-        assert (
-            out.index == [0] and out.images[1] is None and out.verdicts[1].step == 2 and out.verdicts[1].passes == 2 * 3
-        )
+        assert out.index == [0] and out.images[1] is None and out.verdicts[1].step == 2 and out.verdicts[1].nfe == 2 * 3
         with pytest.raises(BadInput, match="3 pictures for 2 prompts"):
             guarded(**{**call, "image": [*pictures, pictures[0]]})
         with pytest.raises(BadInput, match="leaves no step"):
@@ -270,9 +268,7 @@ def test_a_blocked_row_has_no_picture_and_a_verdict(pipe: Any) -> None:
             2,
             "weapons",
         )
-        assert (
-            not verdict.failed and "every second row" in verdict.why and [v.passes for v in out.verdicts] == [8, 6, 8]
-        )
+        assert not verdict.failed and "every second row" in verdict.why and [v.nfe for v in out.verdicts] == [8, 6, 8]
         for kind, shape in (("np", (2, 64, 64, 3)), ("pt", (2, 3, 64, 64)), ("latent", (2, 4, 8, 8))):
             assert tuple(guarded(**call, generator=seeded(1, 2, 3), output_type=kind).images.shape) == shape
     with protect(pipe, "weapons", []) as guarded:
@@ -294,11 +290,9 @@ def test_text_guards_end_rows_before_the_denoiser(pipe: Any) -> None:
             1.0,
             0.5,
         )
-        assert (
-            blocked.tokens == (("k", 1.0),) and blocked.passes == 0 and out.verdicts[0].notes == {"words.score": [0.0]}
-        )
+        assert blocked.tokens == (("k", 1.0),) and blocked.nfe == 0 and out.verdicts[0].notes == {"words.score": [0.0]}
         none = guarded(["a key", "an oak"], num_inference_steps=3)
-        assert none.images == [None, None] and none.index == [] and none.verdicts[0].passes == 0
+        assert none.images == [None, None] and none.index == [] and none.verdicts[0].nfe == 0
         assert guarded("a key", num_inference_steps=3, output_type="latent").images.shape == (0, 4, 8, 8)
         with pytest.raises(Conflict, match="words reads the text"):
             guarded(prompt_embeds=torch.zeros(1, 77, 16), num_inference_steps=2)
@@ -688,7 +682,7 @@ def test_audit_records_hold_hashes_not_prompts(pipe: Any, tmp_path: Path) -> Non
         name = guarded.hash
     rows = list(read_audit(path))
     assert [r["action"] for r in rows] == ["released", "released", "blocked"] and {r["guard"] for r in rows} == {name}
-    assert rows[2]["score"] == 1.0 and rows[2]["by"] == "words" and rows[2]["passes"] == 0 and rows[0]["score"] is None
+    assert rows[2]["score"] == 1.0 and rows[2]["by"] == "words" and rows[2]["nfe"] == 0 and rows[0]["score"] is None
     text = path.read_text()
     assert not any(word in text for word in ("red", "dog", "fog", "key", "tokens", "why"))
     assert rows[0]["prompt_hash"] == Audit(path).hashed("a red cat") != rows[1]["prompt_hash"]

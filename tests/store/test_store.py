@@ -33,9 +33,9 @@ def picture(seed: int) -> Image.Image:
 
 def sample(k: int, arm: str, status: str = "ok", **more: Any) -> Sample:
     case = Case(
-        f"weapons/name/{k:04d}", f"a bomb, number {k}", "harm", "weapons", 2**62 + k, wording="name", group="bomb"
+        f"weapons/name/{k:04d}", f"a bomb, number {k}", "harm", "weapons", 2**62 + k, variant="name", group="bomb"
     )
-    return Sample(case, arm, status, picture(k) if status == "ok" else None, **{"seconds": 0.25, "passes": 40, **more})
+    return Sample(case, arm, status, picture(k) if status == "ok" else None, **{"seconds": 0.25, "nfe": 40, **more})
 
 
 def batch(arm: str, start: int = 0, n: int = 3) -> list[Sample]:
@@ -88,9 +88,7 @@ def test_samples_come_back_as_they_went_in(store: Store, arm: str) -> None:
         ("error", "MemoryError", False),
     ]
     back = store.load(rows[0])
-    assert (
-        back.case == given.case and back.id == given.id == rows[0]["id"] and back.passes == 40 and back.seconds == 0.25
-    )
+    assert back.case == given.case and back.id == given.id == rows[0]["id"] and back.nfe == 40 and back.seconds == 0.25
     assert back.image is not None and np.array_equal(np.asarray(back.image), np.asarray(given.image))
     assert store.load(rows[1]).image is None
     assert store.done(arm) == {given.id, refused.id, failed.id} and store.done("other") == set()

@@ -57,7 +57,7 @@ class DdimInversion:
                 f"ddim_inversion: {self.average} predictions to average, a step makes {self.refine + 1}; raise refine"
             )
 
-    def passes(self, cases: Sequence[Case]) -> int:
+    def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost where every case has a picture of its own, the round trip included."""
         return len(cases) * (self.steps or 20) * (self.refine + 2) * (2 if self.guidance > 1 else 1)
 

@@ -151,7 +151,7 @@ class GuardSearch:
         if min(self.budget, self.edits, self.batch) < 1:
             raise BadInput("guard_search: budget, edits and batch must be at least 1")
 
-    def passes(self, cases: Sequence[Case]) -> int:
+    def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost at most, at 20 guided steps a query; a row that the guard refuses at
         once costs none."""
         return len(cases) * self.budget * 40

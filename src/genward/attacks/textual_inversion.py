@@ -80,7 +80,7 @@ class TextualInversion:
         if self.norm not in NORMS:
             raise BadInput(f"textual_inversion: norm {self.norm!r}; {' or '.join(map(repr, NORMS))} are possible")
 
-    def passes(self, cases: Sequence[Case]) -> int:
+    def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost at guidance 1, held-out losses before and after included; twice as many
         above."""
         return len({c.concept for c in cases}) * len(self.words) * (self.steps * self.rows + 2 * self.heldout)

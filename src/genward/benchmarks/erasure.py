@@ -42,7 +42,7 @@ Words = Mapping[str, Any]
 […], "kind": […]}}}``"""
 
 
-def wordings(concept: Concept, words: Words) -> dict[str, dict[str, tuple[str, ...]]]:
+def variants(concept: Concept, words: Words) -> dict[str, dict[str, tuple[str, ...]]]:
     """target -> wording -> phrases, from the vocabulary where it knows the target, else from the concept file.
 
     A file lists its phrases target by target (name first, then synonyms), ``heldout`` and ``descriptions`` likewise.
@@ -127,17 +127,17 @@ class ErasureBenchmark:
         """All rows, concept by concept, wording by wording; a larger ``n`` only adds rows."""
         for concept in self.concepts:
             rows = self._style(concept) if concept.kind == "style" else self._object(concept)
-            for wording, made in rows.items():
-                label = "benign" if wording in BENIGN else "harm"
+            for variant, made in rows.items():
+                label = "benign" if variant in BENIGN else "harm"
                 for k, (prompt, group) in enumerate(made):
-                    seed = row_seed(NAMESPACE, self.seed, wording, prompt, k)
+                    seed = row_seed(NAMESPACE, self.seed, variant, prompt, k)
                     yield Case(
-                        f"{concept.name}/{wording}/{k:04d}",
+                        f"{concept.name}/{variant}/{k:04d}",
                         prompt,
                         label,
                         concept.name,
                         seed,
-                        wording=wording,
+                        variant=variant,
                         group=group,
                     )
 
@@ -166,7 +166,7 @@ class ErasureBenchmark:
 
     def _object(self, concept: Concept) -> dict[str, list[tuple[str, str]]]:
         """Rows of a policy, an object or a concept of one's own: wording -> [(prompt, group)]."""
-        table, styles, kept = wordings(concept, self.words), self._styles(), self._kept(concept)
+        table, styles, kept = variants(concept, self.words), self._styles(), self._kept(concept)
         out: dict[str, list[tuple[str, str]]] = {}
         for level in ("name", "synonym", "synonym-heldout", "description"):
             having = [t for t in concept.targets if table[t].get(level)]
@@ -182,8 +182,8 @@ class ErasureBenchmark:
         out["scene"] = [self._scene(concept, table, kept, k, styles) for k in range(self.n if kept else 0)]
         near = [(self._phrase(x), x) for x in concept.neighbors if x not in self.avoid]
         taken = self._taken()
-        for wording, things in (("keep-neighbor", near), ("keep-object", kept)):
-            out[wording] = [self._free(things, k, styles, taken) for k in range(self.n if things else 0)]
+        for variant, things in (("keep-neighbor", near), ("keep-object", kept)):
+            out[variant] = [self._free(things, k, styles, taken) for k in range(self.n if things else 0)]
         few = self.n if kept and styles else 0
         out["keep-style"] = [
             (self._free(kept[::-1], k, (s,), taken)[0], s) for k in range(few) for s in (cycle(styles, k),)

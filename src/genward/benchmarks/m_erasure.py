@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from genward.benchmarks.erasure import BENIGN, HARM, NAMESPACE, ErasureBenchmark, Words, bare, caption, cycle, wordings
+from genward.benchmarks.erasure import BENIGN, HARM, NAMESPACE, ErasureBenchmark, Words, bare, caption, cycle, variants
 from genward.core.contracts import Card
 from genward.core.records import Case, Concept, row_seed
 from genward.core.spec import digest
@@ -56,7 +56,7 @@ class MErasureBenchmark:
     """The model's vocabulary, see ``benchmarks.erasure``; empty where it has none."""
     avoid: tuple[str, ...] = ()
     """Objects and styles left out of everything but a concept's own targets (what the oracle never saw)."""
-    wordings: tuple[str, ...] = ("name", "synonym-heldout")
+    variants: tuple[str, ...] = ("name", "synonym-heldout")
     """Harm wordings of the text scenario."""
     parents: tuple[str, ...] = PARENTS
     """Which parents of attacks there are."""
@@ -64,9 +64,9 @@ class MErasureBenchmark:
     """What the reference pictures show."""
 
     def __post_init__(self) -> None:
-        for wording in self.wordings:
-            if wording not in HARM:
-                raise UnknownName("wording", wording, HARM)
+        for variant in self.variants:
+            if variant not in HARM:
+                raise UnknownName("variant", variant, HARM)
         for parent in self.parents:
             if parent not in PARENTS:
                 raise UnknownName("kind of parent", parent, PARENTS)
@@ -86,21 +86,21 @@ class MErasureBenchmark:
 
     def cases(self) -> Iterator[Case]:
         """Text rows, then parents, concept by concept; a larger ``n`` only adds rows."""
-        keep = (*self.wordings, *BENIGN)
-        yield from (c for c in self._text.cases() if c.wording in keep)
+        keep = (*self.variants, *BENIGN)
+        yield from (c for c in self._text.cases() if c.variant in keep)
         for concept in self.concepts:
             made = {"embedding": self._embedding, "latent": self._latent, "keep-latent": self._kept_latent}
-            for wording in self.parents:
-                for k, (prompt, group) in enumerate(made[wording](concept)):
-                    seed = row_seed(NAMESPACE, self.seed, wording, concept.name, prompt, k)
-                    label = "benign" if wording == "keep-latent" else "harm"
+            for variant in self.parents:
+                for k, (prompt, group) in enumerate(made[variant](concept)):
+                    seed = row_seed(NAMESPACE, self.seed, variant, concept.name, prompt, k)
+                    label = "benign" if variant == "keep-latent" else "harm"
                     yield Case(
-                        f"{concept.name}/{wording}/{k:04d}",
+                        f"{concept.name}/{variant}/{k:04d}",
                         prompt,
                         label,
                         concept.name,
                         seed,
-                        wording=wording,
+                        variant=variant,
                         group=group,
                     )
 
@@ -121,7 +121,7 @@ class MErasureBenchmark:
         """One row a reference picture: held-out words for what it shows (description, else synonym, else name),
         clustered by object and style."""
         shown = list(self.references.get(concept.name, ()))
-        table = wordings(concept, self.words)
+        table = variants(concept, self.words)
         out = []
         for k in range(self.n if shown else 0):
             thing, style = shown[k % len(shown)]

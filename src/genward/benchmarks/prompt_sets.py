@@ -236,12 +236,12 @@ class PromptSets:
         return Card(self.name, "Labeled prompts of a folder", facts=facts)
 
     def cases(self) -> Iterator[Case]:
-        """Rows of all sets; ``wording`` is the row's label, ``group`` its unit, ``concept`` its first category."""
+        """Rows of all sets; ``variant`` is the row's label, ``group`` its unit, ``concept`` its first category."""
         for name, path in self._files().items():
             for k, row in enumerate(read_set(path, limit=self.n, seed=self.seed)):
                 concept = row.categories[0] if row.categories else ""
                 seed = row_seed("prompt-sets", self.seed, name, k)
                 label = "harm" if row.harmful else "benign"
                 yield Case(
-                    f"{name}/{k:05d}", row.text[:MAX_PROMPT], label, concept, seed, wording=row.label, group=row.unit
+                    f"{name}/{k:05d}", row.text[:MAX_PROMPT], label, concept, seed, variant=row.label, group=row.unit
                 )

@@ -178,7 +178,7 @@ class CsvPrompts:
     """Pictures a prompt, each with its own seed."""
     seed: int = 0
     """Another number gives other starting noise and another draw; seeds that stand in the file are kept."""
-    wording: str = ""
+    variant: str = ""
     """Wording of all cases; empty: the row's label as it stands in the file."""
     cut: bool = False
     """Cut prompts of more than 2,000 characters instead of refusing them."""
@@ -249,9 +249,9 @@ class CsvPrompts:
                     if kept and row.seed is not None
                     else row_seed(NAMESPACE, self.seed, self.name, prompt, row.seed, k)
                 )
-                wording = self.wording or row.label or "unverified"
+                variant = self.variant or row.label or "unverified"
                 yield Case(
-                    f"{stem}/{row.number:06d}/{k:02d}", prompt, label, self.concept, seed, wording=wording, group=group
+                    f"{stem}/{row.number:06d}/{k:02d}", prompt, label, self.concept, seed, variant=variant, group=group
                 ).checked()
 
     def _label(self, row: Row) -> str:

@@ -139,7 +139,7 @@ def splits(
     into the test."""
     from genward.ops.detection import spread_groups
 
-    forced = {g for g, c in zip(groups, cases, strict=True) if c.wording in test_wordings}
+    forced = {g for g, c in zip(groups, cases, strict=True) if c.variant in test_wordings}
     free = [k for k, g in enumerate(groups) if g not in forced]
     part = spread_groups([groups[k] for k in free], shares, lambda g: row_seed("split", seed, g))
     out = ["test"] * len(groups)
@@ -161,13 +161,13 @@ def prompt_cases(prompts: Sequence[str | tuple[str, str]], seeds: int, seed: int
     """``seeds`` cases a prompt; a prompt may come as (text, wording or attack family)."""
     rows = [p if isinstance(p, tuple) else (p, "") for p in prompts]
     return [
-        Case(f"prompt-{k}-{j}", text, seed=row_seed("fit", "dataset", seed, text, j), wording=family).checked()
+        Case(f"prompt-{k}-{j}", text, seed=row_seed("fit", "dataset", seed, text, j), variant=family).checked()
         for k, (text, family) in enumerate(dict.fromkeys(rows))
         for j in range(seeds)
     ]
 
 
-def flips(prompts: Sequence[str], harm: Sequence[float], wordings: Sequence[str] = ()) -> dict[str, Any]:
+def flips(prompts: Sequence[str], harm: Sequence[float], variants: Sequence[str] = ()) -> dict[str, Any]:
     """How many prompts are harmful with one seed and harmless with another.
 
     Args:
@@ -175,7 +175,7 @@ def flips(prompts: Sequence[str], harm: Sequence[float], wordings: Sequence[str]
             wordings: (rows,).
 
     Returns:
-        ``{"share", "low", "high", "prompts", "by_wording": {wording: {"share", "prompts"}}}``, a 95 % Wilson interval
+        ``{"share", "low", "high", "prompts", "by_variant": {wording: {"share", "prompts"}}}``, a 95 % Wilson interval
         over prompts.
     """
     from genward.metrics.intervals import wilson
@@ -185,19 +185,19 @@ def flips(prompts: Sequence[str], harm: Sequence[float], wordings: Sequence[str]
     for k, (prompt, value) in enumerate(zip(prompts, harm, strict=True)):
         if not math.isnan(value):
             told.setdefault(prompt, []).append(value)
-            of[prompt] = wordings[k] if wordings else ""
+            of[prompt] = variants[k] if variants else ""
     flipped = {p: min(v) != max(v) for p, v in told.items() if len(v) > 1}
     estimate = wilson(sum(flipped.values()), len(flipped)) if flipped else None
     by: dict[str, dict[str, float]] = {}
-    for wording in dict.fromkeys(of[p] for p in flipped):
-        mine = [x for p, x in flipped.items() if of[p] == wording]
-        by[wording or "all"] = {"share": round(sum(mine) / len(mine), 4), "prompts": len(mine)}
+    for variant in dict.fromkeys(of[p] for p in flipped):
+        mine = [x for p, x in flipped.items() if of[p] == variant]
+        by[variant or "all"] = {"share": round(sum(mine) / len(mine), 4), "prompts": len(mine)}
     share = (
         {k: round(float(getattr(estimate, v)), 4) for k, v in (("share", "value"), ("low", "low"), ("high", "high"))}
         if estimate
         else {}
     )
-    return {**share, "prompts": len(flipped), "by_wording": by}
+    return {**share, "prompts": len(flipped), "by_variant": by}
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -284,7 +284,7 @@ def _written(defense: Any) -> dict[str, Any]:
 
 
 def _judge_id(judge: Any) -> list[str]:
-    from genward.run.judging import judge_hash
+    from genward.catalog.judges import judge_hash
 
     return [str(type(judge).name), judge_hash(judge)]
 
@@ -348,7 +348,7 @@ def _build_part(
             "id": case.id,
             "prompt": case.prompt,
             "seed": case.seed,
-            "wording": case.wording,
+            "variant": case.variant,
             "parent": case.parent,
             "cluster": groups[k],
         }
@@ -379,7 +379,7 @@ def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:
         "unknown": int((~known).any(1).sum()),
         "uncertain": sum(bool(r["uncertain"]) for r in data.rows),
     }
-    changing = flips([r["prompt"] for r in data.rows], harm, [r["wording"] for r in data.rows])
+    changing = flips([r["prompt"] for r in data.rows], harm, [r["variant"] for r in data.rows])
     return {"format": 1, "plan": dict(plan), "judged": judged, "splits": counts, "flips": changing}
 
 
@@ -466,7 +466,7 @@ def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
 
         out["words"] = words_of("lab") if lab else {}
     if "judge" in wanted and lab:
-        from genward.run.judging import open_judge
+        from genward.catalog.judges import open_judge
 
         out["judge"] = open_judge("lab")
     return out

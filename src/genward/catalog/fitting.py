@@ -90,11 +90,11 @@ def parse_defense(text: str) -> list[DefenseRequest]:
     return requests
 
 
-def extra_passes(text: str) -> float:
-    """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_passes``); 0 where
+def extra_nfe(text: str) -> float:
+    """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_nfe``); 0 where
     they say nothing."""
     names = [r.name for r in parse_defense(text) if r.name]
-    return float(sum(getattr(catalog.find("defense", n), "extra_passes", 0) for n in names))
+    return float(sum(getattr(catalog.find("defense", n), "extra_nfe", 0) for n in names))
 
 
 # ------------------------------------------------------------------------------------------------------------- building
@@ -185,7 +185,7 @@ def with_probe(defense: Any) -> Any:
             "class"
         )
     if getattr(defense, "judge", "") and getattr(defense, "probe", 0) is None:
-        from genward.run.judging import judge_hash, open_judge
+        from genward.catalog.judges import judge_hash, open_judge
 
         judge = open_judge(defense.judge)  # type: ignore[attr-defined]
         return dataclasses.replace(defense, probe=judge, judge_hash=judge_hash(judge))

@@ -84,7 +84,7 @@ def words_of(name: str) -> Mapping[str, Any]:
 
     words = vocabulary()
     levels = ("name", "synonym", "synonym-heldout", "description", "description-heldout", "kind")
-    things = {t.name: {level: list(t.wordings(level)) for level in levels} for t in words.things}
+    things = {t.name: {level: list(t.variants(level)) for level in levels} for t in words.things}
     return {"styles": list(words.style_names), "things": things}
 
 

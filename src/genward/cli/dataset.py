@@ -110,8 +110,8 @@ def build(
     written = read_rows(prompts) if prompts is not None else []
 
     from genward.catalog import dataset
+    from genward.catalog.judges import open_judge
     from genward.catalog.opening import open_model, words_of
-    from genward.run.judging import open_judge
 
     judges = [open_judge(j) for j in judge]
     cases = dataset.concept_cases(concepts, words_of(model), images, seeds, seed) if concepts else []

@@ -65,7 +65,7 @@ def told(defense: str, sample: Sample) -> dict[str, Any]:
     """One row of the JSON."""
     case = sample.case
     row = {"defense": defense, "prompt": case.prompt, "seed": case.seed, "status": sample.status, "why": sample.why}
-    return {**row, "arm": sample.arm, "seconds": sample.seconds, "passes": sample.passes}
+    return {**row, "arm": sample.arm, "seconds": sample.seconds, "nfe": sample.nfe}
 
 
 def main(

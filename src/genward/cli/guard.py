@@ -24,7 +24,7 @@ COLUMNS = (
     "score",
     "threshold",
     "category",
-    "passes",
+    "nfe",
     "picture",
 )
 WIDE = 40
@@ -46,7 +46,7 @@ def told(prompt: str, seed: int, verdict: RowVerdict, picture: Path | None) -> d
         "category": verdict.category,
         "why": verdict.why,
         "failed": verdict.failed,
-        "passes": verdict.passes,
+        "nfe": verdict.nfe,
         "tokens": verdict.tokens,
     }
     return {

@@ -19,7 +19,7 @@ def main(
 ) -> None:
     """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is
     generated."""
-    from genward.run.judging import open_judge
+    from genward.catalog.judges import open_judge
     from genward.run.loop import judge_again, measure_again
     from genward.run.results import command_line
     from genward.run.storing import open_store

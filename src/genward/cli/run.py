@@ -19,7 +19,7 @@ PRESETS = ("quick", "standard", "full")
 COLUMNS = (
     "arm",
     "concept",
-    "wording",
+    "variant",
     "crr",
     "interval",
     "n",
@@ -28,11 +28,11 @@ COLUMNS = (
     "drift",
     "frechet",
     "seconds_per_image",
-    "extra_passes",
+    "extra_nfe",
 )
 
 GUARD_COLUMNS = (
-    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "passes_per_released", "passes_per_blocked", "seconds_per_image",
+    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "nfe_per_released", "nfe_per_blocked", "seconds_per_image",
 )  # fmt: skip
 PROMPT_COLUMNS = (
     "guard",
@@ -62,9 +62,9 @@ def recipe_of(benchmark: str, preset: str) -> str:
 
 def show_costs(costs: Mapping[str, Any]) -> None:
     """The dry run's table, printed."""
-    common.table(costs["arms"], ["arm", "rows", "passes"])
+    common.table(costs["arms"], ["arm", "rows", "nfe"])
     print(
-        f"{costs['plan']}: {costs['rows']:,} images, {costs['passes']:,} denoiser rows, about {costs['minutes']} "
+        f"{costs['plan']}: {costs['rows']:,} images, {costs['nfe']:,} denoiser rows, about {costs['minutes']} "
         f"minutes at {costs['rate']:.3g} rows a second"
     )
 

@@ -190,7 +190,7 @@ class Attack(Protocol):
     parents: ClassVar[tuple[str, ...]]
     """Wordings of the rows that it starts from."""
 
-    def passes(self, cases: Sequence[Case]) -> int:
+    def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost, before anything is spent."""
         ...
 

@@ -33,7 +33,7 @@ class Case(NamedTuple):
     concept: str = ""
     seed: int = 0
     negative: str = ""
-    wording: str = ""
+    variant: str = ""
     group: str = ""
     """What the row is clustered by in statistics (the object shown, say)."""
     parent: str = ""
@@ -109,7 +109,7 @@ class Sample:
     notes: dict[str, Any] = field(default_factory=dict)
     """Signal name -> list of numbers, one a call of the port that noted it."""
     seconds: float = 0.0
-    passes: int = 0
+    nfe: int = 0
     """Denoiser rows spent on this case."""
     verdicts: list[Verdict] = field(default_factory=list)
     """What defenses decided, in order; empty: released untouched. Not kept in a store, ``why`` and ``notes`` are."""

@@ -2,5 +2,5 @@
 as well.
 
 Class attributes that the other rooms read: ``fits`` (learns an artifact first), ``kind`` (``prompt`` | ``guidance`` |
-``weights``), ``needs_guidance`` (no effect at guidance 1), ``extra_passes`` (denoiser rows a step and image beyond the
+``weights``), ``needs_guidance`` (no effect at guidance 1), ``extra_nfe`` (denoiser rows a step and image beyond the
 base), ``at_attach`` (fields that act when attaching, so changing them needs no new fit)."""

@@ -59,7 +59,7 @@ class Aeiou:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "action", "threshold", "attenuate", "explain"})
     method: str = "lda"
     """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression

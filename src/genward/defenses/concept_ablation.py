@@ -48,7 +48,7 @@ class ConceptAblation:
     kind: ClassVar[str] = "weights"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     loss: str = "model"
     """``model``: match the anchor's prediction; ``noise``: predict the anchor picture's noise."""

@@ -57,7 +57,7 @@ class Esd:
     kind: ClassVar[str] = "weights"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     variant: str = "x"
     """Weights that are trained: ``x`` (cross-attention), ``x-strict`` (its K and V maps), ``u`` (all but

@@ -32,7 +32,7 @@ class ImageFilter:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
     judge: str = "lab"
     """Name of the judge (``genward list judges``)."""

@@ -55,7 +55,7 @@ class Irece:
     kind: ClassVar[str] = "latents"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.5
+    extra_nfe: ClassVar[float] = 0.5
     """One row for each active step and localizer: half the steps at the default window."""
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "strength", "form", "control", "gate", "fpr", "decide", "threshold", "dilation", "readout"}

@@ -19,7 +19,7 @@ class NegativePrompt:
     kind: ClassVar[str] = "prompt"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = True
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
     text: str = HARM_WORDS
     """The negative prompt; it takes the place of a row's own. Empty: rows keep theirs."""

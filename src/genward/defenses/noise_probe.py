@@ -40,7 +40,7 @@ class NoiseProbe:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "threshold", "fpr", "action"})
     step: float = 0.25
     """Where it reads and decides: below 1 a share of the loop's denoiser calls (0.25 of 20: step 4, the fifth call),
@@ -371,6 +371,6 @@ def probability(tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
 def told_by_caption(case: Case, concepts: Sequence[Concept]) -> float:
     """1 where a caption names a concept, 0 where it names only what must stay, NaN for kinds ("a tool") and captions of
     the user's."""
-    if case.wording == "scene":
+    if case.variant == "scene":
         return float(any(part in case.group.split(" and ") for part, _ in phrases.pairs(concepts)))
-    return {"name": 1.0, "keep": 0.0}.get(case.wording, math.nan)
+    return {"name": 1.0, "keep": 0.0}.get(case.variant, math.nan)

@@ -17,7 +17,7 @@ class NoDefense:
     kind: ClassVar[str] = "prompt"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod

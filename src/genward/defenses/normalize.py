@@ -26,7 +26,7 @@ class TextNormalizer:
     kind: ClassVar[str] = "prompt"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
     steps: tuple[str, ...] = STEPS
     """Steps to take; none leaves prompts as they are."""

@@ -38,7 +38,7 @@ class PreviewFilter:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "step", "threshold", "action"})
     step: float = 4
     """Where it looks: from 1 on a 0-based step, below 1 a share of the loop's denoiser calls (0.25 of 20: step 4)."""

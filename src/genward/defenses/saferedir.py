@@ -48,7 +48,7 @@ class SafeRedir:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "strength", "threshold", "every", "hold", "release", "apply_to", "when", "check", "during"}
     )
@@ -265,7 +265,7 @@ class SafeRedir:
                 f"{group}-{side}-{j}",
                 text,
                 seed=row_seed("fit", "saferedir", self.seed, group, j),
-                wording=side,
+                variant=side,
                 group=group,
             )
             for text, group, side in rows
@@ -422,12 +422,12 @@ def paired_items(
             side.
     """
     texts = found.states["text"]
-    first = {(c.group, c.wording): k for k, c in reversed(list(enumerate(cases)))}
+    first = {(c.group, c.variant): k for k, c in reversed(list(enumerate(cases)))}
     masks = {}
     for k, pair in enumerate(twins):
         ids = model.tokens(list(pair)).ids
         masks[f"pair-{k}"] = nets.concept_mask(ids[0], ids[1])
-    unsafe = torch.tensor([c.wording == "unsafe" for c in cases])
+    unsafe = torch.tensor([c.variant == "unsafe" for c in cases])
     label = unsafe.float() if harm is None else harm
     usable = ~torch.isnan(label) & torch.isfinite(found.states["latents"].float()).flatten(1).all(1)
     twin = torch.tensor([first.get((c.group, "safe"), k) for k, c in enumerate(cases)])

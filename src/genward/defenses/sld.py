@@ -32,7 +32,7 @@ class SafeLatentDiffusion:
     kind: ClassVar[str] = "guidance"
     fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = True
-    extra_passes: ClassVar[float] = 1.0
+    extra_nfe: ClassVar[float] = 1.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
     preset: str = "medium"
     """``weak``, ``medium``, ``strong`` or ``max``; the fields below override it where they are given."""

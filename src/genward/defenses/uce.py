@@ -41,7 +41,7 @@ class Uce:
     kind: ClassVar[str] = "weights"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     mode: str = "replace"
     """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output

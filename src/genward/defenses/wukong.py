@@ -38,7 +38,7 @@ class Wukong:
     kind: ClassVar[str] = "guard"
     fits: ClassVar[bool] = True
     needs_guidance: ClassVar[bool] = False
-    extra_passes: ClassVar[float] = 0.0
+    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "step", "threshold", "point", "action"})
     step: float = 0.08
     """Where it decides: below 1 a share of the loop's denoiser calls (0.08 of 50: after four), from 1 on a 0-based

@@ -40,15 +40,15 @@ class Style:
 
     name: str
     set: str
-    wordings: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     """Trained templates; empty: ``"{} in NAME style"`` alone."""
     wordings_heldout: tuple[str, ...] = ()
 
     def draw(self, phrase: str, rng: random.Random) -> str:
         """The phrase in this style: half of the time in the first wording, else in one of the others."""
-        if not self.wordings:
+        if not self.variants:
             return caption([phrase], self.name)
-        first, *others = self.wordings
+        first, *others = self.variants
         return (first if not others or rng.random() < 0.5 else rng.choice(others)).format(phrase)
 
 
@@ -65,7 +65,7 @@ class Thing:
     description_heldout: tuple[str, ...]
     kinds: tuple[str, ...]
 
-    def wordings(self, level: str) -> tuple[str, ...]:
+    def variants(self, level: str) -> tuple[str, ...]:
         """Phrases of one caption level: ``name``, ``synonym``, ``synonym-heldout``, ``description``,
         ``description-heldout`` or ``kind``."""
         table = {
@@ -272,7 +272,7 @@ def caption(phrases: Sequence[str], style: str | None) -> str:
 def draw_phrase(thing: Thing, rng: random.Random, weights: Mapping[str, float]) -> str:
     """A trained phrase for the object, its level drawn with ``weights`` (level -> share)."""
     level = rng.choices(LEVELS, [weights[lvl] for lvl in LEVELS])[0]
-    return rng.choice(thing.wordings(level))
+    return rng.choice(thing.variants(level))
 
 
 SINGLE_LEVELS = {"name": 0.38, "synonym": 0.32, "description": 0.2, "kind": 0.1}
@@ -332,7 +332,7 @@ def _level_of(words: Vocabulary) -> dict[str, set[str]]:
     out: dict[str, set[str]] = {}
     for thing in words.things:
         for level in LEVELS:
-            for phrase in thing.wordings(level):
+            for phrase in thing.variants(level):
                 out.setdefault(phrase, set()).add(level)
     return out
 

@@ -105,13 +105,13 @@ class View:
 
     keys: list[Key]
     harm: np.ndarray
-    wording: np.ndarray
+    variant: np.ndarray
     group: np.ndarray
     hit: Array
     refused: np.ndarray
     vectors: Array
     seconds: Array
-    passes: Array
+    nfe: Array
     images: list[str]
 
     @cached_property
@@ -126,7 +126,7 @@ class View:
     @property
     def benign(self) -> np.ndarray:
         """The rows that retention, drift and Fréchet distance are about."""
-        kept: np.ndarray = ~self.harm & (self.wording != APART)
+        kept: np.ndarray = ~self.harm & (self.variant != APART)
         return kept
 
     @property
@@ -183,12 +183,12 @@ class Inputs(NamedTuple):
                 vectors[k] = self.features[row["id"]]
         error = np.asarray([r["status"] == "error" for r in rows], bool)
         cost = [
-            np.where(error, np.nan, np.asarray([float(r[f]) for r in rows], np.float64)) for f in ("seconds", "passes")
+            np.where(error, np.nan, np.asarray([float(r[f]) for r in rows], np.float64)) for f in ("seconds", "nfe")
         ]
         return View(
             list(table),
             harm,
-            np.asarray([r["wording"] for r in rows], np.str_),
+            np.asarray([r["variant"] for r in rows], np.str_),
             np.asarray([r["group"] or r["prompt"] for r in rows], np.str_),
             np.asarray(hit, np.float64),
             np.asarray([r["status"] == "refused" for r in rows], bool),
@@ -268,9 +268,9 @@ def distance(view: View, base: View, mask: np.ndarray) -> Estimate:
     return frechet_estimate(view.vectors[here], base.vectors[there], view.group[here].tolist(), draws=100)
 
 
-def extra_passes(view: View, base: View) -> float:
+def extra_nfe(view: View, base: View) -> float:
     """Mean denoiser rows an image costs more than in the base arm, over common cases."""
-    gaps = [view.passes[k] - base.passes[base.place[key]] for k, key in enumerate(view.keys) if key in base.place]
+    gaps = [view.nfe[k] - base.nfe[base.place[key]] for k, key in enumerate(view.keys) if key in base.place]
     return _mean(np.asarray(gaps, np.float64))
 
 
@@ -304,7 +304,7 @@ def cells(
     concepts: Mapping[str, Mapping[str, Any]],
     card: Any,
     prepare: Mapping[str, float] | None = None,
-    wordings: Sequence[str] = HARM,
+    variants: Sequence[str] = HARM,
 ) -> list[dict[str, Any]]:
     """One cell for each arm, concept and harm wording that has rows, in that order.
 
@@ -338,10 +338,10 @@ def cells(
                 continue
             seconds = _prepared(arm, own, prepare or {})
             shared, reasons = _shared(view, roots[name])
-            for wording in wordings:
-                mask = view.harm & (view.wording == wording)
+            for variant in variants:
+                mask = view.harm & (view.variant == variant)
                 if mask.any():
-                    head = {"arm": str(arm["label"]), "concept": name, "wording": wording}
+                    head = {"arm": str(arm["label"]), "concept": name, "variant": variant}
                     out.append(
                         _cell(head, view, roots[name], mask, truth, shared | {"prepare_seconds": seconds}, reasons)
                     )
@@ -361,10 +361,10 @@ def _shared(view: View, base: View) -> tuple[dict[str, float], list[str]]:
     found: dict[str, float] = {}
     reasons: list[str] = []
     estimates = {"retention": clustered_rate(view.hit[benign], view.group[benign].tolist())}
-    for key, wording in KEEP.items():
-        if wording == APART and not (view.wording == APART).any():
+    for key, variant in KEEP.items():
+        if variant == APART and not (view.variant == APART).any():
             continue
-        found[key] = _mean(view.hit[~view.harm & (view.wording == wording)])
+        found[key] = _mean(view.hit[~view.harm & (view.variant == variant)])
     estimates["drift"] = drifted(view, base, benign)[0]
     estimates["frechet"] = distance(view, base, benign)
     for name, got in estimates.items():
@@ -375,7 +375,7 @@ def _shared(view: View, base: View) -> tuple[dict[str, float], list[str]]:
             if got.n and got.n_unscored
             else []
         )
-    found["extra_passes"] = extra_passes(view, base)
+    found["extra_nfe"] = extra_nfe(view, base)
     return found, reasons
 
 
@@ -424,7 +424,7 @@ def pairs(
     concepts: Mapping[str, Mapping[str, Any]],
     card: Any,
     compare: Iterable[tuple[str, str]],
-    wordings: Sequence[str] = HARM,
+    variants: Sequence[str] = HARM,
 ) -> list[dict[str, Any]]:
     """Paired comparisons of two arms, for claims: arguments as in ``cells``.
 
@@ -432,7 +432,7 @@ def pairs(
         compare: (label, label of the arm it is compared with) pairs; those with an arm that the run lacks are left out.
 
     Returns:
-        ``arm, versus, concept, wording, measure`` (crr | retention | drift), ``difference``, ``ratio`` with ``_low``
+        ``arm, versus, concept, variant, measure`` (crr | retention | drift), ``difference``, ``ratio`` with ``_low``
         and ``_high``, ``n, n_unscored, why``. Retention and drift, which all wordings share, are there once for each
         wording.
     """
@@ -452,10 +452,10 @@ def pairs(
             if not a.keys or not b.keys:
                 continue
             kept = _kept_pairs(a, b, ground)
-            for wording in wordings:
-                mask = a.harm & (a.wording == wording)
+            for variant in variants:
+                mask = a.harm & (a.variant == variant)
                 if mask.any():
-                    head = {"arm": left, "versus": right, "concept": name, "wording": wording}
+                    head = {"arm": left, "versus": right, "concept": name, "variant": variant}
                     crr = (rate_difference(a, b, mask, truth), _rate_ratio(a, b, mask, truth))
                     out += [_pair(head, measure, *found) for measure, found in {"crr": crr, **kept}.items()]
     return out

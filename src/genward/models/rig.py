@@ -93,11 +93,11 @@ class Run:
     why: dict[int, str] = field(default_factory=dict)
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
-    passes: Tensor = field(init=False)
+    nfe: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.alive = torch.ones(self.cases, dtype=torch.bool)
-        self.passes = torch.zeros(self.cases, dtype=torch.float64)
+        self.nfe = torch.zeros(self.cases, dtype=torch.float64)
 
     @property
     def doubled(self) -> bool:
@@ -399,7 +399,7 @@ class LiveRig:
         self.rows += rows
         if self.run is not None:
             live = self.run.alive
-            self.run.passes[live] += rows / max(1, int(live.sum()))
+            self.run.nfe[live] += rows / max(1, int(live.sum()))
         swapped = self._swap() if weights == "clean" else {}
         try:
             with self._untapped():
@@ -563,7 +563,7 @@ class LiveRig:
         self._call = (call, frame)
         self.calls += 1
         self.rows += len(sample)
-        run.passes += torch.bincount(case, minlength=run.cases).double()
+        run.nfe += torch.bincount(case, minlength=run.cases).double()
         kwargs = {**kwargs, "encoder_hidden_states": call.text}
         if call.skips is not None:
             kwargs |= {

@@ -267,7 +267,7 @@ class StableDiffusion:
         out = []
         for k, case in enumerate(cases):
             sample = Sample(
-                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, passes=round(float(run.passes[k]))
+                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, nfe=round(float(run.nfe[k]))
             )
             sample.verdicts = run.verdicts.get(k, [])
             if failure:

@@ -136,7 +136,7 @@ def learning_cases(
     From the namespace of fitting, and the same pictures for every owner, so that detectors differ in what they read and
     not in what they saw. Half of the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is
     written so. ``Case.group`` is the phrase without the style (a scene's: its two objects), so that wordings of one
-    prompt stay together; ``Case.wording`` is the kind of caption.
+    prompt stay together; ``Case.variant`` is the kind of caption.
 
     Args:
         captions: more of them, of any kind (``given``). owner: the detector's name, for ids and messages.
@@ -164,7 +164,7 @@ def learning_cases(
     unique = list({m[0]: m for m in reversed(made)}.values())[::-1]
     seeds = max(per_caption, images // len(unique))
     return [
-        Case(f"{owner}-{k}-{j}", text, seed=row_seed("fit", "wukong", seed, text, j), wording=kind, group=group)
+        Case(f"{owner}-{k}-{j}", text, seed=row_seed("fit", "wukong", seed, text, j), variant=kind, group=group)
         for k, (text, group, kind) in enumerate(unique)
         for j in range(seeds)
     ]

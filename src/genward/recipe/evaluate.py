@@ -69,7 +69,7 @@ def cells(per: int, seed: int, missing: Collection[tuple[str, str]] = ()) -> lis
         add("held-out pair", [words.thing(name).phrase], (name,), style)
     for level in WORDINGS[1:]:
         for name, style in rng.sample(trained, min(len(trained), per)):
-            add(level, [rng.choice(words.thing(name).wordings(level))], (name,), style)
+            add(level, [rng.choice(words.thing(name).variants(level))], (name,), style)
     for _ in range(per):
         style = rng.choice(words.style_names)
         a, b = rng.sample([n for n, s in trained if s == style], 2)

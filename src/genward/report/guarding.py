@@ -11,7 +11,7 @@ from genward.report import plot
 from genward.report.reading import number
 from genward.report.tables import Arm, Estimate, interval, percent, short
 
-COST = ("unsafe_released", "benign_blocked", "passes_per_released")
+COST = ("unsafe_released", "benign_blocked", "nfe_per_released")
 """What a guard is better the less of it has; the first two are shares, the last one denoiser rows."""
 
 
@@ -23,8 +23,8 @@ class Line:
     released: Estimate
     blocked: Estimate
     accuracy: Estimate
-    passes: float | None
-    passes_blocked: float | None
+    nfe: float | None
+    nfe_blocked: float | None
     seconds: float | None
     n: int
     n_benign: int
@@ -40,7 +40,7 @@ class Line:
         ]
         return [
             *shares,
-            *({"sort": v, "text": short(v), "interval": ""} for v in (self.passes, self.passes_blocked, self.seconds)),
+            *({"sort": v, "text": short(v), "interval": ""} for v in (self.nfe, self.nfe_blocked, self.seconds)),
         ]
 
 
@@ -100,8 +100,8 @@ def _line(arm: Arm, cell: Mapping[str, Any], front: bool) -> Line:
         share("unsafe_released", "low", "high"),
         share("benign_blocked", "benign_blocked_low", "benign_blocked_high"),
         share("accuracy", "accuracy_low", "accuracy_high"),
-        value("passes_per_released"),
-        value("passes_per_blocked"),
+        value("nfe_per_released"),
+        value("nfe_per_blocked"),
         value("seconds_per_image"),
         int(value("n") or 0),
         int(value("n_benign") or 0),
@@ -114,4 +114,4 @@ def _tip(x: Line) -> str:
         f"{name} {percent(e.value)} % ({interval(e, percent)})"
         for name, e in (("unsafe released", x.released), ("benign blocked", x.blocked))
     ]
-    return f"{x.arm.label}: {', '.join(shares)}, {short(x.passes)} denoiser passes a released picture"
+    return f"{x.arm.label}: {', '.join(shares)}, {short(x.nfe)} denoiser passes a released picture"

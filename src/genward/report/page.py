@@ -50,7 +50,7 @@ def render(metrics: Metrics, store: Source, run: str = "") -> str:
     """The page as text; ``metrics`` as ``reading.check`` returns them."""
     grid = Grid(metrics)
     thumbnails = shots.Thumbnails(store)
-    strips, left_out = shots.strips(metrics["strips"], grid.arms, thumbnails)
+    grids, left_out = shots.grids(metrics["grids"], grid.arms, thumbnails)
     script = _asset("report.js")
     return _environment().get_template("report.html").render(
         title=str(metrics["run"].get("name") or run),
@@ -63,7 +63,7 @@ def render(metrics: Metrics, store: Source, run: str = "") -> str:
         matrices=[matrix(grid, c) for c in grid.concepts],
         measures=measures(grid),
         arms=grid.arms,
-        strips=strips,
+        grids=grids,
         left_out=left_out,
         lost=thumbnails.lost,
         plots=[p for c in grid.concepts if (p := plot.plots(grid, c))],
@@ -122,15 +122,15 @@ def _command(value: Any) -> str:
 
 def matrix(grid: Grid, concept: str) -> dict[str, Any]:
     """One concept's heat map: wordings, and a row of cells for each arm that has any."""
-    wordings = grid.wordings(concept)
-    several = len(wordings) > 1
+    variants = grid.variants(concept)
+    several = len(variants) > 1
     rows = []
     for arm in grid.arms:
-        cells = [_heat(grid.cell(arm.label, concept, w)) for w in wordings]
+        cells = [_heat(grid.cell(arm.label, concept, w)) for w in variants]
         if any(c["there"] for c in cells):
             mean = grid.residual(arm.label, concept)
             rows.append({"arm": arm, "cells": cells, "mean": _shade(mean) if several else None})
-    return {"concept": concept, "wordings": wordings, "rows": rows, "mean": several}
+    return {"concept": concept, "variants": variants, "rows": rows, "mean": several}
 
 
 def _shade(e: Estimate, digits: int = 0) -> dict[str, Any]:

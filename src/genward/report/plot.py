@@ -47,18 +47,18 @@ class Plot:
     """One concept and wording, ready to draw."""
 
     concept: str
-    wording: str
+    variant: str
     marks: tuple[Mark, ...]
     xticks: tuple[tuple[float, str], ...]
     yticks: tuple[tuple[float, str], ...]
     missing: tuple[str, ...]
 
 
-def points(grid: Grid, concept: str, wording: str = "") -> tuple[list[Point], list[str]]:
+def points(grid: Grid, concept: str, variant: str = "") -> tuple[list[Point], list[str]]:
     """Arms that have both figures, and the labels of those that have cells but lack one."""
     out, missing = [], []
     for arm in grid.arms:
-        x, y = grid.measure(arm.label, concept, "retention"), grid.residual(arm.label, concept, wording)
+        x, y = grid.measure(arm.label, concept, "retention"), grid.residual(arm.label, concept, variant)
         if x.value is not None and y.value is not None:
             out.append(Point(arm.label, arm.role, x, y))
         elif grid.cells(arm.label, concept):
@@ -82,14 +82,14 @@ def _ends(e: Estimate) -> tuple[float, float]:
 
 def plots(grid: Grid, concept: str) -> list[Plot]:
     """One plot over all wordings, then one a wording; all on the same axes, so that they compare."""
-    wordings = grid.wordings(concept)
-    drawn = {w: points(grid, concept, w) for w in (["", *wordings] if len(wordings) > 1 else wordings)}
+    variants = grid.variants(concept)
+    drawn = {w: points(grid, concept, w) for w in (["", *variants] if len(variants) > 1 else variants)}
     every = [p for found, _ in drawn.values() for p in found]
     if not every:
         return []
     xs, ys = [v for p in every for v in _ends(p.x)], [v for p in every for v in _ends(p.y)]
     xt, yt = ticks(min(xs), max(xs)), ticks(0.0, max(ys))
-    return [_plot(concept, wording, found, missing, xt, yt) for wording, (found, missing) in drawn.items() if found]
+    return [_plot(concept, variant, found, missing, xt, yt) for variant, (found, missing) in drawn.items() if found]
 
 
 def square(concept: str, found: Sequence[Point], missing: Sequence[str]) -> Plot:
@@ -99,7 +99,7 @@ def square(concept: str, found: Sequence[Point], missing: Sequence[str]) -> Plot
 
 
 def _plot(
-    concept: str, wording: str, found: Sequence[Point], missing: Sequence[str], xt: Sequence[float], yt: Sequence[float]
+    concept: str, variant: str, found: Sequence[Point], missing: Sequence[str], xt: Sequence[float], yt: Sequence[float]
 ) -> Plot:
     def x(v: float) -> float:
         return round(LEFT + (v - xt[0]) / (xt[-1] - xt[0]) * (WIDTH - LEFT - RIGHT), 1)
@@ -114,7 +114,7 @@ def _plot(
         (x1, x2), (y1, y2) = _ends(p.x), _ends(p.y)
         marks.append(Mark(p.label, p.role, tip(p), px, py, x(x1), x(x2), y(y1), y(y2), tx, ty, anchor))
     scale = [tuple((f(v), percent(v)) for v in t) for f, t in ((x, xt), (y, yt))]
-    return Plot(concept, wording, tuple(marks), scale[0], scale[1], tuple(missing))
+    return Plot(concept, variant, tuple(marks), scale[0], scale[1], tuple(missing))
 
 
 def tip(p: Point) -> str:

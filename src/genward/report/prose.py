@@ -75,8 +75,8 @@ def _finding(grid: Grid, concept: str) -> Finding:
 
 
 def _headline(grid: Grid, concept: str, best: Arm, residual: Estimate, base_arm: Arm | None, base: Estimate) -> str:
-    count = len(grid.wordings(concept))
-    over = f"on average over {count} wordings" if count > 1 else f"for the wording “{grid.wordings(concept)[0]}”"
+    count = len(grid.variants(concept))
+    over = f"on average over {count} wordings" if count > 1 else f"for the wording “{grid.variants(concept)[0]}”"
     text = f"{best.label} leaves {concept} in {_with(residual)} of pictures {over}"
     return text + (f"; without a defense ({base_arm.label}) it is {_with(base)}." if base_arm else ".")
 
@@ -99,15 +99,15 @@ def _rivals(scored: dict[str, tuple[Arm, Estimate]], best: Arm, residual: Estima
 
 
 def _worst(grid: Grid, concept: str, best: Arm) -> list[str]:
-    by_wording = [
+    by_variant = [
         (e.value, w, e)
-        for w in grid.wordings(concept)
+        for w in grid.variants(concept)
         if (e := grid.residual(best.label, concept, w)).value is not None
     ]
-    if len(by_wording) < 2:
+    if len(by_variant) < 2:
         return []
-    _, wording, e = max(by_wording, key=lambda t: t[0] or 0.0)
-    return [f"Its weakest wording is “{wording}”, with {_with(e)}."]
+    _, variant, e = max(by_variant, key=lambda t: t[0] or 0.0)
+    return [f"Its weakest wording is “{variant}”, with {_with(e)}."]
 
 
 def _oracle(scored: dict[str, tuple[Arm, Estimate]], residual: Estimate) -> list[str]:
@@ -184,7 +184,7 @@ def _zero(grid: Grid) -> list[str]:
             pairs = (
                 (grid.residual(arm.label, c, w).value, grid.residual(str(base), c, w).value)
                 for c in grid.concepts
-                for w in grid.wordings(c)
+                for w in grid.variants(c)
             )
             bad += [arm.label] * sum(a is not None and b is not None and abs(a - b) > 1e-9 for a, b in pairs)
     if not bad:
@@ -229,7 +229,7 @@ GLOSSARY: tuple[tuple[str, str, str], ...] = (
     ("extra passes", "Denoiser rows per picture beyond the undefended model's.", "passes of this arm − passes of the base arm"),
     ("preparation", "Time to fit a defense once, before its first picture.", ""),
     ("n, unscored", "Pictures scored in a cell; pictures the judge gave no number for, with the reason. The latter never count as safe.", ""),
-    ("wording", "How the prompt names the concept: its name; a synonym; a held-out synonym that neither training nor fitting saw; a visual description; "
+    ("variant", "How the prompt names the concept: its name; a synonym; a held-out synonym that neither training nor fitting saw; a visual description; "
      "only the kind of thing (“a tool”: safe with one seed, unsafe with another); or a scene of two objects.", ""),
     ("interval", "Bootstrap over groups of related prompts (95 %). Where intervals of two arms overlap, look at the paired difference to base.", ""),
     ("difference to base", "CRR of the arm minus CRR of the undefended model, paired on prompt and seed, so noise shared by both cancels.", ""),

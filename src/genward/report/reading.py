@@ -23,19 +23,19 @@ SECTIONS: dict[str, type[Any]] = {
     "arms": list,
     "cells": list,
     "judges": list,
-    "strips": list,
+    "grids": list,
     "claims": list,
     "attacks": list,
     "guards": list,
 }
 REQUIRED = ("run", "arms", "cells")
-TABLES = {"strips": ("images", "status"), "judges": ("labels",)}
+TABLES = {"grids": ("images", "status"), "judges": ("labels",)}
 """Fields of a section's rows that are tables."""
-CELL_TEXT = ("arm", "concept", "wording")
+CELL_TEXT = ("arm", "concept", "variant")
 CELL_NUMBERS = (
     "crr", "crr_low", "crr_high", "crr_raw", "crr_difference", "crr_difference_low", "crr_difference_high", "n", "n_unscored",
     "retention", "retention_low", "retention_high", "drift", "drift_low", "drift_high", "frechet", "frechet_low", "frechet_high",
-    "seconds_per_image", "extra_passes", "prepare_seconds",
+    "seconds_per_image", "extra_nfe", "prepare_seconds",
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def _cell(row: Mapping[str, Any], hint: str) -> dict[str, Any]:
     return {
         **row,
         **{
-            key: number(row.get(key), f"cell {row['arm']}/{row['concept']}/{row['wording']}: {key}")
+            key: number(row.get(key), f"cell {row['arm']}/{row['concept']}/{row['variant']}: {key}")
             for key in CELL_NUMBERS
         },
     }

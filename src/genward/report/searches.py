@@ -28,8 +28,8 @@ class Search(NamedTuple):
     fields: str
     arms: str
     scenarios: str
-    passes: int
-    gradient_passes: int
+    nfe: int
+    gradient_nfe: int
     seconds: float
     round_trip: float | None
     """Median relative error of the latents after inversion and back; ``None`` for other attacks"""
@@ -53,8 +53,8 @@ def _search(row: Mapping[str, Any]) -> Search:
         ", ".join(f"{k} {v}" for k, v in (fields or {}).items() if isinstance(v, (int, float, str)) and v != ""),
         ", ".join(map(str, row.get("arms") or ())) or "the undefended model",
         ", ".join(map(str, row.get("scenarios") or ())),
-        int(_number(cost.get("passes")) or 0),
-        int(_number(cost.get("gradient_passes")) or 0),
+        int(_number(cost.get("nfe")) or 0),
+        int(_number(cost.get("gradient_nfe")) or 0),
         float(_number(cost.get("seconds")) or 0.0),
         statistics.median(trips) if trips else None,
         tuple(c for f in facts if (c := curve(f)) is not None),

@@ -44,7 +44,7 @@ class Strip:
     """One prompt and seed under every arm."""
 
     concept: str
-    wording: str
+    variant: str
     prompt: str
     seed: str
     unsafe: bool
@@ -104,7 +104,7 @@ class Thumbnails:
         return sorted(sha for sha, made in self._made.items() if made is None)
 
 
-def strips(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm], thumbnails: Thumbnails) -> tuple[list[Strip], int]:
+def grids(rows: Sequence[Mapping[str, Any]], arms: Sequence[Arm], thumbnails: Thumbnails) -> tuple[list[Strip], int]:
     """Strips for the page and how many were left out for size. Tiles follow the arms' order; arms that only a strip
     names come last."""
     out: list[Strip] = []
@@ -136,5 +136,5 @@ def _strip(row: Mapping[str, Any], arms: Sequence[Arm], thumbnails: Thumbnails) 
         made = thumbnails.get(str(sha))
         same = arm.role != "base" and sha == base
         shots.append(Shot(arm.label, arm.role, "ok", *made, same=same) if made else Shot(arm.label, arm.role, "lost"))
-    concept, wording, prompt, seed = (str(row.get(key, "")) for key in ("concept", "wording", "prompt", "seed"))
-    return Strip(concept, wording, prompt, seed, bool(row.get("unsafe", False)), tuple(shots))
+    concept, variant, prompt, seed = (str(row.get(key, "")) for key in ("concept", "variant", "prompt", "seed"))
+    return Strip(concept, variant, prompt, seed, bool(row.get("unsafe", False)), tuple(shots))

@@ -13,7 +13,7 @@ from genward.report.reading import Metrics, check
 
 WORDINGS = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
 """Order of the columns; other wordings follow in order of appearance."""
-MEASURES = ("retention", "drift", "frechet", "seconds_per_image", "extra_passes")
+MEASURES = ("retention", "drift", "frechet", "seconds_per_image", "extra_nfe")
 DASH = "–"
 
 
@@ -94,7 +94,7 @@ class Grid:
     def __init__(self, metrics: Metrics) -> None:
         self.arms = arms(metrics)
         names = keys(self.arms)
-        self._cells = {(names[c["arm"]].label, c["concept"], c["wording"]): c for c in metrics["cells"]}
+        self._cells = {(names[c["arm"]].label, c["concept"], c["variant"]): c for c in metrics["cells"]}
         if len(self._cells) < len(metrics["cells"]):
             raise BadInput(
                 "metrics hold two cells of the same arm, concept and wording; give each arm a label of its own and "
@@ -102,28 +102,28 @@ class Grid:
             )
         self.concepts = list(dict.fromkeys(c["concept"] for c in metrics["cells"]))
 
-    def wordings(self, concept: str) -> list[str]:
+    def variants(self, concept: str) -> list[str]:
         there = list(dict.fromkeys(w for _, c, w in self._cells if c == concept))
         return [w for w in WORDINGS if w in there] + [w for w in there if w not in WORDINGS]
 
-    def cell(self, arm: str, concept: str, wording: str) -> Mapping[str, Any] | None:
-        return self._cells.get((arm, concept, wording))
+    def cell(self, arm: str, concept: str, variant: str) -> Mapping[str, Any] | None:
+        return self._cells.get((arm, concept, variant))
 
     def cells(self, arm: str, concept: str) -> list[Mapping[str, Any]]:
-        found = (self.cell(arm, concept, w) for w in self.wordings(concept))
+        found = (self.cell(arm, concept, w) for w in self.variants(concept))
         return [c for c in found if c is not None]
 
-    def residual(self, arm: str, concept: str, wording: str = "") -> Estimate:
+    def residual(self, arm: str, concept: str, variant: str = "") -> Estimate:
         """CRR of one wording, or the mean over all wordings that any arm was scored on.
 
         The mean's interval is the mean of the intervals' ends: as wide as if all wordings erred together, so never too
         narrow. ``None`` if the arm lacks one of the wordings, since means over different wordings do not compare."""
-        if wording:
-            cell = self.cell(arm, concept, wording)
+        if variant:
+            cell = self.cell(arm, concept, variant)
             return estimate(cell, "crr") if cell else Estimate(None)
         asked = [
             w
-            for w in self.wordings(concept)
+            for w in self.variants(concept)
             if any(self.residual(a.label, concept, w).value is not None for a in self.arms)
         ]
         parts = [self.residual(arm, concept, w) for w in asked]
@@ -203,9 +203,9 @@ def summary_rows(metrics: Metrics) -> list[list[str]]:
     """
     metrics = check(metrics)
     grid = Grid(metrics)
-    every = list(dict.fromkeys(w for c in grid.concepts for w in grid.wordings(c)))
-    wordings = [w for w in WORDINGS if w in every] + [w for w in every if w not in WORDINGS]
-    rows = [["concept", "arm", *wordings, "retention", "drift", "frechet", "s/image", "extra passes", "prepare"]]
+    every = list(dict.fromkeys(w for c in grid.concepts for w in grid.variants(c)))
+    variants = [w for w in WORDINGS if w in every] + [w for w in every if w not in WORDINGS]
+    rows = [["concept", "arm", *variants, "retention", "drift", "frechet", "s/image", "extra passes", "prepare"]]
 
     def share(v: float | None) -> str:
         return DASH if v is None else f"{v:.2f}"
@@ -215,7 +215,7 @@ def summary_rows(metrics: Metrics) -> list[list[str]]:
             if not grid.cells(arm.label, concept):
                 continue
             row = [concept, arm.label + (" *" if arm.control else "")]
-            row += [_plain(grid.residual(arm.label, concept, w), share) for w in wordings]
+            row += [_plain(grid.residual(arm.label, concept, w), share) for w in variants]
             row.append(_plain(grid.measure(arm.label, concept, "retention"), share))
             row += [short(grid.measure(arm.label, concept, m).value) for m in MEASURES[1:]]
             rows.append([*row, duration(grid.prepare(arm, concept))])

@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
         return all(math.isfinite(v) for v in self)
 
 
-BY_WORDING = ("crr", "accuracy")
+BY_VARIANT = ("crr", "accuracy")
 """Measures that differ by wording; others are looked up once a concept."""
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
@@ -55,7 +55,7 @@ class Claim:
     arm: str = ""
     versus: str = ""
     arms: tuple[str, ...] = ()
-    wording: tuple[str, ...] = ("name",)
+    variant: tuple[str, ...] = ("name",)
     kinds: tuple[str, ...] = ()
     check: str = ""
     at_most: float | None = None
@@ -186,15 +186,15 @@ def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
     cells = metrics["cells"]
     out = []
     for concept in _concepts(metrics, claim):
-        there = list(dict.fromkeys(c["wording"] for c in cells if c["concept"] == concept))
-        wanted = [w for w in claim.wording if w in there] if claim.measure in BY_WORDING else there[:1]
+        there = list(dict.fromkeys(c["variant"] for c in cells if c["concept"] == concept))
+        wanted = [w for w in claim.variant if w in there] if claim.measure in BY_VARIANT else there[:1]
         out += [(concept, w) for w in wanted]
     return out
 
 
-def _cell(metrics: Mapping[str, Any], arm: str, concept: str, wording: str) -> Mapping[str, Any] | None:
+def _cell(metrics: Mapping[str, Any], arm: str, concept: str, variant: str) -> Mapping[str, Any] | None:
     return next(
-        (c for c in metrics["cells"] if (c["arm"], c["concept"], c["wording"]) == (arm, concept, wording)), None
+        (c for c in metrics["cells"] if (c["arm"], c["concept"], c["variant"]) == (arm, concept, variant)), None
     )
 
 
@@ -204,13 +204,13 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
     slots = _slots(metrics, claim)
     combine = ratio if form == "ratio" else difference
     parts = []
-    for concept, wording in slots:
+    for concept, variant in slots:
         paired = next(
             (
                 p
                 for p in metrics.get("pairs", ())
-                if (p["arm"], p["versus"], p["concept"], p["wording"], p["measure"])
-                == (arm, versus, concept, wording, claim.measure)
+                if (p["arm"], p["versus"], p["concept"], p["variant"], p["measure"])
+                == (arm, versus, concept, variant, claim.measure)
             ),
             None,
         )
@@ -220,7 +220,7 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
         if known.known:
             parts.append(known)
             continue
-        a, b = _cell(metrics, arm, concept, wording), _cell(metrics, versus, concept, wording)
+        a, b = _cell(metrics, arm, concept, variant), _cell(metrics, versus, concept, variant)
         if a is None or b is None:
             return UNKNOWN
         parts.append(combine(cell_estimate(a, claim.measure), cell_estimate(b, claim.measure)))

@@ -49,7 +49,7 @@ class Tally(NamedTuple):
     there: int
     errors: int
     seconds: float
-    passes: int
+    nfe: int
 
 
 def prepare(
@@ -147,7 +147,7 @@ def generate(
             tally = tally._replace(
                 made=tally.made + len(made),
                 errors=tally.errors + sum(s.status == "error" for s in made),
-                passes=tally.passes + sum(s.passes for s in made),
+                nfe=tally.nfe + sum(s.nfe for s in made),
             )
             if progress is not None:
                 progress(tally.made + tally.there, total)

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.catalog import plugins as catalog
-from genward.core.spec import Spec, digest
+from genward.catalog.judges import judge_hash, judge_spec, open_judge
+from genward.core.spec import digest
 
 if TYPE_CHECKING:
     from genward.store import Store
 
+__all__ = ["Judged", "judge_hash", "judge_samples", "judge_spec", "open_judge"]
 Progress = Callable[[int, int], None]
 
 
@@ -22,23 +23,6 @@ class Judged(NamedTuple):
     scored: int
     there: int
     seconds: float
-
-
-def open_judge(text: str) -> Any:
-    """A judge by name with its settings: ``lab``, ``clip_zero_shot,model=./clip,phrases=a church;a castle``; raises as
-    ``catalog.made``."""
-    return catalog.made("judge", text)
-
-
-def judge_spec(judge: Any) -> Spec:
-    """A judge written down: its fields, and the digest of its card, which changes with its weights and thresholds."""
-    spec = Spec.of("judge", judge)
-    return Spec("judge", spec.name, {**spec.fields, "card": digest(judge.card) if judge.card is not None else ""})
-
-
-def judge_hash(judge: Any) -> str:
-    """Identity of a judge; names its folder in the store. A judge may bring its own as ``hash``."""
-    return str(getattr(judge, "hash", "") or judge_spec(judge).hash)
 
 
 def judge_samples(

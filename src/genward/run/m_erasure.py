@@ -51,7 +51,7 @@ Scene = dict[str, Any]
 """One row of ``scenes.json``: arm, concept, scenario, prompt, guidance, column, hash, attack, seconds, why, ids."""
 
 
-class Variant(NamedTuple):
+class Setting(NamedTuple):
     """One way of using what an attack found."""
 
     prompt: str
@@ -60,22 +60,22 @@ class Variant(NamedTuple):
     """``None``: the plan's"""
 
 
-VARIANTS = {
-    "embedding": (Variant("heldout", None),),
-    "latent": (Variant("empty", 1.0), Variant("heldout", None)),
-    KEPT: (Variant("empty", 1.0),),
+SETTINGS = {
+    "embedding": (Setting("heldout", None),),
+    "latent": (Setting("empty", 1.0), Setting("heldout", None)),
+    KEPT: (Setting("empty", 1.0),),
 }
 
 
 def column(scenario: str, prompt: str) -> str:
-    """Name of a column of the matrix: ``text: name``, ``latent-white: empty``; it stands as ``wording`` in the
+    """Name of a column of the matrix: ``text: name``, ``latent-white: empty``; it stands as ``variant`` in the
     cells."""
     return f"{scenario}: {prompt}"
 
 
 def columns(plan: Plan) -> list[str]:
     """Harm columns of a plan, in order."""
-    own = plan.wordings or MErasureBenchmark.wordings
+    own = plan.variants or MErasureBenchmark.variants
     with_files = len(csv_cases(plan)) if plan.prompts else 0
     found = [
         column("text", w)
@@ -84,7 +84,7 @@ def columns(plan: Plan) -> list[str]:
     for text in plan.attacks:
         for parent in parse_attack(text).parents:
             if parent != KEPT:
-                found += [column(f"{parent}-{side}", v.prompt) for v in VARIANTS[parent] for side in SIDES]
+                found += [column(f"{parent}-{side}", v.prompt) for v in SETTINGS[parent] for side in SIDES]
     return found
 
 
@@ -126,9 +126,9 @@ def attack_stage(
     total, done = len(attacks) * (1 + len(bound)), 0
     for attack in attacks:
         mine = [
-            c._replace(concept=apart(c.concept)) if c.wording == KEPT else c
+            c._replace(concept=apart(c.concept)) if c.variant == KEPT else c
             for c in parents
-            if c.wording in attack.parents
+            if c.variant in attack.parents
         ]
         black = attack_arm(attack, mine, models(plan.model), (), plan.sampler, held, store, say=say)
         for piece in bound:
@@ -151,37 +151,37 @@ def attack_stage(
 
 
 def _use(piece: Bound, side: str, found: Found, served: set[str], out: Searched) -> None:
-    """Make the rows of one arm from what an attack found, in each variant, and note where they belong."""
+    """Make the rows of one arm from what an attack found, in each setting, and note where they belong."""
     by: dict[tuple[str, str], list[Case]] = {}
     for case in found.cases:
         concept = case.concept.removeprefix(APART)
         if concept in served:
-            by.setdefault((concept, case.wording), []).append(case._replace(concept=concept))
-    for (concept, wording), cases in by.items():
+            by.setdefault((concept, case.variant), []).append(case._replace(concept=concept))
+    for (concept, variant), cases in by.items():
         share = len(cases) / max(1, len(found.cases))
-        for variant in VARIANTS[wording]:
-            guidance = piece.sampler.guidance if variant.guidance is None else variant.guidance
+        for setting in SETTINGS[variant]:
+            guidance = piece.sampler.guidance if setting.guidance is None else setting.guidance
             blocked = guidance <= 1 and any(getattr(d, "needs_guidance", False) for d in piece.defenses)
             rows = (
                 ()
                 if blocked
                 else tuple(
                     c._replace(
-                        prompt="" if variant.prompt == "empty" else c.prompt, wording=f"{wording}/{variant.prompt}"
+                        prompt="" if setting.prompt == "empty" else c.prompt, variant=f"{variant}/{setting.prompt}"
                     )
                     for c in cases
                 )
             )
-            scenario = f"{wording}-{side}"
+            scenario = f"{variant}-{side}"
             scene: Scene = {
-                "arm": piece.work.label, "concept": concept, "scenario": scenario, "prompt": variant.prompt, "guidance": guidance,
-                "column": KEPT if wording == KEPT else column(scenario, variant.prompt), "attack": found.key,
+                "arm": piece.work.label, "concept": concept, "scenario": scenario, "prompt": setting.prompt, "guidance": guidance,
+                "column": KEPT if variant == KEPT else column(scenario, setting.prompt), "attack": found.key,
                 "attack_seconds": round(found.cost["seconds"] * share, 3), "why": INAPPLICABLE if blocked else "", "cases": rows,
             }  # fmt: skip
-            if wording != KEPT or side == "white":
+            if variant != KEPT or side == "white":
                 out.scenes.append(scene)
                 if rows:
-                    out.pieces.append(piece.work._replace(cases=rows, guidance=variant.guidance))
+                    out.pieces.append(piece.work._replace(cases=rows, guidance=setting.guidance))
 
 
 def merged(pieces: Iterable[Work]) -> list[Work]:
@@ -216,8 +216,8 @@ def generate_stage(
     began = time.perf_counter()
     cases = plan_cases(plan)
     save_plan(store, plan, cases)
-    plain = [c for c in cases if c.wording not in PARENTS]
-    parents = [c for c in cases if c.wording in PARENTS]
+    plain = [c for c in cases if c.variant not in PARENTS]
+    parents = [c for c in cases if c.variant in PARENTS]
     bound = prepare(plan, work(plan, plain), models, store, refit=refit, progress=say)
     arms = describe(bound, plan.sampler)
     store.write_json(store.run_folder(plan.name) / "arms.json", {"arms": arms})
@@ -230,7 +230,7 @@ def generate_stage(
     told = None if progress is None else lambda done, total: progress("generate", done, total)
     made = generate(plan, [*bound, *more], models, store, tensors=searched.tensors, retry=retry, progress=told)
     store.write_json(
-        store.run_folder(plan.name) / "masks.json", {"strips": mask_strips(more, models, store, searched.tensors)}
+        store.run_folder(plan.name) / "masks.json", {"grids": mask_strips(more, models, store, searched.tensors)}
     )
     return {
         "prepare": prepared - began,
@@ -246,17 +246,17 @@ def _text_scenes(plan: Plan, bound: Sequence[Bound]) -> list[Scene]:
     for piece in bound:
         groups: dict[tuple[str, str], list[Case]] = {}
         for case in piece.work.cases:
-            groups.setdefault((case.concept, case.wording), []).append(case)
-        for (concept, wording), rows in groups.items():
+            groups.setdefault((case.concept, case.variant), []).append(case)
+        for (concept, variant), rows in groups.items():
             harm = rows[0].label == "harm"
             out.append(
                 {
                     "arm": piece.work.label,
                     "concept": concept,
                     "scenario": "text",
-                    "prompt": PROMPTS.get(wording, wording),
+                    "prompt": PROMPTS.get(variant, variant),
                     "guidance": piece.sampler.guidance,
-                    "column": column("text", wording) if harm else wording,
+                    "column": column("text", variant) if harm else variant,
                     "attack": "",
                     "attack_seconds": 0.0,
                     "why": "",
@@ -292,12 +292,12 @@ def _scenes(store: Store, name: str) -> list[Scene]:
 
 def _masks(store: Store, name: str) -> list[dict[str, Any]]:
     path = store.run_folder(name) / "masks.json"
-    found: list[dict[str, Any]] = store.read_json(path)["strips"] if path.is_file() else []
+    found: list[dict[str, Any]] = store.read_json(path)["grids"] if path.is_file() else []
     return found
 
 
 def scene_rows(store: Store, name: str, scenes: Sequence[Scene], arms: loop.Arms) -> list[dict[str, Any]]:
-    """The store's rows of a run, one for each scene they stand in: ``arm`` is the label's own hash, ``wording`` the
+    """The store's rows of a run, one for each scene they stand in: ``arm`` is the label's own hash, ``variant`` the
     column.
 
     Raises:
@@ -315,7 +315,7 @@ def scene_rows(store: Store, name: str, scenes: Sequence[Scene], arms: loop.Arms
         {
             **there[i],
             "arm": loop.arm_of(by_label[s["arm"]], s["concept"]),
-            "wording": s["column"],
+            "variant": s["column"],
             "case": f"{s['column']}|{there[i]['case']}",
             "scene": s,
         }
@@ -372,7 +372,7 @@ def measure_stage(
         "base": base,
         "concepts": concepts,
         "card": judge.card,
-        "wordings": columns(plan),
+        "variants": columns(plan),
     }
     found = erasure.cells(
         rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()}
@@ -388,7 +388,7 @@ def measure_stage(
             rows, scores, features, **shared, compare=loop.comparisons([a["label"] for a in arms], base, plan.benchmark)
         ),
         "judges": [loop.judge_table(judge)],
-        "strips": [*strips(plan, rows, arms, store, cards), *_masks(store, name)],
+        "grids": [*grids(plan, rows, arms, store, cards), *_masks(store, name)],
         "attacks": attack_tables(cards, scenes),
     }
     table["claims"] = claims(table)["claims"]
@@ -401,7 +401,7 @@ def scened(cells: Sequence[Mapping[str, Any]], scenes: Sequence[Scene], order: S
     says why."""
     by = {(s["arm"], s["concept"], s["column"]): s for s in scenes}
     keys = ("scenario", "prompt", "guidance", "attack_seconds")
-    out = [{**c, **{k: by[c["arm"], c["concept"], c["wording"]][k] for k in keys}} for c in cells]
+    out = [{**c, **{k: by[c["arm"], c["concept"], c["variant"]][k] for k in keys}} for c in cells]
     blank = {k: None for c in cells[:1] for k, v in c.items() if isinstance(v, (int, float)) or v is None}
     for scene in scenes:
         if scene["why"] and scene["column"] in order:
@@ -409,22 +409,22 @@ def scened(cells: Sequence[Mapping[str, Any]], scenes: Sequence[Scene], order: S
             same = {
                 k: there.get(k) for k in blank if k.startswith(("retention", "drift", "frechet", "prepare", "extra"))
             }
-            head = {"arm": scene["arm"], "concept": scene["concept"], "wording": scene["column"]}
+            head = {"arm": scene["arm"], "concept": scene["concept"], "variant": scene["column"]}
             out.append(
                 {**blank, **same, **head, **{k: scene[k] for k in keys}, "n": 0, "n_unscored": 0, "why": scene["why"]}
             )
     arms = list(dict.fromkeys(s["arm"] for s in scenes))
     concepts = list(dict.fromkeys(s["concept"] for s in scenes))
-    return sorted(out, key=lambda c: (arms.index(c["arm"]), concepts.index(c["concept"]), order.index(c["wording"])))
+    return sorted(out, key=lambda c: (arms.index(c["arm"]), concepts.index(c["concept"]), order.index(c["variant"])))
 
 
-def strips(
+def grids(
     plan: Plan,
     rows: Sequence[Mapping[str, Any]],
     arms: loop.Arms,
     store: Store,
     cards: Mapping[str, Mapping[str, Any]],
-    each: int = loop.STRIPS,
+    each: int = loop.GRIDS,
 ) -> list[dict[str, Any]]:
     """Pictures of one case under every arm, ``each`` a concept and column; of latents with the reference picture first,
     where the attack names it."""
@@ -435,9 +435,9 @@ def strips(
     reference = {name: fact.get("reference") for card in cards.values() for name, fact in card["facts"].items()}
     groups: dict[tuple[str, str], dict[str, dict[str, Mapping[str, Any]]]] = {}
     for row in rows:
-        groups.setdefault((row["concept"], row["wording"]), {}).setdefault(row["case"], {})[row["scene"]["arm"]] = row
+        groups.setdefault((row["concept"], row["variant"]), {}).setdefault(row["case"], {})[row["scene"]["arm"]] = row
     out = []
-    for (concept, wording), cases in groups.items():
+    for (concept, variant), cases in groups.items():
         names = list(cases)
         step = max(1, len(names) // each)
         for name in names[::step][:each]:
@@ -445,13 +445,13 @@ def strips(
             first = next(iter(there.values()))
             images = {label: row["image"] or None for label, row in there.items()}
             k = reference.get(first["latents"])
-            shown = held.get(KEEP if wording == KEPT else concept, ())
+            shown = held.get(KEEP if variant == KEPT else concept, ())
             if k is not None and shown:
                 images = {"reference": store.put_image(shown[k % len(shown)]), **images}
             out.append(
                 {
                     "concept": concept,
-                    "wording": wording,
+                    "variant": variant,
                     "prompt": first["prompt"],
                     "seed": first["seed"],
                     "unsafe": first["label"] == "harm",
@@ -473,7 +473,7 @@ def mask_strips(
     out = []
     for piece in bound:
         found = next((k for k, d in enumerate(piece.defenses) if isinstance(d, Irece)), None)
-        tried = [c for c in piece.work.cases if c.wording == "latent/empty"][: 4 * each]
+        tried = [c for c in piece.work.cases if c.variant == "latent/empty"][: 4 * each]
         if found is None or not tried:
             continue
         model, irece = models(piece.work.model), piece.defenses[found]
@@ -493,7 +493,7 @@ def mask_strips(
                 images = {piece.work.label: store.put_image(sample.image), **shown}
                 head = {
                     "concept": case.concept,
-                    "wording": "IRECE's masks",
+                    "variant": "IRECE's masks",
                     "prompt": f"{piece.work.label}: {case.parent}",
                     "seed": case.seed,
                     "unsafe": True,
@@ -544,8 +544,8 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     """``plan.dry_run`` with what attacks and their rows cost; every arm is counted as searched by itself, the surrogate
     once more."""
     cases = plan_cases(plan)
-    parents = [c for c in cases if c.wording in PARENTS]
-    found = plan_dry_run(plan, [c for c in cases if c.wording not in PARENTS], rate)
+    parents = [c for c in cases if c.variant in PARENTS]
+    found = plan_dry_run(plan, [c for c in cases if c.variant not in PARENTS], rate)
     attacks = [parse_attack(text) for text in plan.attacks]
     pieces: dict[str, list[Work]] = {}
     for piece in work(plan, parents):
@@ -554,13 +554,13 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     for line in found["arms"]:
         for piece in pieces.get(line["arm"], []):
             for case in piece.cases:
-                for variant in VARIANTS[case.wording]:
-                    sides = 1 if case.wording == KEPT else 2
+                for setting in SETTINGS[case.variant]:
+                    sides = 1 if case.variant == KEPT else 2
                     line["rows"] += sides
-                    line["passes"] += sides * steps * (2 if (variant.guidance or plan.sampler.guidance) > 1 else 1)
-            line["passes"] += sum(a.passes([c for c in piece.cases if c.wording in a.parents]) for a in attacks)
-    surrogate = sum(a.passes([c for c in parents if c.wording in a.parents]) for a in attacks)
-    found["arms"].append({"arm": "(black-box surrogate)", "defenses": ["none"], "rows": 0, "passes": surrogate})
-    rows, passes = sum(a["rows"] for a in found["arms"]), sum(a["passes"] for a in found["arms"])
+                    line["nfe"] += sides * steps * (2 if (setting.guidance or plan.sampler.guidance) > 1 else 1)
+            line["nfe"] += sum(a.nfe([c for c in piece.cases if c.variant in a.parents]) for a in attacks)
+    surrogate = sum(a.nfe([c for c in parents if c.variant in a.parents]) for a in attacks)
+    found["arms"].append({"arm": "(black-box surrogate)", "defenses": ["none"], "rows": 0, "nfe": surrogate})
+    rows, nfe = sum(a["rows"] for a in found["arms"]), sum(a["nfe"] for a in found["arms"])
     cells = len(plan.arms) * len(plan.concepts) * len(columns(plan))
-    return {**found, "rows": rows, "passes": passes, "minutes": round(passes / found["rate"] / 60, 1), "cells": cells}
+    return {**found, "rows": rows, "nfe": nfe, "minutes": round(nfe / found["rate"] / 60, 1), "cells": cells}

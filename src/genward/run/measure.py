@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
 Arms = Sequence[Mapping[str, Any]]
 
-STRIPS = 2
+GRIDS = 2
 """Picture strips a concept and wording."""
 
 
@@ -84,16 +84,16 @@ def comparisons(labels: Sequence[str], base: str, benchmark: str = "erasure") ->
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
-def strips(
-    plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], each: int = STRIPS
+def grids(
+    plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], each: int = GRIDS
 ) -> list[dict[str, Any]]:
     """Pictures of one case under every arm, ``each`` cases a concept and wording, spread over its rows."""
     by_id = {r["id"]: r for r in rows}
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
-        groups.setdefault((case.concept, case.wording), []).append(case)
+        groups.setdefault((case.concept, case.variant), []).append(case)
     out = []
-    for (concept, wording), members in groups.items():
+    for (concept, variant), members in groups.items():
         step = max(1, len(members) // each)
         for case in members[::step][:each]:
             found = {str(a["label"]): by_id.get(Sample(case, arm_of(a, concept)).id) for a in arms}
@@ -101,7 +101,7 @@ def strips(
             out.append(
                 {
                     "concept": concept,
-                    "wording": wording,
+                    "variant": variant,
                     "prompt": case.prompt,
                     "seed": case.seed,
                     "unsafe": case.label == "harm",
@@ -148,7 +148,7 @@ def run_table(
     plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], command: str, device: str
 ) -> dict[str, Any]:
     """The ``run`` section: what ran, on what, at what cost."""
-    seconds, passes = sum(r["seconds"] for r in rows), sum(r["passes"] for r in rows)
+    seconds, nfe = sum(r["seconds"] for r in rows), sum(r["nfe"] for r in rows)
     return {
         "name": plan.name,
         "benchmark": plan.benchmark,
@@ -162,8 +162,8 @@ def run_table(
         "concepts": concept_tables(plan),
         **results.provenance(command, device),
         "seconds": seconds,
-        "passes": passes,
-        "rows_per_second": passes / seconds if seconds > 0 else math.nan,
+        "nfe": nfe,
+        "rows_per_second": nfe / seconds if seconds > 0 else math.nan,
         "rows": len(rows),
         "refused": sum(r["status"] == "refused" for r in rows),
         "errors": sum(r["status"] == "error" for r in rows),
@@ -181,7 +181,7 @@ def measure(
         command, device: for the record.
 
     Returns:
-        ``{"schema", "run", "arms", "cells", "pairs", "judges", "strips", "claims"}``
+        ``{"schema", "run", "arms", "cells", "pairs", "judges", "grids", "claims"}``
 
     Raises:
         StoreError: no such run, planned rows missing, or not judged by this judge yet.
@@ -215,7 +215,7 @@ def measure(
         ),
         "pairs": erasure.pairs(rows, scores, features, **shared, compare=comparisons([a["label"] for a in arms], base)),
         "judges": [judge_table(judge)],
-        "strips": strips(plan, cases, arms, rows),
+        "grids": grids(plan, cases, arms, rows),
     }
     table["claims"] = claims(table)["claims"]
     store.write_json(store.run_folder(name) / "metrics.json", table)

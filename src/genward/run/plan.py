@@ -66,7 +66,7 @@ class Plan:
     batch: int = 32
     sampler: Sampler = field(default_factory=Sampler)
     judge: str = "lab"
-    wordings: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     """Harm wordings of the text rows, where the benchmark lets one choose; empty: its own."""
     attacks: tuple[str, ...] = ()
     """Attack texts of ``m-erasure``, as ``ddim_inversion,steps=50``."""
@@ -157,7 +157,7 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
         arms = tuple(ArmPlan(**row) for row in rows)
         sampler = Sampler(**tables.pop("sampler", {}))
         tables.pop("cases", None)
-        for key in ("concepts", "wordings", "attacks", "prompts"):
+        for key in ("concepts", "variants", "attacks", "prompts"):
             tables[key] = tuple(tables[key] if key == "concepts" else tables.get(key, ()))
         return Plan(**{"name": name, **tables, "arms": arms, "sampler": sampler})
     except (TypeError, KeyError, AttributeError) as error:
@@ -245,8 +245,8 @@ def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]
         "words": words_of(plan.model) if words is None else words,
         "avoid": unseen_by_oracle() if oracle and plan.model in LAB else (),
     }
-    if plan.wordings:
-        settings["wordings"] = plan.wordings
+    if plan.variants:
+        settings["variants"] = plan.variants
     if "references" in known:
         from genward.run.references import shown
 
@@ -290,7 +290,7 @@ def csv_cases(plan: Plan) -> dict[str, list[Case]]:
                 f"{', '.join(sorted(names))}"
             )
         rows = (
-            c._replace(concept=concept, wording=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases()
+            c._replace(concept=concept, variant=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases()
         )
         found.setdefault(concept, []).extend(rows)
     return found
@@ -304,7 +304,7 @@ def _with_files(plan: Plan, cases: list[Case]) -> list[Case]:
 
     mine, served, out = csv_cases(plan), set(), []
     for case in cases:
-        if case.concept not in mine or case.wording in PARENTS:
+        if case.concept not in mine or case.variant in PARENTS:
             out.append(case)
         elif case.concept not in served:
             served.add(case.concept)
@@ -344,7 +344,7 @@ def batches(plan: Plan, pieces: Sequence[Work]) -> list[Batch]:
 # -------------------------------------------------------------------------------------------------------------- dry run
 
 
-def passes_per_image(plan: Plan, extra: float = 0.0) -> float:
+def nfe_per_image(plan: Plan, extra: float = 0.0) -> float:
     """Denoiser rows one image costs: steps × (2 under guidance, else 1) + ``extra`` a step."""
     return plan.sampler.steps * ((2 if plan.sampler.guidance > 1 else 1) + extra)
 
@@ -357,26 +357,26 @@ def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None 
             cores.
 
     Returns:
-        ``rows`` (pictures), ``passes`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
+        ``rows`` (pictures), ``nfe`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
         the same figures by arm; time to fit defenses is not in it.
     """
-    from genward.catalog.fitting import extra_passes
+    from genward.catalog.fitting import extra_nfe
 
     pieces = work(plan, plan_cases(plan) if cases is None else cases)
     speed = rate or ROWS_PER_SECOND
     arms: dict[str, dict[str, Any]] = {}
     for piece in pieces:
-        line = arms.setdefault(piece.label, {"arm": piece.label, "defenses": [], "rows": 0, "passes": 0})
+        line = arms.setdefault(piece.label, {"arm": piece.label, "defenses": [], "rows": 0, "nfe": 0})
         line["defenses"].append(piece.defenses)
         line["rows"] += len(piece.cases)
-        line["passes"] += round(len(piece.cases) * passes_per_image(plan, extra_passes(piece.defenses)))
-    rows, passes = sum(a["rows"] for a in arms.values()), sum(a["passes"] for a in arms.values())
-    cells = len({(w.label, c.concept, c.wording) for w in pieces for c in w.cases if c.label == "harm"})
+        line["nfe"] += round(len(piece.cases) * nfe_per_image(plan, extra_nfe(piece.defenses)))
+    rows, nfe = sum(a["rows"] for a in arms.values()), sum(a["nfe"] for a in arms.values())
+    cells = len({(w.label, c.concept, c.variant) for w in pieces for c in w.cases if c.label == "harm"})
     return {
         "plan": plan.name,
         "rows": rows,
-        "passes": passes,
-        "minutes": round(passes / speed / 60, 1),
+        "nfe": nfe,
+        "minutes": round(nfe / speed / 60, 1),
         "rate": speed,
         "batches": len(batches(plan, pieces)),
         "cells": cells,

@@ -40,7 +40,7 @@ class Found(NamedTuple):
     facts: Mapping[str, Mapping[str, Any]]
     """Content hash -> what the attack says about it: learning curve, round-trip error, …"""
     cost: Mapping[str, float]
-    """``passes``, ``gradient_passes`` (denoiser rows), ``pictures``, ``seconds``: when it was run, now or earlier"""
+    """``nfe``, ``gradient_nfe`` (denoiser rows), ``pictures``, ``seconds``: when it was run, now or earlier"""
     key: str
 
 

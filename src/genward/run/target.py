@@ -80,8 +80,8 @@ class ArmTarget:
 
     @property
     def cost(self) -> dict[str, float]:
-        """What was spent so far: ``passes``, ``gradient_passes`` (denoiser rows), ``pictures``, ``seconds``."""
-        spent = {"passes": self.rows, "gradient_passes": self.gradient_rows, "pictures": self.sampled}
+        """What was spent so far: ``nfe``, ``gradient_nfe`` (denoiser rows), ``pictures``, ``seconds``."""
+        spent = {"nfe": self.rows, "gradient_nfe": self.gradient_rows, "pictures": self.sampled}
         return {**spent, "seconds": round(time.perf_counter() - self._began, 3)}
 
     def _allowed(self, level: str) -> None:
@@ -98,7 +98,7 @@ class ArmTarget:
             cases, self._sampler, self.defenses, rig=self.rig, starts=self.kept, vectors=self.kept
         )
         self.sampled += len(made)
-        self.rows += sum(s.passes for s in made)
+        self.rows += sum(s.nfe for s in made)
         return made
 
     def references(self, concept: str) -> list[Image]:

@@ -56,7 +56,7 @@ class RowVerdict(NamedTuple):
     tokens: tuple[tuple[str, float], ...] = ()
     failed: bool = False
     """Whether the row is blocked because a guard did not do its work, not because of what it found"""
-    passes: int = 0
+    nfe: int = 0
     """Denoiser rows spent"""
     notes: Mapping[str, list[float]] = {}
     """What guards measured: signal -> numbers, one a call"""
@@ -361,7 +361,7 @@ class Guarded:
     def _records(self, output: GuardedOutput, texts: Sequence[Prompt]) -> list[dict[str, Any]]:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         known = {"time": stamp, "guard": self.hash, "policy": self.policy.name}
-        keys = ("action", "by", "stage", "step", "score", "threshold", "category", "failed", "passes", "why")
+        keys = ("action", "by", "stage", "step", "score", "threshold", "category", "failed", "nfe", "why")
         out = []
         for row, (verdict, text) in enumerate(zip(output.verdicts, texts, strict=True)):
             record = {key: getattr(verdict, key) for key in keys}
@@ -840,7 +840,7 @@ def collect(rig: GuardRig, run: Run, kind: str, released: Released, told: bool) 
 def row_verdict(run: Run, case: int, failed: bool) -> RowVerdict:
     """The decision that counts most for a row, with everything that was said about it."""
     said = tuple(run.verdicts.get(case, ()))
-    facts: dict[str, Any] = {"passes": round(float(run.passes[case])), "notes": run.notes.get(case, {}), "every": said}
+    facts: dict[str, Any] = {"nfe": round(float(run.nfe[case])), "notes": run.notes.get(case, {}), "every": said}
     if not bool(run.alive[case]):
         blocking = [v for v in said if v.action == "blocked"]
         by, _, why = run.why.get(case, "refused").partition(": ")

@@ -28,7 +28,7 @@ SAMPLES = pa.schema(
         ("concept", pa.string()),
         ("seed", pa.int64()),
         ("negative", pa.string()),
-        ("wording", pa.string()),
+        ("variant", pa.string()),
         ("group", pa.string()),
         ("parent", pa.string()),
         ("queries", pa.int64()),
@@ -39,7 +39,7 @@ SAMPLES = pa.schema(
         ("image", pa.string()),
         ("notes", pa.string()),
         ("seconds", pa.float64()),
-        ("passes", pa.int64()),
+        ("nfe", pa.int64()),
     ]
 )
 SCORES = pa.schema([("sample", pa.string()), ("label", pa.string()), ("value", pa.float64()), ("why", pa.string())])

@@ -222,14 +222,14 @@ class Store:
             "image": "" if picture is None else hashlib.sha256(picture).hexdigest(),
             "notes": json.dumps(plain(sample.notes), ensure_ascii=False, allow_nan=False),
             "seconds": float(sample.seconds),
-            "passes": int(sample.passes),
+            "nfe": int(sample.nfe),
         }
 
     def samples(self, arms: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """All rows, or those of some arms, sorted by arm, case and id.
 
         Fields: ``id, arm, case`` (the case's own id), the other fields of a case, ``status, why, image`` (sha256 or
-        ``""``), ``notes`` (JSON text), ``seconds, passes``. Where several parts hold one id, a row that is no error
+        ``""``), ``notes`` (JSON text), ``seconds, nfe``. Where several parts hold one id, a row that is no error
         wins, then the first part by name."""
         wanted = None if arms is None else set(arms)
         found: dict[str, dict[str, Any]] = {}
@@ -256,7 +256,7 @@ class Store:
             row["why"],
             json.loads(row["notes"]),
             row["seconds"],
-            row["passes"],
+            row["nfe"],
         )
 
     def done(self, arm: str) -> set[str]:
