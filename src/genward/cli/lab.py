@@ -121,6 +121,11 @@ def build(
     ),
     steps: int | None = typer.Option(None, "--steps", min=1, help="Exact steps for the denoiser's parts."),
     scale: float = typer.Option(1.0, "--scale", min=0, help="Factor on the recipe's minutes."),
+    second: bool = typer.Option(
+        False,
+        "--second",
+        help="The second lab: more wordings, more samples, from the packaged oracle (needs a C++ compiler).",
+    ),
     as_json: bool = common.Json,
 ) -> None:
     """Make the embedded model: icons, autoencoder, denoiser, judges, oracle, package. The same command resumes after a
@@ -136,6 +141,7 @@ def build(
             minutes=minutes,
             steps=steps,
             scale=scale,
+            second=second,
             report=lambda name, done, whole, text: update(f"{name} (s)", int(done), max(1, int(whole))),
         )
     if as_json:

@@ -41,6 +41,8 @@ SHIPPED = {
 """
 MINUTES = {"autoencoder": 16.0, "trunk": 36.0, "branch": 52.0, "judge": 11.0, "second_judge": 8.0}
 """Minutes of training on two CPU cores, by part."""
+SECOND_STEPS = {"trunk": 15_700, "lab": 5_500, "oracle": 5_500}
+"""Steps of 64 samples of the second lab's parts: a million samples on the trunk, 352,000 on each branch."""
 MUON = 1.0
 """Rate of matrices under Muon as a multiple of AdamW's, for the second lab; 0 is AdamW alone."""
 SETS = (
@@ -209,7 +211,10 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def stage_autoencoder(shop: Workshop) -> None:
-    """Train the autoencoder, fold its latent statistics away, save it as ``vae``."""
+    """Train the autoencoder, fold its latent statistics away, save it as ``vae``; the second lab keeps the packaged
+    one."""
+    if shop.second:
+        return
     import torch
 
     from genward.lab import autoencoder as ae
@@ -341,6 +346,8 @@ def _part(shop: Workshop, part: str) -> None:
     torch.manual_seed(0)
     branch = part != "trunk"
     start, steps = None, shop.steps
+    if steps is None and shop.second:
+        steps = SECOND_STEPS[part]
     if branch:
         trunk = shop.work / "trunk" / CHECKPOINT
         if not trunk.exists():
@@ -559,6 +566,7 @@ def build(
     minutes: float | None = None,
     steps: int | None = None,
     scale: float = 1.0,
+    second: bool = False,
     report: Report = quiet,
 ) -> None:
     """Run stages in the recipe's order; each resumes from its last checkpoint, so the same command goes on after a
@@ -568,6 +576,7 @@ def build(
         work: folder for checkpoints and results. icons: folder with the icon sets instead of fetching them.
         minutes: for each training part, instead of the recipe's. steps: exact steps for the denoiser's parts. scale:
             factor on all minutes.
+        second: train the second lab, see ``Workshop.second``.
 
     Raises:
         UnknownName: no such stage; BadInput: what an earlier stage makes is missing.
@@ -576,7 +585,7 @@ def build(
         if stage not in RUN:
             raise UnknownName("stage", stage, STAGES)
     work.mkdir(parents=True, exist_ok=True)
-    shop = Workshop(work, icons, scale, minutes, steps, report)
+    shop = Workshop(work, icons, scale, minutes, steps, report, second)
     for stage in STAGES:
         if stage in stages:
             RUN[stage](shop)
