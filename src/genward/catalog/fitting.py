@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
+from genward.core import defending
 from genward.core.contracts import Artifact, Defense
+from genward.core.defending import artifact_field
 from genward.core.records import Concept, load_concept
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, UnknownName
@@ -94,15 +96,10 @@ def extra_nfe(text: str) -> float:
     """Denoiser rows a step that a chain adds to guidance's two, by its classes' own word (``extra_nfe``); 0 where
     they say nothing."""
     names = [r.name for r in parse_defense(text) if r.name]
-    return float(sum(getattr(catalog.find("defense", n), "extra_nfe", 0) for n in names))
+    return sum((defending.extra_nfe(catalog.find("defense", n)) for n in names), 0.0)
 
 
 # ------------------------------------------------------------------------------------------------------------- building
-
-
-def artifact_field(cls: type[Any]) -> str | None:
-    """Name of the field that holds a defense's learned weights, or ``None`` for one that learns nothing."""
-    return next((f.name for f in dataclasses.fields(cls) if "Artifact" in str(f.type)), None)
 
 
 def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
@@ -114,9 +111,9 @@ def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
 
 def fit_fields(defense: Any) -> dict[str, Any]:
     """The fields that decide what is learned."""
-    skip = {artifact_field(type(defense)), *getattr(type(defense), "at_attach", ("strength",))}
+    skip, values = {artifact_field(defense), *defending.at_attach(defense)}, defending.fields(defense)
     return {
-        f.name: getattr(defense, f.name)
+        f.name: values[f.name]
         for f in dataclasses.fields(defense)
         if f.name not in skip and f.metadata.get("identity", True)
     }
@@ -130,9 +127,7 @@ def template(request: DefenseRequest) -> Any:
     try:
         if not request.concept or artifact_field(cls):
             return cls(**given)
-        if not hasattr(cls, "for_concept"):
-            raise BadInput(f"defense {request.name!r} takes no concept; leave out ':{request.concept}'")
-        return cls.for_concept(load_concept(request.concept), **given)
+        return defending.made_for(cls, load_concept(request.concept), **given)
     except TypeError as error:
         raise BadInput(f"defense {request.text!r}: {error}; see genward show defense {request.name}") from error
 
@@ -165,8 +160,8 @@ def ready(
             defense, artifact = from_artifact(request, model)
         else:
             defense = template(request)
-            field = artifact_field(type(defense))
-            if field is None or getattr(defense, field) is not None:
+            field = artifact_field(defense)
+            if field is None or defending.artifact_of(defense) is not None:
                 defenses.append(with_probe(defense))
                 continue
             artifact = _artifact(request, defense, model, folder, refit, say)
@@ -184,10 +179,10 @@ def with_probe(defense: Any) -> Any:
             f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense "
             "class"
         )
-    if getattr(defense, "judge", "") and getattr(defense, "probe", 0) is None:
+    if defending.judge_field(defense) and defending.judge_of(defense) is None:
         from genward.catalog.judges import judge_hash, open_judge
 
-        judge = open_judge(defense.judge)  # type: ignore[attr-defined]
+        judge = open_judge(str(defending.fields(defense)["judge"]))
         return dataclasses.replace(defense, probe=judge, judge_hash=judge_hash(judge))
     return defense
 

@@ -42,11 +42,12 @@ def main(
         raise BadInput(f"method {method!r}: name one defense that learns, as in uce (genward list defenses)")
     about = load_concept(concept)
 
-    from genward.catalog.fitting import artifact_field, fit_artifact, template
+    from genward.catalog.fitting import fit_artifact, template
     from genward.catalog.opening import open_model
+    from genward.core.defending import artifact_field
 
     defense = template(requests[0])
-    if artifact_field(type(defense)) is None:
+    if artifact_field(defense) is None:
         raise BadInput(
             f"defense {name!r} learns nothing, so there is nothing to fit; use it as it is: --defense {name}:{concept}"
         )

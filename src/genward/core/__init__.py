@@ -1,6 +1,6 @@
 """Records, contracts and identities shared by every room. Nothing here imports torch."""
 
-from genward.core.contracts import Artifact, Attack, Benchmark, Card, Defense, Fits, Judge, Model, Rig, Target
+from genward.core.contracts import Artifact, Attack, Benchmark, Card, Defense, Fits, FitTools, Judge, Model, Rig, Target
 from genward.core.records import (
     Call,
     Case,
@@ -18,6 +18,6 @@ from genward.core.records import (
 from genward.core.spec import Spec, canonical, digest
 
 __all__ = [
-    "Artifact", "Attack", "Benchmark", "Call", "Card", "Case", "Concept", "Defense", "Fits", "Frame", "Judge", "Model", "Prediction",
+    "Artifact", "Attack", "Benchmark", "Call", "Card", "Case", "Concept", "Defense", "FitTools", "Fits", "Frame", "Judge", "Model", "Prediction",
     "Prompt", "Rig", "Sample", "Sampler", "Score", "Spec", "Target", "Tokens", "Verdict", "canonical", "digest", "load_concept",
 ]  # fmt: skip

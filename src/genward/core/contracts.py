@@ -38,6 +38,8 @@ class Rig(Protocol):
 
     now: Frame | None
     """Where the port that runs is being called; ``images`` ports, which get no frame, read it here"""
+    model: Any
+    """The model behind it, see ``Model``; ports reach everything that a method needs but the schedule and the encoders"""
 
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None: ...
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None: ...
@@ -79,7 +81,8 @@ class Rig(Protocol):
 
 @runtime_checkable
 class Defense(Protocol):
-    """A frozen dataclass; its fields are its configuration."""
+    """A frozen dataclass; its fields are its configuration. ``core.defending`` names what it may say beside these two
+    members, and what holds where it does not."""
 
     name: ClassVar[str]
 
@@ -102,10 +105,62 @@ class Artifact:
         return hash(self.hash)
 
 
-class Fits(Protocol):
-    """Only for defenses that learn something first."""
+class FitTools(Protocol):
+    """What a fit is given beside the model and the concept; ``ops.tools.Tools`` is the one that genward gives.
 
-    def fit(self, model: Model, concept: Concept) -> Any: ...
+    A fit uses what it needs of it and ignores the rest; without anyone who listens, counts or stores, each member does
+    nothing and costs nothing."""
+
+    @property
+    def words(self) -> Mapping[str, Any]:
+        """The model's vocabulary as plain tables (``catalog.opening.words_of``); empty where it has none."""
+        ...
+
+    @property
+    def judge(self) -> Judge | None:
+        """Who labels pictures of this model, ``None`` where nobody was named."""
+        ...
+
+    def need_judge(self, why: str) -> Judge:
+        """The judge. Raises ``BadInput`` that begins with ``why`` and says how to name one, where there is none."""
+        ...
+
+    def progress(self, step: int, steps: int, loss: float) -> None:
+        """Tell how far the fit is: ``step`` of ``steps``, and its loss, NaN where there is none."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell the user something in words."""
+        ...
+
+    def due(self) -> bool:
+        """Whether the state should be kept now: it can be, and the last time is long enough ago."""
+        ...
+
+    def checkpoint(self, state: Any = None, part: str = "state") -> Any:
+        """Keep the state of a long fit (tensors, numbers, texts, dicts, lists of them), or (``None``) take up the one
+        that an interrupted fit of the same settings kept; ``None`` where there is none.
+
+        ``part`` names it, where a fit has several. A fit that goes on from there ends at the same bits as one that was
+        never stopped, so the state holds its random generators too."""
+        ...
+
+    def record(self, model: Model, cases: Sequence[Case], sampler: Sampler, sources: Sequence[Any], **how: Any) -> Any:
+        """States of the model on its way through the cases, streamed to shards of bounded memory; an interrupted
+        recording goes on. Takes what ``ops.activations.record`` takes, and returns its ``Recording``."""
+        ...
+
+
+class Fits(Protocol):
+    """Only for defenses that learn something first: they have a field of type ``Artifact | None`` as well."""
+
+    def fit(self, model: Model, concept: Concept, tools: FitTools) -> Any:
+        """The defense itself with what it learned in that field; the model is left as it was.
+
+        Raises:
+            BadInput: nothing can be learned from this concept on this model, or no judge where one is needed.
+        """
+        ...
 
 
 class Model(Protocol):

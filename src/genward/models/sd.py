@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Defense, Site
 from genward.core.records import Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.spec import Spec, file_hash
@@ -208,7 +209,7 @@ class StableDiffusion:
         """Raise ``Inapplicable`` for a defense that cannot act under the sampler, ``BadInput`` for a size that the
         model cannot make."""
         for defense in defenses:
-            if sampler.guidance <= 1 and getattr(defense, "needs_guidance", False):
+            if sampler.guidance <= 1 and defending.needs_guidance(defense):
                 raise Inapplicable(
                     f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance "
                     f"{sampler.guidance:g}; "

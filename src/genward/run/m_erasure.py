@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.benchmarks.m_erasure import PARENTS, MErasureBenchmark
 from genward.catalog.opening import Opener
+from genward.core import defending
 from genward.core.records import Case, Sample
 from genward.errors import StoreError
 from genward.run import measure as loop
@@ -161,7 +162,7 @@ def _use(piece: Bound, side: str, found: Found, served: set[str], out: Searched)
         share = len(cases) / max(1, len(found.cases))
         for setting in SETTINGS[variant]:
             guidance = piece.sampler.guidance if setting.guidance is None else setting.guidance
-            blocked = guidance <= 1 and any(getattr(d, "needs_guidance", False) for d in piece.defenses)
+            blocked = guidance <= 1 and any(defending.needs_guidance(d) for d in piece.defenses)
             rows = (
                 ()
                 if blocked

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
+from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec, digest
@@ -59,7 +60,7 @@ def looked_through(
     """
     met = []
     for defense in defenses:
-        if guidance is not None and guidance <= 1 and getattr(defense, "needs_guidance", False):
+        if guidance is not None and guidance <= 1 and defending.needs_guidance(defense):
             continue
         with model.rig([defense]) as rig:
             if rig.edited or any(rig.of(kind) for kind in LOOKED_THROUGH):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Call, Case, Prompt, Sample, Sampler
 from genward.errors import BadArtifact, Conflict, UnknownName
@@ -76,7 +77,7 @@ class ArmTarget:
 
     @property
     def needs_guidance(self) -> bool:
-        return any(getattr(d, "needs_guidance", False) for d in self.defenses)
+        return any(defending.needs_guidance(d) for d in self.defenses)
 
     @property
     def cost(self) -> dict[str, float]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Defense, Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Verdict
 from genward.core.spec import Spec, digest
@@ -502,7 +503,7 @@ def _guardable(guarded: Guarded, asked: Asked, distilled: bool) -> None:
             f"guidance_rescale contradicts {rig.of('guidance')[0].owner}, which owns guidance; leave one of them out"
         )
     for defense in guarded.defenses:
-        if asked.guidance <= 1 and getattr(defense, "needs_guidance", False):
+        if asked.guidance <= 1 and defending.needs_guidance(defense):
             raise Inapplicable(
                 f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance_scale "
                 f"{given['guidance_scale']:g}"
@@ -690,7 +691,8 @@ class _Call:
         (``last_look``)."""
         if self.rig.of("images"):
             return True
-        said = {name: d.last_look(self.run.steps) for name, d in self.guarded.named.items() if hasattr(d, "last_look")}
+        looks = {name: defending.last_look(d, self.run.steps) for name, d in self.guarded.named.items()}
+        said = {name: step for name, step in looks.items() if step is not None}
         left = range(step, self.run.steps)
         return any(
             p.kind in LOOP and p.active(k, self.run.steps) and k <= said.get(p.owner, k)

@@ -17,8 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genward.catalog.fitting import DefenseRequest, artifact_field, parse_defense, ready, with_probe
+from genward.catalog.fitting import DefenseRequest, parse_defense, ready, with_probe
+from genward.core import defending
 from genward.core.contracts import Defense
+from genward.core.defending import artifact_field, concept_of
 from genward.core.spec import Spec
 from genward.errors import BadInput, Conflict, GenwardError, UnknownName
 from genward.serve.audit import Audit
@@ -159,27 +161,16 @@ def fitted(
 
     if request.name and not request.concept:
         cls = catalog.find("defense", request.name)
-        if hasattr(cls, "for_concept"):
+        if defending.takes_concept(cls) and not defending.learns(cls):
             concept = merged([policy.concepts[c.name] for c in categories])
             try:
-                made: Defense = cls.for_concept(
-                    concept, **catalog.options("defense", request.name, dict(request.options))
+                made: Defense = defending.made_for(
+                    cls, concept, **catalog.options("defense", request.name, dict(request.options))
                 )
             except TypeError as error:
                 raise BadInput(f"defense {request.text!r}: {error}; see genward show defense {request.name}") from error
             return made
     return ready([request], model, store, progress=progress).defenses[0]
-
-
-def concept_of(defense: Any) -> str:
-    """Name of the concept that a defense says it is about (several joined by ``+``): its field, or its artifact's card;
-    empty where it says nothing."""
-    said = getattr(defense, "concept", "")
-    if said:
-        return said if isinstance(said, str) else str(getattr(said, "name", ""))
-    field = artifact_field(type(defense)) if dataclasses.is_dataclass(defense) else None
-    artifact = getattr(defense, field) if field else None
-    return "+".join(artifact.card.get("concepts", {})) if artifact is not None else ""
 
 
 def followed(defense: Any, categories: Sequence[Category]) -> Any:
