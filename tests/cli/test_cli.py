@@ -20,6 +20,7 @@ from genward import __version__
 from genward.cli import app as application
 from genward.cli import common, doctor
 from genward.cli.app import STOPPED, status
+from genward.core.precision import precision
 from genward.errors import StoreError
 
 COMMANDS = ("list", "show", "generate", "fit", "export", "judge", "run", "report", "claims", "check", "doctor", "lab")
@@ -169,9 +170,10 @@ def test_doctor_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str
     code = status(["doctor", "--json", "--store", str(store)])
     found = json.loads(capsys.readouterr().out)
     assert code == (0 if found["usable"] else 3)
-    assert {"genward", "torch", "cores", "lab weights", "free disk", "chromium"} <= {
-        f["what"] for f in found["findings"]
-    }
+    values = {f["what"]: f["value"] for f in found["findings"]}
+    assert {"genward", "torch", "cores", "lab weights", "free disk", "chromium", "processor"} <= set(values)
+    assert values["training on cpu"].startswith(f"{precision('cpu').name}: ")
+    assert float(values["denoiser"].split(" rows per second")[0]) > 0
     assert not store.exists()
 
 

@@ -1,4 +1,4 @@
-"""``genward doctor``: can this machine and installation do the work? Writes nothing."""
+"""``genward doctor``: can this machine and installation do the work, and how fast? Writes nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import typer
 
 from genward import __version__
 from genward.cli import common
+from genward.core.precision import precision
+from genward.run.results import device_text, processor
 
 PACKAGES = (
     "torch",
@@ -115,7 +117,28 @@ def devices() -> list[Line]:
     names = (
         [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     )
-    return [*found, line("accelerators", ", ".join(names) or "none; the lab is made for the CPU")]
+    kinds = ["cpu", "cuda"] if names else ["cpu"]
+    decided = [(kind, precision(kind)) for kind in kinds]
+    return [
+        *found,
+        line("accelerators", ", ".join(names) or "none; the lab is made for the CPU"),
+        *(line(f"training on {kind}", f"{chosen.name}: {chosen.why}") for kind, chosen in decided),
+    ]
+
+
+def speed() -> Line:
+    """Denoiser rows per second of the embedded model, measured on its device (a few seconds)."""
+    from genward.catalog.opening import open_model
+    from genward.core.records import Sampler
+    from genward.run.speed import speed_of
+
+    model = open_model("lab")
+    found = speed_of(model, Sampler(), 32)
+    return line(
+        "denoiser",
+        f"{found.rows_per_second:.3g} rows per second of the lab on {device_text(str(model.device))}; "
+        f"a picture of 20 steps takes {found.seconds(1, 40):.2f} s",
+    )
 
 
 def disk(store: Path) -> list[Line]:
@@ -151,15 +174,19 @@ def browser() -> list[Line]:
 
 
 def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
-    """Say whether this machine and installation can do the work; exit 3 if not. Writes nothing."""
+    """Say whether this machine and installation can do the work, and how fast; exit 3 if not. Writes nothing."""
     found = [
         line("genward", __version__),
         line("python", f"{platform.python_version()}, {platform.platform()}"),
+        line("processor", processor()),
         *packages(),
         *threads(),
         *devices(),
     ]
-    found += [*weights(), *disk(store), *browser()]
+    found += weights()
+    if not any(f["state"] == "bad" for f in found):
+        found.append(speed())
+    found += [*disk(store), *browser()]
     bad = [f for f in found if f["state"] == "bad"]
     if as_json:
         common.emit({"usable": not bad, "findings": found})

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from genward.core.checkpoint import load_checkpoint, save_checkpoint
+from genward.core.precision import autocast
 from genward.errors import BadInput
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -82,7 +83,7 @@ def train(
         )
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(where.type, torch.bfloat16):
+        with autocast(where):
             logits = net(x.to(where)).float()
         loss = (
             (F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none") * weights.to(where))

@@ -12,9 +12,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 from torch import Tensor
 
 from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from genward.core.precision import autocast
 from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, World, place
 
@@ -162,23 +161,6 @@ def loss(unet: Any, sched: Any, z: Tensor, text: Tensor, generator: torch.Genera
 def device() -> torch.device:
     """The accelerator when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@cache
-def bf16_pays(kind: str = "cpu") -> bool:
-    """Whether bfloat16 is computed in hardware: on accelerators always, on the CPU with AVX-512 BF16 or AMX.
-
-    A CPU without them emulates it: 512 training samples did not finish in five minutes there, against 25 s in float32.
-    """
-    if kind != "cpu":
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def autocast(where: torch.device | None = None) -> AbstractContextManager[Any]:
-    """bfloat16 autocast where it pays, else nothing; the one place that decides (``genward doctor`` says what)."""
-    kind = "cpu" if where is None else where.type
-    return torch.autocast(kind, torch.bfloat16) if bf16_pays(kind) else nullcontext()
 
 
 def eager_attention(unet: Any) -> None:

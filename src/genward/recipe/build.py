@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from genward.core.precision import autocast
 from genward.core.records import load_concept
 from genward.errors import BadInput, UnknownName
 
@@ -260,7 +261,7 @@ def _train_autoencoder(
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * decay)
             x, coming = coming.result(), pool.submit(batches)
-            with torch.autocast(where.type, torch.bfloat16):
+            with autocast(where):
                 value, mse = ae.loss(model, x.to(where))
             optimizer.zero_grad()
             value.backward()

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from genward.core.checkpoint import CHECKPOINT
+from genward.core.precision import autocast
 from genward.judges.training import Batch, calibrate, disturb, probabilities, train
 from genward.lab.autoencoder import to_tensor
 from genward.lab.data import Vocabulary, place
@@ -134,7 +135,7 @@ class Pictures:
         return x
 
     def _decoded(self, x: Tensor, noised: int) -> Tensor:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             z = self.vae.encode(x).latent_dist.mean.float()
             level = 0.02 * torch.rand(len(z), 1, 1, 1, generator=self.generator)
             level[:noised] = 0.75 + 0.25 * torch.rand(noised, 1, 1, 1, generator=self.generator)

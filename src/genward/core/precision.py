@@ -1,0 +1,72 @@
+"""Which precision trainings compute in: the one place that decides. Importing it loads no torch.
+
+A CPU without bfloat16 units emulates them: 512 training samples did not finish in five minutes there, against 25 s in
+float32. So the lab's recipe asks here before it autocasts, and ``genward doctor`` prints the answer with its reason.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+CPU_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512 BF16"}
+"""What the CPU is asked for -> its name; one of them suffices."""
+
+
+class Precision(NamedTuple):
+    """A decision and its reason."""
+
+    bf16: bool
+    """Whether autocast to bfloat16 is on; else float32."""
+    why: str
+
+    @property
+    def name(self) -> str:
+        return "bfloat16" if self.bf16 else "float32"
+
+
+@cache
+def precision(kind: str = "cpu") -> Precision:
+    """What trainings compute in on a kind of device (``cpu``, ``cuda``, ``mps``, …), decided once per process.
+
+    bfloat16 needs units of its own: on the CPU AMX or AVX-512 BF16, on CUDA no emulation (compute capability 8.0).
+    Other devices stay in float32 because nothing was measured there.
+    """
+    import torch
+
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Precision(native, f"{torch.cuda.get_device_name()} {'has' if native else 'lacks'} bfloat16 units")
+    if kind != "cpu":
+        return Precision(False, f"bfloat16 was not measured on {kind}")
+    found = [name for key, name in CPU_UNITS.items() if cpu_units().get(key)]
+    if found:
+        return Precision(True, f"the processor has {' and '.join(found)}")
+    return Precision(False, f"the processor has neither {' nor '.join(CPU_UNITS.values())} and would emulate bfloat16")
+
+
+def cpu_units() -> Mapping[str, Any]:
+    """The processor's instruction sets that torch can use, by torch's names."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):  # not in the oldest torch that genward takes
+        units: Mapping[str, Any] = torch.cpu.get_capabilities()
+        return units
+    return {
+        "amx_bf16": torch.cpu._is_amx_tile_supported(),
+        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
+    }
+
+
+def autocast(where: torch.device | None = None) -> AbstractContextManager[Any]:
+    """bfloat16 autocast on a device (the CPU by default) where it pays, else nothing; see ``precision``."""
+    import torch
+
+    kind = "cpu" if where is None else where.type
+    return torch.autocast(kind, torch.bfloat16) if precision(kind).bf16 else nullcontext()
