@@ -147,3 +147,35 @@ def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("step", "seconds", "expect"), [(0, 0.0, 0.01), (99, 10.0, 1.0), (1000, 100.0, 0.02)])
 def test_schedule(step: int, seconds: float, expect: float) -> None:
     assert net.schedule(step, seconds, 100.0, peak=1.0, decay=True) == pytest.approx(expect, rel=1e-6)
+
+
+def test_the_second_vocabulary_adds_and_takes_nothing_away() -> None:
+    """At least six trained and three held-out synonyms, four and two descriptions, three variants of every style; no phrase twice."""
+    first, second = data.vocabulary(), data.second_vocabulary()
+    assert second.names == first.names and second.style_names == first.style_names
+    seen: dict[str, str] = {}
+    for thing in second.things:
+        old = first.thing(thing.name)
+        counts = []
+        for level in ("name", "synonym", "synonym-heldout", "description", "description-heldout"):
+            phrases = thing.variants(level)
+            assert phrases[: len(old.variants(level))] == old.variants(level)
+            counts.append(len(phrases))
+            for phrase in phrases:
+                assert phrase == phrase.lower() and len(phrase.split()) <= 11
+                assert seen.setdefault(phrase, f"{thing.name}/{level}") == f"{thing.name}/{level}", phrase
+        assert counts[1] >= 6 and counts[2] >= 3 and counts[3] >= 4 and counts[4] >= 2, thing.name
+    for style in second.styles:
+        assert len(style.variants) >= 3 and len(style.variants_heldout) >= 3
+        assert all(v.count("{}") == 1 and style.name in v for v in (*style.variants, *style.variants_heldout))
+
+
+def test_captions_of_the_second_vocabulary_fit_the_encoder() -> None:
+    from genward import lab
+
+    tokenizer, _ = lab.text_encoder()
+    words = data.second_vocabulary()
+    world = data.World.build([(t.name, s) for t in words.things for s in words.style_names])
+    rng = random.Random(3)
+    captions = [world.sample(words, rng, scene=share)[2] for share in (0.0, 1.0) for _ in range(400)]
+    assert max(len(ids) for ids in tokenizer(captions, truncation=False).input_ids) <= lab.TOKENS

@@ -42,7 +42,7 @@ class Style:
     set: str
     variants: tuple[str, ...] = ()
     """Trained templates; empty: ``"{} in NAME style"`` alone."""
-    wordings_heldout: tuple[str, ...] = ()
+    variants_heldout: tuple[str, ...] = ()
 
     def draw(self, phrase: str, rng: random.Random) -> str:
         """The phrase in this style: half of the time in the first wording, else in one of the others."""
