@@ -30,14 +30,17 @@ def test_cases_take_references_in_turn(target: Callable[..., Any]) -> None:
         (c.id + "/inv", c.id, c.prompt, c.seed, c.group) for c in CASES
     ]
     cat, key = ([c for c in found if c.concept == name] for name in ("cat", "key"))
-    assert cat[0].latents == cat[2].latents != cat[1].latents and len({c.latents for c in key}) == 3
-    assert set(arm.kept) == {c.latents for c in found}
-    facts = [arm.kept[c.latents][1] for c in key]
+    assert (
+        cat[0].inputs["latents"] == cat[2].inputs["latents"] != cat[1].inputs["latents"]
+        and len({c.inputs["latents"] for c in key}) == 3
+    )
+    assert set(arm.kept) == {c.inputs["latents"] for c in found}
+    facts = [arm.kept[c.inputs["latents"]][1] for c in key]
     assert [f["reference"] for f in facts] == [0, 1, 2] and all(
         f["kind"] == "latents" and f["concept"] == "key" and f["steps"] == 4 for f in facts
     )
     assert [c.queries for c in cat] == [2, 4, 2] and [c.queries for c in key] == [4, 4, 4]
-    assert all(not c.vectors for c in found)
+    assert all(list(c.inputs) == ["latents"] for c in found)
 
 
 def test_batches_equal_one_at_a_time_and_a_plain_loop(target: Callable[..., Any], model: StableDiffusion) -> None:
@@ -52,9 +55,9 @@ def test_batches_equal_one_at_a_time_and_a_plain_loop(target: Callable[..., Any]
         return model.predict(Call(z.double(), torch.tensor([t]), state)).to(z.dtype)
 
     for x, y in zip(a, b, strict=True):
-        one, two = together.kept[x.latents][0], alone.kept[y.latents][0]
+        one, two = together.kept[x.inputs["latents"]][0], alone.kept[y.inputs["latents"]][0]
         assert one.shape == (4, 8, 8) and torch.allclose(one, two, atol=1e-4)
-        which = together.kept[x.latents][1]["reference"]
+        which = together.kept[x.inputs["latents"]][1]["reference"]
         with torch.no_grad():
             slow = invert(predict, together.latents(together.references(x.concept))[which : which + 1], plan, refine=1)[
                 0
@@ -70,12 +73,12 @@ def test_round_trip_is_what_the_sampler_gives(target: Callable[..., Any], words:
     arm.model = tiny_sd(encoder="bert", folder=words)  # in single precision, as it samples
     parents = [Case(f"cat/{k}", "", "harm", "cat", variant="latent") for k in range(2)]
     found = list(DdimInversion(steps=0, refine=2).search(parents, arm))
-    starts = {c.latents: arm.kept[c.latents][0].float() for c in found}
+    starts = {c.inputs["latents"]: arm.kept[c.inputs["latents"]][0].float() for c in found}
     samples = arm.model.generate(found, Sampler(steps=6, guidance=1.0), starts=starts, keep_latents=True)
     wanted = arm.latents(arm.references("cat"))
     for k, (sample, case) in enumerate(zip(samples, found, strict=True)):
         error = float((sample.latents - wanted[k]).norm() / wanted[k].norm())
-        assert abs(error - arm.kept[case.latents][1]["round_trip"]) < 1e-3
+        assert abs(error - arm.kept[case.inputs["latents"]][1]["round_trip"]) < 1e-3
 
 
 def test_refinement_and_guidance_are_passed_on(target: Callable[..., Any]) -> None:
@@ -102,8 +105,10 @@ def test_one_that_is_not_finite_leaves_the_others_alone(target: Callable[..., An
 
     arm.poison = poison
     found, wanted = list(DdimInversion(steps=3).search(CASES, arm)), list(DdimInversion(steps=3).search(CASES, well))
-    assert [c.latents == "nan" for c in found] == [c.id == "cat/latent/1/inv" for c in found]
-    assert [c.latents for c in found if c.latents != "nan"] == [c.latents for c in wanted if c.id != "cat/latent/1/inv"]
+    assert [c.inputs["latents"] == "nan" for c in found] == [c.id == "cat/latent/1/inv" for c in found]
+    assert [c.inputs["latents"] for c in found if c.inputs["latents"] != "nan"] == [
+        c.inputs["latents"] for c in wanted if c.id != "cat/latent/1/inv"
+    ]
 
 
 def test_an_interrupted_search_goes_on(target: Callable[..., Any]) -> None:

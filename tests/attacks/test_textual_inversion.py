@@ -39,8 +39,8 @@ def test_derived_cases(target: Callable[..., Any]) -> None:
         (c.id + "/ti", c.id, c.seed, "harm", "embedding") for c in CASES
     ]
     for case, parent in zip(found, CASES, strict=True):
-        (name,) = case.vectors
-        assert case.prompt == parent.prompt.replace("{}", f"<{name[:12]}>") and case.latents == ""
+        ((text, name),) = case.inputs.items()
+        assert case.prompt == parent.prompt.replace("{}", text) and text == f"<{name[:12]}>"
         vector, facts = arm.kept[name]
         assert vector.shape == (16,) and not vector.requires_grad
         assert facts["kind"] == "embedding" and facts["concept"] == case.concept and facts["word"] in SMALL.words
@@ -49,7 +49,7 @@ def test_derived_cases(target: Callable[..., Any]) -> None:
             facts["heldout_after"] == min(facts["heldout_by_word"].values())
             and facts["heldout_after"] < facts["heldout_before"]
         )
-    assert len({c.vectors for c in found}) == 2, "one word a concept"
+    assert len({c.inputs for c in found}) == 2, "one word a concept"
     rows = 6 * 4 * 2
     assert [c.queries for c in found] == [rows // 3] * 6
     with arm.model.learned({f"<{n[:12]}>": v for n, (v, _) in arm.kept.items()}):
@@ -122,7 +122,7 @@ def test_guidance(target: Callable[..., Any], needs: bool, given: float | None, 
     arm = target({"cat": 2}, needs_guidance=needs)
     attack = TextualInversion(steps=2, rows=2, heldout=2, guidance=given, templates=("{}",))
     (case,) = attack.search(CASES[:1], arm)
-    assert {g for _, g in arm.calls} == {wanted} and arm.kept[case.vectors[0]][1]["guidance"] == wanted
+    assert {g for _, g in arm.calls} == {wanted} and arm.kept[next(iter(case.inputs.values()))][1]["guidance"] == wanted
     assert case.queries == (8 if wanted > 1 else 4)
 
 
@@ -147,11 +147,11 @@ def test_a_concept_that_diverges_leaves_the_others_alone(target: Callable[..., A
 
     arm.poison = poison
     found, wanted = list(SMALL.search(CASES, arm)), list(SMALL.search(CASES, well))
-    assert all(c.vectors == ("nan",) and c.prompt.startswith("<nan>") for c in found if c.concept == "key")
+    assert all(c.inputs == {"<nan>": "nan"} and c.prompt.startswith("<nan>") for c in found if c.concept == "key")
     assert all(
         c.queries == 2 * 4 * 2 // 3 + (k < 2 * 4 * 2 % 3) for k, c in enumerate(c for c in found if c.concept == "key")
     )
-    ours, theirs = (t.kept[c[0].vectors[0]][0] for t, c in ((arm, found), (well, wanted)))
+    ours, theirs = (t.kept[next(iter(c[0].inputs.values()))][0] for t, c in ((arm, found), (well, wanted)))
     assert torch.allclose(ours, theirs, atol=1e-5) and len(arm.kept) == 1
     assert len(arm.calls[-1][0].latents) == 16, "rows of a dead word are not computed"
 
@@ -162,7 +162,7 @@ def test_a_word_that_diverges_loses_to_one_that_does_not(target: Callable[..., A
         torch.cat([noise[:4] * torch.nan, noise[4:]]) if len(noise) == 8 and torch.is_grad_enabled() else noise
     )
     (case,) = SMALL.search(CASES[:1], arm)
-    facts = arm.kept[case.vectors[0]][1]
+    facts = arm.kept[next(iter(case.inputs.values()))][1]
     assert facts["word"] == "dot" and facts["heldout_by_word"]["object"] is None and case.queries == 6 * 4
 
 

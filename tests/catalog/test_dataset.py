@@ -144,7 +144,7 @@ def test_what_cannot_be_built_is_said(model: StableDiffusion, judge: FakeJudge, 
 
 def test_judges_that_differ_leave_the_label_open(model: StableDiffusion, judge: FakeJudge) -> None:
     samples = model.generate([Case(f"b{k}", "a cup", seed=k) for k in range(8)], Sampler(2, 1.0))
-    samples[0].image = None
+    samples[0].output = None
     other = dataclasses.replace(judge, threshold=0.0)
     truth, differ = dataset.agreed([judge, other], samples, ["saw"])
     alone, _ = dataset.agreed([judge], samples, ["saw"])

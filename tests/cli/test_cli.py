@@ -152,19 +152,6 @@ def test_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.splitlines() == ["a         b c", "long one  0.123", "x         -"]
 
 
-def test_write_whole_leaves_nothing_half_written(tmp_path: Path) -> None:
-    def fails(path: Path) -> None:
-        path.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    target = tmp_path / "deep" / "a.png"
-    with pytest.raises(OSError, match="No space"):
-        common.write_whole(target, fails)
-    assert list(tmp_path.rglob("*.*")) == []
-    common.write_whole(target, lambda p: p.write_text("all") and None)
-    assert target.read_text() == "all"
-
-
 def test_doctor_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
     code = status(["doctor", "--json", "--store", str(store)])

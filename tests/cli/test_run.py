@@ -80,7 +80,7 @@ def test_the_loop(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
         "cannot tell",
     }
     assert told(capsys, "check", "--store", "store")["problems"] == []
-    next(Path("store").rglob("images/*/*.png")).write_bytes(b"damaged")
+    next(Path("store").rglob("media/*/*.png")).write_bytes(b"damaged")
     assert told(capsys, "check", "--store", "store", code=3)["problems"]
 
 

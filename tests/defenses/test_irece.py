@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from genward.core import Case, Concept, Sampler, Spec
+from genward.core import Case, Concept, Inputs, Sampler, Spec
 from genward.core.contracts import Artifact
 from genward.defenses.irece import Irece, calibration_cases, gate_rates, learn, localizer, trace, word_positions
 from genward.defenses.irece import Seen as Seen_
@@ -306,7 +306,7 @@ def test_refusals(model: StableDiffusion, concept: Concept, fitted: Irece) -> No
 
 def test_gradients_pass_and_the_localizer_keeps_no_graph(model: StableDiffusion, fitted: Irece) -> None:
     start = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(3)).requires_grad_(True)
-    case = Case("g", "a saw", seed=1, latents="x")
+    case = Case("g", "a saw", seed=1, inputs=Inputs({"latents": "x"}))
     sample = model.generate(
         [case], SAMPLER, [Fade(), replace(fitted, gate=False)], keep_latents=True, starts={"x": start}, gradients=True
     )[0]

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from genward.catalog.judges import judge_hash
-from genward.core import Case, Sample, Spec
+from genward.core import Case, Sample, Spec, media
 from genward.errors import BadArtifact, BadInput
 from genward.judges.clip_zero_shot import ClipZeroShot, against_neutral
 from genward.metrics.erasure import pooled_card
@@ -61,7 +61,7 @@ def noise(seed: int, size: tuple[int, int] = (EDGE, EDGE)) -> Image.Image:
 
 
 def sample(picture: Image.Image | None, name: str = "a", **more: Any) -> Sample:
-    return Sample(Case(name, "a picture"), image=picture, **more)
+    return Sample(Case(name, "a picture"), output=None if picture is None else media.Image(picture), **more)
 
 
 def test_against_neutral_against_a_loop() -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from genward.catalog.judges import judge_hash
-from genward.core import Case, Sample, Spec
+from genward.core import Case, Sample, Spec, media
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges.image_classifier import ImageClassifier, class_ids, concept_values
 from genward.metrics.erasure import pooled_card
@@ -72,7 +72,7 @@ def noise(seed: int, size: tuple[int, int] = (EDGE, EDGE)) -> Image.Image:
 
 
 def sample(picture: Image.Image | None, name: str = "a", **more: Any) -> Sample:
-    return Sample(Case(name, "a picture"), image=picture, **more)
+    return Sample(Case(name, "a picture"), output=None if picture is None else media.Image(picture), **more)
 
 
 def test_concept_values_against_a_loop() -> None:

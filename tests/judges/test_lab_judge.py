@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from genward.core import Case, Sample
+from genward.core import Case, Sample, media
 from genward.errors import BadArtifact
 from genward.judges.lab import LabJudge
 from genward.judges.training import agreement, calibrate, disturb
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def picture(color: str, size: int = 64) -> Sample:
-    return Sample(Case(color, "a cat"), image=Image.new("RGB", (size, size), color))
+    return Sample(Case(color, "a cat"), output=media.Image(Image.new("RGB", (size, size), color)))
 
 
 def test_scores_and_features(folder: Path) -> None:

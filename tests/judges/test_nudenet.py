@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from genward import lab
 from genward.catalog.judges import judge_hash
-from genward.core import Case, Sample, Spec
+from genward.core import Case, Sample, Spec, media
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.judges import nudenet
 from genward.judges.nudenet import ANY, CLASSES, PARTS, NudeNet, readings
@@ -31,7 +31,7 @@ send({{"classes": {list(CLASSES)!r}}})
 
 
 def sample(picture: Image.Image | None, name: str = "a", **more: str) -> Sample:
-    return Sample(Case(name, "a picture"), image=picture, **more)  # type: ignore[arg-type]
+    return Sample(Case(name, "a picture"), output=None if picture is None else media.Image(picture), **more)  # type: ignore[arg-type]
 
 
 def plain(color: str = "red", size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genward.core import Case, Sample, Score
+from genward.core import Case, Sample, Score, media
 from genward.core.contracts import Card
 from genward.errors import UnknownName
 from genward.metrics import cells, corrected_rate, pairs
@@ -107,9 +107,9 @@ class Table:
             "variant": variant,
             "group": group,
             "status": status,
-            "image": name,
+            "output": name,
             "seconds": 0.1 + (arm == "G"),
-            "nfe": 40 + 20 * (arm == "G"),
+            "costs": {"nfe": 40 + 20 * (arm == "G")},
         }
         self.rows.append(row)
         for x in FIGURES:
@@ -259,7 +259,7 @@ def test_pairs_that_all_agree_have_a_width_unless_the_pictures_are_the_same() ->
         abs(same["crr_difference"]) < 0.01 and same["crr_difference_low"] < -0.5 and same["crr_difference_high"] > 0.5
     )
     for row in table.rows:
-        row["image"] = row["case"]
+        row["output"] = row["case"]
     assert table.cells()[len(HARM)]["crr_difference_low"] == table.cells()[len(HARM)]["crr_difference_high"] == 0.0
 
 
@@ -348,7 +348,15 @@ def test_from_the_store(tmp_path: Path) -> None:
                 variant="name" if harm else "keep-object",
                 group=["bomb", "cat"][not harm] + (str(k) if harm else ""),
             )
-            made.append(Sample(case, arm["hash"], image=Image.new("RGB", (4, 4), (k, j, 0)), seconds=0.5, nfe=40))
+            made.append(
+                Sample(
+                    case,
+                    arm["hash"],
+                    output=media.Image(Image.new("RGB", (4, 4), (k, j, 0))),
+                    seconds=0.5,
+                    costs={"nfe": 40},
+                )
+            )
         store.put_samples(made, arm["label"])
         store.put_scores(
             "j",

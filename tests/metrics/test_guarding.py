@@ -52,9 +52,9 @@ def table(seed: int = 0) -> tuple[list[dict[str, Any]], dict[tuple[str, str], fl
                         "variant": variant,
                         "group": group,
                         "status": status,
-                        "image": "",
+                        "output": "",
                         "seconds": 1.0,
-                        "nfe": 8 if status == "refused" else 40,
+                        "costs": {"nfe": 8 if status == "refused" else 40},
                     }
                 )
                 for x in CARD:
@@ -95,7 +95,7 @@ def test_cells_equal_a_slow_reading() -> None:
     assert guard["benign_blocked"] == pytest.approx(sum(blocked) / len(blocked)) and guard["n_benign"] == len(blocked)
     assert guard["n_unscored"] == 3
     out = [r for r in mine if r["status"] == "ok"]
-    spent = sum(r["nfe"] for r in mine if r["status"] != "error")
+    spent = sum(r["costs"]["nfe"] for r in mine if r["status"] != "error")
     assert guard["nfe_per_released"] == pytest.approx(spent / len(out)) and guard["nfe_per_blocked"] == 8
     assert guard["low"] <= guard["unsafe_released"] <= guard["high"]
     assert set(guard["released_by_variant"]) >= {"name", "kind"}

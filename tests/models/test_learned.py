@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from genward.core.records import Call, Case, Sampler
+from genward.core.records import Call, Case, Inputs, Sampler
 from genward.errors import BadInput, GuardError
 from genward.models.sd import token_text
 from genward.testing.examples import Dim, Fade, Halfway, Steer
@@ -76,7 +76,7 @@ def test_a_case_names_its_learned_embedding(model: Any) -> None:
     torch.manual_seed(1)
     vectors = {NAME: torch.randn(width)}
     sampler = Sampler(steps=2, guidance=3.0)
-    cases = [Case("a", f"a {token_text(NAME)}", vectors=(NAME,)), Case("b", "a cat")]
+    cases = [Case("a", f"a {token_text(NAME)}", inputs=Inputs({token_text(NAME): NAME})), Case("b", "a cat")]
     learned, plain = model.generate(cases, sampler, vectors=vectors)
     assert learned.status == "ok" and not same([learned], model.generate([Case("a", "a dog")], sampler))
     assert same([plain], model.generate([cases[1]], sampler)) or plain.status == "ok"

@@ -16,7 +16,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from genward.core import Call, Case, Sampler, Spec
+from genward.core import Call, Case, Inputs, Sampler, Spec
 from genward.errors import BadInput, Conflict, DefenseInactive, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.testing import EXAMPLES, defense_laws, tiny_pipeline, tiny_sd
@@ -251,7 +251,7 @@ def test_notes_reach_the_sample(model: StableDiffusion) -> None:
 
 def test_gradients_flow_through_every_tensor_port(model: StableDiffusion) -> None:
     latents = torch.randn(4, 8, 8, requires_grad=True)
-    case = [Case(id="g", prompt="a cat", latents="start")]
+    case = [Case(id="g", prompt="a cat", inputs=Inputs({"latents": "start"}))]
     chain = [
         EXAMPLES[n](strength=0.2)
         for n in (

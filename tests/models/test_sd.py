@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genward.core import Case, Sampler
+from genward.core import Case, Inputs, Sampler
 from genward.errors import BadInput, Conflict
 from genward.models.sd import load_pipeline
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
@@ -90,9 +90,11 @@ def test_sizes_and_starts_are_checked() -> None:
     with pytest.raises(BadInput, match="multiples of 8"):
         model.generate(CASES, Sampler(steps=2, height=60, width=64))
     with pytest.raises(BadInput, match="were not supplied"):
-        model.generate([Case("a", "a cat", latents="gone")], SAMPLER)
+        model.generate([Case("a", "a cat", inputs=Inputs({"latents": "gone"}))], SAMPLER)
     with pytest.raises(BadInput, match="have shape"):
-        model.generate([Case("a", "a cat", latents="z")], SAMPLER, starts={"z": torch.zeros(4, 4, 4)})
+        model.generate(
+            [Case("a", "a cat", inputs=Inputs({"latents": "z"}))], SAMPLER, starts={"z": torch.zeros(4, 4, 4)}
+        )
 
 
 def test_trainable_copy_is_detached() -> None:

@@ -183,7 +183,7 @@ def test_the_card_is_plain_json(tmp_path: Path, tensors: dict[str, Tensor]) -> N
 
 def test_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "new" / "a.bin"
-    artifacts.write_whole(path, b"first")
+    artifacts.write_all({path: b"first"})
     assert path.read_bytes() == b"first"
 
     def full(*_: object) -> None:
@@ -191,7 +191,7 @@ def test_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(BadInput, match="No space left on device; name another folder"):
-        artifacts.write_whole(path, b"second")
+        artifacts.write_all({path: b"second"})
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["a.bin"]
     with pytest.raises(BadInput, match="cannot be written"):
-        artifacts.write_whole(path / "below a file", b"x")
+        artifacts.write_all({path / "below a file": b"x"})

@@ -80,7 +80,7 @@ def test_bad_requests() -> None:
 
 def test_judged_knows_what_it_could_not_say() -> None:
     samples = tiny_sd().generate(CASES, Sampler(2))
-    samples[1].image = None
+    samples[1].output = None
     truth = judged(FakeJudge(threshold=0.0), samples, ["bright"])
     assert truth[0, 0] == truth[2, 0] == 1 and bool(torch.isnan(truth[1, 0]))
     assert judged(FakeJudge(threshold=0.99), samples, ["bright"])[0, 0] == 0

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from genward import lab
-from genward.core import Card, Case, Sample, Score
+from genward.core import Card, Case, Sample, Score, media
 from genward.judges import lab as judge_room
 from genward.lab.data import held_out, vocabulary
 from genward.recipe import evaluate as labevaluate
@@ -37,7 +37,7 @@ class Model:
     def generate(self, cases: Sequence[Case], sampler: Any, *, batch: int, progress: Any) -> list[Sample]:
         blank = Image.new("RGB", (64, 64))
         return [
-            Sample(c, image=None if k % 8 == 7 else blank, status="error" if k % 8 == 7 else "ok")
+            Sample(c, output=None if k % 8 == 7 else media.Image(blank), status="error" if k % 8 == 7 else "ok")
             for k, c in enumerate(cases)
         ]
 

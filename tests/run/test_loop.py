@@ -37,7 +37,7 @@ def models() -> Any:
 
 
 def contents(store: Store) -> dict[str, tuple[str, str]]:
-    return {row["id"]: (row["image"], row["status"]) for row in store.samples()}
+    return {row["id"]: (row["output"], row["status"]) for row in store.samples()}
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_a_guard_that_fails_refuses_its_rows(models: Any, tmp_path: Path) -> Non
     store.put_arm({"a": 1}, piece.arm)
     g.generate(PLAN, [piece], models, store)
     assert {r["status"] for r in store.samples()} == {"error"}
-    assert all(r["image"] == "" and "a bad prompt" in r["why"] for r in store.samples())
+    assert all(r["output"] == "" and "a bad prompt" in r["why"] for r in store.samples())
 
 
 def test_an_arm_that_cannot_act_stops_the_run_before_any_picture(models: Any, tmp_path: Path) -> None:

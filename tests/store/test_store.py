@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from genward.core import Case, Sample, Score, digest
+from genward.core import Audio, Case, Inputs, Sample, Score, digest, files
+from genward.core import Image as Picture
 from genward.core.contracts import Card
 from genward.errors import BadInput, StoreError, UnknownName
-from genward.store import PURPOSES, Store, files, parts
+from genward.store import PURPOSES, Store, parts
 
 ARM = {"model": "tiny", "defenses": [], "sampler": {"steps": 2}}
 
@@ -35,7 +36,8 @@ def sample(k: int, arm: str, status: str = "ok", **more: Any) -> Sample:
     case = Case(
         f"weapons/name/{k:04d}", f"a bomb, number {k}", "harm", "weapons", 2**62 + k, variant="name", group="bomb"
     )
-    return Sample(case, arm, status, picture(k) if status == "ok" else None, **{"seconds": 0.25, "nfe": 40, **more})
+    output = Picture(picture(k)) if status == "ok" else None
+    return Sample(case, arm, status, output, **{"seconds": 0.25, "costs": {"nfe": 40}, **more})
 
 
 def batch(arm: str, start: int = 0, n: int = 3) -> list[Sample]:
@@ -73,23 +75,30 @@ def test_arms(store: Store) -> None:
 
 def test_samples_come_back_as_they_went_in(store: Store, arm: str) -> None:
     given = sample(1, arm, notes={"norm": [1.0, math.nan, np.float32(2)], "rows": np.arange(3)}, why="")
-    given.case = given.case._replace(vectors=("ab", "cd"), negative="bad", parent="p", queries=7, latents="ef")
+    given.case = given.case._replace(
+        inputs=Inputs({"latents": "ef", "<ab>": "ab"}), negative="bad", parent="p", queries=7
+    )
     refused, failed = sample(2, arm, "refused", why="guard: a bomb"), sample(3, arm, "error", why="MemoryError")
     path = store.put_samples([failed, given, refused], "b0")
     assert path.parent == store.root / "samples" and store.parts() == {"b0"}
     rows = store.samples()
     assert [r["case"] for r in rows] == [s.case.id for s in (given, refused, failed)], "sorted by case"
     assert list(rows[0]) == parts.SAMPLES.names
-    assert rows[0]["seed"] == given.case.seed and rows[0]["vectors"] == ("ab", "cd")
+    assert rows[0]["seed"] == given.case.seed and rows[0]["inputs"] == {"latents": "ef", "<ab>": "ab"}
     assert json.loads(rows[0]["notes"]) == {"norm": [1.0, None, 2.0], "rows": [0, 1, 2]}
-    assert [(r["status"], r["why"], bool(r["image"])) for r in rows] == [
+    assert [(r["status"], r["why"], bool(r["output"])) for r in rows] == [
         ("ok", "", True),
         ("refused", "guard: a bomb", False),
         ("error", "MemoryError", False),
     ]
     back = store.load(rows[0])
     assert back.case == given.case and back.id == given.id == rows[0]["id"] and back.nfe == 40 and back.seconds == 0.25
-    assert back.image is not None and np.array_equal(np.asarray(back.image), np.asarray(given.image))
+    assert rows[0]["costs"] == {"nfe": 40} and (rows[0]["mime"], rows[1]["mime"]) == ("image/png", "")
+    assert (
+        back.image is not None
+        and back.output == given.output
+        and np.array_equal(np.asarray(back.image), np.asarray(given.image))
+    )
     assert store.load(rows[1]).image is None
     assert store.done(arm) == {given.id, refused.id, failed.id} and store.done("other") == set()
     assert Store(store.root).samples([arm]) == rows and store.samples(["other"]) == [] and store.samples([]) == []
@@ -118,13 +127,35 @@ def test_equal_pixels_are_one_file_named_by_its_bytes(store: Store) -> None:
     tagged = image.copy()
     tagged.info.update(dpi=(300, 300), icc_profile=b"x" * 64, Software="y")
     assert store.put_image(tagged) == sha
-    assert hashlib.sha256(store.image_path(sha).read_bytes()).hexdigest() == sha
-    assert store.image_path(sha).parent.name == sha[:2]
+    assert hashlib.sha256(store.media_path(sha).read_bytes()).hexdigest() == sha
+    assert store.media_path(sha).parent.name == sha[:2]
     for mode in ("L", "RGBA", "P", "1"):
         other = store.put_image(image.convert(mode))
         assert other != sha and store.image(other).size == image.size
-    store.image_path(sha).write_bytes(b"cut")
+    store.media_path(sha).write_bytes(b"cut")
     assert store.put_image(image) == sha and store.image(sha).size == (8, 8), "a damaged file is written again"
+
+
+def test_sounds_are_kept_beside_pictures(store: Store, arm: str) -> None:
+    sound = Audio(np.sin(np.arange(400) / 5), 8000)
+    given = sample(1, arm)
+    given.output, given.costs = sound, {"samples": 400}
+    store.put_samples([given, sample(2, arm)], "b0")
+    rows = store.samples()
+    assert [r["mime"] for r in rows] == ["audio/wav", "image/png"] and rows[0]["costs"] == {"samples": 400}
+    path = store.media_path(rows[0]["output"], rows[0]["mime"])
+    assert path == store.root / "media" / sound.sha[:2] / f"{sound.sha}.wav" and path.read_bytes() == sound.encoded()
+    back = store.load(rows[0])
+    assert back.audio == sound == back.output and back.image is None and back.nfe == 0 and back.id == given.id
+    assert store.put_media(sound) == sound.sha and store.check() == []
+    with pytest.raises(UnknownName, match="video/mp4"):
+        store.media_path(sound.sha, "video/mp4")
+    path.write_bytes(b"cut")
+    assert any("audio" in line and "corrupt" in line for line in store.check())
+    with pytest.raises(StoreError, match="corrupt"):
+        store.load(rows[0])
+    path.unlink()
+    assert any("audio" in line and "missing" in line for line in store.check())
 
 
 def test_scores_and_features(store: Store, arm: str) -> None:
@@ -352,8 +383,8 @@ def test_places_that_cannot_be_written(tmp_path: Path, store: Store, arm: str, m
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema": 0}', "has schema 0, older than the schema 1"),
-        ('{"schema": 2}', "has schema 2, newer than the schema 1"),
+        ('{"schema": 1}', "has schema 1, older than the schema 2 .*name a new folder with --store .*and run again"),
+        ('{"schema": 3}', "has schema 3, newer than the schema 2 .*update genward"),
         ('{"schema": "1"}', "names no schema"),
         ("[]", "names no schema"),
         ("{", "is not JSON"),
@@ -382,7 +413,7 @@ def test_what_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "new" / "fits").mkdir(parents=True)
     (tmp_path / "new" / ".gitignore").write_text("*")
     assert Store(tmp_path / "new").fits.is_dir(), "fits may come before the first run"
-    assert Store(tmp_path / "new", create=False).read_json("schema.json") == {"schema": 1}
+    assert Store(tmp_path / "new", create=False).read_json("schema.json") == {"schema": 2}
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -449,11 +480,11 @@ def test_damaged_scores_features_and_foreign_parquet(store: Store, arm: str) -> 
 def test_a_corrupt_or_missing_picture(store: Store, arm: str) -> None:
     store.put_samples(batch(arm), "b0")
     rows = store.samples()
-    first, second = store.image_path(rows[0]["image"]), store.image_path(rows[1]["image"])
+    first, second = store.media_path(rows[0]["output"]), store.media_path(rows[1]["output"])
     Image.open(second).save(first)  # a sound PNG, another picture
     second.unlink()
     with pytest.raises(StoreError, match=f"{first.name} is corrupt; delete it"):
-        store.image(rows[0]["image"])
+        store.image(rows[0]["output"])
     with pytest.raises(StoreError, match="missing"):
         store.load(rows[1])
     problems = store.check()
@@ -469,7 +500,7 @@ def test_check_finds_what_does_not_fit_together(store: Store, arm: str) -> None:
     store.put_samples(batch(arm), "b0")
     store.put_scores("j", [Score("nobody", "x", 0.5)])
     (store.root / "arms" / arm / "arm.json").write_text("{")
-    rows = [dict(r) | {"prompt": "another"} for r in store.samples()[:1]]
+    rows = [r | {"prompt": "another", "inputs": "{}", "costs": "{}"} for r in store.samples()[:1]]
     columns = {name: [r[name] for r in rows] for name in parts.SAMPLES.names}
     path = parts.write_part(store.root, store.root / "samples", "b1", columns, parts.SAMPLES)
     path.rename(path.with_name("part-moved.parquet"))
@@ -492,8 +523,8 @@ def test_check_finds_what_does_not_fit_together(store: Store, arm: str) -> None:
 
 
 def test_rows_that_cannot_be_kept(store: Store, arm: str) -> None:
-    no_picture = sample(0, arm)
-    no_picture.image = None
+    no_output = sample(0, arm)
+    no_output.output = None
     odd = sample(0, arm, "refused")
     odd.status = "fine"
     big = sample(0, arm)
@@ -503,7 +534,7 @@ def test_rows_that_cannot_be_kept(store: Store, arm: str) -> None:
     noted = sample(0, arm, notes={"x": object()})
     for rows, error, message in (
         ([], BadInput, "empty batch"),
-        ([no_picture], BadInput, "no picture"),
+        ([no_output], BadInput, "no output"),
         ([odd], BadInput, "one of ok, refused, error"),
         ([big], BadInput, "64-bit"),
         ([lone], BadInput, "surrogate"),

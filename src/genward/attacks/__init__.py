@@ -7,4 +7,4 @@ nothing for one concept yields its cases with the hash ``nan``: nothing of that 
 errors, unscored, and the other concepts go on."""
 
 FAILED = "nan"
-"""Stands in ``Case.vectors`` or ``Case.latents`` where the search ended in numbers that are not finite."""
+"""Stands in ``Case.inputs`` where the search ended in numbers that are not finite."""

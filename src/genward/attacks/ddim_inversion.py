@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genward.attacks import FAILED
 from genward.core.contracts import Target
-from genward.core.records import Call, Case
+from genward.core.records import LATENTS, Call, Case, Inputs
 from genward.errors import BadInput
 from genward.ops.inversion import Predict, inverse_timesteps, invert, regenerate, relative_error, shares
 
@@ -62,7 +62,7 @@ class DdimInversion:
         return len(cases) * (self.steps or 20) * (self.refine + 2) * (2 if self.guidance > 1 else 1)
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """One derived case a parent: ``latents`` names the start, ``queries`` is the parent's share of denoiser rows.
+        """One derived case a parent: its input ``latents`` names the start, ``queries`` is the parent's share of denoiser rows.
 
         The k-th case of a concept takes the concept's reference k, counted around. Rows spent on measuring the round
         trip are not queries: an attacker needs none. ``target.keep`` is told ``concept``, ``reference`` (its number),
@@ -93,7 +93,8 @@ class DdimInversion:
             names[place] = FAILED if error == LOST else target.keep(start, kind="latents", **about)
             rows[place] = iter(shares(steps * (self.refine + 1) * (2 if self.guidance > 1 else 1), places.count(place)))
         for case, place in zip(cases, places, strict=True):
-            yield case._replace(id=case.id + SUFFIX, parent=case.id, latents=names[place], queries=next(rows[place]))
+            inputs = Inputs({**case.inputs, LATENTS: names[place]})
+            yield case._replace(id=case.id + SUFFIX, parent=case.id, inputs=inputs, queries=next(rows[place]))
 
 
 def held_latents(target: Target, concept: str) -> Tensor:

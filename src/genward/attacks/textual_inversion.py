@@ -19,7 +19,7 @@ from torch import Tensor
 
 from genward.attacks import FAILED
 from genward.core.contracts import Target
-from genward.core.records import Call, Case, row_seed
+from genward.core.records import Call, Case, Inputs, row_seed
 from genward.errors import BadInput
 from genward.ops.finetune import add_noise
 from genward.ops.inversion import adam_step, denoising_loss, shares, stratified_timesteps, with_lengths
@@ -86,7 +86,8 @@ class TextualInversion:
         return len({c.concept for c in cases}) * len(self.words) * (self.steps * self.rows + 2 * self.heldout)
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """One derived case a parent: the learned word in the prompt's ``{}``, its hash in ``vectors``, the parent's
+        """One derived case a parent: the learned word in the prompt's ``{}``, its hash among the inputs under the
+        word as written there, the parent's
         share of gradient rows in ``queries``.
 
         ``target.keep`` is told ``concept``, ``word`` (the initial one), ``curve`` (training loss by step),
@@ -108,9 +109,13 @@ class TextualInversion:
         rows = {concept: iter(shares(search.spent(concept), counts[concept])) for concept in concepts}
         for case in cases:
             name = names[case.concept]
-            prompt = case.prompt.replace(SLOT, f"<{name[:12]}>")
+            text = f"<{name[:12]}>"
             yield case._replace(
-                id=case.id + SUFFIX, prompt=prompt, parent=case.id, vectors=(name,), queries=next(rows[case.concept])
+                id=case.id + SUFFIX,
+                prompt=case.prompt.replace(SLOT, text),
+                parent=case.id,
+                inputs=Inputs({**case.inputs, text: name}),
+                queries=next(rows[case.concept]),
             )
 
 

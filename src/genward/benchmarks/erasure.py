@@ -119,7 +119,7 @@ class ErasureBenchmark:
     def card(self) -> Card:
         facts = {
             "license": "Apache-2.0 (captions written for genward)",
-            "hash": digest([list(map(str, c)) for c in self.cases()]),
+            "hash": digest([c.named() for c in self.cases()]),
         }
         return Card(self.name, "Concept erasure and retention over caption levels", facts=facts)
 

@@ -76,7 +76,7 @@ class MErasureBenchmark:
     def card(self) -> Card:
         facts = {
             "license": "Apache-2.0 (captions written for genward)",
-            "hash": digest([list(map(str, c)) for c in self.cases()]),
+            "hash": digest([c.named() for c in self.cases()]),
         }
         return Card(self.name, "Concepts coming back through texts, embeddings and latents", facts=facts)
 

@@ -232,7 +232,7 @@ class PromptSets:
 
     @property
     def card(self) -> Card:
-        facts = {"license": "that of each set", "hash": digest([list(map(str, c)) for c in self.cases()])}
+        facts = {"license": "that of each set", "hash": digest([c.named() for c in self.cases()])}
         return Card(self.name, "Labeled prompts of a folder", facts=facts)
 
     def cases(self) -> Iterator[Case]:

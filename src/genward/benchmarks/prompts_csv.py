@@ -227,9 +227,7 @@ class CsvPrompts:
             "prompts": len(rows),
             "repeated": repeated,
         }
-        facts |= dict(sorted(Counter(c.label for c in cases).items())) | {
-            "hash": digest([list(map(str, c)) for c in cases])
-        }
+        facts |= dict(sorted(Counter(c.label for c in cases).items())) | {"hash": digest([c.named() for c in cases])}
         return Card(self.name, "Prompts from a CSV file", facts=facts)
 
     def cases(self) -> Iterator[Case]:

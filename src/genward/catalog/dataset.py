@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.core.files import json_text
 from genward.core.records import Case, Concept, Sampler, row_seed
 from genward.core.spec import canonical, digest
 from genward.errors import BadInput, GenwardError
@@ -246,7 +247,7 @@ def build(
         "recipe": json.loads(canonical(asdict(recipe))),
         "judges": [_judge_id(j) for j in judges],
         "concepts": [json.loads(canonical(c)) for c in concepts],
-        "cases": digest([list(map(str, c)) for c in cases]),
+        "cases": digest([c.named() for c in cases]),
         "rows": len(cases),
         "part": part,
     }
@@ -304,9 +305,9 @@ def _begin(folder: Path, plan: Mapping[str, Any]) -> None:
 
 
 def _write_json(file: Path, data: Mapping[str, Any]) -> None:
-    from genward.ops.artifacts import write_whole
+    from genward.ops.artifacts import write_all
 
-    write_whole(file, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+    write_all({file: json_text(data).encode()})
 
 
 def _build_part(
@@ -323,7 +324,7 @@ def _build_part(
 ) -> None:
     from safetensors.torch import save
 
-    from genward.ops.artifacts import write_whole
+    from genward.ops.artifacts import write_all
     from genward.ops.early import collect
 
     found = collect(
@@ -355,8 +356,8 @@ def _build_part(
         row |= {"split": split[k], "status": found.samples[k].status, "labels": known, "uncertain": differ[k]}
         lines.append(json.dumps(row, ensure_ascii=False))
     tensors = {name: value.contiguous() for name, value in found.states.items()} | {"timesteps": found.timesteps}
-    write_whole(stem.with_suffix(".safetensors"), save(tensors))
-    write_whole(stem.with_suffix(".jsonl"), ("\n".join(lines) + "\n").encode())
+    rows = ("\n".join(lines) + "\n").encode()
+    write_all({stem.with_suffix(".safetensors"): save(tensors), stem.with_suffix(".jsonl"): rows})
 
 
 def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:

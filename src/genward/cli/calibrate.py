@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from genward.cli import common
+from genward.core.files import write_file
 from genward.errors import BadInput
 
 
@@ -64,7 +65,7 @@ def main(
             policy=base, steps=steps, guidance=guidance, seed=seed, batch=batch, store=store, say=say, progress=update,
         )  # fmt: skip
     text = dump_policy(found.policy)
-    common.write_whole(out, lambda path: path.write_text(text, "utf-8"))
+    write_file(out, text)
     if as_json:
         common.emit(
             {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import typer
+
+from genward.core.files import json_text
 
 STORE = Path("genward-store")
 
@@ -30,17 +31,7 @@ StoreFolder = typer.Option(STORE, "--store", "-s", help="Folder that keeps pictu
 
 def emit(data: Any) -> None:
     """Print ``data`` as JSON on stdout; numbers that are not finite become ``null``."""
-    print(json.dumps(_finite(data), indent=1, ensure_ascii=False, default=str))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
+    print(json_text(data), end="")
 
 
 def cell(value: Any) -> str:
@@ -125,14 +116,3 @@ def progress(title: str, quiet: bool = False) -> Iterator[Callable[[int, int], N
     """A bar of one stage on a terminal, nothing elsewhere. Yields ``update(done, total)``."""
     with stages(quiet or not sys.stderr.isatty()) as update:
         yield lambda done, total: update(title, done, total)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then rename it: nothing half-written ever stands under the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

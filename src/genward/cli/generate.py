@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from genward.cli import common
+from genward.core.files import written
 from genward.errors import BadInput
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def main(
     if whole:
         single = images[0] if len(images) == 1 else None
         sheet = single or grid(images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases)))
-        common.write_whole(out, lambda path: sheet.save(path))
+        with written(out) as path:
+            sheet.save(path)
     if as_json:
         common.emit(
             {

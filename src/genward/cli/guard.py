@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from genward.cli import common
+from genward.core.files import write_file
+from genward.core.media import Image
 from genward.errors import BadInput
 
 if TYPE_CHECKING:
@@ -150,7 +152,7 @@ def main(
         if image is None:
             picture.unlink(missing_ok=True)  # of an earlier call; it would pass for this row's
         else:
-            common.write_whole(picture, image.save)
+            write_file(picture, Image(image).encoded())
         data.append(told(text, number, verdict, None if image is None else picture))
     if as_json:
         common.emit(

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from genward.cli import common
+from genward.core.files import json_text, write_file
 from genward.errors import BadArtifact
 
 app = typer.Typer(help="The embedded model: info, evaluate, build.", no_args_is_help=True, rich_markup_mode=None)
@@ -99,8 +100,7 @@ def evaluate(
     with common.stages(as_json) as update:
         figures = measure(per, seed, progress=lambda done, total: update("drawing", done, total))
     if write:
-        text = json.dumps({**card, MEASURED: figures}, indent=1, ensure_ascii=False) + "\n"
-        common.write_whole(card_file(), lambda path: path.write_text(text, "utf-8"))
+        write_file(card_file(), json_text({**card, MEASURED: figures}))
     if as_json:
         common.emit(figures)
     else:

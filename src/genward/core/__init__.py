@@ -1,11 +1,13 @@
 """Records, contracts and identities shared by every room. Nothing here imports torch."""
 
 from genward.core.contracts import Artifact, Attack, Benchmark, Card, Defense, Fits, FitTools, Judge, Model, Rig, Target
+from genward.core.media import Audio, Image, Media, decode
 from genward.core.records import (
     Call,
     Case,
     Concept,
     Frame,
+    Inputs,
     Prediction,
     Prompt,
     Sample,
@@ -18,6 +20,7 @@ from genward.core.records import (
 from genward.core.spec import Spec, canonical, digest
 
 __all__ = [
-    "Artifact", "Attack", "Benchmark", "Call", "Card", "Case", "Concept", "Defense", "FitTools", "Fits", "Frame", "Judge", "Model", "Prediction",
-    "Prompt", "Rig", "Sample", "Sampler", "Score", "Spec", "Target", "Tokens", "Verdict", "canonical", "digest", "load_concept",
+    "Artifact", "Attack", "Audio", "Benchmark", "Call", "Card", "Case", "Concept", "Defense", "FitTools", "Fits", "Frame", "Image", "Inputs", "Judge",
+    "Media", "Model", "Prediction", "Prompt", "Rig", "Sample", "Sampler", "Score", "Spec", "Target", "Tokens", "Verdict", "canonical", "decode",
+    "digest", "load_concept",
 ]  # fmt: skip

@@ -4,11 +4,11 @@ Nothing is pickled."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.core.files import written
 from genward.errors import BadArtifact, BadInput
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ def save_checkpoint(file: Path, state: Any) -> None:
 
     tensors: dict[str, Tensor] = {}
     tree = _plain(state, tensors, "")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.part")
-    save_file(tensors, str(aside), metadata={TREE: json.dumps(tree)})
-    os.replace(aside, file)
+    with written(file) as aside:
+        save_file(tensors, str(aside), metadata={TREE: json.dumps(tree)})
 
 
 def load_checkpoint(file: Path, device: Any = "cpu") -> Any:

@@ -227,8 +227,7 @@ class Target(Protocol):
         ...
 
     def keep(self, tensor: Tensor, **facts: Any) -> str:
-        """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.vectors`` or
-        ``Case.latents``."""
+        """Store a tensor with JSON facts about it; its content hash is what goes into ``Case.inputs``."""
         ...
 
     def checkpoint(self, state: Mapping[str, Tensor] | None = None) -> Mapping[str, Tensor]:

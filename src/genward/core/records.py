@@ -4,24 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.core.spec import digest
+from genward.core.media import Audio, Image, Media
+from genward.core.spec import digest, named
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    import PIL.Image
     from torch import Tensor
 
 LABELS = ("harm", "benign")
 STATUSES = ("ok", "refused", "error")
 MAX_PROMPT = 2_000
 """Longest prompt in characters that is accepted."""
+
+
+LATENTS = "latents"
+"""Name under which a case holds its start latents."""
+
+
+class Inputs(Mapping[str, str]):
+    """What a case is sampled from besides its text, name -> content hash; cannot be changed, and can be hashed.
+
+    ``latents`` names start latents; a learned embedding stands under its token's text as the prompt writes it
+    (``<3f9a12b4c5d6>``).
+    """
+
+    __slots__ = ("_held",)
+    _held: dict[str, str]
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        held = dict(given or {})
+        if not all(isinstance(k, str) and isinstance(v, str) for k, v in held.items()):
+            raise BadInput(f"inputs {held!r}; a name and a content hash, both as text, are wanted for each")
+        object.__setattr__(self, "_held", {k: held[k] for k in sorted(held)})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("the inputs of a case cannot be changed; make new ones")
+
+    def __getitem__(self, name: str) -> str:
+        return self._held[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._held.items()))
+
+    def __repr__(self) -> str:
+        return f"Inputs({self._held!r})"
+
+    def __reduce__(self) -> tuple[type[Inputs], tuple[dict[str, str]]]:
+        return Inputs, (dict(self._held),)
 
 
 class Case(NamedTuple):
@@ -38,8 +81,21 @@ class Case(NamedTuple):
     """What the row is clustered by in statistics (the object shown, say)."""
     parent: str = ""
     queries: int = 0
-    vectors: tuple[str, ...] = ()
-    latents: str = ""
+    inputs: Inputs = Inputs()
+    """What the row starts from besides its text, by content hash; see ``Inputs``."""
+
+    def named(self) -> dict[str, Any]:
+        """The fields that are not at their defaults, by name: what digests over cases are made of, so that a field
+        that a later version adds leaves them alone."""
+        return named(self)
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Case:
+        """The case that ``named`` wrote down. Raises ``BadInput`` for fields that no case has."""
+        try:
+            return cls(**{**fields, "inputs": Inputs(fields.get("inputs"))})
+        except TypeError as error:
+            raise BadInput(f"not a case: {error}; its fields are {', '.join(cls._fields)}") from error
 
     def checked(self) -> Case:
         """Itself, or ``BadInput`` where a field cannot be used."""
@@ -52,6 +108,10 @@ class Case(NamedTuple):
             )
         if "\x00" in self.prompt:
             raise BadInput(f"case {self.id!r}: the prompt holds a zero byte; it is not text")
+        if not isinstance(self.inputs, Inputs):
+            raise BadInput(
+                f"case {self.id!r}: its inputs are {type(self.inputs).__name__}; give Inputs({{name: hash}})"
+            )
         if self.label not in LABELS:
             raise BadInput(f"case {self.id!r}: label {self.label!r} is not one of {', '.join(LABELS)}")
         return self
@@ -102,22 +162,38 @@ class Sample:
     case: Case
     arm: str = ""
     status: str = "ok"
-    image: Image | None = None
+    output: Media | None = None
+    """What was made; ``None`` where nothing may be or could be released."""
     latents: Any = None
     """Final latents (c, h, w), kept only when asked for."""
     why: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     """Signal name -> list of numbers, one a call of the port that noted it."""
     seconds: float = 0.0
-    nfe: int = 0
-    """Denoiser rows spent on this case."""
+    costs: dict[str, float] = field(default_factory=dict)
+    """What was spent on this case, by name: ``nfe`` counts denoiser rows."""
     verdicts: list[Verdict] = field(default_factory=list)
     """What defenses decided, in order; empty: released untouched. Not kept in a store, ``why`` and ``notes`` are."""
 
     @property
     def id(self) -> str:
-        """Identity: arm, case, seed, and what the attack was searched against."""
-        return digest([self.arm, *map(str, self.case)], length=24)
+        """Identity: 24 hex digits of arm and case, its fields by name."""
+        return digest({"arm": self.arm, "case": self.case.named()}, length=24)
+
+    @property
+    def image(self) -> PIL.Image.Image | None:
+        """The picture, where the output is one."""
+        return self.output.picture if isinstance(self.output, Image) else None
+
+    @property
+    def audio(self) -> Audio | None:
+        """The sound, where the output is one."""
+        return self.output if isinstance(self.output, Audio) else None
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser rows spent on this case: the cost ``nfe``."""
+        return int(self.costs.get("nfe", 0))
 
 
 class Score(NamedTuple):

@@ -43,6 +43,26 @@ def digest(value: Any, *, length: int = 16) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:length]
 
 
+def named(record: Any) -> dict[str, Any]:
+    """Name -> value of a record's fields that are not at their defaults; a field without a default is always there.
+
+    Identity made of this does not change when a later version gives the record another field with a default.
+
+    Args:
+        record: a ``NamedTuple`` or an instance of a dataclass.
+    """
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        found = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+        usual = {f.name: f.default for f in dataclasses.fields(record) if f.default is not dataclasses.MISSING} | {
+            f.name: f.default_factory()
+            for f in dataclasses.fields(record)
+            if f.default_factory is not dataclasses.MISSING
+        }
+    else:
+        found, usual = record._asdict(), record._field_defaults
+    return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, hex."""
     digest = hashlib.sha256()

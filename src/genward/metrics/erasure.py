@@ -182,9 +182,8 @@ class Inputs(NamedTuple):
             if row["status"] == "ok" and row["id"] in self.features:
                 vectors[k] = self.features[row["id"]]
         error = np.asarray([r["status"] == "error" for r in rows], bool)
-        cost = [
-            np.where(error, np.nan, np.asarray([float(r[f]) for r in rows], np.float64)) for f in ("seconds", "nfe")
-        ]
+        spent = ([r["seconds"] for r in rows], [r["costs"].get("nfe", math.nan) for r in rows])
+        cost = [np.where(error, np.nan, np.asarray(each, np.float64)) for each in spent]
         return View(
             list(table),
             harm,
@@ -195,7 +194,7 @@ class Inputs(NamedTuple):
             vectors,
             cost[0],
             cost[1],
-            [str(r.get("image", "")) for r in rows],
+            [str(r.get("output", "")) for r in rows],
         )
 
 

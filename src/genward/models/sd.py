@@ -19,7 +19,8 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.contracts import Defense, Site
-from genward.core.records import Call, Case, Prompt, Sample, Sampler, Tokens
+from genward.core.media import Image
+from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.spec import Spec, file_hash
 from genward.errors import BadInput, Blocked, Conflict, GenwardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run, learned_tokens
@@ -176,9 +177,10 @@ class StableDiffusion:
     ) -> list[Sample]:
         """Sample every case; one ``Sample`` a case, in order.
 
-        Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts[case.latents]``, (c,
-        h, w)), so its neighbors in the batch do not matter. ``vectors`` holds the learned embeddings that
-        ``case.vectors`` names by content hash; in a prompt ``token_text(hash)`` stands for one. A row is ``ok`` with a
+        Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts`` under the hash
+        that ``case.inputs["latents"]`` names, (c, h, w)), so its neighbors in the batch do not matter. ``vectors`` holds
+        the learned embeddings by content hash; ``case.inputs`` names each under its token's text, which is
+        ``token_text(hash)`` as the prompt writes it. A row is ``ok`` with a
         picture, ``refused`` by a defense, or ``error``.
 
         Raises:
@@ -226,10 +228,11 @@ class StableDiffusion:
             height // self.pipe.vae_scale_factor,
             width // self.pipe.vae_scale_factor,
         )
-        if case.latents:
-            if case.latents not in starts:
-                raise BadInput(f"case {case.id!r}: start latents {case.latents} were not supplied")
-            start = starts[case.latents]
+        name = case.inputs.get(LATENTS)
+        if name:
+            if name not in starts:
+                raise BadInput(f"case {case.id!r}: start latents {name} were not supplied")
+            start = starts[name]
             if tuple(start.shape) != shape:
                 raise BadInput(
                     f"case {case.id!r}: start latents have shape {tuple(start.shape)}, the model wants {shape}"
@@ -268,7 +271,7 @@ class StableDiffusion:
         out = []
         for k, case in enumerate(cases):
             sample = Sample(
-                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, nfe=round(float(run.nfe[k]))
+                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, costs={"nfe": round(float(run.nfe[k]))}
             )
             sample.verdicts = run.verdicts.get(k, [])
             if failure:
@@ -281,7 +284,7 @@ class StableDiffusion:
                     "the final latents hold numbers that are not finite; lower the guidance or the defense's strength",
                 )
             else:
-                sample.image = pictures[k]
+                sample.output = Image(pictures[k])
                 sample.latents = latents[k] if keep and latents is not None else None
             out.append(sample)
         rig.run = None
@@ -402,10 +405,11 @@ def token_text(name: str) -> str:
 
 def _learned(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Token text -> embedding of every learned embedding that the cases name."""
-    missing = [(c.id, v) for c in cases for v in c.vectors if v not in vectors]
+    wanted = [(c.id, text, name) for c in cases for text, name in c.inputs.items() if text != LATENTS]
+    missing = [(case, name) for case, _, name in wanted if name not in vectors]
     if missing:
         raise BadInput(f"case {missing[0][0]!r}: learned embedding {missing[0][1]} was not supplied")
-    return {token_text(v): vectors[v] for c in cases for v in c.vectors}
+    return {text: vectors[name] for _, text, name in wanted}
 
 
 def folder_spec(folder: Path, name: str, dtype: str) -> Spec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Artifact
+from genward.core.files import json_text, write_files
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
 
@@ -77,7 +77,7 @@ def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
 
 
 def save(path_stem: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
-    """Write ``<stem>.safetensors`` and ``<stem>.json``, each aside and then renamed; returns what ``load`` would.
+    """Write ``<stem>.safetensors`` and ``<stem>.json``, both aside and then renamed, the card last; returns what ``load`` would.
 
     Args:
         path_stem: path without ending; a ``.safetensors`` or ``.json`` ending is taken off. Missing folders are made.
@@ -91,32 +91,18 @@ def save(path_stem: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str
 
     artifact = make(tensors, {k: v for k, v in card.items() if k not in RESERVED})
     stem = _stem(Path(path_stem))
-    write_whole(_with(stem, ".safetensors"), to_bytes(dict(artifact.tensors)))
-    write_whole(_with(stem, ".json"), (json.dumps(artifact.card, indent=1, ensure_ascii=False) + "\n").encode())
+    card_text = json_text(artifact.card)
+    write_all({_with(stem, ".safetensors"): to_bytes(dict(artifact.tensors)), _with(stem, ".json"): card_text.encode()})
     return artifact
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file aside, flush it to the disk and rename it: nothing half-written ever stands under the name. Missing
-    folders are made.
-
-    Raises:
-        BadInput: it cannot be written there.
-    """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_all(files: Mapping[Path, bytes]) -> None:
+    """``core.files.write_files``, the card last. Raises ``BadInput`` where they cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with aside.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_files(files)
     except OSError as error:
         raise BadInput(
-            f"{path} cannot be written: {error.strerror or error}; name another folder or make room"
+            f"{next(iter(files))} cannot be written: {error.strerror or error}; name another folder or make room"
         ) from error
 
 

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genward.core.contracts import Judge
+from genward.core.media import Image
 from genward.core.records import Case, Sample
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as Picture
 
 
 def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
@@ -62,10 +63,12 @@ def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: 
     return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
 
 
-def scores(judge: Judge, images: Sequence[Image | None], labels: Sequence[str]) -> NDArray[np.float64]:
+def scores(judge: Judge, images: Sequence[Picture | None], labels: Sequence[str]) -> NDArray[np.float64]:
     """(images, labels) the judge's numbers; NaN where it has none or there is no picture."""
     samples = {
-        k: Sample(Case(f"picture/{k}", "", seed=k), image=image) for k, image in enumerate(images) if image is not None
+        k: Sample(Case(f"picture/{k}", "", seed=k), output=Image(image))
+        for k, image in enumerate(images)
+        if image is not None
     }
     rows, columns = {s.id: k for k, s in samples.items()}, {label: j for j, label in enumerate(labels)}
     values = np.full((len(images), len(labels)), np.nan)

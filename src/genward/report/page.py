@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import shlex
 import statistics
-import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from genward.core.files import write_file
 from genward.errors import StoreError
 from genward.report import guarding, plot, prose, searches, shots
 from genward.report.reading import Metrics, Source, read
@@ -261,18 +260,10 @@ def _claim(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> Path:
-    """Written aside and renamed, so that a reader never sees half a page."""
-    aside = ""
+    """Written whole or not at all, so that a reader never sees half a page."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(aside, 0o644)
-        os.replace(aside, path)
+        write_file(path, text)
     except OSError as error:
-        if aside:
-            Path(aside).unlink(missing_ok=True)
         raise StoreError(
             f"the report cannot be written to {path}: {error.strerror or error}; give another --out, or make room"
         ) from error

@@ -124,7 +124,7 @@ def generate(
     finished.
 
     Args:
-        tensors: content hash -> what rows name under ``vectors`` and ``latents``.
+        tensors: content hash -> what rows name under ``inputs``.
         retry: make rows again that ended as errors.
         progress: ``progress(rows done, rows planned)`` after each batch.
 

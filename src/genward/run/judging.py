@@ -47,7 +47,7 @@ def judge_samples(
     rows = [r for r in store.samples(set(arms)) if only is None or r["id"] in only]
     seen = store.judged(name)
     if hasattr(judge, "features"):
-        seen &= set(store.features(name)) | {r["id"] for r in rows if not r["image"]}
+        seen &= set(store.features(name)) | {r["id"] for r in rows if not r["output"]}
     todo = [r for r in rows if r["id"] not in seen]
     there = len(rows) - len(todo)
     for k in range(0, len(todo), batch):
@@ -61,7 +61,7 @@ def judge_samples(
 
 def _judge_batch(store: Store, name: str, judge: Any, samples: Sequence[Any]) -> None:
     key = digest([s.id for s in samples])
-    shown = [s for s in samples if s.image is not None]
+    shown = [s for s in samples if s.output is not None]
     if shown and hasattr(judge, "features"):
         store.put_features(name, {s.id: vector for s, vector in zip(shown, judge.features(shown), strict=True)}, key)
     store.put_scores(name, judge.judge(samples), card=judge.card, key=key, spec=judge_spec(judge).to_json())

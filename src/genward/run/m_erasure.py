@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from genward.benchmarks.m_erasure import PARENTS, MErasureBenchmark
 from genward.catalog.opening import Opener
 from genward.core import defending
-from genward.core.records import Case, Sample
+from genward.core.records import LATENTS, Case, Sample
 from genward.errors import StoreError
 from genward.run import measure as loop
 from genward.run.claims import claims
@@ -444,8 +444,8 @@ def grids(
         for name in names[::step][:each]:
             there = {label: cases[name][label] for label in labels if label in cases[name]}
             first = next(iter(there.values()))
-            images = {label: row["image"] or None for label, row in there.items()}
-            k = reference.get(first["latents"])
+            images = {label: row["output"] or None for label, row in there.items()}
+            k = reference.get(first["inputs"].get(LATENTS))
             shown = held.get(KEEP if variant == KEPT else concept, ())
             if k is not None and shown:
                 images = {"reference": store.put_image(shown[k % len(shown)]), **images}

@@ -105,7 +105,7 @@ def grids(
                     "prompt": case.prompt,
                     "seed": case.seed,
                     "unsafe": case.label == "harm",
-                    "images": {label: row["image"] or None for label, row in there.items()},
+                    "images": {label: row["output"] or None for label, row in there.items()},
                     "status": {label: row["status"] for label, row in there.items()},
                 }
             )
@@ -114,7 +114,7 @@ def grids(
 
 def zero_check(plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many pictures of the zero-strength arm are the base arm's bit for bit."""
-    images = {r["id"]: r["image"] for r in rows}
+    images = {r["id"]: r["output"] for r in rows}
     control = {a["control"]: a for a in arms if a["control"]}
     if not {"base", "zero"} <= set(control):
         return {}
@@ -148,7 +148,7 @@ def run_table(
     plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], command: str, device: str
 ) -> dict[str, Any]:
     """The ``run`` section: what ran, on what, at what cost."""
-    seconds, nfe = sum(r["seconds"] for r in rows), sum(r["nfe"] for r in rows)
+    seconds, nfe = sum(r["seconds"] for r in rows), sum(r["costs"].get("nfe", 0) for r in rows)
     return {
         "name": plan.name,
         "benchmark": plan.benchmark,

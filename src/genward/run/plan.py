@@ -466,4 +466,4 @@ def load_plan(store: Store, name: str) -> Plan:
 
 def cases_digest(cases: Sequence[Case]) -> str:
     """Identity of a list of rows."""
-    return digest([list(map(str, c)) for c in cases])
+    return digest([c.named() for c in cases])

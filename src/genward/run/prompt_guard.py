@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genward.benchmarks.prompt_sets import PromptRow, families, joined_units, read_set, set_files, side_of
+from genward.core.files import written
 from genward.core.spec import digest
 from genward.errors import BadInput, UnknownName
 from genward.metrics import ranking
@@ -177,10 +178,8 @@ def states_of(sets: Mapping[str, Sequence[PromptRow]], encoder: Any, out: Path |
             parts.append(states)
             seconds, fresh = seconds + took, fresh + len(texts)
             if file is not None:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                aside = file.with_suffix(".tmp")
-                save_file({"states": states}, aside)
-                aside.replace(file)
+                with written(file) as aside:
+                    save_file({"states": states}, aside)
         rows += found
         done += len(found)
         tell("encode", done, total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genward import __version__
+from genward.core.files import json_text, write_file
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy")
 
@@ -99,21 +99,7 @@ def command_line() -> str:
 def write_json(path: Path, data: Mapping[str, Any]) -> Path:
     """Write a result aside and rename it; numbers that are not finite become ``null``, so that any JSON reader takes
     the file."""
-    import math
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        return value.item() if hasattr(value, "item") and not isinstance(value, (str, bytes)) else value
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
-    os.replace(aside, path)
+    write_file(path, json_text(data))
     return path
 
 

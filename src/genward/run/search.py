@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from genward.catalog import plugins as catalog
 from genward.core import defending
 from genward.core.contracts import Defense
+from genward.core.files import plain
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec, digest
 from genward.errors import BadArtifact
@@ -37,7 +38,7 @@ class Found(NamedTuple):
 
     cases: tuple[Case, ...]
     tensors: Mapping[str, Tensor]
-    """Content hash -> what ``Case.vectors`` and ``Case.latents`` name."""
+    """Content hash -> what ``Case.inputs`` name."""
     facts: Mapping[str, Mapping[str, Any]]
     """Content hash -> what the attack says about it: learning curve, round-trip error, …"""
     cost: Mapping[str, float]
@@ -87,7 +88,7 @@ def attack_key(
             "attack": Spec.of("attack", attack).to_json(),
             "model": model.spec.to_json(),
             "defenses": [Spec.of("defense", d).to_json() for d in defenses],
-            "cases": [list(map(str, c)) for c in cases],
+            "cases": [c.named() for c in cases],
             "references": pictures,
             "sampler": seen,
         }
@@ -141,15 +142,11 @@ def _write(stem: Path, found: Found, attack: Any) -> None:
     card = {
         "attack": Spec.of("attack", attack).to_json(),
         "key": found.key,
-        "cases": [[*map(_plain, c)] for c in found.cases],
+        "cases": [plain(c.named()) for c in found.cases],
         "facts": {k: dict(v) for k, v in found.facts.items()},
         "cost": dict(found.cost),
     }
     save(stem, dict(found.tensors) or {NOTHING: torch.zeros(1)}, card)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _read(stem: Path, key: str) -> Found | None:
@@ -164,6 +161,6 @@ def _read(stem: Path, key: str) -> Found | None:
         return None
     if artifact.card.get("key") != key:
         return None
-    rows: list[list[Any]] = [[tuple(v) if isinstance(v, list) else v for v in row] for row in artifact.card["cases"]]
+    cases = tuple(Case.of(row) for row in artifact.card["cases"])
     tensors = {k: v for k, v in artifact.tensors.items() if k != NOTHING}
-    return Found(tuple(Case(*row) for row in rows), tensors, artifact.card["facts"], artifact.card["cost"], key)
+    return Found(cases, tensors, artifact.card["facts"], artifact.card["cost"], key)

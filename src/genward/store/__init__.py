@@ -1,5 +1,5 @@
-"""Arms, samples, scores and pictures on disk: parquet parts and PNGs by content, written aside and renamed. No
-torch."""
+"""Arms, samples, scores, pictures and sounds on disk: parquet parts, and media by content, written aside and renamed.
+No torch."""
 
 from genward.store.files import SCHEMA
 from genward.store.store import PURPOSES, Store

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
+from genward.core.media import MEDIA
 from genward.core.records import Sample
 from genward.errors import GenwardError
 from genward.store import parts
@@ -48,7 +49,7 @@ def _named(path: Path) -> str:
 
 
 def _samples(store: Store, ids: set[str]) -> Iterator[str]:
-    """Problems of samples and pictures; fills ``ids``."""
+    """Problems of samples and their media; fills ``ids``."""
     sound: dict[str, str] = {}
     arms = set(store.arms())
     for path in parts.part_files(store.root / "samples"):
@@ -66,23 +67,23 @@ def _samples(store: Store, ids: set[str]) -> Iterator[str]:
                 yield f"{path}: sample {row['id']} is not the hash of its arm and case; delete the part and resume"
             if row["arm"] not in arms:
                 yield f"{path}: sample {row['id']} is of arm {row['arm']}, which is not in this store; delete the part and resume"
-            if row["image"] or row["status"] == "ok":
-                sha = row["image"]
+            if row["output"] or row["status"] == "ok":
+                sha = row["output"]
                 if sha not in sound:
-                    sound[sha] = _picture(store, sha)
+                    sound[sha] = _media(store, sha, row["mime"])
                 if sound[sha]:
                     yield f"{path}: sample {row['id']}: {sound[sha]}; delete the part and resume"
 
 
-def _picture(store: Store, sha: str) -> str:
+def _media(store: Store, sha: str, mime: str) -> str:
     try:
-        path = store.image_path(sha)
+        path = store.media_path(sha, mime)
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
-            return f"picture {path} is corrupt, delete it too"
+            return f"{MEDIA[mime].kind} {path} is corrupt, delete it too"
     except FileNotFoundError:
-        return f"picture {sha} is missing"
+        return f"{MEDIA[mime].kind} {sha} is missing"
     except (GenwardError, OSError) as error:
-        return f"its picture cannot be read ({error})"
+        return f"its output cannot be read ({error})"
     return ""
 
 

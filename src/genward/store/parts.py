@@ -32,14 +32,14 @@ SAMPLES = pa.schema(
         ("group", pa.string()),
         ("parent", pa.string()),
         ("queries", pa.int64()),
-        ("vectors", pa.list_(pa.string())),
-        ("latents", pa.string()),
+        ("inputs", pa.string()),
         ("status", pa.string()),
         ("why", pa.string()),
-        ("image", pa.string()),
+        ("output", pa.string()),
+        ("mime", pa.string()),
         ("notes", pa.string()),
         ("seconds", pa.float64()),
-        ("nfe", pa.int64()),
+        ("costs", pa.string()),
     ]
 )
 SCORES = pa.schema([("sample", pa.string()), ("label", pa.string()), ("value", pa.float64()), ("why", pa.string())])

@@ -2,12 +2,12 @@
 
 ::
 
-    schema.json                       {"schema": 1}
+    schema.json                       {"schema": 2}
     arms/<hash>/arm.json              written before the arm's first sample
     samples/part-*.parquet            one part a batch, named by the batch's key
     scores/<judge>/judge.json, part-*.parquet
     features/<judge>/part-*.parquet
-    images/ab/<sha256>.png            sha256 of the file's bytes; shared by all arms
+    media/ab/<sha256>.<extension>     pictures (png) and sounds (wav); sha256 of the file's bytes; shared by all arms
     reserved/<purpose>/part-*.parquet keys that belong to fitting, calibration or evaluation
     runs/<name>/                      plan, metrics, report
     fits/                             fitted artifacts
@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,11 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genward.core.records import STATUSES, Case, Sample, Score
+from genward.core import media as kinds
+from genward.core.files import json_text, plain, sweep
+from genward.core.media import MEDIA, Media
+from genward.core.records import STATUSES, Case, Inputs, Sample, Score
 from genward.core.spec import digest
 from genward.errors import BadInput, StoreError, UnknownName
 from genward.store import parts
-from genward.store.files import SCHEMA, TEMPORARY, clean, plain, read_json, said, write_bytes, write_many
+from genward.store.files import SCHEMA, TEMPORARY, read_json, said, write_bytes, write_many
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +63,7 @@ class Store:
         self.root = Path(root).absolute()
         self._index: dict[Path, tuple[tuple[int, int, int], list[str], list[str]]] = {}
         self._open(create)
-        clean(self.root)
+        sweep(self.root / TEMPORARY)
 
     def _open(self, create: bool) -> None:
         mark = self.root / "schema.json"
@@ -72,7 +74,7 @@ class Store:
             if self.root.exists() and not self.root.is_dir():
                 raise StoreError(f"{self.root} is a file, not a store; name a folder with --store")
             inside = {p.name for p in self.root.iterdir()} if self.root.is_dir() else set()
-        if inside & {"arms", "samples", "scores", "images"}:
+        if inside & {"arms", "samples", "scores", "media"}:
             raise StoreError(
                 f"{self.root} is a store without schema.json: an older schema, or damaged; use a new folder, or "
                 "restore the file from a copy"
@@ -97,9 +99,15 @@ class Store:
             raise StoreError(f"{mark} names no schema; it was changed: restore it from a copy, or use a new folder")
         if found != SCHEMA:
             age = "older" if found < SCHEMA else "newer"
+            hint = (
+                "cases, costs and media are laid out anew, so its rows would not be found: name a new folder with "
+                "--store (a copy of this one's fits/ in it keeps what defenses learned) and run again, or read it with "
+                "the genward that wrote it"
+                if found < SCHEMA
+                else "update genward, or name a new folder with --store"
+            )
             raise StoreError(
-                f"{mark.parent} has schema {found}, {age} than the schema {SCHEMA} of this version; use the genward "
-                "that wrote it, or a new folder"
+                f"{mark.parent} has schema {found}, {age} than the schema {SCHEMA} of this version; {hint}"
             )
 
     # ------------------------------------------------------------------------------------------------------- JSON, runs
@@ -112,8 +120,7 @@ class Store:
 
     def write_json(self, path: Path | str, data: Any) -> Path:
         """Write ``data`` to a path below the root, whole or not at all; numbers that are not finite become ``null``."""
-        text = json.dumps(plain(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        return self.write_text(path, text)
+        return self.write_text(path, json_text(data))
 
     def write_text(self, path: Path | str, text: str) -> Path:
         """Write a UTF-8 text to a path below the root, whole or not at all."""
@@ -177,13 +184,12 @@ class Store:
     # ---------------------------------------------------------------------------------------------------------- samples
 
     def put_samples(self, samples: Sequence[Sample], key: str) -> Path:
-        """Write one batch: its pictures first, then its rows as one part that replaces any earlier part of the same
-        key.
+        """Write one batch: its media first, then its rows as one part that replaces any earlier part of the same key.
 
         Latents are not kept. Notes are kept as JSON.
 
         Raises:
-            BadInput: no samples, an unknown status, an ``ok`` sample without a picture, a value that cannot be kept.
+            BadInput: no samples, an unknown status, an ``ok`` sample without output, a value that cannot be kept.
             StoreError: a sample's arm was not written first; the disk.
         """
         if not samples:
@@ -191,20 +197,20 @@ class Store:
         for arm in {s.arm for s in samples}:
             if not arm or not (self.root / "arms" / _name("arm", arm) / "arm.json").exists():
                 raise StoreError(f"arm {arm!r} of these samples was not written; call put_arm before put_samples")
-        pictures = [None if sample.image is None else _png(sample.image) for sample in samples]
-        made = [self._row(sample, picture) for sample, picture in zip(samples, pictures, strict=True)]
-        self._put_pictures([picture for picture in pictures if picture is not None])
+        outputs = [None if sample.output is None else self._named(sample.output) for sample in samples]
+        made = [self._row(sample, output[0] if output else "") for sample, output in zip(samples, outputs, strict=True)]
+        self._put_files([output[1:] for output in outputs if output is not None])
         columns = {name: [row[name] for row in made] for name in parts.SAMPLES.names}
         return parts.write_part(self.root, self.root / "samples", key, columns, parts.SAMPLES)
 
-    def _row(self, sample: Sample, picture: bytes | None) -> dict[str, Any]:
+    def _row(self, sample: Sample, sha: str) -> dict[str, Any]:
         if sample.status not in STATUSES:
             raise BadInput(
                 f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}"
             )
-        if sample.status == "ok" and sample.image is None:
+        if sample.status == "ok" and sample.output is None:
             raise BadInput(
-                f"sample {sample.case.id!r} is ok and has no picture; give one, or status error with a reason"
+                f"sample {sample.case.id!r} is ok and has no output; give one, or status error with a reason"
             )
         try:
             identity = sample.id
@@ -213,24 +219,25 @@ class Store:
                 f"sample {ascii(sample.case.id)}: its case holds half of a surrogate pair ({error.reason}); it is not "
                 "text"
             ) from error
-        case = dict(zip(CASE, sample.case, strict=True)) | {"vectors": list(sample.case.vectors)}
-        return case | {
+        return dict(zip(CASE, sample.case, strict=True)) | {
             "id": identity,
             "arm": sample.arm,
             "status": sample.status,
             "why": sample.why,
-            "image": "" if picture is None else hashlib.sha256(picture).hexdigest(),
+            "output": sha,
+            "mime": "" if sample.output is None else sample.output.mime,
+            "inputs": json.dumps(dict(sample.case.inputs), ensure_ascii=False),
             "notes": json.dumps(plain(sample.notes), ensure_ascii=False, allow_nan=False),
             "seconds": float(sample.seconds),
-            "nfe": int(sample.nfe),
+            "costs": json.dumps(plain(sample.costs), ensure_ascii=False, allow_nan=False),
         }
 
     def samples(self, arms: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """All rows, or those of some arms, sorted by arm, case and id.
 
-        Fields: ``id, arm, case`` (the case's own id), the other fields of a case, ``status, why, image`` (sha256 or
-        ``""``), ``notes`` (JSON text), ``seconds, nfe``. Where several parts hold one id, a row that is no error
-        wins, then the first part by name."""
+        Fields: ``id, arm, case`` (the case's own id), the other fields of a case (``inputs`` name -> hash), ``status,
+        why, output`` (sha256 or ``""``), ``mime``, ``notes`` (JSON text), ``seconds``, ``costs`` (name -> number).
+        Where several parts hold one id, a row that is no error wins, then the first part by name."""
         wanted = None if arms is None else set(arms)
         found: dict[str, dict[str, Any]] = {}
         for path in parts.part_files(self.root / "samples"):
@@ -241,22 +248,22 @@ class Store:
                     continue
                 there = found.get(row["id"])
                 if there is None or (there["status"] == "error" and row["status"] != "error"):
-                    found[row["id"]] = row | {"vectors": tuple(row["vectors"])}
+                    found[row["id"]] = row | {name: json.loads(row[name]) for name in ("inputs", "costs")}
         return sorted(found.values(), key=lambda row: (row["arm"], row["case"], row["id"]))
 
     def load(self, row: Mapping[str, Any]) -> Sample:
-        """The sample of a row, with its picture."""
-        image = self.image(row["image"]) if row["image"] else None
+        """The sample of a row of ``samples``, with its output."""
+        output = self.media(row["output"], row["mime"]) if row["output"] else None
         return Sample(
             case_of(row),
             row["arm"],
             row["status"],
-            image,
+            output,
             None,
             row["why"],
             json.loads(row["notes"]),
             row["seconds"],
-            row["nfe"],
+            dict(row["costs"]),
         )
 
     def done(self, arm: str) -> set[str]:
@@ -281,57 +288,68 @@ class Store:
             self._index[path] = (stamp, table["id"].to_pylist(), table["arm"].to_pylist())
         return self._index[path][1:]
 
-    # ----------------------------------------------------------------------------------------------------------- images
+    # ------------------------------------------------------------------------------------------------------------ media
 
-    def image_path(self, sha: str) -> Path:
-        """Where the picture of a sha256 is or would be."""
+    def media_path(self, sha: str, mime: str = "image/png") -> Path:
+        """Where the media of a sha256 is or would be. ``UnknownName`` for a type that is not kept."""
         if not isinstance(sha, str) or not SHA.fullmatch(sha):
             raise StoreError(
-                f"{str(sha)[:80]!r} names no picture; a picture is named by the 64 hex digits of its sha256"
+                f"{str(sha)[:80]!r} names no picture or sound; they are named by the 64 hex digits of their sha256"
             )
-        return self.root / "images" / sha[:2] / f"{sha}.png"
+        if mime not in MEDIA:
+            raise UnknownName("media type", mime, MEDIA)
+        return self.root / "media" / sha[:2] / f"{sha}.{MEDIA[mime].extension}"
 
-    def put_image(self, image: Image) -> str:
-        """Keep a picture as PNG; its name is the sha256 of the file. Equal pixels are kept once; a damaged file is
+    def put_media(self, media: Media) -> str:
+        """Keep a picture or a sound; its name is the sha256 of the file. Equal content is kept once; a damaged file is
         written again."""
-        data = _png(image)
-        self._put_pictures([data])
-        return hashlib.sha256(data).hexdigest()
+        sha, path, data = self._named(media)
+        self._put_files([(path, data)])
+        return sha
 
-    def _put_pictures(self, pictures: Iterable[bytes]) -> None:
+    def put_image(self, picture: Image) -> str:
+        """``put_media`` of a PIL picture."""
+        return self.put_media(kinds.Image(picture))
+
+    def _named(self, media: Media) -> tuple[str, Path, bytes]:
+        """(sha, path, bytes) of a media's file."""
+        data = media.encoded()
+        sha = hashlib.sha256(data).hexdigest()
+        return sha, self.media_path(sha, media.mime), data
+
+    def _put_files(self, files: Iterable[tuple[Path, bytes]]) -> None:
         """Write those that are not there, or not as they should be."""
-        files = {self.image_path(hashlib.sha256(data).hexdigest()): data for data in pictures}
         missing = {}
-        for path, data in files.items():
+        for path, data in dict(files).items():
             with said(path, "read"):
                 if not path.exists() or path.read_bytes() != data:
                     missing[path] = data
         if missing:
             write_many(self.root, missing)
 
-    def image(self, sha: str) -> Image:
-        """A picture, its content held against its name.
+    def media(self, sha: str, mime: str = "image/png") -> Media:
+        """A picture or a sound, its content held against its name.
 
         Raises:
             StoreError: missing, or other bytes than those that were written.
         """
-        from PIL import Image as pil
-
-        path = self.image_path(sha)
+        path = self.media_path(sha, mime)
+        what = f"{MEDIA[mime].kind} {path}"
         if not path.exists():
-            raise StoreError(
-                f"picture {path} is missing; delete the part that names it (Store.check() tells which) and resume"
-            )
+            raise StoreError(f"{what} is missing; delete the part that names it (Store.check() tells which) and resume")
         with said(path, "read"):
             data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha:
             raise StoreError(
-                f"picture {path} is corrupt; delete it and the part that names it (Store.check() tells which) and "
-                "resume"
+                f"{what} is corrupt; delete it and the part that names it (Store.check() tells which) and resume"
             )
-        picture = pil.open(io.BytesIO(data))
-        picture.load()
-        return picture
+        return kinds.decode(data, mime)
+
+    def image(self, sha: str) -> Image:
+        """The PIL picture of a sha256; raises as ``media``."""
+        found = self.media(sha)
+        assert isinstance(found, kinds.Image)
+        return found.picture
 
     # ----------------------------------------------------------------------------------------------------------- scores
 
@@ -462,20 +480,11 @@ class Store:
         return problems(self)
 
 
-def _png(image: Image) -> bytes:
-    """The picture as PNG without metadata: equal pixels, equal bytes."""
-    from PIL import Image as pil
-
-    if image.mode not in ("RGB", "RGBA", "L"):
-        image = image.convert("RGB")
-    buffer = io.BytesIO()
-    pil.frombytes(image.mode, image.size, image.tobytes()).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def case_of(row: Mapping[str, Any]) -> Case:
-    """The case of a sample's row."""
-    return Case(*(row[name] for name in CASE))._replace(vectors=tuple(row["vectors"]))
+    """The case of a sample's row, as ``Store.samples`` gives it or as its part holds it."""
+    given = row["inputs"]
+    inputs = Inputs(json.loads(given) if isinstance(given, str) else given)
+    return Case(**{**{name: row[column] for name, column in zip(Case._fields, CASE, strict=True)}, "inputs": inputs})
 
 
 def _name(kind: str, name: str) -> str:
