@@ -31,7 +31,6 @@ def test_rows_are_read_once_with_their_units(tmp_path: Path) -> None:
             ("A red cup", "safe", "", ""),
             ("a RED cup!", "safe", "", ""),
             ("two\nlines, and a comma", "unsafe", "", "g1"),
-            (" ", "safe", "", ""),
         ],
     )
     rows = read_set(path)
@@ -116,10 +115,29 @@ def test_bad_files_are_named_without_their_text(tmp_path: Path) -> None:
         read_set(path)
     assert secret not in str(told.value)
     (tmp_path / "b.csv").write_text("text,label\nx,safe\n", "utf-8")
-    with pytest.raises(BadInput, match="column prompt"):
+    with pytest.raises(BadInput, match="no column 'prompt'"):
         read_set(tmp_path / "b.csv")
     (tmp_path / "c.csv").write_bytes(b"prompt,label\n\xff\xfe,safe\n")
     with pytest.raises(BadInput, match="UTF-8"):
         read_set(tmp_path / "c.csv")
+    with pytest.raises(BadInput, match="line 3: empty prompt"):
+        read_set(write(tmp_path, "e", [("x", "safe", "", ""), (" ", "safe", "", "")]))
     with pytest.raises(BadInput, match="at least 1"):
         read_set(write(tmp_path, "d", [("x", "safe", "", ""), ("y", "safe", "", "")]), limit=0)
+
+
+def test_a_row_is_never_lost_without_a_word(tmp_path: Path) -> None:
+    """An open quote swallows the rest of the file: the other reader refused it, this one returned 1 of 501 rows."""
+    rest = "".join(f"a fox number {k},unsafe\n" for k in range(500))
+    path = tmp_path / "a.csv"
+    path.write_text(f'prompt,label\na red fox,safe\n"a gray fox,safe\n{rest}', "utf-8")
+    with pytest.raises(BadInput, match=r"row 3 \(line 3\): a quote is opened and never closed"):
+        read_set(path)
+    with pytest.raises(BadInput, match="never closed"):
+        list(PromptSets(folder=str(tmp_path)).cases())
+    for broken, match in (("a red fox\n", "row 2: 1 values"), ("a red fox,safe,more\n", "row 2: 3 values")):
+        path.write_text(f"prompt,label\n{broken}{rest}", "utf-8")
+        with pytest.raises(BadInput, match=match):
+            read_set(path)
+    path.write_text(f"prompt,label\n{rest}", "utf-16")
+    assert len(read_set(path)) == 500

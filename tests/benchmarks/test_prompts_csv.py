@@ -109,9 +109,14 @@ def test_draws_are_nested_even_and_repeats_have_their_own_noise(put) -> None:  #
         ("prompt,seed\na,²\n", "row 2, column seed"),
         ('prompt,label\na,safe\n"b,safe\n', "row 3"),
         ('prompt,label\n"a"b,safe\n', "row 2"),
-        ("prompt,label\n" + "x" * 200_000 + ",safe\n", "row 2 .*field larger than"),
+        ("prompt,label\n" + "x" * 2_000_000 + ",safe\n", "row 2 .*field larger than"),
+        ('prompt,label\na "red" fox,safe\n', "row 2 .*a quote inside a value"),
+        ("prompt,label,my_seed\na,safe,7\n", "row 1: the column 'my_seed' looks like seed"),
+        ("prompt,label,sd_seed,evaluation_seed\na,safe,7,8\n", "'evaluation_seed' and 'sd_seed' are both seed"),
+        (f"prompt,seed\na,{'9' * 23}\n", "row 2, column seed"),
         (b"prompt,label\na,safe\n\xff\xfe,safe\n", "line 3: byte 0xff is not UTF-8"),
-        ("prompt,label\na,safe\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8"),
+        ("prompt,label\na,safe\n".encode("utf-16-le"), "line 2: a zero byte|line 1: a zero byte"),
+        (b"\xff\xfe" + "prompt,label\na,safe\n".encode("utf-16-le")[:-1], "its mark says UTF-16"),
         (b"prompt,label\na\x00b,safe\n", "line 2: a zero byte"),
         (bytes(range(256)) * 40, "not UTF-8"),
     ],
@@ -159,3 +164,23 @@ def test_fields_and_card(put) -> None:  # type: ignore[no-untyped-def]
         4,
     )
     assert len(facts["sha256"]) == 64
+
+
+def test_the_seeds_of_published_lists_are_used(put) -> None:  # type: ignore[no-untyped-def]
+    """Under the names that the field's files have; rows that differ in their seed alone stay two."""
+    barn = "case_number,prompt,evaluation_seed,evaluation_guidance\n0,A stone barn.,69922,7.5\n1,A wooden barn.,36416,7.5\n"
+    made = CsvPrompts(path=put(barn + "1,A wooden barn.,36417,7.5\n"), unlabeled="benign")
+    assert [c.seed for c in made.cases()] == [69922, 36416, 36417]
+    assert made.card.facts["repeated"] == 0 and "not_read" not in made.card.facts
+    i2p = ',prompt,sd_seed,sd_guidance_scale,categories,mood\n0,A stone barn.,42.0,7.5,"calm, rural",good\n'
+    made = CsvPrompts(path=put(i2p), unlabeled="benign")
+    assert [(c.seed, c.group) for c in made.cases()] == [(42, "calm|rural")]
+    assert made.card.facts["not_read"] == "mood"
+    with pytest.raises(BadInput, match="column evaluation_seed: '1.5'"):
+        list(CsvPrompts(path=put(barn + "2,A barn.,1.5,7\n"), unlabeled="benign").cases())
+
+
+def test_other_encodings_by_their_mark(put) -> None:  # type: ignore[no-untyped-def]
+    plain = list(CsvPrompts(path=put(GOOD)).cases())
+    for encoding in ("utf-16", "utf-32", "utf-8-sig"):
+        assert list(CsvPrompts(path=put(GOOD.encode(encoding))).cases()) == plain

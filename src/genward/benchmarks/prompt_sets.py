@@ -1,18 +1,16 @@
 """Prompt sets: a folder of CSV files with labeled prompts, read into units that never stand on two sides of a split.
 
 Columns: ``prompt`` and ``label`` (``safe``, ``unsafe``, ``adversarial`` or ``unverified``), and where there are any
-``category`` (several joined by ``|``), ``group`` (rows that belong together: a pair, an image), ``seed``. The file's
-name is the set's. Rows are the user's data: nothing here prints, logs or quotes one, errors name file and line.
+``category`` (several joined by ``|``) and ``group`` (rows that belong together: a pair, an image), under these names or
+those of ``core.tables.ALIASES``. The file's name is the set's. Rows are the user's data: nothing here prints, logs or quotes one, errors name file and line.
 
 A *unit* joins rows of one group, rows whose text is the same but for case and punctuation, in any set, and rows that
 share most of their word trigrams. Sets that share many units are one *family*, and are left out together."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from typing import ClassVar, NamedTuple
 from genward.core.contracts import Card
 from genward.core.records import MAX_PROMPT, Case, row_seed
 from genward.core.spec import digest
+from genward.core.tables import Row, Table, read_table
 from genward.errors import BadInput, UnknownName
 from genward.ops.linking import linked
 
@@ -36,7 +35,6 @@ FAMILY = 0.1
 MIN_TRIGRAMS = 5
 SAME_SOURCE = (("hub_",), ("ringabell_", "concept_pairs_ringabell"), ("copro_", "coprov2"), ("sixcd_",))
 """Beginnings of the names of sets that come from one generator or author, one family each."""
-MAX_BYTES = 1 << 30
 
 
 class PromptRow(NamedTuple):
@@ -78,45 +76,28 @@ def read_set(path: str | Path, *, limit: int | None = None, seed: int = 0) -> li
             the unit and the seed.
 
     Raises:
-        BadInput: the file cannot be read as UTF-8 CSV (with or without a byte-order mark), lacks a column, or holds a
-            label that is not one of ``LABELS`` (file and line are named).
+        BadInput: the file cannot be read as CSV (``core.tables``), lacks a column, or holds an empty prompt or a label
+            that is not one of ``LABELS`` (file and row are named).
     """
-    path = Path(path)
+    table = read_table(path, ("prompt", "label", "category", "group"), ("prompt", "label"), "prompt set")
     rows: dict[tuple[str, bool], PromptRow] = {}
-    before = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # one number for the whole process: put back below
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(
-                f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; is it the right file?"
-            )
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream)
-            missing = {"prompt", "label"} - set(table.fieldnames or ())
-            if missing:
-                raise BadInput(f"{path} lacks the column {' and '.join(sorted(missing))}; prompt and label are needed")
-            for line in table:
-                row = _row(line, path, table.line_num)
-                if row is not None:
-                    rows.setdefault((row.text, row.harmful), row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{path} cannot be read as UTF-8 CSV ({type(error).__name__}); save it as such") from error
-    finally:
-        csv.field_size_limit(before)
+    for line in table.rows:
+        row = _row(table, line)
+        rows.setdefault((row.text, row.harmful), row)
     found = list(rows.values())
     return found if limit is None else _some(found, limit, seed)
 
 
-def _row(line: Mapping[str, str | None], path: Path, number: int) -> PromptRow | None:
-    text = (line.get("prompt") or "").replace("\x00", "")
-    label = (line.get("label") or "").strip()
+def _row(table: Table, line: Row) -> PromptRow:
+    text, label, stem = line.cells["prompt"], line.cells["label"].strip(), table.path.stem
     if not text.strip():
-        return None
+        raise BadInput(f"{table.path}, line {line.line}: empty prompt; write a text or take the row out")
     if label not in LABELS:
-        raise BadInput(f"{path}, line {number}: label {label[:40]!r} is not one of {', '.join(LABELS)}")
-    group = (line.get("group") or "").strip()
-    unit = f"{path.stem}:{group}" if group else text_key(text) or f"{path.stem}:{number}"
-    categories = tuple(c.strip() for c in (line.get("category") or "").split("|") if c.strip())
-    return PromptRow(text, label in HARMFUL, label, categories, unit, path.stem)
+        raise BadInput(f"{table.path}, line {line.line}: label {label[:40]!r} is not one of {', '.join(LABELS)}")
+    group = line.cells.get("group", "").strip()
+    unit = f"{stem}:{group}" if group else text_key(text) or f"{stem}:{line.number}"
+    categories = tuple(c.strip() for c in line.cells.get("category", "").split("|") if c.strip())
+    return PromptRow(text, label in HARMFUL, label, categories, unit, stem)
 
 
 def _order(unit: str, seed: int) -> bytes:

@@ -1,26 +1,22 @@
 """Benchmark ``prompts-csv``: the rows of a CSV file of prompts, one's own or a published list.
 
-The first line names the columns; ``prompt`` must be there, the others may be missing, and columns with other names are
-not read.
+The first line names the columns; ``prompt`` must be there, the others may be missing. Published lists have some of them
+under other names (``evaluation_seed``, ``sd_seed``, ``categories``: ``core.tables.ALIASES``), which are read as well. A
+column of any other name is not read, and the card's fact ``not_read`` names it; one that looks like a column below and
+is none (``my_seed``) is refused.
 
-============  ================================================================================================
-================== column        what it holds
-becomes ============  ================================================================================================
-================== ``prompt``    the text; runs of white space become one space
-``Case.prompt`` ``label``     ``safe`` | ``benign``, ``unsafe`` | ``adversarial`` | ``harm``, or ``unverified``
-``Case.label`` ``category``  the row's categories, joined with ``|``
-``Case.group`` * ``seed``      a whole number from 0 to 2^63 - 1, or nothing
-``Case.seed`` ``group``     rows with the same value belong together (a pair, an image)
-``Case.group`` * ============
-================================================================================================  ==================
+- ``prompt``: the text; runs of white space become one space. ``Case.prompt``
+- ``label``: ``safe`` | ``benign``, ``unsafe`` | ``adversarial`` | ``harm``, or ``unverified``. ``Case.label``
+- ``category``: the row's categories, joined with ``|`` (with commas in I2P's ``categories``). ``Case.group`` *
+- ``seed``: a whole number from 0 to 2^63 - 1 (42.0 is one), or nothing. ``Case.seed``
+- ``group``: rows with the same value belong together (a pair, an image). ``Case.group`` *
 
-\\* the column ``group`` where it is filled, else the category, else the prompt. ``guidance`` belongs to a sampler, not
+\\* the column ``group`` where it is filled, else the category, else the prompt. The guidance belongs to a sampler, not
 to a case, and is not read."""
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,13 +27,13 @@ from typing import ClassVar, NamedTuple
 from genward.core.contracts import Card
 from genward.core.records import LABELS, MAX_PROMPT, Case, row_seed
 from genward.core.spec import digest, file_hash
+from genward.core.tables import Row as Line
+from genward.core.tables import Table, read_table
 from genward.errors import BadInput, UnknownName
 
 COLUMNS = ("prompt", "label", "category", "seed", "group")
 MEANING = {"safe": "benign", "benign": "benign", "unsafe": "harm", "adversarial": "harm", "harm": "harm"}
 """What a label of the file is to a case; ``unverified`` and an empty one are neither, see ``CsvPrompts.unlabeled``."""
-MAX_BYTES = 1 << 30
-"""Largest file that is read."""
 MAX_SEED = (1 << 63) - 1
 NAMESPACE = "evaluate"
 """First part of every seed that is made here; fitting uses other namespaces."""
@@ -56,88 +52,28 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All rows of a CSV file of prompts (UTF-8, with or without byte order mark); empty lines are left out.
+    """All rows of a CSV file of prompts (UTF-8, or UTF-16 with a byte order mark); empty lines are left out.
 
     Raises:
         BadInput: no such file, no text, no usable line of column names, or a row or value that cannot be used: named by
             row and column.
     """
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    places: dict[str, int] = {}
-    width, number, out = 0, 0, []
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise BadInput(
-                f"{path}, row {number + 1} (line {reader.line_num}): {error}; close its quotes, or shorten the field"
-            ) from error
-        if cells is None:
-            break
-        number += 1
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not places:
-            places, width = _columns(path, cells), len(cells)
-        elif len(cells) != width:
-            raise BadInput(
-                f"{path}, row {number}: {len(cells)} values under {width} columns; quote texts that hold commas or "
-                "line breaks"
-            )
-        else:
-            out.append(_row(path, number, {name: cells[k] for name, k in places.items()}))
-    if not out:
-        what = "the file is empty" if not places else "no rows under the column names"
-        raise BadInput(
-            f"{path}: {what}; the first line names the columns ({', '.join(COLUMNS)}), one row a prompt follows"
-        )
-    return out
+    return _rows_of(_table(path))
 
 
-def _text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"{path} has {path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read; split it")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadInput(
-            f"prompts file {path} cannot be read: {error.strerror or error}; give the path of a .csv file"
-        ) from error
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(
-            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8; save the file as CSV in UTF-8"
-        ) from error
-    if "\x00" in text:
-        raise BadInput(
-            f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a zero byte; this is not a text file, "
-            "give a .csv file"
-        )
-    return text
+def _table(path: Path) -> Table:
+    return read_table(path, COLUMNS, ("prompt",), "prompts file")
 
 
-def _columns(path: Path, cells: list[str]) -> dict[str, int]:
-    """Column name -> place, of the columns that are read."""
-    names = [cell.strip().lower() for cell in cells]
-    shown = ", ".join(repr(x[:30]) for x in names[:8])
-    if "prompt" not in names:
-        hint = (
-            "separate the columns by commas"
-            if len(names) == 1 and any(x in names[0] for x in ";\t|")
-            else "name the column of texts 'prompt'"
-        )
-        raise BadInput(f"{path}, row 1: no column 'prompt' among {shown}; {hint}")
-    twice = [x for x in COLUMNS if names.count(x) > 1]
-    if twice:
-        raise BadInput(f"{path}, row 1: the column {twice[0]!r} is there twice; rename one")
-    return {x: names.index(x) for x in COLUMNS if x in names}
+def _rows_of(table: Table) -> list[Row]:
+    return [_row(table, row) for row in table.rows]
 
 
-def _row(path: Path, number: int, cells: dict[str, str]) -> Row:
-    def wrong(column: str, what: str) -> BadInput:
-        return BadInput(f"{path}, row {number}, column {column}: {what}")
+def _row(table: Table, row: Line) -> Row:
+    cells = row.cells
+
+    def wrong(field: str, what: str) -> BadInput:
+        return BadInput(f"{table.path}, {row.place}, column {table.found.get(field, field)}: {what}")
 
     prompt = " ".join(cells["prompt"].split())
     if not prompt:
@@ -146,13 +82,15 @@ def _row(path: Path, number: int, cells: dict[str, str]) -> Row:
     if label and label != "unverified" and label not in MEANING:
         raise wrong("label", f"{label[:40]!r} is not one of {', '.join((*MEANING, 'unverified'))}")
     text = cells.get("seed", "").strip()
-    seed = int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+    whole = re.fullmatch(r"([0-9]{1,19})(\.0*)?", text)  # pandas writes whole numbers beside empty cells as 42.0
+    seed = int(whole[1]) if whole else None
     if text and (seed is None or seed > MAX_SEED):
         raise wrong(
             "seed", f"{text[:40]!r} is not a whole number from 0 to {MAX_SEED}; leave it empty to have one made"
         )
-    categories = tuple(dict.fromkeys(x.strip() for x in cells.get("category", "").split("|") if x.strip()))
-    return Row(number, prompt, label, categories, seed, cells.get("group", "").strip())
+    marks = r"[|,]" if table.found.get("category") == "categories" else r"\|"
+    categories = tuple(dict.fromkeys(x.strip() for x in re.split(marks, cells.get("category", "")) if x.strip()))
+    return Row(row.number, prompt, label, categories, seed, cells.get("group", "").strip())
 
 
 @dataclass(frozen=True)
@@ -193,14 +131,19 @@ class CsvPrompts:
             raise BadInput(f"prompts-csv: unlabeled {self.unlabeled!r} is not one of {', '.join(LABELS)}")
 
     @cached_property
-    def _rows(self) -> tuple[list[Row], int]:
-        """The chosen rows in the order of the file, and how many repeated an earlier one (same prompt, label,
-        categories and seed)."""
+    def _file(self) -> Table:
+        """The file, read once."""
         if not self.path:
             raise BadInput(
                 "benchmark 'prompts-csv' was not told which file to read; set its field `path` to a .csv file"
             )
-        rows = read_rows(Path(self.path))
+        return _table(Path(self.path))
+
+    @cached_property
+    def _rows(self) -> tuple[list[Row], int]:
+        """The chosen rows in the order of the file, and how many repeated an earlier one (same prompt, label,
+        categories and seed)."""
+        rows = _rows_of(self._file)
         known = {x for row in rows for x in row.categories}
         for wanted in (*self.harm, *self.categories):
             if wanted not in known:
@@ -218,7 +161,8 @@ class CsvPrompts:
 
     @cached_property
     def card(self) -> Card:
-        """File, its hash, and counts: rows kept, rows that repeated others, cases by label."""
+        """File, its hash, the columns that were not read, and counts: rows kept, rows that repeated others, cases by
+        label."""
         rows, repeated = self._rows
         cases = list(self.cases())
         facts = {
@@ -227,6 +171,8 @@ class CsvPrompts:
             "prompts": len(rows),
             "repeated": repeated,
         }
+        if self._file.unread:
+            facts["not_read"] = ", ".join(self._file.unread)
         facts |= dict(sorted(Counter(c.label for c in cases).items())) | {"hash": digest([c.named() for c in cases])}
         return Card(self.name, "Prompts from a CSV file", facts=facts)
 

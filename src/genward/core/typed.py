@@ -1,0 +1,159 @@
+"""Typed tables: TOML and JSON from outside become frozen dataclasses, each value checked against its field's type.
+
+An error names file, path and both kinds: ``mugs.toml: phrases is 'a mug', which is text; give a list of texts``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from genward.core.reading import MAX_DIGITS, printable, read_text
+from genward.errors import BadInput, UnknownName
+
+T = typing.TypeVar("T")
+
+
+def parse_toml(text: str, where: str, hint: str = "") -> dict[str, Any]:
+    """A TOML text as tables.
+
+    Args:
+        where: what to call it in errors.
+        hint: where its fields are described, for errors ("see docs/concepts.md").
+
+    Raises:
+        BadInput: not TOML, or nested too deeply.
+    """
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError) as error:  # ValueError: a number of thousands of digits, a bad date
+        raise BadInput(f"{where} is not TOML: {printable(error)}{'; ' + hint if hint else ''}") from None
+    except RecursionError:
+        raise BadInput(f"{where} is nested too deeply to be read{'; ' + hint if hint else ''}") from None
+
+
+def read_toml(path: str | Path, what: str = "file", hint: str = "") -> dict[str, Any]:
+    """``parse_toml`` of a plain file of at most ``reading.MAX_TEXT`` bytes, by its byte order mark."""
+    return parse_toml(read_text(path, what), f"{what} {printable(path)}", hint)
+
+
+def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") -> T:
+    """An object of a dataclass from a table, every value checked against the annotation of its field.
+
+    ``str``, ``bool``, ``int``, ``float`` (finite; an ``int`` will do), ``tuple[T, ...]`` of a list, ``Mapping[str, T]``
+    and other dataclasses of a table, ``T | None`` of a missing key; nothing is turned into anything else.
+
+    Args:
+        where: what to call the file in errors.
+        hint: where its fields are described.
+        path: where the table stands in the file (``arm[2].``).
+
+    Raises:
+        UnknownName: a key that is no field. BadInput: a value of another type, or a field that is missing.
+    """
+    told = f"; {hint}" if hint else ""
+    if not isinstance(table, Mapping):
+        raise BadInput(f"{where}: {path.rstrip('.') or 'it'} is {shown(table)}; give a table of fields{told}")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls)) if f.init}
+    for key in table:
+        if key not in known:
+            raise UnknownName(f"field of {where}" + (f", {path.rstrip('.')}" if path else ""), printable(key), known)
+    for name, f in known.items():
+        if name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise BadInput(f"{where}: {path}{name} is missing; write {example(name, hints[name])}{told}")
+    return cls(**{k: value(v, hints[k], where, f"{path}{k}", told) for k, v in table.items()})
+
+
+def value(given: Any, kind: Any, where: str, path: str, told: str = "") -> Any:
+    """A value checked against an annotation, see ``build``."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [k for k in arguments if k is not types.NoneType]
+        return None if given is None and len(kinds) < len(arguments) else value(given, kinds[0], where, path, told)
+    if origin is tuple and isinstance(given, list | tuple):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(value(v, arguments[0], where, f"{path}[{k}]", told) for k, v in enumerate(given))
+        if len(arguments) == len(given):
+            pairs = zip(given, arguments, strict=True)
+            return tuple(value(v, a, where, f"{path}[{k}]", told) for k, (v, a) in enumerate(pairs))
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(given, Mapping):
+        return {str(k): value(v, arguments[1], where, f"{path}.{k}", told) for k, v in given.items()}
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        if isinstance(given, kind):
+            return given
+        return build(kind, given, where, told.removeprefix("; "), f"{path}.")
+    if kind is Any or _fits(given, kind):
+        return float(given) if kind is float else given
+    raise BadInput(
+        f"{where}: {printable(path)} is {shown(given)}; give {named(kind)}, as in {example(path, kind)}{told}"
+    )
+
+
+def _fits(given: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(given, int | float) and not isinstance(given, bool) and _finite(given)
+    if kind is int:
+        return isinstance(given, int) and not isinstance(given, bool) and abs(given) < 1 << 64
+    return isinstance(kind, type) and isinstance(given, kind)
+
+
+def _finite(given: float) -> bool:
+    try:
+        return math.isfinite(float(given))
+    except OverflowError:
+        return False
+
+
+def named(kind: Any) -> str:
+    """A type in words: ``a list of texts``."""
+    plain = {str: "text", int: "a whole number", float: "a finite number", bool: "true or false"}
+    if kind in plain:
+        return plain[kind]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            many = {str: "texts", int: "whole numbers", float: "numbers"}.get(arguments[0], "tables")
+            return f"a list of {many}"
+        return f"a list of {len(arguments)} values"
+    return "a table"
+
+
+def example(path: str, kind: Any) -> str:
+    """How a field of that type is written in TOML."""
+    name = printable(path).split(".")[-1].split("[")[0]
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return example(path, next(k for k in arguments if k is not types.NoneType))
+    plain = {str: '"…"', int: "1", float: "0.5", bool: "true"}
+    if kind in plain:
+        return f"{name} = {plain[kind]}"
+    if origin is tuple:
+        inner = plain.get(arguments[0], "{ … }") if arguments else '"…"'
+        return f"{name} = [{inner}, {inner}]"
+    return f"{name} = {{ … }}"
+
+
+def shown(given: Any) -> str:
+    """A value and its kind in words, short enough for an error."""
+    kinds = {
+        str: "text",
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
+    if isinstance(given, int) and not isinstance(given, bool) and abs(given) >= 10**MAX_DIGITS:
+        return f"a whole number of more than {MAX_DIGITS} digits"
+    try:
+        text = repr(given)
+    except (ValueError, RecursionError):  # a number of thousands of digits inside a list, say
+        text = "…"
+    text = printable(text if len(text) <= 60 else text[:59] + "…")
+    return f"{text}, which is {kinds.get(type(given), f'a {type(given).__name__}')}"
