@@ -166,6 +166,12 @@ class Fits(Protocol):
 class Model(Protocol):
     """A generative model of one family."""
 
+    family: str
+    makes: ClassVar[str]
+    """What its samples hold: one of ``media.KINDS``"""
+    sampler_class: ClassVar[type[Any]]
+    """Its family's settings, see ``core.settings.Settings``"""
+
     @property
     def sites(self) -> Mapping[str, Site]: ...
     @property
@@ -265,6 +271,7 @@ class Card:
 class Judge(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
+    """What a sample must hold for it: names of ``media.KINDS``"""
 
     @property
     def card(self) -> Card | None: ...

@@ -119,20 +119,29 @@ class Case(NamedTuple):
 
 @dataclass(frozen=True)
 class Sampler:
-    """How pictures are sampled. Part of an arm's identity; batch size and device are not."""
+    """How diffusion models sample pictures. Part of an arm's identity; batch size and device are not."""
 
     steps: int = 20
+    """Denoising steps, 1 to 1000"""
     guidance: float = 4.0
+    """Scale of classifier-free guidance, 0 to 100; at 1 and below there is no unconditional branch."""
     height: int = 0
     """Pixels; 0 takes the model's own size."""
     width: int = 0
+    """Pixels; 0 takes the model's own size."""
     eta: float = 0.0
+    """Share of the sampler's own noise in each step, 0 (DDIM) to 1 (DDPM), for schedulers that have it."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.steps <= 1000:
             raise BadInput(f"{self.steps} steps; between 1 and 1000 are possible")
         if not 0 <= self.guidance <= 100:
             raise BadInput(f"guidance {self.guidance}; between 0 and 100 is possible")
+
+    def costs(self, extra_nfe: float = 0.0) -> dict[str, float]:
+        """What one row costs, by name: ``nfe`` denoiser rows, two per step under guidance, else one, and what defenses
+        add to each step."""
+        return {"nfe": self.steps * ((2 if self.guidance > 1 else 1) + extra_nfe)}
 
 
 class Verdict(NamedTuple):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from genward.core import defending
 from genward.core.contracts import Defense, Site
 from genward.core.media import Image
 from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
+from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
 from genward.errors import BadInput, Blocked, Conflict, GenwardError, Inapplicable, UnknownName
 from genward.models.rig import LiveRig, PortError, Run, learned_tokens
@@ -37,7 +38,9 @@ class StableDiffusion:
         spec: the model's identity: weights by content hash, dtype.
     """
 
-    family = "sd"
+    family = DIFFUSION.name
+    makes: ClassVar[str] = DIFFUSION.makes
+    sampler_class: ClassVar[type[Sampler]] = Sampler
 
     def __init__(self, pipe: Any, spec: Spec) -> None:
         self.pipe, self.spec = pipe, spec

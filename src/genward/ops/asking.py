@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from genward.core.contracts import Judge
 from genward.core.media import Image
 from genward.core.records import Case, Sample
+from genward.core.settings import matched
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
         example: a label, for the message.
 
     Raises:
-        BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
+        BadInput: no judge, one that does not look at pictures, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
     """
     name = type(defense).name
     if defense.probe is None:
@@ -35,6 +36,7 @@ def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
         )
     if not defense.labels:
         raise BadInput(f"{name} has no labels to refuse; write {name}:weapons, or give labels={example}")
+    matched("image", f"before {name}", judges=[defense.probe])
     return defense.probe, thresholds(defense.probe, defense.labels, defense.threshold, name)
 
 

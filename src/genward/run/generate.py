@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.fitting import parse_defense, ready
 from genward.catalog.opening import Opener
 from genward.core.contracts import Artifact, Defense
 from genward.core.records import Case, Sample, Sampler
+from genward.core.settings import stated
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
 from genward.run.guard import arm_hash, arm_spec
@@ -217,7 +217,7 @@ def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
         row["defenses"].append(piece.work.defenses)
         row["spec"][key] = {"model": piece.record["model"], "defenses": piece.record["defenses"]}
         row["prepare"][key] = piece.prepare_seconds
-        row["model"], row["sampler"] = piece.work.model, asdict(sampler)
+        row["model"], row["sampler"] = piece.work.model, stated(sampler)
     for row in rows.values():
         hashes = list(row["hashes"].values())
         row["hash"] = hashes[0] if len(hashes) == 1 else digest(hashes)

@@ -7,11 +7,11 @@ every call."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from genward.core.contracts import Defense
 from genward.core.records import Case, Sample, Sampler
+from genward.core.settings import stated
 from genward.core.spec import Spec, digest
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def arm_spec(model: Spec, defenses: Sequence[Defense], sampler: Sampler) -> dict
     return {
         "model": model.to_json(),
         "defenses": [Spec.of("defense", d).to_json() for d in defenses],
-        "sampler": asdict(sampler),
+        "sampler": stated(sampler),
     }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.judges import judge_hash, judge_spec, open_judge
+from genward.core.media import MEDIA
+from genward.core.settings import matched
 from genward.core.spec import digest
 
 if TYPE_CHECKING:
@@ -41,10 +43,15 @@ def judge_samples(
         only: sample ids to look at; all of the arms' by default.
         batch: samples read and scored at a time; the unit of writing.
         progress: ``progress(samples done, samples)``.
+
+    Raises:
+        BadInput: the judge needs other media than the samples are; nothing is judged then.
     """
     began = time.perf_counter()
     name = judge_hash(judge)
     rows = [r for r in store.samples(set(arms)) if only is None or r["id"] in only]
+    for mime in sorted({r["mime"] for r in rows} - {""}):
+        matched(MEDIA[mime].kind, "of these samples", judges=[judge])
     seen = store.judged(name)
     if hasattr(judge, "features"):
         seen &= set(store.features(name)) | {r["id"] for r in rows if not r["output"]}

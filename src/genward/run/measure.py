@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog.opening import Opener
 from genward.core.records import Case, Sample, load_concept
+from genward.core.settings import stated
 from genward.errors import BadInput, StoreError
 from genward.run import results
 from genward.run.claims import claims, load_claims
@@ -158,7 +158,7 @@ def run_table(
         "n": plan.n,
         "batch": plan.batch,
         "plan": plan.hash,
-        "sampler": asdict(plan.sampler),
+        "sampler": stated(plan.sampler),
         "concepts": concept_tables(plan),
         **results.provenance(command, device),
         "seconds": seconds,

@@ -1,4 +1,5 @@
-"""Tiny pipelines of the real classes, a judge with known answers, one example defense a port, and the contract suites.
+"""Tiny pipelines of the real classes, a tiny model of sound, judges with known answers, one example defense for each
+port, and the contract suites.
 
 Importable by anyone who writes a plug-in: ``from genward.testing import tiny_sd, defense_laws``.
 """
@@ -7,5 +8,8 @@ from genward.testing.examples import EXAMPLES
 from genward.testing.judge import FakeJudge
 from genward.testing.suites import defense_laws
 from genward.testing.tiny import tiny_pipeline, tiny_sd
+from genward.testing.tone import ToneJudge, ToneModel, ToneSampler
 
-__all__ = ["EXAMPLES", "FakeJudge", "defense_laws", "tiny_pipeline", "tiny_sd"]
+__all__ = [
+    "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "defense_laws", "tiny_pipeline", "tiny_sd",
+]  # fmt: skip
