@@ -112,6 +112,15 @@ def test_bad_plans_are_refused(tmp_path: Path) -> None:
     (tmp_path / "y.toml").write_text("concepts = ['weapons']\ncolour = 'red'\n[[arm]]\nlabel = 'base'")
     with pytest.raises(BadInput, match="colour"):
         p.make_plan(tmp_path / "y.toml")
+    for wrong, match in (
+        ("concepts = 'weapons'", "concepts is 'weapons', which is text; give a list of texts"),
+        ("concepts = ['weapons']\nn = '3'", "n is '3', which is text; give a whole number"),
+        ("concepts = ['weapons']\nsampler = { steps = 2.5 }", "sampler.steps is 2.5, which is a number"),
+        ("concepts = ['weapons']\narm = [1]", r"arms\[0\] is 1"),
+    ):
+        (tmp_path / "z.toml").write_text(wrong + ("" if "arm" in wrong else "\n[[arm]]\nlabel = 'base'"))
+        with pytest.raises(BadInput, match=match):
+            p.make_plan(tmp_path / "z.toml")
 
 
 def test_no_shipped_recipe_generates_a_caption_that_methods_fit_on() -> None:

@@ -29,7 +29,7 @@ from genward.serve.policy import (
     parse_policy,
     policy_names,
 )
-from genward.serve.prompts import read_prompts
+from genward.serve.prompts import BENIGN_LABELS, read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NAME = TEXT.filter(lambda t: t.strip())
@@ -148,11 +148,11 @@ def test_shipped_names_concepts_and_files(tmp_path: Path) -> None:
         load_policy("weapon")
     with pytest.raises(BadInput, match="no policy file"):
         load_policy(tmp_path / "none.toml")
-    (tmp_path / "bad.toml").write_bytes(b"\xff\xfe")
+    (tmp_path / "bad.toml").write_bytes(b"\xff\xfa")
     with pytest.raises(BadInput, match="UTF-8"):
         load_policy(tmp_path / "bad.toml")
     (tmp_path / "huge.toml").write_bytes(b"#" * 1_000_001)
-    with pytest.raises(BadInput, match="short text file"):
+    with pytest.raises(BadInput, match="at most 1,000,000 are read"):
         load_policy(tmp_path / "huge.toml")
 
 
@@ -239,3 +239,34 @@ def test_prompts_are_read_line_by_line(tmp_path: Path) -> None:
         read_prompts(path)
     with pytest.raises(BadInput, match="no file"):
         read_prompts(tmp_path / "none.txt")
+
+
+def test_a_table_is_read_as_one_or_refused(tmp_path: Path) -> None:
+    text = 'prompt,label\n"a red fox, oil painting",safe\n"a boat\nat sea",safe\n'
+    (tmp_path / "benign.csv").write_text(text, "utf-8")
+    assert read_prompts(tmp_path / "benign.csv") == ["a red fox, oil painting", "a boat at sea"]
+    (tmp_path / "benign.txt").write_text(text, "utf-8")
+    with pytest.raises(BadInput, match="column names of a table"):
+        read_prompts(tmp_path / "benign.txt")
+    (tmp_path / "benign.jsonl").write_text('{"prompt": "a fox"}\n', "utf-8")
+    with pytest.raises(BadInput, match="no list of prompts"):
+        read_prompts(tmp_path / "benign.jsonl")
+    (tmp_path / "mixed.csv").write_text("prompt,label\na fox,safe\na bomb,unsafe\n", "utf-8")
+    assert len(read_prompts(tmp_path / "mixed.csv")) == 2
+    with pytest.raises(BadInput, match="row 3: label 'unsafe' where only benign, safe, unverified belong"):
+        read_prompts(tmp_path / "mixed.csv", BENIGN_LABELS)
+
+
+def test_line_ends_of_every_system(tmp_path: Path) -> None:
+    path = tmp_path / "benign.txt"
+    for end in ("\n", "\r\n", "\r", "\u2028", "\x85", "\x0c"):
+        path.write_text(f"a cat{end}a dog{end}", "utf-8", newline="")
+        assert read_prompts(path) == ["a cat", "a dog"], repr(end)
+
+
+def test_policy_files_of_other_editors(tmp_path: Path) -> None:
+    text = 'name = "house"\n[categories.weapons]\naction = "block"\n'
+    expected = parse_policy(text, "house")
+    for data in (text.encode("utf-8-sig"), text.encode("utf-16"), text.replace("\n", "\r\n").encode()):
+        (tmp_path / "house.toml").write_bytes(data)
+        assert load_policy(tmp_path / "house.toml") == expected

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from genward.core.contracts import Card
-from genward.core.records import LABELS, MAX_PROMPT, Case, row_seed
+from genward.core.records import LABELS, MAX_PROMPT, MAX_SEED, Case, row_seed
 from genward.core.spec import digest, file_hash
 from genward.core.tables import Row as Line
 from genward.core.tables import Table, read_table
@@ -34,7 +34,6 @@ from genward.errors import BadInput, UnknownName
 COLUMNS = ("prompt", "label", "category", "seed", "group")
 MEANING = {"safe": "benign", "benign": "benign", "unsafe": "harm", "adversarial": "harm", "harm": "harm"}
 """What a label of the file is to a case; ``unverified`` and an empty one are neither, see ``CsvPrompts.unlabeled``."""
-MAX_SEED = (1 << 63) - 1
 NAMESPACE = "evaluate"
 """First part of every seed that is made here; fitting uses other namespaces."""
 

@@ -406,7 +406,7 @@ def load(folder: Path, *, states: bool = True) -> Dataset:
         raise BadInput(f"{folder} holds no part of a dataset; build it: genward dataset build")
     for file in files:
         try:
-            mine = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+            mine = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
         except (OSError, ValueError) as error:
             raise BadInput(f"{file} cannot be read ({error}); delete this part and build again") from error
         part = _tensors(file.with_suffix(".safetensors"), len(mine), states)

@@ -48,11 +48,11 @@ def main(
         raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
     from genward.serve import calibrate as calibration
     from genward.serve.policy import dump_policy, load_policy
-    from genward.serve.prompts import checked_prompts, read_prompts
+    from genward.serve.prompts import BENIGN_LABELS, checked_prompts, read_prompts
 
     request = calibration.one_request(defense)
     base = load_policy(policy) if policy else None
-    prompts = read_prompts(benign)
+    prompts = read_prompts(benign, BENIGN_LABELS)
     checked_prompts(prompts)
 
     from genward.catalog.opening import open_model

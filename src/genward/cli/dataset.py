@@ -23,26 +23,16 @@ def read_rows(file: Path) -> list[str | tuple[str, str]]:
     Raises:
         BadInput: it cannot be read or holds no prompt.
     """
-    import csv
-    import io
-
+    from genward.core.tables import read_table
     from genward.serve.prompts import read_prompts
 
     if file.suffix.lower() != ".csv":
         return list(read_prompts(file))
-    try:
-        rows = list(csv.DictReader(io.StringIO(file.read_text("utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BadInput(f"{file} cannot be read as CSV in UTF-8: {error}") from error
-    if not rows or "prompt" not in rows[0]:
-        raise BadInput(
-            f"{file} has no column 'prompt'; name it so, and 'family' what kinds of prompts are told apart by"
-        )
-    found: list[str | tuple[str, str]] = [
-        (r["prompt"], r.get("family") or "") for r in rows if (r["prompt"] or "").strip()
-    ]
-    if not found:
-        raise BadInput(f"{file} holds no prompt")
+    found: list[str | tuple[str, str]] = []
+    for row in read_table(file, ("prompt", "family"), ("prompt",), "file of prompts").rows:
+        if not row.cells["prompt"].strip():
+            raise BadInput(f"{file}, {row.place}: empty prompt; write a text or take the row out")
+        found.append((row.cells["prompt"], row.cells.get("family", "")))
     return found
 
 

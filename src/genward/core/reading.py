@@ -35,13 +35,20 @@ LINE_END = re.compile("\r\n|[\n\r\v\f\x85\u2028\u2029]")
 """What ends a line, by the Unicode standard (section 5.8, newline functions)."""
 
 
-def read_bytes(path: str | Path, what: str = "file", limit: int = MAX_TEXT, wrong: type[BadInput] = BadInput) -> bytes:
+def read_bytes(
+    path: str | Path,
+    what: str = "file",
+    limit: int = MAX_TEXT,
+    wrong: type[BadInput] = BadInput,
+    hint: str = "check the path",
+) -> bytes:
     """The content of a plain file.
 
     Args:
         what: what to call it in errors ("policy file").
         limit: most bytes that are read.
         wrong: the error to raise, for callers with one of their own.
+        hint: what to try where there is no such file.
 
     Raises:
         BadInput: no such file, a folder, a pipe, socket or device, more than ``limit`` bytes, no right to read it, or a
@@ -65,7 +72,7 @@ def read_bytes(path: str | Path, what: str = "file", limit: int = MAX_TEXT, wron
         finally:
             os.close(handle)
     except FileNotFoundError:
-        raise wrong(f"{what} {shown} cannot be read: no such file; check the path") from None
+        raise wrong(f"no {what} at {shown}, so it cannot be read; {hint}") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         why = getattr(error, "strerror", None) or error
         raise wrong(f"{what} {shown} cannot be read: {why}; give the path of a plain file") from error
@@ -99,9 +106,15 @@ def decoded(data: bytes, where: str, wrong: type[BadInput] = BadInput) -> str:
     return text
 
 
-def read_text(path: str | Path, what: str = "file", limit: int = MAX_TEXT, wrong: type[BadInput] = BadInput) -> str:
+def read_text(
+    path: str | Path,
+    what: str = "file",
+    limit: int = MAX_TEXT,
+    wrong: type[BadInput] = BadInput,
+    hint: str = "check the path",
+) -> str:
     """``read_bytes`` and ``decoded``."""
-    return decoded(read_bytes(path, what, limit, wrong), f"{what} {printable(path)}", wrong)
+    return decoded(read_bytes(path, what, limit, wrong, hint), f"{what} {printable(path)}", wrong)
 
 
 def lines(text: str) -> list[str]:

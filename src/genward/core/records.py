@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.media import Audio, Image, Media
+from genward.core.reading import half_pair, printable
 from genward.core.spec import digest, named
+from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ LABELS = ("harm", "benign")
 STATUSES = ("ok", "refused", "error")
 MAX_PROMPT = 2_000
 """Longest prompt in characters that is accepted."""
+MAX_SEED = (1 << 63) - 1
+"""Largest seed of a case: what a store's 64-bit column holds."""
 
 
 LATENTS = "latents"
@@ -108,6 +111,14 @@ class Case(NamedTuple):
             )
         if "\x00" in self.prompt:
             raise BadInput(f"case {self.id!r}: the prompt holds a zero byte; it is not text")
+        for name in ("id", "prompt", "negative", "concept", "group", "variant", "parent"):
+            text = getattr(self, name)
+            if not isinstance(text, str) or half_pair(text) is not None:
+                raise BadInput(f"case {self.id!r}: {name} is {text!r:.60}, which is no text that can be written down")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
+            raise BadInput(
+                f"case {self.id!r}: the seed is {self.seed!r:.40}; a whole number from 0 to {MAX_SEED} will do"
+            )
         if not isinstance(self.inputs, Inputs):
             raise BadInput(
                 f"case {self.id!r}: its inputs are {type(self.inputs).__name__}; give Inputs({{name: hash}})"
@@ -315,26 +326,44 @@ def load_concept(name_or_path: str | Path) -> Concept:
     """Read a concept file: a shipped name (``weapons``) or a path to a TOML file.
 
     Raises:
-        UnknownName: no shipped concept of that name and no such file.
-        BadInput: the file cannot be read or lacks a field.
+        UnknownName: no shipped concept of that name.
+        BadInput: the file cannot be read, lacks a field, or holds one that is unknown or of another type (named with
+            its path).
     """
-    text_path = str(name_or_path)
-    if text_path.endswith(".toml") or "/" in text_path:
-        path = Path(text_path)
-        if not path.is_file():
-            raise BadInput(f"no concept file at {path}; give a .toml file or one of: {', '.join(concept_names())}")
-        raw_text = path.read_text("utf-8")
+    text, hint = str(name_or_path), "see docs/concepts.md for its fields"
+    if text.endswith(".toml") or "/" in text:
+        known = f"give a .toml file or one of: {', '.join(concept_names())}"
+        raw = read_toml(text, "concept file", hint, missing=known)
     else:
-        if text_path not in concept_names():
-            raise UnknownName("concept", text_path, concept_names())
-        raw_text = resources.files("genward").joinpath("concepts", f"{text_path}.toml").read_text("utf-8")
-    try:
-        raw = tomllib.loads(raw_text)
-        judge = raw.get("judge", {}).get("labels", [])
-        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items() if k != "judge"}
-        return Concept(judge=tuple(judge), **known)
-    except (tomllib.TOMLDecodeError, TypeError, AttributeError) as error:
-        raise BadInput(f"concept file {name_or_path}: {error}; see docs/concepts.md for its fields") from error
+        if text not in concept_names():
+            raise UnknownName("concept", text, concept_names())
+        raw = parse_toml(resources.files("genward").joinpath("concepts", f"{text}.toml").read_text("utf-8"), text)
+    where = f"concept file {printable(text)}"
+    judge = build(_Judge, raw.pop("judge", {}), where, hint, "judge.")
+    concept = replace(build(Concept, raw, where, hint), judge=judge.labels)
+    for name in ("name", "summary"):
+        if not getattr(concept, name).strip():
+            raise BadInput(f"{where}: {name} is empty; {hint}")
+    for name in ("targets", "phrases"):
+        if not getattr(concept, name):
+            raise BadInput(f"{where}: {name} is an empty list; a concept has at least one")
+    for name in ("targets", "phrases", "heldout", "descriptions", "neighbors", "keep", "judge", "prompts"):
+        for k, line in enumerate(getattr(concept, name)):
+            if not line.strip() or len(line) > MAX_PROMPT:
+                raise BadInput(f"{where}: {name}[{k}] has {len(line):,} characters; 1 to {MAX_PROMPT:,} are possible")
+    if concept.anchors and len(concept.anchors) != len(concept.targets):
+        raise BadInput(
+            f"{where}: {len(concept.anchors)} anchors for {len(concept.targets)} targets; give one a target, or "
+            "`anchor` alone"
+        )
+    return concept
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """The table ``judge`` of a concept file."""
+
+    labels: tuple[str, ...] = ()
 
 
 def row_seed(*parts: object) -> int:

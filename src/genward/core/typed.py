@@ -5,6 +5,7 @@ An error names file, path and both kinds: ``mugs.toml: phrases is 'a mug', which
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import tomllib
 import types
@@ -13,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genward.core.reading import MAX_DIGITS, printable, read_text
-from genward.errors import BadInput, UnknownName
+from genward.core.reading import MAX_DIGITS, MAX_TEXT, printable, read_text
+from genward.errors import BadInput
 
 T = typing.TypeVar("T")
 
@@ -37,9 +38,12 @@ def parse_toml(text: str, where: str, hint: str = "") -> dict[str, Any]:
         raise BadInput(f"{where} is nested too deeply to be read{'; ' + hint if hint else ''}") from None
 
 
-def read_toml(path: str | Path, what: str = "file", hint: str = "") -> dict[str, Any]:
-    """``parse_toml`` of a plain file of at most ``reading.MAX_TEXT`` bytes, by its byte order mark."""
-    return parse_toml(read_text(path, what), f"{what} {printable(path)}", hint)
+def read_toml(
+    path: str | Path, what: str = "file", hint: str = "", *, limit: int = MAX_TEXT, missing: str = "check the path"
+) -> dict[str, Any]:
+    """``parse_toml`` of a plain file of at most ``limit`` bytes, decoded by its byte order mark; ``missing`` says what
+    to try where there is no such file."""
+    return parse_toml(read_text(path, what, limit, hint=missing), f"{what} {printable(path)}", hint)
 
 
 def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") -> T:
@@ -54,7 +58,8 @@ def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") 
         path: where the table stands in the file (``arm[2].``).
 
     Raises:
-        UnknownName: a key that is no field. BadInput: a value of another type, or a field that is missing.
+        BadInput: a key that is no field (the nearest ones are offered), a value of another type, or a field that is
+            missing.
     """
     told = f"; {hint}" if hint else ""
     if not isinstance(table, Mapping):
@@ -63,7 +68,9 @@ def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") 
     known = {f.name: f for f in dataclasses.fields(typing.cast("Any", cls)) if f.init}
     for key in table:
         if key not in known:
-            raise UnknownName(f"field of {where}" + (f", {path.rstrip('.')}" if path else ""), printable(key), known)
+            near = difflib.get_close_matches(str(key), known, n=2, cutoff=0.4)
+            try_this = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+            raise BadInput(f"{where}: unknown field {path}{printable(key)[:60]!r}; {try_this}")
     for name, f in known.items():
         if name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInput(f"{where}: {path}{name} is missing; write {example(name, hints[name])}{told}")
@@ -97,16 +104,17 @@ def value(given: Any, kind: Any, where: str, path: str, told: str = "") -> Any:
 
 def _fits(given: Any, kind: Any) -> bool:
     if kind is float:
-        return isinstance(given, int | float) and not isinstance(given, bool) and _finite(given)
+        return is_number(given)
     if kind is int:
         return isinstance(given, int) and not isinstance(given, bool) and abs(given) < 1 << 64
     return isinstance(kind, type) and isinstance(given, kind)
 
 
-def _finite(given: float) -> bool:
+def is_number(given: Any) -> bool:
+    """Whether a value is a finite number and no truth value."""
     try:
-        return math.isfinite(float(given))
-    except OverflowError:
+        return isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(float(given))
+    except OverflowError:  # a whole number beyond 1e308
         return False
 
 

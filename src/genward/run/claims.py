@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import operator
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genward.core.reading import printable
+from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, UnknownName
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
@@ -74,17 +75,21 @@ class Claim:
 
 def load_claims(path: str | Path | None = None) -> list[Claim]:
     """The claims that come with genward, or those of a TOML file."""
-    source = resources.files("genward").joinpath("benchmarks", "claims.toml") if path is None else Path(path)
-    try:
-        rows: list[dict[str, Any]] = tomllib.loads(source.read_text("utf-8"))["claim"]
-        tables: list[dict[str, Any]] = [
-            {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows
-        ]
-        return [Claim(**table) for table in tables]
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"claims file {path or 'claims.toml'}: {error}; see the text at its top for the fields"
-        ) from error
+    hint = "see the text at its top for the fields"
+    if path is None:
+        shipped = resources.files("genward").joinpath("benchmarks", "claims.toml").read_text("utf-8")
+        raw = parse_toml(shipped, "claims.toml")
+    else:
+        raw = read_toml(path, "claims file", hint)
+    where = f"claims file {printable(path or 'claims.toml')}"
+    return list(build(_Claims, raw, where, hint).claim)
+
+
+@dataclass(frozen=True)
+class _Claims:
+    """A file of claims."""
+
+    claim: tuple[Claim, ...]
 
 
 def verdict(low: float, high: float, holds: Callable[[float], bool]) -> str:

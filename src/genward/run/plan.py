@@ -16,15 +16,16 @@ A recipe (``genward/recipes/<name>.toml``, or a file of your own) holds the same
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.core.reading import printable, read_text
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.spec import digest
+from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, StoreError, UnknownName
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ CONTROLS = ("", "base", "oracle", "zero")
 ROWS_PER_SECOND = 200.0
 """Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
 PLACEHOLDER = "{concept}"
+HINT = "see docs/recipes.md for its fields"
 
 
 @dataclass(frozen=True)
@@ -137,31 +139,21 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
         UnknownName: no such recipe; BadInput: the file is missing or not TOML.
     """
     text = str(name)
-    try:
-        if text.endswith(".toml") or "/" in text:
-            return tomllib.loads(Path(text).read_text("utf-8"))
-        if text not in recipe_names():
-            raise UnknownName("recipe", text, recipe_names())
-        return tomllib.loads(resources.files("genward").joinpath("recipes", f"{text}.toml").read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"recipe {text}: {error}; give a TOML file or one of: {', '.join(recipe_names())}") from error
+    if text.endswith(".toml") or "/" in text:
+        return read_toml(text, "recipe", HINT, missing=f"give a TOML file or one of: {', '.join(recipe_names())}")
+    if text not in recipe_names():
+        raise UnknownName("recipe", text, recipe_names())
+    return parse_toml(resources.files("genward").joinpath("recipes", f"{text}.toml").read_text("utf-8"), text)
 
 
 def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
-    """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing or unknown."""
+    """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing, unknown or of another type."""
     tables = dict(raw)
-    try:
-        rows: list[dict[str, Any]] = [
-            {k: tuple(v) if isinstance(v, list) else v for k, v in a.items()} for a in tables.pop("arm", ())
-        ]
-        arms = tuple(ArmPlan(**row) for row in rows)
-        sampler = Sampler(**tables.pop("sampler", {}))
-        tables.pop("cases", None)
-        for key in ("concepts", "variants", "attacks", "prompts"):
-            tables[key] = tuple(tables[key] if key == "concepts" else tables.get(key, ()))
-        return Plan(**{"name": name, **tables, "arms": arms, "sampler": sampler})
-    except (TypeError, KeyError, AttributeError) as error:
-        raise BadInput(f"plan {name}: {error}; see docs/recipes.md for its fields") from error
+    if "arms" in tables:
+        raise BadInput(f"plan {printable(name)}: unknown field 'arms'; write each arm as a table [[arm]]")
+    tables["arms"] = tables.pop("arm", [])
+    tables.pop("cases", None)
+    return build(Plan, {"name": name, **tables}, f"plan {printable(name)}", HINT)
 
 
 def make_plan(
@@ -436,10 +428,7 @@ def to_toml(plan: Plan, cases: Sequence[Case] = ()) -> str:
 
 def from_toml(text: str) -> Plan:
     """The plan that ``to_toml`` wrote."""
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"plan: {error}; it was changed by hand or cut short, make it again") from error
+    raw = parse_toml(text, "plan", "it was changed by hand or cut short, make it again")
     return from_tables(raw, str(raw.get("name", "plan")))
 
 
@@ -448,7 +437,7 @@ def save_plan(store: Store, plan: Plan, cases: Sequence[Case]) -> None:
     would not fit."""
     path = store.run_folder(plan.name) / "plan.toml"
     text = to_toml(plan, cases)
-    if path.is_file() and path.read_text("utf-8") != text:
+    if path.is_file() and read_text(path, "plan") != text:
         raise StoreError(
             f"run {plan.name!r} in {store.root} has another plan ({path.name} there); give this one another --name, or "
             f"delete {path}"
@@ -461,7 +450,7 @@ def load_plan(store: Store, name: str) -> Plan:
     path = store.run_folder(name) / "plan.toml"
     if not path.is_file():
         raise StoreError(f"no run {name!r} in {store.root}; runs here: {', '.join(store.runs()) or 'none'}")
-    return from_toml(path.read_text("utf-8"))
+    return from_toml(read_text(path, "plan"))
 
 
 def cases_digest(cases: Sequence[Case]) -> str:

@@ -19,16 +19,16 @@ off."""
 from __future__ import annotations
 
 import json
-import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genward.core.reading import read_text
 from genward.core.records import Concept, concept_names, load_concept
 from genward.core.spec import digest
+from genward.core.typed import is_number, parse_toml, shown
 from genward.errors import BadInput, UnknownName
 
 ACTIONS = ("block", "steer", "flag")
@@ -144,19 +144,9 @@ def load_policy(given: Policy | str | Path, *, known: Iterable[str] | None = Non
 
         known = catalog.entries("defense")
     if text.endswith(".toml") or "/" in text:
-        path = Path(text)
-        if not path.is_file():
-            raise BadInput(
-                f"no policy file at {path}; give a .toml file or one of: "
-                f"{', '.join(sorted({*policy_names(), *concept_names()}))}"
-            )
-        if path.stat().st_size > MAX_BYTES:
-            raise BadInput(f"policy file {path} has {path.stat().st_size:,} bytes; a policy is a short text file")
-        try:
-            source = path.read_text("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadInput(f"policy file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-        return parse_policy(source, str(path), folder=path.parent, known=known)
+        known_names = ", ".join(sorted({*policy_names(), *concept_names()}))
+        source = read_text(text, "policy file", MAX_BYTES, hint=f"give a .toml file or one of: {known_names}")
+        return parse_policy(source, text, folder=Path(text).parent, known=known)
     if text in policy_names():
         return parse_policy(
             resources.files("genward").joinpath("policies", f"{text}.toml").read_text("utf-8"), text, known=known
@@ -179,12 +169,7 @@ def parse_policy(
     Raises:
         UnknownName, BadInput: as ``load_policy``.
     """
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{where} is not TOML: {error}; see docs/protect.md for the format") from error
-    except RecursionError as error:
-        raise BadInput(f"{where} is nested too deeply to be a policy; see docs/protect.md for the format") from error
+    raw = parse_toml(text, where, "see docs/protect.md for the format")
     _keys(raw, TOP, where)
     table = raw.get("categories")
     if not isinstance(table, dict) or not table:
@@ -205,13 +190,13 @@ def _keys(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
 def _text(table: Mapping[str, Any], key: str, default: str, where: str) -> str:
     value = table.get(key, default)
     if not isinstance(value, str):
-        raise BadInput(f"{where}: {key} is {value!r}, which is not text")
+        raise BadInput(f"{where}: {key} is {shown(value)}, not text")
     return value
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadInput(f"{what} is {value!r}; give a finite number")
+    if not is_number(value):
+        raise BadInput(f"{what} is {shown(value)}; give a finite number")
     return float(value)
 
 
@@ -220,14 +205,14 @@ def _category(name: str, value: Any, where: str, folder: Path | None, known: set
     if not name.strip():
         raise BadInput(f"{where} has a category without a name; write [categories.weapons], say")
     if not isinstance(value, dict):
-        raise BadInput(f"{here} is {value!r}; write [categories.{name}] and its keys under it")
+        raise BadInput(f"{here} is {shown(value)}; write [categories.{name}] and its keys under it")
     _keys(value, CATEGORY, here)
     action = _text(value, "action", "block", here)
     if action not in ACTIONS:
         raise UnknownName(f"action of {here}", action, ACTIONS)
     table = value.get("thresholds", {})
     if not isinstance(table, dict):
-        raise BadInput(f"{here}: thresholds is {table!r}; write thresholds = {{ aeiou = 1.5 }}, say")
+        raise BadInput(f"{here}: thresholds is {shown(table)}; write thresholds = {{ aeiou = 1.5 }}, say")
     thresholds = {}
     for defense, number in table.items():
         if known is not None and defense not in known:
@@ -251,14 +236,14 @@ def _concept(name: str, folder: Path | None) -> str:
 
 def _calibration(value: Any, where: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise BadInput(f"{where}: calibration is {value!r}; genward calibrate writes it as [[calibration]] tables")
+        raise BadInput(f"{where}: calibration is {shown(value)}; genward calibrate writes it as [[calibration]] tables")
     for row in value:
         _keys(row, CALIBRATION, f"{where}, calibration")
         for key, item in row.items():
             if isinstance(item, int | float):
                 _number(item, f"{where}: calibration {key}")
             elif not isinstance(item, str):
-                raise BadInput(f"{where}: calibration {key} is {item!r}; a number or a text is possible")
+                raise BadInput(f"{where}: calibration {key} is {shown(item)}; a number or a text is possible")
     return tuple(value)
 
 

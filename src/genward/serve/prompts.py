@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from genward.core.reading import lines, read_text
 from genward.core.records import MAX_PROMPT
+from genward.core.tables import MAX_BYTES, read_table
 from genward.errors import BadInput
 
+BENIGN_LABELS = frozenset({"safe", "benign", "unverified"})
+"""Labels of rows that may stand in a list of benign prompts."""
 OVERRIDES = "\u202d\u202e"
 """Characters that show a text in another order than it is read in."""
 
@@ -59,19 +65,39 @@ def checked_negatives(negative: Any, count: int) -> list[str]:
     return [checked_text(n, f"negative prompt {k}") for k, n in enumerate(negative)]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line, blank lines and repeats left out.
+def read_prompts(path: Path, labels: Collection[str] = ()) -> list[str]:
+    """Prompts of a file, blank lines and repeats left out: one a line, or the column ``prompt`` of a ``.csv``.
+
+    Args:
+        labels: what a row's ``label`` in a CSV file may be; empty: anything.
 
     Raises:
-        BadInput: no such file, not UTF-8 text, or no prompt in it.
+        BadInput: no such file, not text, a table that is not named ``.csv``, a row of another label, or no prompt in it.
     """
-    if not path.is_file():
-        raise BadInput(f"no file at {path}; give a text file with one prompt a line")
-    try:
-        text = path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
-    if not prompts:
+    if path.suffix.lower() == ".csv":
+        return _of_table(path, labels)
+    found = [line.strip() for line in lines(read_text(path, "file of prompts", MAX_BYTES)) if line.strip()]
+    if not found:
         raise BadInput(f"{path} holds no prompt; write one a line")
-    return prompts
+    head = [cell.strip().strip('"').lower() for cell in re.split(r"[,;\t|]", found[0])]
+    if "prompt" in head:
+        raise BadInput(
+            f"{path} begins with the column names of a table ({found[0][:60]!r}), which are no prompt; save it as CSV "
+            "under a name that ends in .csv, or leave one prompt a line"
+        )
+    if path.suffix.lower() in (".json", ".jsonl", ".tsv") or found[0].startswith(('{"', '["')):
+        raise BadInput(f"{path} is no list of prompts; give a text file with one prompt a line, or a .csv")
+    return list(dict.fromkeys(found))
+
+
+def _of_table(path: Path, labels: Collection[str]) -> list[str]:
+    table = read_table(path, ("prompt", "label"), ("prompt",), "file of prompts")
+    for row in table.rows:
+        label = row.cells.get("label", "").strip().lower()
+        if not row.cells["prompt"].strip():
+            raise BadInput(f"{path}, {row.place}: empty prompt; write a text or take the row out")
+        if labels and label and label not in labels:
+            raise BadInput(
+                f"{path}, {row.place}: label {label[:40]!r} where only {', '.join(sorted(labels))} belong; take the row out"
+            )
+    return list(dict.fromkeys(" ".join(row.cells["prompt"].split()) for row in table.rows))
