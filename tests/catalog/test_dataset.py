@@ -331,7 +331,7 @@ def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, m
     (tmp_path / "q.csv").write_text("text\nx\n", "utf-8")
     for wrong, told in (
         ([], "--concept weapons"),
-        (["--prompts", str(tmp_path / "none"), "--label", "x"], "no file at"),
+        (["--prompts", str(tmp_path / "none"), "--label", "x"], "no file of prompts at"),
         (["--prompts", str(tmp_path / "q.csv"), "--label", "x"], "no column 'prompt'"),
         (["--prompts", str(tmp_path / "p.csv")], "no label to judge by"),
         (["--prompts", str(tmp_path / "p.csv"), "--label", "x", "--at", "soon"], "give numbers"),
