@@ -28,8 +28,10 @@ class Demo(Base):
     needs: ClassVar[frozenset[str]] = frozenset()
     site: str
     during: tuple[float, float] = (0.0, 1.0)
-    """Part of the loop.
-    Second line."""
+    """Part of
+    the loop.
+
+    Second paragraph."""
 
 class Helper:
     """No plug-in."""

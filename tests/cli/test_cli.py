@@ -21,6 +21,7 @@ from genward.cli import app as application
 from genward.cli import common, doctor
 from genward.cli.app import STOPPED, status
 from genward.core.precision import precision
+from genward.core.quiet import quiet_loading
 from genward.errors import StoreError
 
 COMMANDS = ("list", "show", "generate", "fit", "export", "judge", "run", "report", "claims", "check", "doctor", "lab")
@@ -213,3 +214,45 @@ def test_a_reader_that_leaves_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.stderr.read(), process.wait()) == (b"", 0)
+
+
+def test_stderr_is_ours_or_silent(tmp_path: Path) -> None:
+    """A command in a process of its own: what other packages would say of a cut text, of torchvision or of loading."""
+    long = "a cat in noto style, " + "and another cat " * 20
+    command = ["generate", long, "-d", "none", "-d", "sld:weapons", "-d", "negative_prompt:weapons", "--steps", "2"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "genward", *command, "--out", str(tmp_path / "a.png"), "--store", str(tmp_path / "s")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout) == (0, f"{tmp_path / 'a.png'}\n")
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("prompt 'a cat in noto style, and another cat") and "longer" in line
+
+
+def test_levels_that_the_user_chose_stay(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DIFFUSERS_VERBOSITY", "info")
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    out(capsys, "list", "concepts")
+    assert (os.environ["DIFFUSERS_VERBOSITY"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("info", "error")
+
+
+def test_loading_is_quiet_and_levels_come_back(capfd: pytest.CaptureFixture[str]) -> None:
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    def levels() -> tuple[int, int, bool]:
+        return (
+            of_diffusers.get_verbosity(),
+            of_transformers.get_verbosity(),
+            of_transformers.is_progress_bar_enabled(),
+        )
+
+    before = levels()
+    with pytest.raises(ZeroDivisionError), quiet_loading():
+        of_diffusers.get_logger("diffusers.x").warning("a notice")
+        of_transformers.get_logger("transformers.x").warning("a notice")
+        assert not of_transformers.is_progress_bar_enabled()
+        raise ZeroDivisionError
+    assert levels() == before and capfd.readouterr() == ("", "")

@@ -42,6 +42,9 @@ class FakeRig:
         for name in names:
             self.parameters[name] = edit(name, self.parameters[name])
 
+    def fits(self, text: str) -> bool:
+        return len(text.split()) <= 60
+
     def encode(self, texts: Sequence[str]) -> Tensor:
         self.encoded += texts
         return torch.full((len(texts), 2, 3), 7.0, dtype=torch.float64)

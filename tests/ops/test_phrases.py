@@ -30,6 +30,27 @@ def test_joined_text_names_every_target_before_any_synonym() -> None:
     ) == sorted(weapons.phrases)
 
 
+@pytest.mark.parametrize(
+    ("text", "length", "parts"),
+    [
+        ("", 3, [""]),
+        ("one, two", 3, ["one, two"]),
+        ("a b, c d, e f", 4, ["a b, c d", "e f"]),
+        ("a b c, d, e", 3, ["a b c", "d, e"]),
+        ("a, b c d e f, g", 3, ["a, b c", "d e f", "g"]),
+        (", a,, b ,", 1, ["a", "b"]),
+    ],
+)
+def test_windows_hold_every_word_once_and_in_order(text: str, length: int, parts: list[str]) -> None:
+    assert phrases.windows(text, lambda t: len(t.split()) <= length) == parts
+    assert " ".join(parts).replace(",", " ").split() == text.replace(",", " ").split()
+
+
+def test_a_word_that_no_window_holds_is_an_error() -> None:
+    with pytest.raises(BadInput, match="one word is longer"):
+        phrases.windows("short, endless", lambda t: len(t) <= 6)
+
+
 def test_pairs_follow_the_anchors_and_templates() -> None:
     assert phrases.pairs([TWO]) == [("an x", "a p"), ("an ex", "a p"), ("a y", "a q"), ("a why", "a q")]
     assert phrases.pairs([TWO], ("{}", "a photo of {}"))[:2] == [("an x", "a p"), ("a photo of an x", "a photo of a p")]

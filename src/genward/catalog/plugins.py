@@ -55,9 +55,10 @@ def room_of(kind: str) -> str:
     return room
 
 
-def _first_line(node: ast.stmt | None) -> str:
+def _first_paragraph(node: ast.stmt | None) -> str:
+    """The first paragraph of a docstring as one line."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-        return node.value.value.strip().split("\n", 1)[0].strip()
+        return " ".join(node.value.value.strip().split("\n\n", 1)[0].split())
     return ""
 
 
@@ -101,7 +102,9 @@ def class_fields(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tup
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _class_var(item.annotation):
             default = _default(item.value)
-            found[item.target.id] = Field(item.target.id, ast.unparse(item.annotation), default, _first_line(after))
+            found[item.target.id] = Field(
+                item.target.id, ast.unparse(item.annotation), default, _first_paragraph(after)
+            )
     return tuple(found.values())
 
 
@@ -113,7 +116,7 @@ def read_source(source: str, room: str, module: str, origin: str = "genward") ->
     for node in classes.values():
         name = class_name_of(node)
         if name is not None:
-            summary = _first_line(node.body[0]) or _first_line(tree.body[0] if tree.body else None)
+            summary = _first_paragraph(node.body[0]) or _first_paragraph(tree.body[0] if tree.body else None)
             entries.append(Entry(room, name, summary, module, node.name, class_fields(node, classes), origin))
     return entries
 

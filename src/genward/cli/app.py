@@ -32,6 +32,7 @@ from genward.cli import (
     run,
     show,
 )
+from genward.core.quiet import quiet_process
 from genward.errors import GenwardError
 
 STOPPED = "stopped; everything finished is kept; the same command resumes"
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def status(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. What the user can fix is printed as ``error: …`` on stderr."""
+    quiet_process()
     command: Any = typer.main.get_command(app)
     try:
         code = command.main(

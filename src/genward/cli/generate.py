@@ -101,6 +101,9 @@ def main(
     from genward.run.guard import Guard
 
     opened = open_model(model, device, dtype, download=download)
+    for text in dict.fromkeys([*prompt, negative]):
+        if not opened.fits(text):
+            common.note(f"prompt {text[:40]!r}… is longer than this model's text encoder reads; its end is ignored")
     made: list[tuple[str, Sample]] = []
     for text in defense:
         guard = Guard.of(opened, text, refit=refit, store=store, progress=None if as_json else common.note)

@@ -2,7 +2,8 @@
 
 Follows the authors' code; what differs: warm-up is given for 50 steps and scaled to the loop; at guidance 1, where the
 authors' code silently does nothing, generation is refused; the safety text is encoded as the model encodes prompts
-(with its mask, if it uses one), once a guard; in warm-up the third prediction is left out where the momentum scale is 0
+(with its mask, if it uses one), once per guard, and a text that is longer than the encoder reads in several encodings
+side by side, where the authors' code would cut it; in warm-up the third prediction is left out where the momentum scale is 0
 (elsewhere momentum gathers there)."""
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from genward.core.contracts import Rig
 from genward.core.records import Call, Concept, Frame
 from genward.errors import BadInput, Inapplicable, UnknownName
 from genward.ops.guidance import cfg
-from genward.ops.phrases import HARM_WORDS, joined
+from genward.ops.phrases import HARM_WORDS, joined, windows
 from genward.ops.sld import PRESETS, SldSettings, sld_step, warmup_steps
 
 
@@ -37,7 +38,7 @@ class SafeLatentDiffusion:
     preset: str = "medium"
     """``weak``, ``medium``, ``strong`` or ``max``; the fields below override it where they are given."""
     text: str = HARM_WORDS
-    """The safety text."""
+    """The safety text, phrases separated by commas; it may be longer than the encoder reads at once."""
     warmup: int | None = None
     """Unguided steps at the start, of a loop of 50; scaled to the loop's length."""
     scale: float | None = None
@@ -76,7 +77,7 @@ class SafeLatentDiffusion:
 
     @classmethod
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
-        """With the concept's phrases as safety text, the names of all targets first (encoders cut long texts short)."""
+        """With the concept's phrases as safety text, the names of all targets first."""
         return cls(**{"text": joined(concept), "concept": concept.name, **fields})
 
     def attach(self, rig: Rig) -> None:
@@ -97,7 +98,7 @@ def _guide(rig: Rig, text: str, settings: SldSettings) -> Callable[[Tensor | Non
         if settings.scale == 0 or (step < warmup and settings.momentum_scale == 0):
             return cfg(uncond, cond, frame.guidance)
         if "text" not in state:
-            state["text"] = rig.encode([text]).detach()
+            state["text"] = rig.encode(windows(text, rig.fits)).detach().flatten(0, 1)[None]
         rows = frame.case.to(cond.device)
         if not sampling or frame.step == 0 or "velocity" not in state:
             state["velocity"] = cond.new_zeros((int(rows.max()) + 1, *cond.shape[1:]))

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from genward.core.quiet import quiet_loading
 from genward.core.records import Sample
 from genward.core.spec import file_hash
 from genward.errors import BadArtifact, BadInput, GenwardError
@@ -91,7 +91,7 @@ def loaded(folder: Path, load: Callable[[], tuple[T, Any]]) -> T:
     """Run a loader that returns (model, loading info); anything that goes wrong, new random weights included, is
     ``BadArtifact``."""
     try:
-        with quiet():
+        with quiet_loading():
             model, info = load()
     except GenwardError:
         raise
@@ -109,20 +109,6 @@ def loaded(folder: Path, load: Callable[[], tuple[T, Any]]) -> T:
             "trained for this task"
         )
     return model
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the progress bars of transformers, which belong to whoever calls the judge."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def device_of(name: str) -> Any:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from genward.core.quiet import quiet_loading
 from genward.core.spec import file_hash
 from genward.errors import BadArtifact, UnknownName
 from genward.lab import data
@@ -86,33 +85,10 @@ def encoder_folder() -> Path:
     return folder
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the notices that loading a stock pipeline prints on every start: no safety checker, no torchvision, a bar
-    for 0.1 s of loading."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    levels, bar = (
-        (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
-        if bar:
-            transformers_logging.enable_progress_bar()
-
-
 def text_encoder() -> tuple[Any, Any]:
     """(tokenizer, encoder): 28 tokens, padding masked inside the encoder, gradients off."""
     folder = str(encoder_folder())
-    with _quiet():
+    with quiet_loading():
         from transformers import AutoTokenizer, BertModel
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -146,7 +122,7 @@ def pipeline(which: str = "lab", device: str = "cpu") -> Any:
             "build"
         )
     root = weights_folder()
-    with _quiet():
+    with quiet_loading():
         from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
         tokenizer, encoder = text_encoder()

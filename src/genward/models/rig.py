@@ -377,6 +377,10 @@ class LiveRig:
                 if keep:
                     run.notes.setdefault(case, {}).setdefault(name, []).append(number)
 
+    def fits(self, text: str) -> bool:
+        """Whether the model's text encoder takes a text whole."""
+        return self.model.fits(text)
+
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Text states (n, t, c) as the pipeline makes them, untapped."""
         self.encoded += len(texts)

@@ -20,6 +20,7 @@ from torch import Tensor
 from genward.core import defending
 from genward.core.contracts import Defense, Site
 from genward.core.media import Image
+from genward.core.quiet import quiet_loading
 from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
@@ -103,6 +104,12 @@ class StableDiffusion:
             return_tensors="pt",
         )
         return Tokens(found.input_ids, found.attention_mask.bool(), tokenizer.convert_ids_to_tokens)
+
+    def fits(self, text: str) -> bool:
+        """Whether the encoder takes a text whole; what is longer than its window, the pipeline cuts."""
+        length = self.pipe.tokenizer.model_max_length
+        ids = self.pipe.tokenizer(text, truncation=True, max_length=length + 1).input_ids
+        return len(ids) <= length
 
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
@@ -461,9 +468,10 @@ def load_pipeline(
     from diffusers import StableDiffusionPipeline
 
     try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            str(folder), use_safetensors=True, dtype=getattr(torch, dtype), local_files_only=True
-        )
+        with quiet_loading():
+            pipe = StableDiffusionPipeline.from_pretrained(
+                str(folder), use_safetensors=True, dtype=getattr(torch, dtype), local_files_only=True
+            )
     except GenwardError:
         raise
     except Exception as error:

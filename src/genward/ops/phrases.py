@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from genward.core.records import Concept
 from genward.errors import BadInput
@@ -30,7 +30,7 @@ def listed(concept: Concept | Iterable[Concept]) -> tuple[Concept, ...]:
 def spread(concept: Concept) -> list[str]:
     """The concept's phrases, first those that name each target, then the second of each target, and so on.
 
-    An encoder cuts long texts short (77 or 28 tokens); in this order it cuts rare synonyms rather than whole targets.
+    Where a text takes several windows of the encoder (see ``windows``), the names stand together in the first.
     """
     phrases = list(concept.phrases)
     count = len(concept.targets)
@@ -43,6 +43,35 @@ def spread(concept: Concept) -> list[str]:
 def joined(concept: Concept) -> str:
     """The concept's phrases in one text, comma-separated, each once, in the order of ``spread``."""
     return ", ".join(dict.fromkeys(spread(concept)))
+
+
+def windows(text: str, fits: Callable[[str], bool]) -> list[str]:
+    """The text in as few parts as its order allows, each short enough for the encoder; a text that fits stays whole.
+
+    Parts end at commas, in a phrase that is too long by itself between words. Nothing is left out: encoded one by one
+    and laid side by side along the tokens, the parts show a cross-attention every phrase.
+
+    Args:
+        text: phrases, separated by commas.
+        fits: whether the encoder takes a text whole (``Rig.fits``).
+
+    Raises:
+        BadInput: a word that does not fit alone.
+    """
+    if fits(text):
+        return [text]
+    parts: list[str] = []
+    for phrase in filter(None, (p.strip() for p in text.split(","))):
+        glue = ", "
+        for piece in [phrase] if fits(phrase) else phrase.split():
+            if parts and fits(parts[-1] + glue + piece):
+                parts[-1] += glue + piece
+            elif fits(piece):
+                parts.append(piece)
+            else:
+                raise BadInput(f"text {piece[:40]!r}…: one word is longer than the encoder reads; shorten it")
+            glue = " "
+    return parts
 
 
 def article(name: str) -> str:
