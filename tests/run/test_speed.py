@@ -27,7 +27,7 @@ class Machine:
         rows = sampler.steps * (2 if sampler.guidance > 1 else 1)
         self.now += len(cases) * (self.rest + rows / self.rate)
         self.asked.append((batch, sampler))
-        return [Sample(case, nfe=rows) for case in cases]
+        return [Sample(case, costs={"nfe": rows}) for case in cases]
 
 
 @pytest.mark.parametrize(("rate", "rest"), [(200.0, 0.02), (40.0, 0.1), (20000.0, 0.001)])
