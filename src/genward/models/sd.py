@@ -109,7 +109,7 @@ class StableDiffusion:
         """Whether the encoder takes a text whole; what is longer than its window, the pipeline cuts."""
         length = self.pipe.tokenizer.model_max_length
         ids = self.pipe.tokenizer(text, truncation=True, max_length=length + 1).input_ids
-        return len(ids) <= length
+        return bool(len(ids) <= length)
 
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
