@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 MOVED = {
+    "genward.ops.early": "genward.ops.activations",
     "genward.run.audit": "genward.serve.audit",
     "genward.run.calibrate": "genward.serve.calibrate",
     "genward.run.catalog": "genward.catalog.plugins",
@@ -25,7 +26,7 @@ MOVED = {
     "genward.run.prompts": "genward.serve.prompts",
     "genward.run.protect": "genward.serve.protect",
 }
-"""Old name -> new name (0.1.0: the rooms ``catalog`` and ``serve`` came out of ``run``)"""
+"""Old name -> new name (0.1.0: the rooms ``catalog`` and ``serve`` came out of ``run``; one recorder of states)"""
 
 
 class Forwarding(importlib.abc.MetaPathFinder, importlib.abc.Loader):

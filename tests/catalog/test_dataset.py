@@ -13,7 +13,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from genward.catalog import dataset
+from genward.catalog import dataset, learning
+from genward.catalog import gates as gating
 from genward.catalog.dataset import Dataset, Recipe
 from genward.cli.dataset import app
 from genward.core import Case, Concept, Sampler
@@ -181,7 +182,7 @@ def learner(model: StableDiffusion) -> Any:
 
     def fit(data: Dataset) -> Any:
         data.card["plan"]["model"] = model.spec.to_json()
-        return dataset.fit_wukong(data, model, [CONCEPT], settings)
+        return learning.fit_wukong(data, model, [CONCEPT], settings)
 
     return fit
 
@@ -192,27 +193,27 @@ def test_gates(model: StableDiffusion) -> None:
     assert fitted.artifact.card["captions"][0] == "p0" and len(fitted.artifact.card["captions"]) == 320, (
         "test rows are not learned from"
     )
-    gates = dataset.gate_first_step(data, fitted)
+    gates = gating.gate_first_step(data, fitted)
     assert (
         [g.holds for g in gates] == [True, True]
         and gates[1].value > gates[0].value + 0.1
         and 0.6 < gates[0].against < 0.95
     )
-    assert gates[0].against == pytest.approx(dataset.text_probe(data))
+    assert gates[0].against == pytest.approx(gating.text_probe(data))
     leaking = invented(seen=(3.0, 3.0))
-    assert not dataset.gate_first_step(leaking, fit(leaking))[0].holds, (
+    assert not gating.gate_first_step(leaking, fit(leaking))[0].holds, (
         "a detector that knows the end at the start must fail the gate"
     )
-    coin = dataset.gate_shuffled(data, fit)
+    coin = gating.gate_shuffled(data, fit)
     assert coin.holds and coin.n == 80
     with pytest.raises(GenwardError, match="never or always"):
-        dataset.gate_shuffled(data._replace(truth=torch.ones(400, 1)), fit)
+        gating.gate_shuffled(data._replace(truth=torch.ones(400, 1)), fit)
 
 
 def test_the_table_of_gates(model: StableDiffusion) -> None:
     data, fit = invented(), learner(model)
     fitted = fit(data)
-    found = {g.name: g for g in dataset.gates(data, fitted, fit)}
+    found = {g.name: g for g in gating.gates(data, fitted, fit)}
     assert list(found) == [
         "first step against text",
         "step at t=51 against first",
@@ -222,18 +223,18 @@ def test_the_table_of_gates(model: StableDiffusion) -> None:
     assert all(g.holds and g.n == 80 and not g.why for g in found.values()), found
     assert found["last step against image filter"].against == 1.0 and found["shuffled labels"].against == 0.5
     blind = invented(seen=(0.0, 0.0))
-    assert not dataset.gate_last_step(blind, fit(blind)).holds, (
+    assert not gating.gate_last_step(blind, fit(blind)).holds, (
         "a detector that sees less than the picture must fail the gate"
     )
     plan = data.card["plan"]
     late = data._replace(card={"plan": {**plan, "recipe": {**plan["recipe"], "steps": [0.5, 0.9]}}})
-    told = dataset.gates(late, fitted, lambda _: fitted)
+    told = gating.gates(late, fitted, lambda _: fitted)
     assert (
         [g.holds for g in told[:2]] == [None, None]
         and "step 0 was not read" in told[0].why
         and "last step was not read" in told[1].why
     )
-    always = dataset.gates(data._replace(truth=torch.ones(400, 1)), fitted, fit)
+    always = gating.gates(data._replace(truth=torch.ones(400, 1)), fitted, fit)
     assert len(always) == 3 and all(
         g.holds is None and math.isnan(g.value) and "never or always" in g.why for g in always
     )
@@ -246,7 +247,7 @@ def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> 
     fitted, valid = fit(data), data.of("valid")
     card = fitted.artifact.card
     assert card["held_rows"] == int(valid.sum()) == 80 and card["rows"] == 240, "train rows teach, valid rows calibrate"
-    cut = threshold_at_fpr(dataset.detector_scores(fitted, data, 1)[valid], data.harm[valid], 0.05)
+    cut = threshold_at_fpr(gating.detector_scores(fitted, data, 1)[valid], data.harm[valid], 0.05)
     assert card["thresholds"]["tools"][1]["fpr5"] == pytest.approx(cut, abs=1e-5)
     other = data.truth.clone()
     other[torch.from_numpy(valid)] = 1 - other[torch.from_numpy(valid)]
@@ -265,43 +266,39 @@ def test_rows_without_a_picture_take_no_part_in_the_shuffle(model: StableDiffusi
         value[::7] = torch.nan
     truth = data.truth.clone()
     truth[::7] = torch.nan
-    assert dataset.gate_shuffled(data._replace(truth=truth), fit).n == sum(
-        k % 10 >= 8 and k % 7 > 0 for k in range(400)
-    )
+    assert gating.gate_shuffled(data._replace(truth=truth), fit).n == sum(k % 10 >= 8 and k % 7 > 0 for k in range(400))
 
 
 def test_a_dataset_knows_its_concepts(model: StableDiffusion, judge: FakeJudge, tmp_path: Path) -> None:
     dataset.build(
         model, dataset.prompt_cases(["a saw", "a cup"], 1), [judge], RECIPE, tmp_path / "d", concepts=[CONCEPT]
     )
-    assert dataset.concepts_of(dataset.load(tmp_path / "d")) == [CONCEPT]
-    (alone,) = dataset.concepts_of(invented(10))
+    assert learning.concepts_of(dataset.load(tmp_path / "d")) == [CONCEPT]
+    (alone,) = learning.concepts_of(invented(10))
     assert alone.judge == ("saw",) and alone.phrases == ("a saw",)
 
 
 def test_a_dataset_of_another_model_or_label_is_refused(model: StableDiffusion) -> None:
     data = invented(40)
     with pytest.raises(BadInput, match="another model"):
-        dataset.fit_wukong(data, model, [CONCEPT])
+        learning.fit_wukong(data, model, [CONCEPT])
     data.card["plan"]["model"] = model.spec.to_json()
     with pytest.raises(BadInput, match="no label axe"):
-        dataset.fit_wukong(data, model, [dataclasses.replace(CONCEPT, judge=("axe",))])
+        learning.fit_wukong(data, model, [dataclasses.replace(CONCEPT, judge=("axe",))])
     with pytest.raises(BadInput, match="lack the sites down_blocks"):
-        dataset.fit_wukong(data, model, [CONCEPT], Wukong(sites=("down_blocks.0.attentions.0.tb.0",)))
+        learning.fit_wukong(data, model, [CONCEPT], Wukong(sites=("down_blocks.0.attentions.0.tb.0",)))
 
 
-def test_helpers_are_what_a_fit_asks_for(model: StableDiffusion) -> None:
+def test_tools_know_the_lab_alone(model: StableDiffusion) -> None:
+    from genward.catalog.fitting import tools_for
     from genward.core import Spec
-    from genward.defenses.esd import Esd
-    from genward.defenses.saferedir import SafeRedir
 
-    lab = StableDiffusion(model.pipe, Spec("model", "sd", {"source": "lab:lab"}))
-    found = dataset.fit_helpers(Wukong(), lab)
-    assert set(found) == {"words", "judge"} and found["judge"].name == "lab" and found["words"]["styles"]
-    assert dataset.fit_helpers(Esd(), lab) == {}
-    assert dataset.fit_helpers(SafeRedir(), model) == {"words": {}}, (
-        "no judge knows another model's pictures unless the user names one"
-    )
+    lab = tools_for(StableDiffusion(model.pipe, Spec("model", "sd", {"source": "lab:lab"})))
+    assert lab.judge is not None and lab.judge.name == "lab" and lab.words["styles"] and lab.judge is lab.judge
+    other = tools_for(model)
+    assert other.judge is None and other.words == {}, "no judge knows another model's pictures unless it is named"
+    with pytest.raises(BadInput, match="wukong learns from pictures and was given no judge"):
+        other.need_judge("wukong learns from pictures")
 
 
 def test_the_command(model: StableDiffusion, judge: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,9 +374,7 @@ def test_the_command_that_fits(
         isinstance(g["holds"], bool) and 0 <= g["value"] <= 1 and g["n"] == int(data.of("test").sum())
         for g in told["gates"]
     )
-    assert (
-        told["gates"][0]["against"] == pytest.approx(dataset.text_probe(data)) and told["gates"][-1]["against"] == 0.5
-    )
+    assert told["gates"][0]["against"] == pytest.approx(gating.text_probe(data)) and told["gates"][-1]["against"] == 0.5
     assert told["card"]["held_rows"] == int(data.of("valid").sum()) and told["card"]["categories"] == [
         ["saw", "labels"]
     ]

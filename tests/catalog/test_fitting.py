@@ -104,3 +104,67 @@ def test_a_method_that_learns_wants_a_concept(model: Any) -> None:
     with pytest.raises(BadInput, match="names none"):
         fit.ready(fit.parse_defense("uce"), model)
     assert not list(fit.ready([], model).defenses)
+
+
+def test_every_shipped_artifact_is_found_under_its_key() -> None:
+    """What the lab's arms name is there: the key of its defense, fields, concept and the lab, and not a fit anew."""
+    from genward.catalog.opening import open_model
+    from genward.ops import artifacts
+    from genward.recipe.build import SHIPPED
+
+    lab = open_model("lab")
+    keys = set()
+    for text in (t for texts in SHIPPED.values() for t in texts):
+        (request,) = fit.parse_defense(text)
+        key = fit.fit_key(fit.template(request), load_concept(request.concept), lab.spec.hash)
+        artifact = artifacts.load(fit.shipped_artifacts() / key)
+        assert artifact.card["method"] == request.name and artifact.card["model_hash"] == lab.spec.hash
+        keys.add(key)
+    assert keys == {p.stem for p in fit.shipped_artifacts().glob("*.safetensors")}
+    assert not fit.damaged_fits(fit.shipped_artifacts())
+
+
+class Stopped(Exception):
+    """Stands for a Ctrl-C in a fit."""
+
+
+def test_an_interrupted_fit_goes_on(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "esd:banana,iterations=6,batch=2,sampling_steps=2,lr=0.003"
+    whole = fit.ready(fit.parse_defense(text), model, tmp_path / "whole")
+    said: list[str] = []
+    tools_for = fit.tools_for
+
+    def stopping(*given: Any) -> Any:
+        tools = tools_for(*given)
+        tools.pace = 0.0
+        tell = tools.progress
+
+        def progress(step: int, steps: int, loss: float) -> None:
+            tell(step, steps, loss)
+            if step == 4:
+                raise Stopped
+
+        tools.progress = progress
+        return tools
+
+    monkeypatch.setattr(fit, "tools_for", stopping)
+    with pytest.raises(Stopped):
+        fit.ready(fit.parse_defense(text), model, tmp_path, progress=said.append)
+    (aside,) = (tmp_path / "fits").glob("*.partial")
+    assert (aside / "steps.safetensors").is_file() and not list((tmp_path / "fits").glob("*.safetensors"))
+    monkeypatch.setattr(fit, "tools_for", tools_for)
+    again = fit.ready(fit.parse_defense(text), model, tmp_path, progress=said.append)
+    assert any("going on after step 3 of 6" in line for line in said)
+    assert again.artifacts[0] == whole.artifacts[0], "bit for bit as if it had never been stopped"
+    assert not aside.exists() and [line for line in said if "step 1 of 6" in line] == [said[1]]
+
+
+def test_a_fit_without_its_card_is_made_again(model: Any, tmp_path: Path) -> None:
+    made = fit.ready(fit.parse_defense("uce:banana"), model, tmp_path)
+    (card,) = (tmp_path / "fits").glob("*.json")
+    card.unlink()
+    assert fit.damaged_fits(tmp_path / "fits") != []
+    said: list[str] = []
+    again = fit.ready(fit.parse_defense("uce:banana"), model, tmp_path, progress=said.append)
+    assert again.artifacts[0] == made.artifacts[0] and "never finished" in said[0] and card.is_file()
+    assert fit.damaged_fits(tmp_path / "fits") == []

@@ -12,11 +12,15 @@ import torch
 from torch import Tensor
 
 from genward.core import Case, Concept, Sampler, Spec
-from genward.defenses.aeiou import CONTEXTS, Aeiou, augment, benign_texts, concept_texts, read_artifact, read_texts
+from genward.defenses.aeiou import CONTEXTS, Aeiou, augment
 from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.models.text import TextEncoder
 from genward.ops import artifacts, heads
+from genward.ops.head_guard import read_artifact
+from genward.ops.phrases import benign_texts, concept_texts
+from genward.ops.text_states import read_texts
+from genward.ops.tools import Tools
 from genward.testing import defense_laws, tiny_sd
 from genward.testing.suites import CASES, hooks
 
@@ -143,7 +147,7 @@ def test_fit_on_a_concept_sees_only_what_it_may(model: StableDiffusion, concept:
     )
     assert "two of a hammer" in [t for t, _ in benign_texts([spoiled], CONTEXTS, neighbors=True)]
     told: list[tuple[int, int]] = []
-    guard = Aeiou().fit(model, spoiled, progress=lambda step, steps, _: told.append((step, steps)))
+    guard = Aeiou().fit(model, spoiled, Tools(progress=lambda step, steps, _: told.append((step, steps))))
     assert guard.artifact is not None and told == [(1, 1)]
     card = guard.artifact.card
     assert (

@@ -23,6 +23,7 @@ from genward.defenses.concept_ablation import (
 )
 from genward.errors import GenwardError
 from genward.models.sd import StableDiffusion
+from genward.ops.tools import Tools
 
 SMALL = ConceptAblation(steps=3, batch=4, images=6, sampling_steps=2, lr=1e-2)
 PAIRS = [("a saw", "a cup"), ("an axe", "a bowl")]
@@ -65,8 +66,11 @@ def test_losses_and_regularizer(model: StableDiffusion) -> None:
         torch.tensor([0, 1, 0, 1, 0, 1]),
     )
 
+    def seeded() -> torch.Generator:
+        return torch.Generator().manual_seed(row_seed("fit", "concept_ablation", 0))
+
     def value(**fields: Any) -> float:
-        return float(ablation_step(model, Silent(), PAIRS, latents, which, ConceptAblation(**fields))(0))
+        return float(ablation_step(model, Silent(), PAIRS, (latents, which), ConceptAblation(**fields), seeded())(0))
 
     noise = value(loss="noise")
     assert noise == pytest.approx(1.0, rel=0.1), "a silent model misses all of the unit noise"
@@ -102,7 +106,7 @@ def test_anchor_pictures(model: StableDiffusion) -> None:
     cases = anchor_cases(PAIRS, SMALL)
     assert [c.prompt for c in cases] == ["a cup", "a bowl"] * 3 and len({c.seed for c in cases}) == 6
     assert {c.seed for c in cases}.isdisjoint(row_seed("evaluate", 0, "name", c.prompt, k) for k, c in enumerate(cases))
-    latents, which = anchor_latents(model, PAIRS, SMALL, None)
+    latents, which = anchor_latents(model, PAIRS, SMALL, Tools())
     stock = model.generate(cases, Sampler(steps=2, guidance=4.0), keep_latents=True)
     assert which.tolist() == [0, 1] * 3 and all(torch.equal(a, b.latents) for a, b in zip(latents, stock, strict=True))
 
@@ -111,7 +115,7 @@ def test_no_anchor_picture_at_all_is_an_error(model: StableDiffusion, monkeypatc
     refused = SimpleNamespace(status="refused", latents=None, why="all of them")
     monkeypatch.setattr(model, "generate", lambda *a, **k: [refused] * 6)
     with pytest.raises(GenwardError, match="none of 6 anchor pictures could be made .all of them"):
-        anchor_latents(model, PAIRS, SMALL, None)
+        anchor_latents(model, PAIRS, SMALL, Tools())
 
 
 @pytest.mark.parametrize("parameters", sorted(PARAMETERS))
@@ -119,7 +123,7 @@ def test_weights_outside_the_subset_stay_bit_equal(model: StableDiffusion, conce
     before = {n: p.clone() for n, p in model.unet.named_parameters()}
     told: list[tuple[int, int]] = []
     fitted = ConceptAblation(parameters=parameters, steps=2, batch=2, images=4, sampling_steps=2, lr=1e-2).fit(
-        model, concept, lambda k, n, loss: told.append((k, n))
+        model, concept, Tools(progress=lambda k, n, loss: told.append((k, n)))
     )
     assert told == [(4, 6), (5, 6), (6, 6)], "pictures and steps are counted together"
     assert fitted.artifact is not None and all(torch.equal(p, before[n]) for n, p in model.unet.named_parameters())
@@ -130,7 +134,7 @@ def test_weights_outside_the_subset_stay_bit_equal(model: StableDiffusion, conce
 def test_training_brings_concept_and_anchor_together(model: StableDiffusion, concept: Concept) -> None:
     told: list[float] = []
     ConceptAblation(parameters="full", teacher="frozen", steps=40, batch=8, images=8, sampling_steps=2, lr=2e-3).fit(
-        model, concept, lambda k, n, loss: told.append(loss) if loss == loss else None
+        model, concept, Tools(progress=lambda k, n, loss: told.append(loss) if loss == loss else None)
     )
     assert len(told) == 40 and sum(told[-8:]) < 0.7 * sum(told[:8])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genward.catalog import plugins as catalog
-from genward.core import Concept, Sampler, Spec
+from genward.core import Concept, Sampler, Spec, defending
 from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
@@ -27,6 +27,7 @@ from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
+from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
 
@@ -96,16 +97,14 @@ def test_what_other_rooms_read(cls: Any) -> None:
     assert all(f.doc and f.default is not None for f in entry.fields), (
         "every field has a default and a line of text under it"
     )
-    kinds = (
-        {TextNormalizer: ("prompt",)}.get(cls, ("guard",))
-        if cls in GUARDS
-        else ("prompt", "guidance", "weights", "latents")
-    )
-    assert cls.kind in kinds and isinstance(cls.needs_guidance, bool) and isinstance(cls.extra_nfe, float)
     names = {f.name for f in dataclasses.fields(cls)}
-    assert cls.fits == ("artifact" in names) == hasattr(cls, "fit") != hasattr(cls, "for_concept")
-    switch = "threshold" if cls.kind == "guard" else "strength"
-    assert cls.at_attach <= names and (not cls.fits or cls.at_attach >= {"artifact", switch})
+    assert defending.learns(cls) == ("artifact" in names) == (defending.artifact_field(cls) == "artifact")
+    assert defending.learns(cls) != hasattr(cls, "for_concept") and defending.takes_concept(cls)
+    assert isinstance(defending.needs_guidance(cls), bool) and defending.extra_nfe(cls) >= 0
+    acting = defending.at_attach(cls)
+    assert not defending.learns(cls) or (
+        acting <= names and acting >= {"artifact"} and acting & {"strength", "threshold"}
+    )
     assert catalog.find("defense", cls.name) is cls
     assert Spec.from_json(Spec.of("defense", cls()).to_json()).hash == Spec.of("defense", cls()).hash
 
@@ -184,7 +183,7 @@ def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any
     cases = learning_cases([concept], {}, settings.images, settings.per_caption, settings.captions, settings.seed)
     shown = model.generate(cases, Sampler(settings.sampling_steps, settings.guidance))
     middle = float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None]))
-    return settings.fit(model, concept, judge=FakeJudge(labels=concept.judge, threshold=middle))
+    return settings.fit(model, concept, Tools(judge=FakeJudge(labels=concept.judge, threshold=middle)))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +259,7 @@ def test_the_earlier_stage_decides_in_any_order(model: StableDiffusion, concept:
     assert same(model.generate(CASES, sampler), model.generate(CASES, sampler, flags))
 
 
-@pytest.mark.parametrize("cls", [c for c in CLASSES if c.fits])
+@pytest.mark.parametrize("cls", [c for c in CLASSES if defending.learns(c)])
 def test_nothing_learned_is_an_error(cls: Any, model: StableDiffusion) -> None:
     with pytest.raises(BadInput, match="learned nothing yet"):
         model.generate(CASES, Sampler(steps=2), [cls()])

@@ -11,11 +11,13 @@ import torch
 
 from genward.core import Case, Concept, Inputs, Sampler, Spec
 from genward.core.contracts import Artifact
-from genward.defenses.irece import Irece, calibration_cases, gate_rates, learn, localizer, trace, word_positions
-from genward.defenses.irece import Seen as Seen_
+from genward.defenses.irece import Irece, calibration_cases, trace
 from genward.errors import BadArtifact, BadInput, Conflict, Inapplicable
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts, localize
+from genward.ops.localizer import localizer, word_positions
+from genward.ops.localizer_fit import Seen as Seen_
+from genward.ops.localizer_fit import gate_rates, learn
 from genward.testing import defense_laws
 from genward.testing.examples import Fade
 from genward.testing.suites import CASES

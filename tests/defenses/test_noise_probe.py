@@ -18,6 +18,7 @@ from genward.errors import BadArtifact, BadInput, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
+from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 
@@ -44,7 +45,7 @@ def tools(concept: Concept) -> Concept:
 
 @pytest.fixture(scope="module", params=["picture", "caption"])
 def fitted(request: pytest.FixtureRequest, model: StableDiffusion, tools: Concept, judge: FakeJudge) -> NoiseProbe:
-    return dataclasses.replace(SMALL, truth=request.param).fit(model, tools, judge=judge)
+    return dataclasses.replace(SMALL, truth=request.param).fit(model, tools, Tools(judge=judge))
 
 
 def test_laws(fitted: NoiseProbe, model: StableDiffusion) -> None:
@@ -151,7 +152,9 @@ def test_what_a_fit_costs(model: StableDiffusion, tools: Concept, judge: FakeJud
         for truth in ("picture", "caption"):
             calls.clear()
             made = dataclasses.replace(SMALL, truth=truth).fit(
-                model, tools, judge=judge, progress=lambda done, whole, loss: told.append((done, whole))
+                model,
+                tools,
+                Tools(judge=judge, progress=lambda done, whole, loss: told.append((done, whole))),
             )
             assert made.artifact is not None
             counts[truth] = sum(calls) / len(made.artifact.card["seeds"])
@@ -243,7 +246,7 @@ def test_a_loop_it_was_not_fitted_for_is_refused(fitted: NoiseProbe, model: Stab
 
 
 def test_it_reads_what_it_is_told_to(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
-    made = dataclasses.replace(SMALL, reads=("noise", "latents"), guidance=1.0).fit(model, tools, judge=judge)
+    made = dataclasses.replace(SMALL, reads=("noise", "latents"), guidance=1.0).fit(model, tools, Tools(judge=judge))
     assert made.artifact is not None and made.artifact.card["numbers"] == 128
     assert all("noise_probe.score" in s.notes for s in model.generate(CASES, Sampler(4, 1.0), [made]))
 
@@ -263,7 +266,7 @@ def test_gradients_reach_an_adaptive_attack(fitted: NoiseProbe, model: StableDif
 
 def test_equal_seeds_equal_artifacts(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
     first, again, other = (
-        dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1)
+        dataclasses.replace(SMALL, seed=s).fit(model, tools, Tools(judge=judge)).artifact for s in (0, 0, 1)
     )
     assert first is not None and again is not None and other is not None and first.hash == again.hash != other.hash
 
@@ -272,12 +275,12 @@ def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Con
     with pytest.raises(BadInput, match="no judge"):
         SMALL.fit(model, tools)
     with pytest.raises(BadInput, match="names no judge labels"):
-        SMALL.fit(model, concept, judge=judge)
+        SMALL.fit(model, concept, Tools(judge=judge))
     assert dataclasses.replace(SMALL, truth="caption").fit(model, concept).artifact is not None, "captions need neither"
     with pytest.raises(BadInput, match="never or always"):
-        SMALL.fit(model, tools, judge=FakeJudge(labels=("saw",), threshold=0.999))
+        SMALL.fit(model, tools, Tools(judge=FakeJudge(labels=("saw",), threshold=0.999)))
     with pytest.raises(BadInput, match="captions of what must stay"):
-        SMALL.fit(model, dataclasses.replace(tools, keep=(), anchors=(), anchor="", neighbors=()), judge=judge)
+        SMALL.fit(model, dataclasses.replace(tools, keep=(), anchors=(), anchor="", neighbors=()), Tools(judge=judge))
     with pytest.raises(BadInput, match="learned nothing yet"):
         model.generate(CASES, SAMPLER, [NoiseProbe()])
 

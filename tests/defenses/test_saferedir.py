@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from genward.core import Call, Case, Concept, Sampler
-from genward.defenses.saferedir import SafeRedir, paired_items
+from genward.defenses.saferedir import SafeRedir
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
-from genward.ops import artifacts, early
+from genward.ops import activations, artifacts
 from genward.ops import saferedir_net as nets
+from genward.ops.saferedir_data import paired_items
+from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 
@@ -263,8 +265,8 @@ def test_items_of_pairs(model: StableDiffusion, concept: Concept) -> None:
     assert all(c.seed == d.seed for c in cases for d in cases if c.group == d.group and c.id[-1] == d.id[-1]), (
         "both sides start from equal noise"
     )
-    found = early.collect(model, cases, Sampler(2, 1.0), parts=("latents", "text"), steps=(0, 1))
-    items, groups = paired_items(model, found, cases, twins)
+    found = activations.collect(model, cases, Sampler(2, 1.0), parts=("latents", "text"), steps=(0, 1))
+    items, groups = paired_items(model, found.states, found.timesteps, cases, twins)
     assert len(groups) == len(cases) == 2 * len(twins) + 3 and int(items.paired.sum()) == int(items.label.sum()) == len(
         twins
     )
@@ -274,7 +276,7 @@ def test_items_of_pairs(model: StableDiffusion, concept: Concept) -> None:
         assert items.mask[k].tolist() == [float(a != b) for a, b in zip(*ids.tolist(), strict=True)]
         assert torch.allclose(items.safe[k].float(), model.encode([pair[1]])[0], atol=5e-3)
     harm = torch.tensor([float("nan")] + [1.0] * (len(cases) - 1))
-    judged, _ = paired_items(model, found, cases, twins, harm)
+    judged, _ = paired_items(model, found.states, found.timesteps, cases, twins, harm)
     assert (
         len(judged.label) == len(cases) - 1
         and bool((judged.label == 1).all())
@@ -285,7 +287,7 @@ def test_items_of_pairs(model: StableDiffusion, concept: Concept) -> None:
 def test_pictures_may_label(model: StableDiffusion, concept: Concept) -> None:
     judge = FakeJudge(labels=("saw",), threshold=0.999)
     with pytest.raises(BadInput, match="only one kind"):
-        SMALL.fit(model, dataclasses.replace(concept, judge=("saw",)), judge=judge)
+        SMALL.fit(model, dataclasses.replace(concept, judge=("saw",)), Tools(judge=judge))
 
 
 def test_denoiser_target_and_repeatability(concept: Concept) -> None:

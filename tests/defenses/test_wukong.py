@@ -13,11 +13,13 @@ import torch
 
 from genward.catalog.opening import words_of
 from genward.core import Concept, Sampler, load_concept
-from genward.defenses.wukong import Wukong, categories_of, category_texts, site_block
+from genward.defenses.wukong import Wukong
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.captions import learning_cases
+from genward.ops.tools import Tools
+from genward.ops.wukong_detector import categories_of, category_texts, site_block
 from genward.testing import FakeJudge, defense_laws, tiny_sd
 from genward.testing.suites import CASES, same
 
@@ -46,7 +48,7 @@ def tools(concept: Concept) -> Concept:
 
 @pytest.fixture(scope="module", params=["A", "B"])
 def fitted(request: pytest.FixtureRequest, model: StableDiffusion, tools: Concept, judge: FakeJudge) -> Wukong:
-    return dataclasses.replace(SMALL, reading=request.param).fit(model, tools, judge=judge)
+    return dataclasses.replace(SMALL, reading=request.param).fit(model, tools, Tools(judge=judge))
 
 
 def test_laws(fitted: Wukong, model: StableDiffusion) -> None:
@@ -170,7 +172,7 @@ class TwoJudge(FakeJudge):
 def test_two_concepts_are_told_apart(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
     axes = dataclasses.replace(tools, name="axes", judge=("axe",))
     two = TwoJudge(labels=("saw", "axe"), threshold=judge.threshold)
-    fitted = SMALL.fit(model, [tools, axes], judge=two)
+    fitted = SMALL.fit(model, [tools, axes], Tools(judge=two))
     assert fitted.artifact is not None and list(fitted.artifact.card["thresholds"]) == ["tools", "axes"]
     samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, threshold=0.0)])
     for s in samples:
@@ -181,7 +183,7 @@ def test_two_concepts_are_told_apart(model: StableDiffusion, tools: Concept, jud
 
 def test_equal_seeds_equal_artifacts(model: StableDiffusion, tools: Concept, judge: FakeJudge) -> None:
     first, again, other = (
-        dataclasses.replace(SMALL, seed=s).fit(model, tools, judge=judge).artifact for s in (0, 0, 1)
+        dataclasses.replace(SMALL, seed=s).fit(model, tools, Tools(judge=judge)).artifact for s in (0, 0, 1)
     )
     assert first is not None and again is not None and other is not None and first.hash == again.hash != other.hash
 
@@ -190,17 +192,17 @@ def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Con
     with pytest.raises(BadInput, match="given no judge"):
         SMALL.fit(model, tools)
     with pytest.raises(BadInput, match="names no judge labels"):
-        SMALL.fit(model, concept, judge=judge)
+        SMALL.fit(model, concept, Tools(judge=judge))
     with pytest.raises(BadInput, match="says nothing about pin"):
-        SMALL.fit(model, dataclasses.replace(tools, judge=("pin",)), judge=judge)
+        SMALL.fit(model, dataclasses.replace(tools, judge=("pin",)), Tools(judge=judge))
     with pytest.raises(BadInput, match="never or always"):
-        SMALL.fit(model, tools, judge=FakeJudge(labels=("saw",), threshold=0.999))
+        SMALL.fit(model, tools, Tools(judge=FakeJudge(labels=("saw",), threshold=0.999)))
     with pytest.raises(BadInput, match="learned nothing yet"):
         model.generate(CASES, SAMPLER, [Wukong()])
     with pytest.raises(BadInput, match="transformer blocks"):
         site_block(model, "mid_block")
     with pytest.raises(UnknownName, match="mid_block"):
-        dataclasses.replace(SMALL, sites=("mid_bloc",)).fit(model, tools, judge=judge)
+        dataclasses.replace(SMALL, sites=("mid_bloc",)).fit(model, tools, Tools(judge=judge))
 
 
 @pytest.mark.parametrize(

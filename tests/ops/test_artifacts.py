@@ -30,7 +30,7 @@ def test_round_trip_is_bit_exact(tmp_path: Path, tensors: dict[str, Tensor]) -> 
     saved = artifacts.save(tmp_path / "new" / "uce-v1.2", tensors, {"method": "uce", "settings": {"lam": 0.5}})
     for path in (tmp_path / "new" / "uce-v1.2.safetensors", tmp_path / "new" / "uce-v1.2.json"):
         loaded = artifacts.load(path, expect_shapes={"a": (5,), "b": (3, 4), "scalar": ()})
-        assert loaded.hash == saved.hash == artifacts.content_hash(tensors) and loaded.card == saved.card
+        assert loaded.hash == saved.hash == artifacts.identity(tensors, saved.card) and loaded.card == saved.card
         assert all(torch.equal(loaded.tensors[n], t) and loaded.tensors[n].dtype == t.dtype for n, t in tensors.items())
     assert saved.card["tensors"]["b"] == {"dtype": "float16", "shape": [3, 4]} and saved.card["settings"] == {
         "lam": 0.5
@@ -115,8 +115,11 @@ def test_damaged_tensors_are_refused(tmp_path: Path, tensors: dict[str, Tensor],
         "[]",
         "{}",
         '{"hash": 3, "format": 1}',
+        '{"hash": "00", "format": 2}',
         '{"hash": "00", "format": 1}',
         '{"hash": "00", "format": 99}',
+        '{"hash": "00", "format": 2, "threshold": NaN}',
+        '{"hash": "00", "format": 2, "threshold": 1e999}',
         "[" * 50_000,
         "\ufeff{}",
     ],
@@ -172,7 +175,7 @@ def test_what_cannot_be_saved(tmp_path: Path, tensors: dict[str, Tensor]) -> Non
 def test_an_artifact_does_not_alias_what_it_was_made_of(tensors: dict[str, Tensor]) -> None:
     made = artifacts.make(tensors, {})
     tensors["a"].zero_()
-    assert artifacts.content_hash(made.tensors) == made.hash
+    assert artifacts.identity(made.tensors, made.card) == made.hash
 
 
 def test_the_card_is_plain_json(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
@@ -195,3 +198,49 @@ def test_a_whole_file_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert path.read_bytes() == b"first" and [p.name for p in path.parent.iterdir()] == ["a.bin"]
     with pytest.raises(BadInput, match="cannot be written"):
         artifacts.write_all({path / "below a file": b"x"})
+
+
+def test_the_card_is_part_of_the_hash(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    base = artifacts.make(tensors, {"threshold": 0.5, "seconds": 1.0, "torch": "2.9"})
+    assert artifacts.make(tensors, {"threshold": 0.5, "seconds": 2.0}).hash == base.hash, (
+        "how long it took is no matter"
+    )
+    assert artifacts.make(tensors, {"threshold": 0.6}).hash != base.hash
+    artifacts.save(tmp_path / "x", tensors, {"threshold": 0.5})
+    file = tmp_path / "x.json"
+    file.write_text(file.read_text("utf-8").replace("0.5", "0.9999"), "utf-8")
+    with pytest.raises(BadArtifact, match="were changed"):
+        artifacts.load(tmp_path / "x")
+    more = artifacts.amended(base, {"rows": 3})
+    assert more.card["rows"] == 3 and more.card["threshold"] == 0.5 and more.hash != base.hash
+
+
+@pytest.mark.parametrize("fails", ["write-1", "write-2", "rename-1", "rename-2"])
+def test_a_pair_is_one_commit(
+    tmp_path: Path, tensors: dict[str, Tensor], fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the writing stops, the stem holds a whole artifact, the old or the new one, or none at all."""
+    import os
+
+    old = artifacts.save(tmp_path / "x", tensors, {"which": "old"})
+    what, number = fails.split("-")
+    room, name = {"write": (Path, "write_bytes"), "rename": (os, "replace")}[what]
+    real, calls = getattr(room, name), 0
+
+    def stops(*given: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == int(number):
+            raise OSError(28, "No space left on device")
+        return real(*given)
+
+    monkeypatch.setattr(room, name, stops)
+    with pytest.raises(BadInput, match="No space left"):
+        artifacts.save(tmp_path / "x", {**tensors, "a": torch.zeros(5)}, {"which": "new"})
+    monkeypatch.undo()
+    if (tmp_path / "x.safetensors").is_file():
+        assert what == "write" and artifacts.load(tmp_path / "x").hash == old.hash
+    else:
+        assert what == "rename", "a full disk leaves what was there"
+    new = artifacts.save(tmp_path / "x", {**tensors, "a": torch.zeros(5)}, {"which": "new"})
+    assert artifacts.load(tmp_path / "x").hash == new.hash and not list(tmp_path.glob(".*"))

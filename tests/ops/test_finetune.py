@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genward.errors import BadArtifact, BadInput, GenwardError
 from genward.ops import finetune
+from genward.ops.tools import Tools
 
 CONFIG: dict[str, Any] = {
     "beta_start": 0.00085,
@@ -97,7 +98,13 @@ def test_optimize_stops_at_a_loss_that_is_not_finite() -> None:
     frozen = torch.nn.Parameter(torch.ones(2), requires_grad=False)
     told: list[tuple[int, int, float]] = []
     losses = finetune.optimize(
-        [p, frozen], lambda k: (p * p).sum(), steps=3, lr=0.1, who="me", progress=lambda *a: told.append(a)
+        [p, frozen],
+        lambda k: (p * p).sum(),
+        steps=3,
+        lr=0.1,
+        who="me",
+        random=torch.Generator(),
+        tools=Tools(progress=lambda *a: told.append(a)),
     )
     assert (
         losses == sorted(losses, reverse=True)
@@ -105,5 +112,13 @@ def test_optimize_stops_at_a_loss_that_is_not_finite() -> None:
         and told[0][2] == losses[0] == 2.0
     )
     with pytest.raises(GenwardError, match="me: loss nan at step 2 of 5; lower lr") as caught:
-        finetune.optimize([p], lambda k: (p * (float("nan") if k == 1 else 1.0)).sum(), steps=5, lr=0.1, who="me")
+        finetune.optimize(
+            [p],
+            lambda k: (p * (float("nan") if k == 1 else 1.0)).sum(),
+            steps=5,
+            lr=0.1,
+            who="me",
+            random=torch.Generator(),
+            tools=Tools(),
+        )
     assert isinstance(caught.value.__cause__, FloatingPointError)

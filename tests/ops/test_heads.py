@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from genward.errors import BadInput
-from genward.ops import heads
+from genward.ops import heads, heads_fit
 
 
 def cloud(n: int, shape: tuple[int, ...] = (3, 4), shift: float = 0.0, seed: int = 0) -> Tensor:
@@ -76,7 +76,7 @@ def test_auroc_is_scikit_learns() -> None:
 
 def test_the_head_that_tells_is_chosen_and_the_score_is_linear() -> None:
     a, b = cloud(40, shift=2.0, seed=3), cloud(50, seed=4)
-    fit = heads.fit_heads(a, b, count=1)
+    fit = heads_fit.fit_heads(a, b, count=1)
     assert fit.chosen == (1,) and fit.auroc[0] > 0.95 and bool((fit.weight[[0, 2]] == 0).all())
     direction = heads.lda(a, b)[1]
     pa, pb = a[:, 1] @ direction, b[:, 1] @ direction
@@ -90,7 +90,7 @@ def test_shuffled_labels_tell_nothing() -> None:
     values = []
     for seed in range(8):
         x = cloud(200, shift=0.0, seed=10 + seed)
-        fit = heads.fit_heads(x[:100], x[100:], count=0, seed=seed)
+        fit = heads_fit.fit_heads(x[:100], x[100:], count=0, seed=seed)
         values.append(roc_auc_score([1] * 100 + [0] * 100, fit.scores.numpy()))
     assert abs(float(np.mean(values)) - 0.5) < 0.05, "out-of-fold scores of random labels carry no information"
 
@@ -105,8 +105,8 @@ def test_units_are_never_parted() -> None:
     base = cloud(8, shift=0.0, seed=5)
     a, b = base[:4].repeat_interleave(10, 0), base[4:].repeat_interleave(10, 0)
     units = ([k // 10 for k in range(40)], [k // 10 for k in range(40)])
-    leaky = heads.fit_heads(a, b, count=0).scores
-    honest = heads.fit_heads(a, b, count=0, units=units).scores
+    leaky = heads_fit.fit_heads(a, b, count=0).scores
+    honest = heads_fit.fit_heads(a, b, count=0, units=units).scores
     labels = [1] * 40 + [0] * 40
     assert roc_auc_score(labels, leaky.numpy()) > 0.99 > roc_auc_score(labels, honest.numpy())
 
@@ -115,16 +115,16 @@ def test_regressions_against_scikit_learn() -> None:
     a, b = cloud(60, shift=1.0, seed=6), cloud(30, seed=7)
     x = torch.cat([a, b]).flatten(1)
     y = torch.cat([torch.ones(60), torch.zeros(30)])
-    ours = [heads.logistic(x, y, 2.0), heads.ridge_logistic(x, y, 2.0)]
+    ours = [heads_fit.logistic(x, y, 2.0), heads_fit.ridge_logistic(x, y, 2.0)]
     theirs = LogisticRegression(C=0.5, class_weight="balanced", max_iter=2000, tol=1e-10).fit(x.numpy(), y.numpy())
     for weight, bias in ours:
         assert np.allclose(weight.numpy(), theirs.coef_[0], atol=2e-3) and abs(bias - theirs.intercept_[0]) < 2e-3
-    doubled = heads.ridge_logistic(torch.cat([x, x[:20]]), torch.cat([y, y[:20]]), 2.0, torch.ones(110))
-    weighed = heads.ridge_logistic(x, y, 2.0 * 90 / 110, torch.cat([torch.full((20,), 2.0), torch.ones(70)]))
+    doubled = heads_fit.ridge_logistic(torch.cat([x, x[:20]]), torch.cat([y, y[:20]]), 2.0, torch.ones(110))
+    weighed = heads_fit.ridge_logistic(x, y, 2.0 * 90 / 110, torch.cat([torch.full((20,), 2.0), torch.ones(70)]))
     assert torch.allclose(doubled[0], weighed[0], atol=1e-3), "a row of weight 2 is two rows"
-    narrow = heads.ridge_logistic(x.float(), y, 2.0)
+    narrow = heads_fit.ridge_logistic(x.float(), y, 2.0)
     assert narrow[0].dtype == torch.float32 and torch.allclose(narrow[0].double(), ours[1][0], atol=5e-2)
-    joint = heads.fit_joint(a, b, penalty=2.0)
+    joint = heads_fit.fit_joint(a, b, penalty=2.0)
     scores = torch.einsum("nhd,hd->n", torch.cat([a, b]), joint.weight) + joint.bias
     assert roc_auc_score(y.numpy(), scores.numpy()) > 0.8 and joint.chosen[0] == 1
 
@@ -201,12 +201,12 @@ def test_thresholds() -> None:
 def test_too_little_is_named() -> None:
     a = cloud(5)
     with pytest.raises(BadInput, match="at least 2"):
-        heads.fit_heads(a[:1], a)
+        heads_fit.fit_heads(a[:1], a)
     with pytest.raises(BadInput, match="finite"):
-        heads.fit_heads(a * float("nan"), a)
+        heads_fit.fit_heads(a * float("nan"), a)
     with pytest.raises(BadInput, match="one unit"):
-        heads.fit_heads(a, a, units=([0] * 5, [0] * 5))
+        heads_fit.fit_heads(a, a, units=([0] * 5, [0] * 5))
     with pytest.raises(BadInput, match="different heads"):
-        heads.fit_heads(a, a[:, :2])
+        heads_fit.fit_heads(a, a[:, :2])
     with pytest.raises(BadInput, match="combine"):
-        heads.fit_heads(a, a, combine="sum")
+        heads_fit.fit_heads(a, a, combine="sum")

@@ -13,6 +13,7 @@ from genward.core import Call, Case, Frame, Sampler
 from genward.errors import BadInput, GuardError, Inapplicable
 from genward.models.sd import StableDiffusion
 from genward.ops import predicted
+from genward.ops.activations import record
 from genward.testing import tiny_sd
 from genward.testing.suites import CASES, same
 
@@ -115,29 +116,26 @@ def test_x0_is_the_samplers_own(model: StableDiffusion) -> None:
     assert torch.equal(predicted.levels(model, torch.tensor([500.4, 1200.0])), model.alphas_cumprod[[500, 999]].float())
 
 
-def test_collect_stops_where_it_is_told_to(model: StableDiffusion) -> None:
+def test_a_recording_stops_where_it_is_told_to(model: StableDiffusion) -> None:
     cases = [Case(f"c{k}", p, seed=k) for k, p in enumerate(("a cat", "a dog", "a key", "a cup", "a saw"))]
     told: list[int] = []
     spent = []
-    for stop in (True, False):
-        rows = predicted.collect(
-            model,
-            cases,
-            SAMPLER,
-            parts=("direction",),
-            step=0.5,
-            edge=4,
-            stop=stop,
-            batch=2,
+
+    def read(part: Any, source: predicted.Features, step: float, batch: int = 32) -> Any:
+        return record(
+            model, part, SAMPLER, [source], steps=(step,), in_memory=True, keep_samples=True, batch=batch,
             progress=lambda done, whole: told.append(done),
-        )
-        assert rows.features.shape == (5, 64) and rows.timestep == 501
-        assert {s.status for s in rows.samples} == ({"refused"} if stop else {"ok"}) and {
-            s.nfe for s in rows.samples
-        } == {4 if stop else 8}
-        spent.append(rows.features)
+        )  # fmt: skip
+
+    for stop in (True, False):
+        rows = read(cases, predicted.Features(("direction",), 4, stop), 0.5, 2)
+        found = rows.dense("features")[:, 0]
+        assert found.shape == (5, 64) and found.dtype == torch.float32 and rows.timesteps("features").tolist() == [501]
+        assert {s.status for s in rows.samples} == ({"refused"} if stop else {"ok"})
+        assert {s.nfe for s in rows.samples} == {4 if stop else 8}
+        spent.append(found)
     assert torch.equal(spent[0], spent[1]) and told == [2, 4, 5] * 2
-    alone = predicted.collect(model, cases[4:], SAMPLER, parts=("direction",), step=1, edge=4, stop=True)
-    torch.testing.assert_close(alone.features[0], spent[0][4], atol=1e-5, rtol=1e-4)
+    alone = read(cases[4:], predicted.Features(("direction",), 4, True), 1).dense("features")
+    torch.testing.assert_close(alone[0, 0], spent[0][4], atol=1e-5, rtol=1e-4)
     with pytest.raises(BadInput, match="loop of 4"):
-        predicted.collect(model, cases, SAMPLER, parts=("noise",), step=4, edge=4, stop=True)
+        read(cases, predicted.Features(("noise",), 4, True), 4)

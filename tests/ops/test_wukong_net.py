@@ -12,6 +12,7 @@ from torch import Tensor
 
 from genward.errors import BadArtifact, BadInput, GenwardError
 from genward.ops import wukong_net as w
+from genward.ops.tools import Tools
 from genward.testing import tiny_sd
 
 SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
@@ -136,13 +137,8 @@ def test_a_separable_problem_is_learned(blocks: list[Any], reading: str) -> None
         times,
         truth,
         held,
-        epochs=14,
-        batch=32,
-        lr=5e-3,
-        weight_decay=0.01,
-        any_share=0.5,
-        seed=0,
-        progress=lambda *a: told.append(a[2]),
+        w.Training(epochs=14, batch=32, lr=5e-3, weight_decay=0.01, any_share=0.5, seed=0),
+        Tools(progress=lambda *a: told.append(a[2])),
     )
     assert max(scores) > 0.9 and told[-1] < told[0]
     logits = w.predict(net, [f[held] for f in features], times)
@@ -177,9 +173,9 @@ def test_time_matters(blocks: list[Any]) -> None:
 def test_what_cannot_be_learned_is_said(blocks: list[Any]) -> None:
     features, times, truth = toy(blocks, 20)
     net = w.start(shape_of(blocks, "A"), blocks, random(3, 16).float(), 0)
-    settings: dict[str, Any] = {"epochs": 1, "batch": 8, "lr": 1e-3, "weight_decay": 0.0, "any_share": 0.5, "seed": 0}
+    how = w.Training(epochs=1, batch=8, lr=1e-3, weight_decay=0.0, any_share=0.5, seed=0)
     with pytest.raises(BadInput, match="never or always"):
-        w.train(net, features, times, torch.zeros(20, 2), torch.zeros(20, dtype=torch.bool), **settings)
+        w.train(net, features, times, torch.zeros(20, 2), torch.zeros(20, dtype=torch.bool), how, Tools())
     features[0][0] = math.nan
     with pytest.raises(GenwardError, match="wukong: loss nan in epoch 1 of 1"):
-        w.train(net, features, times, truth, torch.zeros(20, dtype=torch.bool), **settings)
+        w.train(net, features, times, truth, torch.zeros(20, dtype=torch.bool), how, Tools())

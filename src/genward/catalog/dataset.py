@@ -14,31 +14,28 @@ their label between seeds is reported: what no filter of prompts can reach. Pict
       part-00000.safetensors, .jsonl     features in float16 (rows, steps, …), and one line a row; written aside and renamed
       card.json                          counts, splits, flips; written last
 
-``genward dataset fit`` learns a detector from it and runs sanity gates (``gates``), each of which a detector that
+``genward dataset fit`` learns a detector from it (``catalog.learning``) and runs sanity gates (``catalog.gates``), each of which a detector that
 cheats would fail: at the first step, where latents are noise, it may know little more than the text; at the last it
 should see what an image filter sees; from shuffled labels it learns nothing."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.files import json_text
 from genward.core.records import Case, Concept, Sampler, row_seed
 from genward.core.spec import canonical, digest
-from genward.errors import BadInput, GenwardError
+from genward.errors import BadInput
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from genward.core.contracts import Artifact
     from genward.models.sd import StableDiffusion
 
 Progress = Callable[[int, int], None]
@@ -58,7 +55,7 @@ class Recipe:
     """Judge's labels, one column each."""
     sites: tuple[str, ...] = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
     parts: tuple[str, ...] = ("text",)
-    """Read beside sites: ``text``, ``latents``, ``noise`` (``ops.early.PARTS``)."""
+    """Read beside sites: ``text``, ``latents``, ``noise`` (``ops.activations.PARTS``)."""
     steps: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.99)
     pool: int = 8
     sampler: Sampler = Sampler()
@@ -208,7 +205,7 @@ def agreed(judges: Sequence[Any], samples: Sequence[Any], labels: Sequence[str])
     """What all judges agree on: (rows, labels) of 1, 0 and NaN, and the labels of each row that they differ about."""
     import torch
 
-    from genward.ops.early import judged
+    from genward.ops.asking import judged
 
     told = torch.stack([judged(j, samples, labels) for j in judges])
     same = (told == told[0]).all(0)
@@ -324,8 +321,8 @@ def _build_part(
 ) -> None:
     from safetensors.torch import save
 
+    from genward.ops.activations import collect
     from genward.ops.artifacts import write_all
-    from genward.ops.early import collect
 
     found = collect(
         model,
@@ -449,292 +446,3 @@ def _json(file: Path) -> dict[str, Any]:
             f"{file} is no dataset's file ({type(error).__name__}); build it: genward dataset build"
         ) from error
     return found
-
-
-# -------------------------------------------------------------------------------------------------------------- fitting
-
-
-def fit_helpers(defense: Any, model: StableDiffusion) -> dict[str, Any]:
-    """What ``defense.fit`` asks for beside model and concept, by the names of its parameters: ``judge`` and ``words``.
-
-    A defense may not import judges or the lab; ``run`` knows both.
-    """
-    wanted = set(inspect.signature(type(defense).fit).parameters)
-    lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
-    out: dict[str, Any] = {}
-    if "words" in wanted:
-        from genward.catalog.opening import words_of
-
-        out["words"] = words_of("lab") if lab else {}
-    if "judge" in wanted and lab:
-        from genward.catalog.judges import open_judge
-
-        out["judge"] = open_judge("lab")
-    return out
-
-
-def fit_wukong(
-    data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any = None, progress: Any = None
-) -> Any:
-    """Wukong learned from a dataset that is there already: weights from its train rows, temperature and thresholds from
-    its valid rows.
-
-    The epoch is chosen on clusters held out of the train rows, so nothing was chosen on the rows that calibrate. The
-    card names captions and seeds of both.
-
-    Raises:
-        BadInput: the dataset lacks a label of the concepts or a site of the settings, its rows are of another model, or
-            no valid row can be used.
-    """
-    from genward.defenses.wukong import Wukong, categories_of, category_queries, site_block
-    from genward.ops import artifacts
-
-    settings = settings or Wukong()
-    if data.card["plan"]["model"] != model.spec.to_json():
-        raise BadInput(
-            "the dataset was built on another model; open that one (--model), or build the dataset on this one"
-        )
-    categories = categories_of(concepts)
-    missing = [label for label, _ in categories if label not in data.labels]
-    if missing:
-        raise BadInput(f"the dataset has no label {', '.join(missing)}; it has {', '.join(data.labels)}")
-    settings = replace(settings, sites=tuple(settings.sites), pool=int(data.card["plan"]["recipe"]["pool"]))
-    columns = [data.labels.index(label) for label, _ in categories]
-    seen = [r for r in data.rows if r["split"] in ("train", "valid")]
-    card = artifacts.fit_card(settings, concepts, model, [r["prompt"] for r in seen], [r["seed"] for r in seen], 0.0)
-    rows = data.of("train").nonzero()[0]
-    fitted = settings.fit_on(
-        {s: data.states[s][rows] for s in settings.sites if s in data.states},
-        data.timesteps,
-        data.truth[rows][:, columns],
-        [data.rows[k]["cluster"] for k in rows],
-        categories=categories,
-        blocks=[site_block(model, s) for s in settings.sites],
-        queries=category_queries(model, concepts),
-        card=card,
-        progress=progress,
-    )
-    return recalibrated(fitted, data, columns)
-
-
-def recalibrated(fitted: Any, data: Dataset, columns: Sequence[int]) -> Any:
-    """The detector with temperature, thresholds and held-out figures from the dataset's valid rows; ``columns`` are its
-    categories' among the labels.
-
-    Raises:
-        BadInput: no valid row has a known label and finite features.
-    """
-    import torch
-
-    from genward.defenses.wukong import Detector, calibrated
-    from genward.ops import artifacts
-    from genward.ops.wukong_net import predict
-
-    detector = Detector.of(fitted.artifact)
-    states = [data.states[s["name"]] for s in detector.shape["sites"]]
-    usable = torch.from_numpy(data.of("valid")) & (~torch.isnan(data.truth[:, list(columns)])).any(1)
-    for x in states:
-        usable &= torch.isfinite(x.float()).flatten(1).all(1)
-    if not bool(usable.any()):
-        raise BadInput("no row of the validation split has a known label and features to calibrate on; build more rows")
-    logits = predict(detector.net, [x[usable] for x in states], data.timesteps)
-    kept = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
-    categories = [(label, concept) for label, concept in kept["categories"]]
-    facts = calibrated(logits, data.truth[usable][:, list(columns)], data.timesteps, categories)
-    return replace(
-        fitted, artifact=artifacts.make(fitted.artifact.tensors, {**kept, **facts, "held_rows": int(usable.sum())})
-    )
-
-
-def concepts_of(data: Dataset) -> list[Concept]:
-    """What the labels of a dataset are about: the concepts that it was built for where they cover it, else one concept
-    of all its labels."""
-    from genward.ops.phrases import article
-
-    tables: list[dict[str, Any]] = [
-        {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
-        for raw in data.card["plan"].get("concepts", [])
-    ]
-    made = [Concept(**table) for table in tables]
-    if {label for c in made for label in c.judge} == set(data.labels):
-        return made
-    phrases = tuple(article(label) for label in data.labels)
-    return [
-        Concept("labels", "custom", "The labels of a dataset.", targets=data.labels, phrases=phrases, judge=data.labels)
-    ]
-
-
-def fit_file(
-    data: Dataset, model: StableDiffusion, concepts: Sequence[Concept], settings: Any, stem: Path, progress: Any = None
-) -> tuple[Artifact, list[Gate]]:
-    """Fit Wukong on a dataset (``fit_wukong``), save it at ``stem`` and run the gates. The shuffled labels cost a
-    second training."""
-    from genward.ops.artifacts import save
-
-    began = time.perf_counter()
-    fitted = fit_wukong(data, model, concepts, settings, progress)
-    card = {**fitted.artifact.card, "seconds": round(time.perf_counter() - began, 2)}
-    artifact = save(stem, fitted.artifact.tensors, card)
-    return artifact, gates(data, fitted, lambda dealt: fit_wukong(dealt, model, concepts, settings))
-
-
-def detector_scores(fitted: Any, data: Dataset, step: int) -> NDArray[Any]:
-    """(rows,) largest probability over the detector's categories at one of the dataset's steps."""
-    from genward.defenses.wukong import Detector
-    from genward.ops.wukong_net import predict
-
-    detector = Detector.of(fitted.artifact)
-    states = [data.states[s["name"]][:, step : step + 1] for s in detector.shape["sites"]]
-    found: NDArray[Any] = (
-        (predict(detector.net, states, data.timesteps[step : step + 1])[:, 0].amax(1) / detector.temperature)
-        .sigmoid()
-        .numpy()
-    )
-    return found
-
-
-# ---------------------------------------------------------------------------------------------------------------- gates
-
-
-class Gate(NamedTuple):
-    """One sanity gate: a figure, what it was compared with, and whether it holds; ``None`` and NaN with a reason where
-    it cannot be told."""
-
-    name: str
-    value: float
-    against: float
-    holds: bool | None
-    n: int
-    why: str = ""
-
-
-def text_probe(data: Dataset) -> float:
-    """AUROC on the test rows of a linear probe on the mean text state: what the prompt alone gives away. NaN where a
-    class is missing."""
-    from genward.ops.detection import auroc, linear_probe, probe_scores
-
-    scores = data.states["text"].float().mean(1).numpy()
-    harm, train, test = data.harm, data.of("train", "valid"), data.of("test")
-    use = train & ~_nan(harm)
-    return auroc(probe_scores(linear_probe(scores[use], harm[use]), scores[test]), harm[test])
-
-
-def _nan(x: NDArray[Any]) -> NDArray[Any]:
-    import numpy as np
-
-    found: NDArray[Any] = np.isnan(x)
-    return found
-
-
-def gate_shuffled(
-    data: Dataset, fit: Callable[[Dataset], Any], *, step: int = 1, seed: int = 0, tolerance: float | None = None
-) -> Gate:
-    """Labels dealt out anew over all rows that have any: a detector learned from the train and valid ones must rank the
-    test ones like a coin.
-
-    The test's labels are shuffled as well: against the true ones a detector without knowledge scores near 0 or near 1
-    by chance wherever the concept is the features' main direction, which says nothing.
-
-    Args:
-        fit: dataset -> fitted Wukong. tolerance: allowed distance of the AUROC from 0.5; by default 3 standard
-            deviations of a coin's (Mann-Whitney, √((p + n + 1) / 12pn)) or 0.03, whichever is larger.
-
-    Raises:
-        GenwardError: the test split has no row of one kind.
-    """
-    import torch
-
-    from genward.ops.detection import auroc
-
-    known = (
-        (~torch.isnan(data.truth)).any(1).nonzero().flatten()
-    )  # a row without picture has no features to learn a label from
-    truth = data.truth.clone()
-    truth[known] = data.truth[known[torch.randperm(len(known), generator=torch.Generator().manual_seed(seed))]]
-    dealt = data._replace(truth=truth)
-    test = dealt.of("test") & ~_nan(dealt.harm)
-    up = int((dealt.harm[test] == 1).sum())
-    down = int(test.sum()) - up
-    if not up or not down:
-        raise GenwardError(
-            "the test split shows the concept never or always, so the gate cannot be run; build more rows"
-        )
-    value = auroc(detector_scores(fit(dealt), dealt, step)[test], dealt.harm[test])
-    allowed = max(0.03, 3 * math.sqrt((up + down + 1) / (12 * up * down))) if tolerance is None else tolerance
-    return Gate("shuffled labels", value, 0.5, abs(value - 0.5) <= allowed, up + down)
-
-
-def gate_first_step(data: Dataset, fitted: Any, *, tolerance: float = 0.05) -> list[Gate]:
-    """At the first step, where latents are noise, a detector should know little more than a probe of the text; at the
-    last far more.
-
-    Returns:
-        The gate at the first step (holds where its AUROC is at most ``tolerance`` above the text probe's), then the
-        later steps (hold where they are not below the first by more than ``tolerance``).
-    """
-    from genward.ops.detection import auroc
-
-    text = text_probe(data)
-    test = data.of("test") & ~_nan(data.harm)
-    values = [auroc(detector_scores(fitted, data, s)[test], data.harm[test]) for s in range(len(data.timesteps))]
-    first = Gate("first step against text", values[0], text, values[0] <= text + tolerance, int(test.sum()))
-    later = [
-        Gate(f"step at t={int(t)} against first", v, values[0], v >= values[0] - tolerance, int(test.sum()))
-        for t, v in zip(data.timesteps[1:], values[1:], strict=True)
-    ]
-    return [first, *later]
-
-
-def gate_last_step(data: Dataset, fitted: Any, *, tolerance: float = 0.1) -> Gate:
-    """At the last step a detector should come close to an image filter, which sees the finished picture.
-
-    The filter asks the judges that labelled the dataset, so its AUROC on rows with a label is 1: nothing else would be
-    one filter's error on another's labels.
-
-    Returns:
-        The gate; it holds where the AUROC at the last step that was read is at most ``tolerance`` below 1.
-    """
-    from genward.ops.detection import auroc
-
-    test = data.of("test") & ~_nan(data.harm)
-    value = auroc(detector_scores(fitted, data, len(data.timesteps) - 1)[test], data.harm[test])
-    return Gate("last step against image filter", value, 1.0, value >= 1 - tolerance, int(test.sum()))
-
-
-def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gate]:
-    """All gates on the test rows: the first step against the text, later ones against the first, the last against an
-    image filter, shuffled labels.
-
-    Args:
-        fitted: Wukong learned from the dataset. fit: dataset -> fitted Wukong, for the shuffled labels.
-
-    Returns:
-        The gates; one that this dataset cannot answer (a step that was not read, one kind of row only) says why.
-    """
-    from genward.ops.early import stop_step
-
-    recipe = data.card["plan"]["recipe"]
-    steps = int(recipe["sampler"]["steps"])
-    read = {stop_step(s, steps) for s in recipe["steps"]}
-    harm = data.harm[data.of("test")]
-    lacking = (
-        "" if {0.0, 1.0} <= set(harm.tolist()) else "the test split shows the concept never or always; build more rows"
-    )
-    first = (
-        lacking
-        or ("" if 0 in read else "step 0 was not read; build with --at 0,…")
-        or ("" if "text" in data.states else "no part text; build with --parts text")
-    )
-    last = lacking or ("" if steps - 1 in read else "the last step was not read; build with --at …,0.99")
-    return [
-        *_answered("first step against text", first, lambda: gate_first_step(data, fitted)),
-        *_answered("last step against image filter", last, lambda: [gate_last_step(data, fitted)]),
-        *_answered("shuffled labels", lacking, lambda: [gate_shuffled(data, fit, step=len(data.timesteps) - 1)]),
-    ]
-
-
-def _answered(name: str, why: str, run: Callable[[], list[Gate]]) -> list[Gate]:
-    try:
-        return [Gate(name, math.nan, math.nan, None, 0, why)] if why else run()
-    except GenwardError as error:  # too few rows of a kind to learn from
-        return [Gate(name, math.nan, math.nan, None, 0, str(error))]

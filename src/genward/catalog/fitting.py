@@ -11,7 +11,9 @@ card: reuse reports the true preparation time."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -20,15 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
+from genward.catalog.opening import words_of
 from genward.core import defending
 from genward.core.contracts import Artifact, Defense
 from genward.core.defending import artifact_field
+from genward.core.files import json_text
 from genward.core.records import Concept, load_concept
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, UnknownName
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
+    from genward.ops.tools import Tools
     from genward.store import Store
 
 Say = Callable[[str], None]
@@ -201,8 +206,6 @@ def shipped_artifacts() -> Path:
 def _artifact(
     request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
 ) -> Artifact:
-    from genward.ops.artifacts import load
-
     if not request.concept:
         raise BadInput(
             f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward "
@@ -211,14 +214,50 @@ def _artifact(
     concept = load_concept(request.concept)
     key = fit_key(defense, concept, model.spec.hash)
     for place in (folder, shipped_artifacts()):
-        if not refit and place is not None and (place / f"{key}.safetensors").is_file():
-            say(f"{request.text}: reusing {place / key}.safetensors")
-            return _fitting_model(load(place / key), model, str(place / key))
+        if not refit and place is not None:
+            found = _found(place / key, request.text, say)
+            if found is not None:
+                return _fitting_model(found, model, str(place / key))
     say(f"{request.text}: fitting")
     if folder is not None:
         return fit_artifact(request.name, defense, concept, model, folder / key, say)
     with tempfile.TemporaryDirectory() as aside:
         return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say)
+
+
+def _found(stem: Path, text: str, say: Say) -> Artifact | None:
+    """The artifact at ``stem``, ``None`` where there is none, or one half of one that was never finished.
+
+    Raises:
+        BadArtifact: it is damaged.
+    """
+    from genward.ops.artifacts import load
+
+    if not _with(stem, ".safetensors").is_file():
+        return None
+    if not _with(stem, ".json").is_file():
+        say(f"{text}: {stem}.safetensors has no card, so its fit was never finished")
+        return None
+    found = load(stem)
+    say(f"{text}: reusing {stem}.safetensors")
+    return found
+
+
+def _with(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)
+
+
+def damaged_fits(folder: Path) -> list[str]:
+    """One line for each artifact of a folder that is not whole: unreadable, or one file without the other."""
+    from genward.ops.artifacts import load
+
+    problems = []
+    for stem in sorted({p.with_suffix("") for p in folder.glob("*") if p.suffix in (".safetensors", ".json")}):
+        try:
+            load(stem)
+        except BadArtifact as error:
+            problems.append(str(error))
+    return problems
 
 
 def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | None = None) -> Path:
@@ -227,42 +266,93 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
     Raises:
         BadInput: the text names no concept, several parts, or a defense that learns nothing.
     """
-    from genward.ops.artifacts import load
-
     requests = parse_defense(text)
     defense = template(requests[0]) if len(requests) == 1 and requests[0].name else None
-    if defense is None or artifact_field(type(defense)) is None or not requests[0].concept:
+    if defense is None or artifact_field(defense) is None or not requests[0].concept:
         raise BadInput(f"defense {text!r} is not one part that learns a concept; write it as esd:weapons,variant=x")
     concept = load_concept(requests[0].concept)
     stem = folder / fit_key(defense, concept, model.spec.hash)
-    if stem.with_suffix(".safetensors").is_file():
-        _fitting_model(load(stem), model, str(stem))
+    found = _found(stem, text, progress or (lambda _: None))
+    if found is not None:
+        _fitting_model(found, model, str(stem))
     else:
         fit_artifact(requests[0].name, defense, concept, model, stem, progress)
     return stem
+
+
+def tools_for(model: StableDiffusion, name: str = "", folder: Path | None = None, progress: Say | None = None) -> Tools:
+    """What a fit on this model is given: the vocabulary and the judge where the model is the lab's, checkpoints where
+    there is a folder, progress in words at each tenth of the way."""
+    lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
+
+    from genward.catalog.judges import open_judge
+    from genward.ops.tools import Tools
+
+    return Tools(
+        progress=_tenths(name, progress) if progress else None,
+        say=progress,
+        open_judge=(lambda: open_judge("lab")) if lab else None,
+        words=words_of("lab") if lab else {},
+        folder=folder,
+    )
+
+
+def partial_folder(stem: Path) -> Path:
+    """Where an unfinished fit keeps its checkpoints and recordings: beside the artifact that it will become."""
+    return stem.with_name(stem.name + ".partial")
 
 
 def fit_artifact(
     name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None
 ) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows
-    seen, model and seconds)."""
-    from genward.catalog.dataset import fit_helpers
+    seen, model and seconds). A fit that was interrupted goes on where it was.
+
+    Raises:
+        BadInput: the folder of unfinished work beside ``stem`` belongs to a fit of other settings.
+    """
     from genward.ops.artifacts import save
 
+    aside = partial_folder(stem)
+    spent = _take_up(aside, fit_key(defense, concept, model.spec.hash))
+    if spent and progress is not None:
+        progress(f"{name}: going on with the fit that was interrupted")
     began = time.perf_counter()
-    made = defense.fit(
-        model, concept, progress=_tenths(name, progress) if progress else None, **fit_helpers(defense, model)
-    )
-    artifact = made if hasattr(made, "tensors") else getattr(made, artifact_field(type(defense)) or "")
-    card = {
-        "method": name,
-        "settings": fit_fields(defense),
-        "model_hash": model.spec.hash,
-        "seconds": round(time.perf_counter() - began, 2),
-        **artifact.card,
-    }
-    return save(stem, artifact.tensors, card)
+    try:
+        made = defense.fit(model, concept, tools_for(model, name, aside, progress))
+    except BaseException:
+        _mark(aside, fit_key(defense, concept, model.spec.hash), spent + time.perf_counter() - began)
+        raise
+    artifact = made if isinstance(made, Artifact) else defending.artifact_of(made)
+    if artifact is None:
+        raise BadInput(f"defense {name!r}: fit gave back no artifact; see genward.core.contracts.Fits")
+    took = float(artifact.card.get("seconds", time.perf_counter() - began))
+    card = {"method": name, "settings": fit_fields(defense), "model_hash": model.spec.hash, **artifact.card}
+    saved = save(stem, artifact.tensors, card | {"seconds": round(spent + took, 2)})
+    shutil.rmtree(aside, ignore_errors=True)
+    return saved
+
+
+def _take_up(aside: Path, key: str) -> float:
+    """Make the folder of an unfinished fit, or find it; returns the seconds that were spent there before."""
+    mark = aside / "fit.json"
+    if not mark.is_file():
+        _mark(aside, key, 0.0)
+        return 0.0
+    try:
+        found = json.loads(mark.read_text("utf-8"))
+        theirs, spent = str(found["key"]), float(found["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{mark} cannot be read ({error}); delete the folder, the fit then begins again") from error
+    if theirs != key:
+        raise BadInput(f"{aside} holds an unfinished fit of other settings; delete it, or name another place")
+    return spent
+
+
+def _mark(aside: Path, key: str, seconds: float) -> None:
+    from genward.ops.artifacts import write_all
+
+    write_all({aside / "fit.json": json_text({"key": key, "seconds": round(seconds, 2)}).encode()})
 
 
 def _tenths(name: str, say: Say) -> Callable[[int, int, float], None]:

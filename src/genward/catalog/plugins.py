@@ -24,7 +24,7 @@ ROOMS = ("defenses", "attacks", "judges", "benchmarks")
 
 @dataclass(frozen=True)
 class Field:
-    """One configuration field: annotation and default as written in the source, first line of the text under it."""
+    """One configuration field: annotation and default as written in the source, first paragraph of the text under it."""
 
     name: str
     type: str

@@ -153,7 +153,7 @@ def fit(
         )
     named = [load_concept(c) for c in concept]
 
-    from genward.catalog import dataset
+    from genward.catalog import dataset, learning
     from genward.catalog.opening import open_model
 
     data = dataset.load(folder)
@@ -162,10 +162,10 @@ def fit(
         settings = dataclasses.replace(settings, sites=tuple(data.card["plan"]["recipe"]["sites"]))
     opened = open_model(model, device, dtype, download=download)
     with common.progress("epochs", as_json) as update:
-        artifact, gates = dataset.fit_file(
+        artifact, gates = learning.fit_file(
             data,
             opened,
-            named or dataset.concepts_of(data),
+            named or learning.concepts_of(data),
             settings,
             stem,
             lambda done, whole, loss: update(done, whole),

@@ -12,19 +12,21 @@ held-out wordings, neighbors or the benchmark's captions."""
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
-from genward.core.records import MAX_PROMPT, Case, Concept, Frame, Sampler
-from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
-from genward.ops import artifacts, heads, phrases
+from genward.core.contracts import Artifact, FitTools, Rig
+from genward.core.records import Concept, Frame
+from genward.errors import BadInput, UnknownName
+from genward.ops import artifacts, deciding, head_guard, heads, phrases, text_states
 from genward.ops.finetune import Progress
+from genward.ops.tools import QUIET
 
 ACTIONS = ("block", "flag")
 READOUTS = ("auto", *heads.READOUTS)
@@ -33,33 +35,12 @@ CONTEXTS = ("{}", "a drawing of {}", "{} in pixel art style", "two of {}", "{} b
 MIN_SHOTS = 2
 
 
-class Guarding(NamedTuple):
-    """An artifact, read: what scoring needs."""
-
-    categories: tuple[str, ...]
-    weights: dict[str, Tensor]
-    """site -> (k, heads · dim); sites without a chosen head are left out"""
-    bias: Tensor
-    thresholds: Tensor
-    centers: dict[str, Tensor]
-    """site -> (k, heads): a benign prompt's mean projection, which attenuation leaves"""
-    heads: dict[str, int]
-    readout: dict[str, str]
-    """encoder (first part of a site's name) -> ``last`` | ``mean``"""
-    encoders: dict[str, dict[str, str]]
-    """encoder -> {name, hash}"""
-
-
 @dataclass(frozen=True)
 class Aeiou:
     """AEIOU: refuses prompts by directions in the text encoder's attention heads; fits in seconds, free to run, says
     which tokens count."""
 
     name: ClassVar[str] = "aeiou"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "action", "threshold", "attenuate", "explain"})
     method: str = "lda"
     """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression
@@ -109,22 +90,23 @@ class Aeiou:
             raise BadInput(f"aeiou: a false-positive rate of {self.fpr}; give a share between 0 and 1, 0.01 say")
         if self.heads < 0 or not self.penalty > 0 or self.prior < 0 or not 0 <= self.attenuate < 100:
             raise BadInput("aeiou: heads, prior and attenuate must be at least 0, attenuate below 100, penalty above 0")
-        if self.threshold is not None and self.threshold != self.threshold:
-            raise BadInput("aeiou: the threshold is NaN; give a number, or None for the calibrated ones")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            told = "NaN" if self.threshold != self.threshold else f"{self.threshold:g}"
+            raise BadInput(f"aeiou: the threshold is {told}; give a finite number, or None for the calibrated ones")
 
     # ---------------------------------------------------------------------------------------------------------- fitting
 
-    def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with directions for one or several concepts, one category each. A second or two, no gradients.
 
         Raises:
             BadInput: a concept without phrases or without anything benign, or too little to fit on.
         """
         concepts = phrases.listed(concept)
-        harmful = {c.name: concept_texts(c, self.contexts) for c in concepts}
+        harmful = {c.name: phrases.concept_texts(c, self.contexts) for c in concepts}
         taken = {text for rows in harmful.values() for text, _ in rows}
-        benign = [row for row in benign_texts(concepts, self.contexts, self.neighbors) if row[0] not in taken]
-        return self._fitted(model, harmful, benign, concepts, progress, keep=True)
+        benign = [row for row in phrases.benign_texts(concepts, self.contexts, self.neighbors) if row[0] not in taken]
+        return self._fitted(model, harmful, benign, concepts, tools.progress, keep=True)
 
     def fit_texts(
         self,
@@ -183,15 +165,15 @@ class Aeiou:
                     f"least {MIN_SHOTS} of each are needed"
                 )
         texts = list(dict.fromkeys([t for rows in harmful.values() for t, _ in rows] + [t for t, _ in benign]))
-        sample, about = read_texts(model, texts, self.readout, self.layers)
+        sample, about = text_states.read_texts(model, texts, self.readout, self.layers)
         place = {t: k for k, t in enumerate(texts)}
-        tensors, chosen = fit_categories(self, sample, about.heads, place, harmful, benign, progress)
+        tensors, chosen = head_guard.fit_categories(self, sample, about.heads, place, harmful, benign, progress)
         card = self._card(model, about, harmful, benign, concepts, chosen, keep)
         card["seconds"] = round(time.perf_counter() - began, 2)
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def _card(
-        self, model: Any, about: Reading, harmful: Any, benign: Any, concepts: Any, chosen: Any, keep: bool
+        self, model: Any, about: text_states.Reading, harmful: Any, benign: Any, concepts: Any, chosen: Any, keep: bool
     ) -> dict[str, Any]:
         captions = [t for rows in harmful.values() for t, _ in rows] + [t for t, _ in benign]
         if concepts:
@@ -254,14 +236,9 @@ class Aeiou:
         assert fitted.artifact is not None
         same = {k: v for k, v in self.artifact.card.items() if k in ("concepts", "model", "model_hash", "seeds")}
         captions = [t for found in rows.values() for t, _ in found] + [t for t, _ in clean]
-        card = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
         added = int(self.artifact.card.get("augmented", 0)) + sum(map(len, more.values()))
-        return replace(
-            self,
-            artifact=artifacts.make(
-                fitted.artifact.tensors, {**card, **same, "captions": captions, "augmented": added}
-            ),
-        )
+        told = {**same, "captions": captions, "augmented": added}
+        return replace(self, artifact=artifacts.amended(fitted.artifact, told))
 
     def calibrate(self, model: Any, benign: Sequence[str], fpr: float | None = None) -> Self:
         """Itself with every category's threshold at a false-positive rate on these benign prompts.
@@ -276,14 +253,13 @@ class Aeiou:
             [heads.threshold_at(scores[:, k], rate) for k in range(len(guard.categories))], dtype=torch.float64
         )
         assert self.artifact is not None
-        card = {k: v for k, v in self.artifact.card.items() if k not in artifacts.RESERVED} | {
-            "calibrated": {"fpr": rate, "prompts": len(benign)}
-        }
-        return replace(self, artifact=artifacts.make({**self.artifact.tensors, "threshold": found}, card))
+        told = {"calibrated": {"fpr": rate, "prompts": len(benign)}}
+        tensors = {**self.artifact.tensors, "threshold": found}
+        return replace(self, artifact=artifacts.amended(self.artifact, told, tensors))
 
     # ---------------------------------------------------------------------------------------------------------- scoring
 
-    def guarding(self) -> Guarding:
+    def guarding(self) -> head_guard.Guarding:
         """The artifact, read and checked. Raises ``BadInput`` without one, ``BadArtifact`` where it is not this
         defense's."""
         if self.artifact is None:
@@ -291,7 +267,7 @@ class Aeiou:
                 "aeiou has learned nothing yet; fit it first (genward fit aeiou --concept weapons), or name a concept "
                 "(aeiou:weapons)"
             )
-        return read_artifact(self.artifact)
+        return head_guard.read_artifact(self.artifact)
 
     def scores(self, model: Any, texts: Sequence[str]) -> Tensor:
         """(n, k) scores of texts, one a category (``guarding().categories``), outside any generation.
@@ -300,13 +276,17 @@ class Aeiou:
             BadArtifact: fitted on another encoder.
         """
         guard = self.guarding()
-        refuse_other(guard, model)
-        sample, _ = read_texts(model, texts, guard.readout, tuple(guard.weights))
+        text_states.refuse_other(guard.encoders, model, self.name)
+        sample, _ = text_states.read_texts(model, texts, guard.readout, tuple(guard.weights))
         return heads.linear_scores(sample, {s: w.double() for s, w in guard.weights.items()}, guard.bias)
 
-    def limits(self, guard: Guarding) -> Tensor:
+    def limits(self, guard: head_guard.Guarding) -> Tensor:
         """(k,) thresholds in use."""
         return guard.thresholds if self.threshold is None else torch.full_like(guard.thresholds, self.threshold)
+
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig has another encoder than the one that was fitted on."""
+        text_states.refuse_other(self.guarding().encoders, rig.model, self.name)
 
     def attach(self, rig: Rig) -> None:
         """Read the chosen heads of the prompt; score when the last one has been seen.
@@ -316,7 +296,7 @@ class Aeiou:
                 lacks a site.
         """
         guard = self.guarding()
-        refuse_other(guard, getattr(rig, "model", None))
+        self.check(rig)
         watch = _Watch(self, guard, rig)
         for site in guard.weights:
             rig.tap(site, watch.at(site))
@@ -325,7 +305,7 @@ class Aeiou:
 class _Watch:
     """One attached guard: gathers the sites of a batch and decides at the last."""
 
-    def __init__(self, settings: Aeiou, guard: Guarding, rig: Rig) -> None:
+    def __init__(self, settings: Aeiou, guard: head_guard.Guarding, rig: Rig) -> None:
         self.settings, self.guard, self.rig = settings, guard, rig
         self.weights = {site: weight.float() for site, weight in guard.weights.items()}
         self.limits = settings.limits(guard)
@@ -338,8 +318,8 @@ class _Watch:
                 return None
             if site in self.seen:  # a pass that never came to its end
                 self.seen.clear()
-            if not any(encoder_key(s) == encoder_key(site) for s in self.seen):
-                self.tokens[encoder_key(site)] = self.rig.tokens(frame)
+            if not any(text_states.encoder_key(s) == text_states.encoder_key(site) for s in self.seen):
+                self.tokens[text_states.encoder_key(site)] = self.rig.tokens(frame)
             self.seen[site] = states
             if len(self.seen) == len(self.weights):
                 self.decide(frame)
@@ -359,37 +339,31 @@ class _Watch:
     def decide(self, frame: Frame) -> None:
         sample = {}
         for site in self.weights:
-            key = encoder_key(site)
+            key = text_states.encoder_key(site)
             sample[site] = heads.read_out(self.seen[site], self.tokens[key].mask, self.guard.readout[key]).float().cpu()
         total = heads.linear_scores(sample, self.weights, self.guard.bias.float())
-        margin = total - self.limits.float()
-        top = margin.argmax(1)
-        score = total[torch.arange(len(total)), top]
-        self.rig.note(frame, **{"aeiou.score": score})
-        broken = ~torch.isfinite(total).all(1)
-        if bool(broken.any()):
-            self.rig.block(frame, broken, "the prompt's score is not a number, so nothing vouches for it", score=score)
-        over = (margin.gather(1, top[:, None])[:, 0] > 0) & ~broken
-        if bool(over.any()):
-            self.act(frame, over, top, score)
-
-    def act(self, frame: Frame, over: Tensor, top: Tensor, score: Tensor) -> None:
-        shares = self.shares(over, top) if self.settings.explain else None
-        for k, category in enumerate(self.guard.categories):
-            rows = over & (top == k)
-            if not bool(rows.any()):
-                continue
-            limit = float(self.limits[k])
-            why = f"the prompt reads as {category}"
-            act = self.rig.flag if self.settings.action == "flag" else self.rig.block
-            act(frame, rows, why, score=score, threshold=limit, category=category, tokens=shares)
+        decision = deciding.decide(total, self.limits, len(frame.case))
+        self.rig.note(frame, **{"aeiou.score": decision.score})
+        category = self.guard.categories.__getitem__
+        deciding.act(
+            self.rig,
+            frame,
+            decision,
+            action=self.settings.action,
+            why=lambda k: f"the prompt reads as {category(k)}",
+            broken=lambda k: "the prompt's score is not a number, so nothing vouches for it",
+            category=category,
+            tokens=self.shares(decision.hit, decision.which)
+            if self.settings.explain and bool(decision.hit.any())
+            else None,
+        )
 
     def shares(self, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
         """Tokens and their shares of each row that is acted on, padding left out; nothing for the others."""
-        picked = over.nonzero().flatten()
+        picked = over.cpu().nonzero().flatten()
         out: list[list[tuple[str, float]]] = [[] for _ in range(len(over))]
         for key, tokens in self.tokens.items():
-            weights = {site: w for site, w in self.weights.items() if encoder_key(site) == key}
+            weights = {site: w for site, w in self.weights.items() if text_states.encoder_key(site) == key}
             states = {
                 site: self.seen[site].detach()[picked.to(self.seen[site].device)].float().cpu() for site in weights
             }
@@ -403,247 +377,7 @@ class _Watch:
         return out
 
 
-# ------------------------------------------------------------------------------------------------------ texts to fit on
-
-
-def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, str]]:
-    """(text, its phrase) of a concept's phrases and descriptions in every context; held-out wordings are never among
-    them.
-
-    Raises:
-        BadInput: a concept without phrases, a context without ``{}``.
-    """
-    if not concept.phrases:
-        raise BadInput(f"concept {concept.name!r} has no phrases; a guard has nothing to fit on, add some")
-    held = {h.casefold() for h in concept.heldout}
-    own = [p for p in (*concept.phrases, *concept.descriptions) if p.casefold() not in held]
-    used = ("{}", *phrases.STYLE_TEMPLATES) if concept.kind == "style" else tuple(contexts)
-    return list({phrases.fill(c, p): p for p in own for c in used}.items())
-
-
-def benign_texts(
-    concepts: Sequence[Concept], contexts: Sequence[str], neighbors: bool = False
-) -> list[tuple[str, str]]:
-    """(text, its phrase) of the empty text and of what the concepts map to and keep (and of their neighbors, if asked
-    for), in every context."""
-    near = (
-        [f"in {n} style" if c.kind == "style" else phrases.article(n) for c in concepts for n in c.neighbors]
-        if neighbors
-        else []
-    )
-    own = dict.fromkeys(p for p in (*(p for c in concepts for p in (*c.anchors, c.anchor, *c.keep)), *near) if p)
-    if all(c.kind == "style" for c in concepts):
-        contexts = ("{}",)  # a style's captions to keep are whole pictures already
-    made = {"": ""} | {phrases.fill(c, p): p for p in own for c in contexts}
-    return list(made.items())
-
-
-# ----------------------------------------------------------------------------------------------------- reading encoders
-
-
-class Reading(NamedTuple):
-    """About the states that were read."""
-
-    heads: dict[str, int]
-    widths: dict[str, int]
-    readout: dict[str, str]
-    encoders: dict[str, dict[str, str]]
-
-
-class _Reader:
-    """Reads text sites through the rig: every row is refused at the text stage, so no denoiser call is spent."""
-
-    name: ClassVar[str] = "aeiou-reader"
-
-    def __init__(self, sites: Sequence[str], how: Mapping[str, str]) -> None:
-        self.sites, self.how = tuple(sites), how
-        self.found: dict[str, list[Tensor]] = {site: [] for site in sites}
-
-    def attach(self, rig: Rig) -> None:
-        def at(site: str) -> Callable[[Tensor, Frame], None]:
-            def fn(states: Tensor, frame: Frame) -> None:
-                self.found[site].append(
-                    heads.read_out(states.detach(), rig.tokens(frame).mask, self.how[encoder_key(site)]).float().cpu()
-                )
-                if site == self.sites[-1]:
-                    rig.block(frame, torch.ones(len(states), dtype=torch.bool), "read only")
-
-            return fn
-
-        for site in self.sites:
-            rig.tap(site, at(site))
-
-
-def encoder_key(site: str) -> str:
-    """Which encoder a site belongs to: ``text`` of ``text.0.heads``, ``text_2`` of ``text_2.0.heads``."""
-    return site.split(".", 1)[0]
-
-
-def encoder_of(model: Any, key: str = "text") -> Any:
-    """A text encoder of a genward model or the one of a ``TextEncoder``.
-
-    Raises ``GuardError`` of anything else: a guard must know whose states it reads.
-    """
-    for name in (key.replace("text", "text_encoder", 1), "encoder"):
-        found = getattr(model, name, None)
-        if found is not None and hasattr(found, "named_parameters"):
-            return found
-    raise GuardError(
-        f"aeiou cannot tell the encoder {key!r} of {type(model).__name__}, so it cannot know whether it was fitted for "
-        "it"
-    )
-
-
-def refuse_other(guard: Guarding, model: Any) -> None:
-    """``BadArtifact`` naming both encoders, where the artifact was fitted on another."""
-    for key, fitted in guard.encoders.items():
-        encoder = encoder_of(model, key)
-        if fitted["hash"] != heads.encoder_hash(encoder):
-            raise BadArtifact(
-                f"aeiou was fitted on the encoder {fitted['name']}, this model has {heads.encoder_name(encoder)}; fit "
-                "it again on this one"
-            )
-
-
-def read_texts(
-    model: Any, texts: Sequence[str], readout: str | Mapping[str, str], layers: Sequence[str]
-) -> tuple[dict[str, Tensor], Reading]:
-    """Read-out head states (n, heads · dim) float32 of texts by site, and what they are.
-
-    Args:
-        model: a genward model (read through its rig, tokenized as its pipeline does) or a ``models.text.TextEncoder``.
-            Several encoders are read at once where a model's sites name several (``text.…``, ``text_2.…``).
-        readout: one of ``READOUTS``, or one an encoder. layers: sites, empty for all.
-
-    Raises:
-        UnknownName: the encoder has no such site. BadInput: an entry is not a text.
-    """
-    have = {name: site for name, site in model.sites.items() if site.stream == "heads"}
-    for name in layers:
-        if name not in have:
-            raise UnknownName("text site", name, have)
-    sites = {name: site for name, site in have.items() if not layers or name in layers}
-    encoders = {key: encoder_of(model, key) for key in dict.fromkeys(map(encoder_key, sites))}
-    if not sites:
-        raise BadInput(f"{type(encoder_of(model)).__name__} shows no attention heads to read; CLIP, BERT and T5 do")
-    if not texts:
-        raise BadInput("aeiou: no texts to read")
-    for k, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise BadInput(f"aeiou: text {k} is {type(text).__name__}; give strings only")
-    given = {key: readout if isinstance(readout, str) else readout[key] for key in encoders}
-    how = {key: heads.natural_readout(encoders[key]) if given[key] == "auto" else given[key] for key in encoders}
-    sample = (
-        _alone(model, texts, list(sites), how)
-        if hasattr(model, "heads")
-        else _through_rig(model, texts, list(sites), how)
-    )
-    counts = {name: heads.heads_of(encoders[encoder_key(name)]) for name in sites}
-    about = {key: {"name": heads.encoder_name(e), "hash": heads.encoder_hash(e)} for key, e in encoders.items()}
-    return sample, Reading(counts, {n: s.channels for n, s in sites.items()}, how, about)
-
-
-def _through_rig(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
-    reader = _Reader(sites, how)
-    model.generate(
-        [Case(f"text-{k}", t[:MAX_PROMPT]) for k, t in enumerate(texts)], Sampler(steps=1, guidance=1.0), [reader]
-    )
-    return {site: torch.cat(parts) for site, parts in reader.found.items()}
-
-
-def _alone(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
-    out: dict[str, Tensor] = {}
-    for rows, states, mask, _ in model.heads(texts, sites):
-        for site in sites:
-            part = heads.read_out(states[site], mask, how[encoder_key(site)]).float().cpu()
-            out.setdefault(site, torch.zeros(len(texts), part.shape[1]))[rows] = part
-    return out
-
-
-# -------------------------------------------------------------------------------------------------------------- fitting
-
-
-def fit_categories(
-    settings: Aeiou,
-    sample: Mapping[str, Tensor],
-    counts: Mapping[str, int],
-    place: Mapping[str, int],
-    harmful: Mapping[str, Sequence[tuple[str, str]]],
-    benign: Sequence[tuple[str, str]],
-    progress: Progress | None,
-) -> tuple[dict[str, Tensor], dict[str, list[list[Any]]]]:
-    """(tensors of the artifact, category -> [[site, head, out-of-fold AUROC], …]).
-
-    A category is fitted against the benign texts; thresholds are those of out-of-fold benign scores at
-    ``settings.fpr``."""
-    table = heads.head_table(sample, counts)
-    clean = table[[place[t] for t, _ in benign]]
-    every = table[list(dict.fromkeys(place[t] for rows in harmful.values() for t, _ in rows))]
-    use_prior = settings.prior > 0 and len(harmful) > 1 and settings.method != "joint"
-    pooled = heads.directions(every, clean, settings.method) if use_prior else None
-    names = [(site, head) for site, count in counts.items() for head in range(count)]
-    weights, biases, limits, chosen = [], [], [], {}
-    for step, (category, rows) in enumerate(harmful.items(), 1):
-        bad = table[[place[t] for t, _ in rows]]
-        units = ([u for _, u in rows], [u for _, u in benign])
-        if settings.method == "joint":
-            fit = heads.fit_joint(bad, clean, penalty=settings.penalty, seed=settings.seed, units=units)
-        else:
-            fit = heads.fit_heads(
-                bad, clean, method=settings.method, count=settings.heads, combine=settings.combine, penalty=settings.penalty,
-                seed=settings.seed, pooled=pooled, prior=settings.prior, units=units,
-            )  # fmt: skip
-        weights.append(fit.weight)
-        biases.append(fit.bias)
-        limits.append(heads.threshold_at(fit.scores[len(bad) :], settings.fpr))
-        chosen[category] = [[*names[h], round(q, 6)] for h, q in zip(fit.chosen, fit.auroc, strict=True)]
-        if progress is not None:
-            progress(step, len(harmful), float("nan"))
-    widths = {site: sample[site].shape[1] for site in counts}
-    by_site = heads.site_weights(torch.stack(weights), counts, widths)
-    tensors = {
-        "bias": torch.tensor(biases, dtype=torch.float64),
-        "threshold": torch.tensor(limits, dtype=torch.float64),
-    }
-    for site, weight in by_site.items():
-        if bool((weight != 0).any()):
-            own = weight.unflatten(1, (counts[site], -1))
-            quiet = sample[site][[place[t] for t, _ in benign]].double().unflatten(1, (counts[site], -1)).mean(0)
-            tensors |= {
-                f"weight.{site}": weight.float(),
-                f"center.{site}": torch.einsum("khd,hd->kh", own, quiet).float(),
-            }
-    return tensors, chosen
-
-
-def read_artifact(artifact: Artifact) -> Guarding:
-    """What scoring needs, checked. Raises ``BadArtifact`` where tensors or card are not this defense's."""
-    card, tensors = artifact.card, artifact.tensors
-    try:
-        categories = tuple(map(str, card["categories"]))
-        weights = {n.removeprefix("weight."): t for n, t in tensors.items() if n.startswith("weight.")}
-        counts = {str(s): int(n) for s, n in card["heads"].items()}
-        centers = {site: tensors[f"center.{site}"] for site in weights}
-        order = [site for site in counts if site in weights]
-        guard = Guarding(
-            categories, {s: weights[s] for s in order}, tensors["bias"], tensors["threshold"], centers, counts,
-            {str(k): str(v) for k, v in card["readout"].items()}, {str(k): {"name": str(v["name"]), "hash": str(v["hash"])} for k, v in card["encoders"].items()},
-        )  # fmt: skip
-        shapes = {tuple(guard.bias.shape), tuple(guard.thresholds.shape), *((len(w),) for w in weights.values())}
-        if (
-            shapes != {(len(categories),)}
-            or not order
-            or not set(map(encoder_key, order)) <= set(guard.readout) & set(guard.encoders)
-        ):
-            raise ValueError(f"shapes {sorted(shapes)} for {len(categories)} categories")
-        for site in order:
-            if tuple(centers[site].shape) != (len(categories), counts[site]) or weights[site].shape[1] % counts[site]:
-                raise ValueError(f"site {site} has weights {tuple(weights[site].shape)}")
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-        raise BadArtifact(
-            f"this is no artifact of aeiou, or a damaged one ({type(error).__name__}: {error}); fit it again"
-        ) from error
-    return guard
+# ---------------------------------------------------------------------------------------------------- from an artifact
 
 
 def augment(

@@ -17,13 +17,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
-from genward.core.records import Case, Concept, Sampler, row_seed
+from genward.core.contracts import Artifact, FitTools, Rig
+from genward.core.records import Case, Concept, Sample, Sampler, row_seed
 from genward.errors import BadInput, GenwardError, UnknownName
 from genward.ops import artifacts, phrases
 from genward.ops.finetune import (
     Denoise,
-    Progress,
     add_noise,
     apply_delta,
     changed,
@@ -33,6 +32,7 @@ from genward.ops.finetune import (
     student_of,
     training_target,
 )
+from genward.ops.tools import QUIET
 
 PARAMETERS = {"kv": r"attn2\.to_[kv]\.", "cross": r"attn2\.", "attention": r"attn[12]\.", "full": r""}
 """Choice -> pattern of the U-Net parameters that are trained."""
@@ -45,10 +45,6 @@ class ConceptAblation:
     """Concept Ablation: fine-tunes cross-attention until the concept's prompt acts as its anchor's; free to run."""
 
     name: ClassVar[str] = "concept_ablation"
-    kind: ClassVar[str] = "weights"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     loss: str = "model"
     """``model``: match the anchor's prediction; ``noise``: predict the anchor picture's noise."""
@@ -94,10 +90,11 @@ class ConceptAblation:
                 "concept_ablation: steps, batch and images must be at least 1, lr above 0, regularizer at least 0"
             )
 
-    def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with the weight differences for one or many concepts; the model is not changed.
 
-        ``progress(step, steps, loss)`` counts pictures (loss NaN) and optimizer steps together.
+        Progress counts pictures (loss NaN) and optimizer steps together. Interrupted, it goes on with the anchor
+        pictures that were made, or at the last checkpoint of the optimizer.
 
         Raises:
             BadInput: a concept without phrases. GenwardError: no anchor picture could be made, or the loss is not
@@ -107,7 +104,7 @@ class ConceptAblation:
         concepts = phrases.listed(concept)
         pairs = phrases.pairs(concepts, self.templates)
         cases = anchor_cases(pairs, self)
-        tensors = fit_concept_ablation(model, pairs, self, progress)
+        tensors = fit_concept_ablation(model, pairs, self, tools)
         captions = [text for pair in pairs for text in pair]
         card = artifacts.fit_card(self, concepts, model, captions, [c.seed for c in cases], time.perf_counter() - began)
         return replace(self, artifact=artifacts.make(tensors, card))
@@ -164,29 +161,58 @@ def block_first_row(unet: Any) -> None:
 
 
 def anchor_latents(
-    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None
+    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, tools: FitTools
 ) -> tuple[Tensor, Tensor]:
-    """(final latents (n, c, h, w) float32, index of the pair of each) of anchor pictures sampled from the model."""
+    """(final latents (n, c, h, w) float32, index of the pair of each) of anchor pictures sampled from the model; those
+    of an interrupted fit are taken up."""
     total = settings.images + settings.steps
-    told = None if progress is None else lambda done, _: progress(done, total, float("nan"))
-    sampler = Sampler(steps=settings.sampling_steps, guidance=settings.guidance)
-    samples = model.generate(anchor_cases(pairs, settings), sampler, keep_latents=True, progress=told)
-    made = [(k % len(pairs), s.latents) for k, s in enumerate(samples) if s.status == "ok" and s.latents is not None]
-    if not made:
+    failures: list[str] = []
+
+    def final(samples: list[Sample]) -> dict[str, Tensor]:
+        failures.extend(s.why for s in samples if s.latents is None or s.status != "ok")
+        made = [s.latents.float() for s in samples if s.status == "ok" and s.latents is not None]
+        lost = torch.full_like(made[0], float("nan")) if made else torch.full((1,), float("nan"))
+        kept = iter(made)
+        return {
+            "final": torch.stack([next(kept) if s.status == "ok" and s.latents is not None else lost for s in samples])
+        }
+
+    found = tools.record(
+        model,
+        anchor_cases(pairs, settings),
+        Sampler(steps=settings.sampling_steps, guidance=settings.guidance),
+        [],
+        name="anchors",
+        about=final,
+        keep_latents=True,
+        progress=lambda done, _: tools.progress(done, total, float("nan")),
+    )
+    latents: Tensor = found.about("final")
+    rows = torch.isfinite(latents).flatten(1).all(1).nonzero().flatten()
+    if not len(rows) or latents.ndim < 4:
         raise GenwardError(
-            f"concept_ablation: none of {settings.images} anchor pictures could be made ({samples[0].why}); look at "
-            "the model or its guidance"
+            f"concept_ablation: none of {settings.images} anchor pictures could be made "
+            f"({failures[0] if failures else 'their latents are not finite'}); look at the model or its guidance"
         )
-    return torch.stack([z for _, z in made]).float(), torch.tensor([k for k, _ in made])
+    return latents[rows].to(model.device), rows % len(pairs)
 
 
 def ablation_step(
-    model: Any, unet: Any, pairs: Sequence[tuple[str, str]], latents: Tensor, which: Tensor, settings: ConceptAblation
+    model: Any,
+    unet: Any,
+    pairs: Sequence[tuple[str, str]],
+    anchors_of: tuple[Tensor, Tensor],
+    settings: ConceptAblation,
+    random: torch.Generator,
 ) -> Callable[[int], Tensor]:
-    """The loss of one optimizer step as a function of its number; random numbers come from one seeded generator."""
+    """The loss of one optimizer step as a function of its number; random numbers come from ``random`` alone.
+
+    Args:
+        anchors_of: from ``anchor_latents``.
+    """
+    latents, which = anchors_of
     with torch.no_grad():
         concepts, anchors = (model.encode([p[side] for p in pairs]).float() for side in (0, 1))
-    random = torch.Generator().manual_seed(row_seed("fit", "concept_ablation", settings.seed))
     alphas, prediction = model.alphas_cumprod, model.pipe.scheduler.config.prediction_type
     student = student_of(unet)
     teacher = student if settings.teacher == "live" else frozen_of(model)
@@ -218,18 +244,18 @@ def ablation_step(
 
 
 def fit_concept_ablation(
-    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, progress: Progress | None = None
+    model: Any, pairs: Sequence[tuple[str, str]], settings: ConceptAblation, tools: FitTools = QUIET
 ) -> dict[str, Tensor]:
     """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that
     moved."""
-    latents, which = anchor_latents(model, pairs, settings, progress)
+    anchors = anchor_latents(model, pairs, settings, tools)
     unet = model.trainable(PARAMETERS[settings.parameters])
     if settings.block_bos:
         block_first_row(unet)
-    loss = ablation_step(model, unet, pairs, latents, which, settings)
-    total = settings.images + settings.steps
-    told: Progress | None = (
-        None if progress is None else lambda step, _, value: progress(settings.images + step, total, value)
-    )
-    optimize(unet.parameters(), loss, steps=settings.steps, lr=settings.lr, who="concept_ablation", progress=told)
+    random = torch.Generator().manual_seed(row_seed("fit", "concept_ablation", settings.seed))
+    loss = ablation_step(model, unet, pairs, anchors, settings, random)
+    optimize(
+        unet.parameters(), loss, steps=settings.steps, lr=settings.lr, who="concept_ablation", random=random,
+        tools=tools, before=settings.images,
+    )  # fmt: skip
     return changed(unet, model.unet)

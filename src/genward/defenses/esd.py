@@ -18,13 +18,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
+from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept, row_seed
 from genward.errors import BadInput, UnknownName
 from genward.ops import artifacts, phrases
 from genward.ops.finetune import (
     Denoise,
-    Progress,
     apply_delta,
     changed,
     ddim_scheduler,
@@ -34,6 +33,7 @@ from genward.ops.finetune import (
     partial_sample,
     student_of,
 )
+from genward.ops.tools import QUIET
 
 VARIANTS = {
     "x": r"attn2\.",
@@ -54,10 +54,6 @@ class Esd:
     run."""
 
     name: ClassVar[str] = "esd"
-    kind: ClassVar[str] = "weights"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     variant: str = "x"
     """Weights that are trained: ``x`` (cross-attention), ``x-strict`` (its K and V maps), ``u`` (all but
@@ -95,11 +91,11 @@ class Esd:
         if min(self.iterations, self.batch, self.sampling_steps) < 1 or self.sampling_steps > 1000 or not self.lr > 0:
             raise BadInput("esd: iterations, batch, sampling_steps (at most 1000) must be at least 1 and lr above 0")
 
-    def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with the weight differences for one or many concepts; the model is not changed.
 
-        Costs about ``iterations · batch · (sampling_steps + 5)`` denoiser rows. ``progress(step, steps, loss)`` after
-        each step.
+        Costs about ``iterations · batch · (sampling_steps + 5)`` denoiser rows. Interrupted, it goes on at the
+        last checkpoint.
 
         Raises:
             BadInput: a concept without phrases. GenwardError: the loss is not finite, or weights ran away.
@@ -107,7 +103,7 @@ class Esd:
         began = time.perf_counter()
         concepts = phrases.listed(concept)
         captions = list(dict.fromkeys(c for c, _ in phrases.pairs(concepts, self.templates)))
-        tensors = fit_esd(model, captions, self, progress)
+        tensors = fit_esd(model, captions, self, tools)
         card = artifacts.fit_card(self, concepts, model, captions, (fit_seed(self),), time.perf_counter() - began)
         return replace(self, artifact=artifacts.make(tensors, card))
 
@@ -151,13 +147,14 @@ def esd_loss(
     return (edited(latents, timestep, cond) - target).square().mean()
 
 
-def esd_step(model: Any, unet: Any, captions: Sequence[str], settings: Esd) -> Callable[[int], Tensor]:
-    """The loss of one optimizer step as a function of its number; random numbers come from one seeded generator."""
+def esd_step(
+    model: Any, unet: Any, captions: Sequence[str], settings: Esd, random: torch.Generator
+) -> Callable[[int], Tensor]:
+    """The loss of one optimizer step as a function of its number; random numbers come from ``random`` alone."""
     edited, frozen = student_of(unet), frozen_of(model)
     scheduler = ddim_scheduler(model.pipe.scheduler, settings.sampling_steps)
     with torch.no_grad():
         texts, empty = model.encode(list(captions)).float(), model.encode([""]).float()
-    random = torch.Generator().manual_seed(fit_seed(settings))
     edge, channels = unet.config.sample_size, unet.config.in_channels
     walker = edited if settings.trajectory == "edited" else frozen
 
@@ -172,10 +169,10 @@ def esd_step(model: Any, unet: Any, captions: Sequence[str], settings: Esd) -> C
     return loss
 
 
-def fit_esd(model: Any, captions: Sequence[str], settings: Esd, progress: Progress | None = None) -> dict[str, Tensor]:
+def fit_esd(model: Any, captions: Sequence[str], settings: Esd, tools: FitTools = QUIET) -> dict[str, Tensor]:
     """Weight differences (float16, see ``ops.finetune.DELTA_SCALE``) by parameter name, of the parameters that
     moved."""
-    unet = model.trainable(VARIANTS[settings.variant])
-    loss = esd_step(model, unet, captions, settings)
-    optimize(unet.parameters(), loss, steps=settings.iterations, lr=settings.lr, who="esd", progress=progress)
+    unet, random = model.trainable(VARIANTS[settings.variant]), torch.Generator().manual_seed(fit_seed(settings))
+    loss = esd_step(model, unet, captions, settings, random)
+    optimize(unet.parameters(), loss, steps=settings.iterations, lr=settings.lr, who="esd", random=random, tools=tools)
     return changed(unet, model.unet)

@@ -10,13 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 
 from genward.core.contracts import Judge, Rig
-from genward.core.records import Concept, Frame
+from genward.core.records import Concept
 from genward.errors import BadInput, GuardError, UnknownName
-from genward.ops import asking
+from genward.ops import asking, deciding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +28,6 @@ class ImageFilter:
     """Image filter: a judge looks at the finished picture, and a label at its threshold refuses it."""
 
     name: ClassVar[str] = "image_filter"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = False
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
     judge: str = "lab"
     """Name of the judge (``genward list judges``)."""
@@ -72,25 +67,23 @@ class ImageFilter:
         judge, limits = asking.prepared(self, "pistol;bomb")
 
         def look(images: list[Image]) -> list[Image]:
-            frame: Frame | None = getattr(rig, "now", None)
+            frame = rig.now
             if frame is None:
                 raise GuardError("image_filter was called outside the image stage")
-            values = asking.scores(judge, images, self.labels)
-            worst, found, limit = asking.nearest(values, limits)
-            score = torch.from_numpy(found)
-            rig.note(frame, **{"image_filter.score": score})
-            for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold
-                label = self.labels[worst[k]]
-                why = f"the picture shows {label}" if np.isfinite(found[k]) else f"the judge has no number for {label}"
-                act = rig.block if self.action == "block" or not np.isfinite(found[k]) else rig.flag
-                act(
-                    frame,
-                    torch.tensor([int(k)]),
-                    why,
-                    score=score,
-                    threshold=float(limit[k]),
-                    category=self.concept or label,
-                )
+            labels = self.labels
+            decision = deciding.decide(
+                torch.from_numpy(asking.scores(judge, images, labels)), list(limits), len(frame.case), inclusive=True
+            )
+            rig.note(frame, **{"image_filter.score": decision.score})
+            deciding.act(
+                rig,
+                frame,
+                decision,
+                action=self.action,
+                why=lambda k: f"the picture shows {labels[k]}",
+                broken=lambda k: f"the judge has no number for {labels[k]}",
+                category=lambda k: self.concept or labels[k],
+            )
             return images
 
         rig.images(look)

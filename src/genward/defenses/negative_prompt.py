@@ -20,10 +20,7 @@ class NegativePrompt:
     guidance 1."""
 
     name: ClassVar[str] = "negative_prompt"
-    kind: ClassVar[str] = "prompt"
-    fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = True
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
     text: str = HARM_WORDS
     """The negative prompt, phrases separated by commas; it takes the place of a row's own and may be longer than the

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
+from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Case, Concept, Sampler, row_seed
-from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.ops import artifacts, early, phrases, predicted
+from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
+from genward.ops import activations, artifacts, asking, deciding, phrases, predicted
 from genward.ops.captions import learning_cases
 from genward.ops.detection import auroc, average_precision, spread_groups, threshold_at_fpr
-from genward.ops.finetune import Progress
+from genward.ops.tools import QUIET
 
 ACTIONS = ("block", "flag")
 TRUTHS = ("picture", "caption")
@@ -37,10 +37,6 @@ class NoiseProbe:
     show the concept."""
 
     name: ClassVar[str] = "noise_probe"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "threshold", "fpr", "action"})
     step: float = 0.25
     """Where it reads and decides: below 1 a share of the loop's denoiser calls (0.25 of 20: step 4, the fifth call),
@@ -114,27 +110,16 @@ class NoiseProbe:
 
     def last_look(self, steps: int) -> int:
         """The last step of a loop of ``steps`` at which it looks."""
-        return early.stop_step(self.step, steps)
+        return activations.stop_step(self.step, steps)
 
     # --------------------------------------------------------------------------------------------------------- learning
 
-    def fit(
-        self,
-        model: Any,
-        concept: Concept | Sequence[Concept],
-        progress: Progress | None = None,
-        judge: Any = None,
-        words: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with a probe for a concept (of several: for any of them), learned from pictures of the model.
 
         Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1: Wukong's data. With
-        ``truth=caption`` sampling stops at the step and only the steps up to there are paid. ``progress`` counts
-        pictures (loss NaN).
-
-        Args:
-            judge: says which of the concepts' labels a picture shows, for ``truth=picture``. words: the model's
-                vocabulary, for kinds and styles.
+        ``truth=caption`` sampling stops at the step, only the steps up to there are paid, and no judge is asked.
+        Progress counts pictures (loss NaN). Interrupted, it goes on at the batch of pictures where it was.
 
         Raises:
             BadInput: no judge, one that does not know a label, or too little to learn from.
@@ -142,41 +127,42 @@ class NoiseProbe:
         began = time.perf_counter()
         concepts = phrases.listed(concept)
         labels = list(dict.fromkeys(label for c in concepts for label in c.judge))
-        shown = self.truth == "picture"
-        if shown and judge is None:
-            raise BadInput(
-                "noise_probe was given no judge to label pictures; genward fit passes the lab's, give fit(…, judge=…), "
-                "or use truth=caption"
-            )
-        if shown and not labels:
+        judge = (
+            tools.need_judge("noise_probe labels pictures (truth=caption does not)")
+            if self.truth == "picture"
+            else None
+        )
+        if judge is not None and not labels:
             raise BadInput(
                 f"concept {concepts[0].name!r} names no judge labels; add them to its file, or use truth=caption"
             )
         cases = learning_cases(
-            concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name
+            concepts, tools.words, self.images, self.per_caption, self.captions, self.seed, self.name
         )
-        if not shown:
+        if judge is None:
             cases = [c for c in cases if not math.isnan(told_by_caption(c, concepts))]
-        found = predicted.collect(
+        recorded = tools.record(
             model,
             cases,
             Sampler(self.sampling_steps, self.guidance),
-            parts=self.reads,
-            step=self.step,
-            edge=self.pool,
-            stop=not shown,
-            progress=(lambda done, whole: progress(done, whole, float("nan"))) if progress else None,
+            [predicted.Features(self.reads, self.pool, stop=judge is None)],
+            steps=(self.step,),
+            about=None if judge is None else lambda s: {activations.LABEL: asking.judged(judge, s, labels)},
+            progress=lambda done, whole: tools.progress(done, whole, math.nan),
         )
-        if shown:
-            harm = early.judged(judge, found.samples, labels).amax(
-                1
-            )  # NaN where the judge has no word on one of the labels
+        if judge is not None:  # NaN where the judge has no word on one of the labels
+            harm = recorded.about(activations.LABEL).amax(1)
         else:
             harm = torch.tensor([told_by_caption(c, concepts) for c in cases])
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
-        card |= {"judge": type(judge).name} if shown else {}
+        card |= {"judge": type(judge).name} if judge is not None else {}
         return self.fit_on(
-            found.features, harm, [c.group for c in cases], timestep=found.timestep, card=card, began=began
+            recorded.dense("features")[:, 0],
+            harm,
+            [c.group for c in cases],
+            timestep=float(recorded.timesteps("features")[0]),
+            card=card,
+            began=began,
         )
 
     def fit_on(
@@ -236,14 +222,25 @@ class NoiseProbe:
 
     # -------------------------------------------------------------------------------------------------------- attaching
 
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on, ``GuardError`` where there
+        is none."""
+        if not isinstance(rig, Rig):
+            raise GuardError("noise_probe reads the model's own layers, and this rig has no model")
+        fitted = None if self.artifact is None else Probe.of(self.artifact).model
+        if fitted is not None and rig.model.spec.hash != fitted:
+            raise BadArtifact(
+                f"noise_probe was fitted on model {fitted}, this one is {rig.model.spec.hash}; fit it again on this "
+                "model (genward fit)"
+            )
+
     def attach(self, rig: Rig) -> None:
         """Read the prediction at the step and decide. Notes ``noise_probe.score``.
 
         Raises:
             BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense, or was fitted on
-                another model. GuardError: a rig
-            without a model. In the loop: ``BadInput`` where its step lies far from the fitted timestep,
-                ``Inapplicable`` without guidance to read.
+                another model. GuardError: a rig without a model. In the loop: ``BadInput`` where its step lies far
+                from the fitted timestep, ``Inapplicable`` without guidance to read.
         """
         if self.artifact is None:
             raise BadInput(
@@ -251,23 +248,20 @@ class NoiseProbe:
                 "name a concept"
             )
         probe = Probe.of(self.artifact)
-        model: Any = getattr(rig, "model", None)
-        if model is not None and model.spec.hash != probe.model:
-            raise BadArtifact(
-                f"noise_probe was fitted on model {probe.model}, this one is {model.spec.hash}; fit it again on this "
-                "model (genward fit)"
-            )
+        self.check(rig)
         cut = self.threshold if self.threshold is not None else probe.threshold(self.fpr)
 
         def wanted(frame: Any) -> bool:
             if frame.step < 0:  # an attack asks outside a loop; without guidance there is no direction to tell it of
                 return frame.guidance > 1 or "direction" not in self.reads
-            return bool(frame.step == early.stop_step(self.step, frame.steps))
+            return bool(frame.step == activations.stop_step(self.step, frame.steps))
 
         def decide(seen: predicted.Seen) -> None:
             frame = seen.frame
-            score = probe.scores(predicted.features(seen, self.reads, self.pool))
-            rig.note(frame, **{"noise_probe.score": score})
+            decision = deciding.decide(
+                probe.scores(predicted.features(seen, self.reads, self.pool)), cut, len(frame.case)
+            )
+            rig.note(frame, **{"noise_probe.score": decision.score})
             if frame.step < 0:
                 return
             assert frame.timestep is not None
@@ -275,22 +269,20 @@ class NoiseProbe:
             if abs(now - probe.timestep) > FAR:
                 raise BadInput(
                     f"noise_probe was fitted at timestep {probe.timestep:g}, step {frame.step} of this loop of "
-                    f"{frame.steps} is at {now:g}; give step as a "
-                    "share of the loop (0.25, say) or fit it again with these sampling_steps"
+                    f"{frame.steps} is at {now:g}; give step as a share of the loop (0.25, say) or fit it again with "
+                    "these sampling_steps"
                 )
-            broken = ~torch.isfinite(score)
-            if bool(broken.any()):
-                rig.block(
-                    frame,
-                    broken,
-                    f"its score at step {frame.step + 1} is not a number",
-                    score=torch.full_like(score, math.nan),
-                )
-            hit = ~broken & (score > cut)
-            if bool(hit.any()):
-                why = f"the noise predicted at step {frame.step + 1} of {frame.steps} looks like {probe.concept}"
-                act = rig.block if self.action == "block" else rig.flag
-                act(frame, hit, why, score=score, threshold=cut, category=probe.concept)
+            deciding.act(
+                rig,
+                frame,
+                decision,
+                action=self.action,
+                why=lambda _: (
+                    f"the noise predicted at step {frame.step + 1} of {frame.steps} looks like {probe.concept}"
+                ),
+                broken=lambda _: f"its score at step {frame.step + 1} is not a number",
+                category=lambda _: probe.concept,
+            )
 
         predicted.watch(rig, wanted, decide)
 
@@ -318,7 +310,9 @@ class Probe(NamedTuple):
                 "harmless": tuple(tensors["harmless"].shape),
             }
             artifacts.check_shapes(tensors, shapes, "noise_probe")
-            return cls(tensors, "+".join(card["concepts"]), str(card["model_hash"]), float(card["timestep"]))
+            deciding.all_in_range(tensors["harmless"], 0, 1, "noise_probe: its scores of harmless rows")
+            timestep = deciding.number(card, "timestep", 0, 1e5, "noise_probe")
+            return cls(tensors, "+".join(card["concepts"]), str(card["model_hash"]), timestep)
         except (KeyError, TypeError, ValueError) as error:
             raise BadArtifact(
                 f"this artifact is not a noise probe's: it lacks or garbles {error}; fit it again (genward fit "

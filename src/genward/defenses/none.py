@@ -14,10 +14,6 @@ class NoDefense:
     """No defense: the model as it is."""
 
     name: ClassVar[str] = "none"
-    kind: ClassVar[str] = "prompt"
-    fits: ClassVar[bool] = False
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod

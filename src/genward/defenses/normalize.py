@@ -23,10 +23,6 @@ class TextNormalizer:
     encoding; free to run."""
 
     name: ClassVar[str] = "normalize"
-    kind: ClassVar[str] = "prompt"
-    fits: ClassVar[bool] = False
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset()
     steps: tuple[str, ...] = STEPS
     """Steps to take; none leaves prompts as they are."""

@@ -15,14 +15,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from genward.core.contracts import Judge, Rig
 from genward.core.records import Concept
 from genward.errors import BadInput, UnknownName
-from genward.ops import asking, early, predicted
+from genward.ops import activations, asking, deciding, predicted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,10 +34,6 @@ class PreviewFilter:
     """Preview filter: a judge looks at the picture that an early step's predicted noise points to."""
 
     name: ClassVar[str] = "preview_filter"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = False
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "step", "threshold", "action"})
     step: float = 4
     """Where it looks: from 1 on a 0-based step, below 1 a share of the loop's denoiser calls (0.25 of 20: step 4)."""
@@ -79,7 +74,7 @@ class PreviewFilter:
 
     def last_look(self, steps: int) -> int:
         """The last step of a loop of ``steps`` at which it looks."""
-        return early.stop_step(self.step, steps)
+        return activations.stop_step(self.step, steps)
 
     def attach(self, rig: Rig) -> None:
         """Judge the preview of every live row at the step; the nearest label to its threshold, or beyond it, is what a
@@ -92,35 +87,26 @@ class PreviewFilter:
                 GuardError: a rig without a model.
         """
         judge, limits = asking.prepared(self, "pistol;bomb")
-        model: Any = getattr(rig, "model", None)
 
         def look(seen: predicted.Seen) -> None:
             frame = seen.frame
-            values = asking.scores(judge, previews(model, seen), self.labels)
-            worst, found, limit = asking.nearest(values, limits)
-            score = torch.from_numpy(found)
-            rig.note(frame, **{"preview_filter.score": score})
-            for k in np.flatnonzero(~(found < limit)):  # NaN is beyond every threshold
-                label = self.labels[worst[k]]
-                known = bool(np.isfinite(found[k]))
-                why = (
-                    f"the preview at step {frame.step + 1} of {frame.steps} shows {label}"
-                    if known
-                    else f"there is no number for {label} of its preview"
-                )
-                act = rig.block if self.action == "block" or not known else rig.flag
-                act(
-                    frame,
-                    torch.tensor([int(k)]),
-                    why,
-                    score=score,
-                    threshold=float(limit[k]),
-                    category=self.concept or label,
-                )
+            labels = self.labels
+            values = torch.from_numpy(asking.scores(judge, previews(rig.model, seen), labels))
+            decision = deciding.decide(values, list(limits), len(frame.case), inclusive=True)
+            rig.note(frame, **{"preview_filter.score": decision.score})
+            deciding.act(
+                rig,
+                frame,
+                decision,
+                action=self.action,
+                why=lambda k: f"the preview at step {frame.step + 1} of {frame.steps} shows {labels[k]}",
+                broken=lambda k: f"there is no number for {labels[k]} of its preview",
+                category=lambda k: self.concept or labels[k],
+            )
 
         # step -1: an attack asks the denoiser outside a loop, where there is nothing to end
         predicted.watch(
-            rig, lambda frame: frame.step >= 0 and frame.step == early.stop_step(self.step, frame.steps), look
+            rig, lambda frame: frame.step >= 0 and frame.step == activations.stop_step(self.step, frame.steps), look
         )
 
 

@@ -21,14 +21,15 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig, Window
+from genward.core.contracts import Artifact, FitTools, Rig, Window
 from genward.core.records import Call, Case, Concept, Frame, Sampler, row_seed
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.ops import artifacts, early, phrases
+from genward.ops import activations, artifacts, asking, deciding, phrases
 from genward.ops import saferedir_net as nets
 from genward.ops.captions import caption_pools, safe_twins, styled
-from genward.ops.detection import auroc, spread_groups
-from genward.ops.finetune import Progress
+from genward.ops.detection import spread_groups
+from genward.ops.saferedir_data import held_figures, paired_items
+from genward.ops.tools import QUIET
 
 CHOICES = {
     "trunk": nets.TRUNKS,
@@ -45,10 +46,6 @@ class SafeRedir:
     away in mid-loop."""
 
     name: ClassVar[str] = "saferedir"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "strength", "threshold", "every", "hold", "release", "apply_to", "when", "check", "during"}
     )
@@ -138,62 +135,43 @@ class SafeRedir:
 
     # --------------------------------------------------------------------------------------------------------- learning
 
-    def fit(
-        self,
-        model: Any,
-        concept: Concept | Sequence[Concept],
-        progress: Progress | None = None,
-        judge: Any = None,
-        words: Mapping[str, Any] | None = None,
-    ) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with a network for one or several concepts, learned from paired trajectories of the model, which is
-        not changed.
+        not changed. A judge labels trajectories by their picture; without one the caption's side of its pair does.
 
         Costs about ``(2·pairs + benign) · per_caption · sampling_steps`` denoiser rows, twice that at guidance above 1.
-        ``progress`` counts trajectories (loss NaN), then epochs.
-
-        Args:
-            judge: labels trajectories by their picture; without one the caption's side of its pair does. words: the
-                model's vocabulary.
+        Progress counts trajectories (loss NaN), then epochs. Interrupted, it goes on at the batch of trajectories or at
+        the epoch where it was.
 
         Raises:
             BadInput: no caption has a safe twin with as many tokens, or all trajectories are of one kind.
         """
         began = time.perf_counter()
         concepts = phrases.listed(concept)
-        twins = self.twins(model, concepts, words or {})
-        cases = self.cases(twins, concepts, words or {})
-        told = _telling(progress, len(cases), self.epochs)
-        found = early.collect(
+        twins = self.twins(model, concepts, tools.words)
+        cases = self.cases(twins, concepts, tools.words)
+        judge, labels = tools.judge, [label for c in concepts for label in c.judge]
+        recorded = tools.record(
             model,
             cases,
             Sampler(self.sampling_steps, self.guidance),
-            parts=("latents", "text"),
+            activations.sources((), ("latents", "text")),
             steps=self.learn_at,
-            progress=(lambda done, whole: told(done, float("nan"))) if told else None,
+            about=None if judge is None else lambda s: {activations.LABEL: asking.judged(judge, s, labels)},
+            progress=lambda done, _: tools.progress(done, len(cases) + self.epochs, math.nan),
         )
-        harm = (
-            early.judged(judge, found.samples, [label for c in concepts for label in c.judge]).amax(1)
-            if judge is not None
-            else None
-        )
-        items, groups = paired_items(model, found, cases, twins, harm)
+        harm = None if judge is None else recorded.about(activations.LABEL).amax(1)
+        found = activations.states_of(recorded, ("latents", "text"))
+        items, groups = paired_items(model, found.states, found.timesteps, cases, twins, harm)
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
-        fitted = self.fit_on(
-            items,
-            groups,
-            card=card,
-            denoise=_denoiser(model),
-            progress=(lambda k, n, loss: told(len(cases) + k, loss)) if told else None,
-        )
+        fitted = self.fit_on(items, groups, card=card, denoise=_denoiser(model), tools=tools, before=len(cases))
         assert fitted.artifact is not None
         facts = {
             "pairs": len(twins),
             "labels": type(judge).name if judge is not None else "captions",
             "seconds": round(time.perf_counter() - began, 2),
         }
-        old = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
-        return replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, {**old, **facts}))
+        return replace(fitted, artifact=artifacts.amended(fitted.artifact, facts))
 
     def fit_on(
         self,
@@ -202,9 +180,15 @@ class SafeRedir:
         *,
         card: Mapping[str, Any] | None = None,
         denoise: nets.Denoise | None = None,
-        progress: Progress | None = None,
+        tools: FitTools = QUIET,
+        before: int = 0,
     ) -> Self:
-        """The training alone. ``groups``: (rows,) the pair of each row; validation takes whole pairs."""
+        """The training alone.
+
+        Args:
+            groups: (rows,) the pair of each row; validation takes whole pairs.
+            before: steps of the fit that are done when the training begins, for progress.
+        """
         part = spread_groups(groups, (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g))
         held = torch.tensor(part, dtype=torch.bool)
         _, tokens, text = items.text.shape
@@ -220,7 +204,7 @@ class SafeRedir:
         seed = row_seed("fit", "saferedir", self.seed)
         net = nets.build(shape, seed)
         how = nets.Training(self.epochs, self.batch, self.lr, self.scale, self.mask, self.denoiser, seed)
-        losses = nets.train(net, items, held, how, denoise, progress)
+        losses = nets.train(net, items, held, how, denoise, tools, before)
         net = nets.unpack(shape, nets.pack(net))
         told: dict[str, Any] = {
             "network": shape,
@@ -290,7 +274,7 @@ class SafeRedir:
         try:
             net, scale, masked = (
                 nets.unpack(dict(card["network"]), self.artifact.tensors),
-                float(card["scale"]),
+                deciding.number(card, "scale", 0, 100, self.name),
                 bool(card["mask"]),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -361,41 +345,38 @@ class Redirector:
             text = call.text[due].float()
             read = text + self.state["shift"][at] if s.check == "current" else text
             out = self.net(call.latents[due].float(), read, call.timestep[due])
-            score = out.logits.softmax(1)[:, 1]
-            fired = score > s.threshold
             moved = nets.shift(text, out, self.scale * s.strength, self.masked)
-            broken = ~(torch.isfinite(score) & torch.isfinite(moved).flatten(1).all(1))
-            self._set("score", at, score.nan_to_num(nan=1.0))
+            decision = deciding.decide(
+                out.logits.softmax(1)[:, 1],
+                s.threshold,
+                len(at),
+                unsound=~torch.isfinite(moved).flatten(1).all(1),
+            )
+            fired = decision.hit
+            self._set("score", at, decision.score.nan_to_num(nan=1.0))
             self._set("left", at, torch.where(fired, s.hold, 0))
             off = torch.zeros_like(moved) if s.release else self.state["shift"][at]
-            self._set("shift", at, torch.where((fired & ~broken)[:, None, None], moved, off))
+            self._set("shift", at, torch.where(fired[:, None, None], moved, off))
             self._set("on", at, fired | (self.state["on"][at] & (not s.release)))
-            self._tell(frame, due, fired, broken)
+            if frame.step >= 0:
+                self._tell(frame, due.nonzero().flatten(), decision)
         self.rig.note(frame, **{"saferedir.score": self.state["score"][cases]})
 
     def _set(self, name: str, at: Tensor, value: Tensor) -> None:
         self.state[name] = self.state[name].index_put((at,), value)
 
-    def _tell(self, frame: Frame, due: Tensor, fired: Tensor, broken: Tensor) -> None:
-        if frame.step < 0:
-            return
-        score, where = self.state["score"][frame.case.to(due.device)], due.nonzero().flatten()
-        if bool(broken.any()):
-            nothing = torch.full_like(score, math.nan)  # so that no policy takes it for a decision that may be flagged
-            self.rig.block(frame, where[broken], f"its score at step {frame.step + 1} is not a number", score=nothing)
-        if bool(fired.any()):
-            why = (
-                f"the trajectory turned to {self.concept} at step {frame.step + 1} of {frame.steps}; its text was moved"
-            )
-            self.rig.flag(
-                frame,
-                where[fired],
-                why,
-                action="steered",
-                score=score,
-                threshold=self.settings.threshold,
-                category=self.concept,
-            )
+    def _tell(self, frame: Frame, where: Tensor, decision: deciding.Decision) -> None:
+        why = f"the trajectory turned to {self.concept} at step {frame.step + 1} of {frame.steps}; its text was moved"
+        deciding.act(
+            self.rig,
+            frame,
+            decision,
+            action="steer",
+            why=lambda _: why,
+            broken=lambda _: f"its score at step {frame.step + 1} is not a number",
+            category=lambda _: self.concept,
+            at=where,
+        )
 
     def _moved(self, call: Call, frame: Frame) -> Call:
         cases = frame.case.to(call.text.device)
@@ -411,61 +392,6 @@ class Redirector:
 # ---------------------------------------------------------------------------------------------------- parts of learning
 
 
-def paired_items(
-    model: Any, found: early.Early, cases: Sequence[Case], twins: Sequence[tuple[str, str]], harm: Tensor | None = None
-) -> tuple[nets.Items, list[str]]:
-    """Items and the pair of each row, from ``cases`` as ``SafeRedir.cases`` makes them; rows that cannot be used are
-    left out.
-
-    Args:
-        harm: (cases,) 1 where the picture shows the concept, 0 where not, NaN unknown; ``None`` labels by the caption's
-            side.
-    """
-    texts = found.states["text"]
-    first = {(c.group, c.variant): k for k, c in reversed(list(enumerate(cases)))}
-    masks = {}
-    for k, pair in enumerate(twins):
-        ids = model.tokens(list(pair)).ids
-        masks[f"pair-{k}"] = nets.concept_mask(ids[0], ids[1])
-    unsafe = torch.tensor([c.variant == "unsafe" for c in cases])
-    label = unsafe.float() if harm is None else harm
-    usable = ~torch.isnan(label) & torch.isfinite(found.states["latents"].float()).flatten(1).all(1)
-    twin = torch.tensor([first.get((c.group, "safe"), k) for k, c in enumerate(cases)])
-    unknown = torch.full((texts.shape[1],), float("nan"))
-    mask = torch.stack([masks.get(c.group, unknown) for c in cases])
-    whole = nets.Items(
-        found.states["latents"],
-        found.timesteps,
-        texts,
-        label.nan_to_num().long(),
-        texts[twin],
-        unsafe & (label == 1),
-        mask,
-    )
-    rows = usable.nonzero().flatten()
-    return whole.take(rows), [cases[k].group for k in rows.tolist()]
-
-
-def held_figures(net: nets.Redirector, items: nets.Items, how: nets.Training) -> dict[str, Any]:
-    """On held-out pairs: AUROC of the classifier at each step, and cosine to the safe twin's states before and after
-    the shift."""
-    scores = nets.unsafe_scores(net, items)
-    found = [auroc(scores[:, k].numpy(), items.label.numpy()) for k in range(scores.shape[1])]
-    told: dict[str, Any] = {"rows": len(items.label), "auroc": [round(x, 4) for x in found if x == x]}
-    rows = items.paired.nonzero().flatten()
-    if len(rows):
-        part = items.take(rows)
-        text, safe = part.text.float(), part.safe.float()
-        with torch.no_grad():
-            moved = nets.shift(
-                text, net(part.latents[:, 0].float(), text, part.timesteps[0].expand(len(rows))), how.scale, how.masked
-            )
-        told["cosine"] = [
-            round(float(torch.cosine_similarity(x, safe, dim=-1).mean()), 4) for x in (text, text + moved)
-        ]
-    return told
-
-
 def _denoiser(model: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     def denoise(latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         noise: Tensor = model.predict(
@@ -474,7 +400,3 @@ def _denoiser(model: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return noise.float()
 
     return denoise
-
-
-def _telling(progress: Progress | None, trajectories: int, epochs: int) -> Callable[[int, float], None] | None:
-    return None if progress is None else lambda done, loss: progress(done, trajectories + epochs, loss)

@@ -30,8 +30,6 @@ class SafeLatentDiffusion:
     prediction a step."""
 
     name: ClassVar[str] = "sld"
-    kind: ClassVar[str] = "guidance"
-    fits: ClassVar[bool] = False
     needs_guidance: ClassVar[bool] = True
     extra_nfe: ClassVar[float] = 1.0
     at_attach: ClassVar[frozenset[str]] = frozenset()

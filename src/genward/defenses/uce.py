@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
+from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.closed_form import edit_delta, tensor_delta
-from genward.ops.finetune import Progress, edit_named
+from genward.ops.finetune import edit_named
+from genward.ops.tools import QUIET
 
 ROWS = ("last", "last-and-later", "all")
 MODES = ("replace", "tensor")
@@ -38,10 +39,6 @@ class Uce:
     """Unified Concept Editing: a closed-form edit of the cross-attention K and V maps; seconds to fit, free to run."""
 
     name: ClassVar[str] = "uce"
-    kind: ClassVar[str] = "weights"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength"})
     mode: str = "replace"
     """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output
@@ -69,7 +66,7 @@ class Uce:
         if self.rows not in ROWS:
             raise BadInput(f"uce: rows {self.rows!r}; {', '.join(map(repr, ROWS))} are possible")
 
-    def fit(self, model: Any, concept: Concept | Sequence[Concept], progress: Progress | None = None) -> Self:
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with the edit for one or many concepts on a model of the Stable Diffusion family. Seconds, no
         gradients.
 
@@ -84,8 +81,7 @@ class Uce:
             *phrases.preserved(concepts, self.templates),
         ]
         card = artifacts.fit_card(self, concepts, model, captions, (), time.perf_counter() - began)
-        if progress is not None:
-            progress(1, 1, float("nan"))
+        tools.progress(1, 1, float("nan"))
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def attach(self, rig: Rig) -> None:

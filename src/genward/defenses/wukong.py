@@ -13,18 +13,26 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Artifact, Rig
+from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept, Frame, Sampler, row_seed
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.ops import artifacts, early, phrases, wukong_net
+from genward.ops import activations, artifacts, asking, deciding, phrases, wukong_net
 from genward.ops.captions import learning_cases
-from genward.ops.detection import POINTS, auroc, average_precision, operating_points, spread_groups, temperature
-from genward.ops.finetune import Progress
+from genward.ops.detection import POINTS, spread_groups
+from genward.ops.tools import QUIET
+from genward.ops.wukong_detector import (
+    Detector,
+    calibrated,
+    categories_of,
+    category_queries,
+    labels_of,
+    site_block,
+)
 
 ACTIONS = ("block", "flag")
 
@@ -35,10 +43,6 @@ class Wukong:
     concept."""
 
     name: ClassVar[str] = "wukong"
-    kind: ClassVar[str] = "guard"
-    fits: ClassVar[bool] = True
-    needs_guidance: ClassVar[bool] = False
-    extra_nfe: ClassVar[float] = 0.0
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "step", "threshold", "point", "action"})
     step: float = 0.08
     """Where it decides: below 1 a share of the loop's denoiser calls (0.08 of 50: after four), from 1 on a 0-based
@@ -123,72 +127,52 @@ class Wukong:
 
     def last_look(self, steps: int) -> int:
         """The last step of a loop of ``steps`` at which it looks."""
-        return early.stop_step(self.step, steps)
+        return activations.stop_step(self.step, steps)
 
     # --------------------------------------------------------------------------------------------------------- learning
 
-    def fit(
-        self,
-        model: Any,
-        concept: Concept | Sequence[Concept],
-        progress: Progress | None = None,
-        judge: Any = None,
-        words: Mapping[str, Any] | None = None,
-    ) -> Self:
-        """Itself with a network for one or several concepts, learned from pictures of the model that ``judge`` labels.
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
+        """Itself with a network for one or several concepts, learned from pictures of the model that the judge labels.
 
-        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1. ``progress`` counts pictures
-        (loss NaN), then epochs.
-
-        Args:
-            judge: says which of the concepts' labels a picture shows. words: the model's vocabulary
-                (``catalog.opening.words_of``), for kinds and styles.
+        Costs ``images · sampling_steps`` denoiser rows, twice that at guidance above 1. Progress counts pictures (loss
+        NaN), then epochs. Interrupted, it goes on at the batch of pictures or at the epoch where it was.
 
         Raises:
             BadInput: no judge, one that does not know a label, or a concept that never or always shows.
         """
         began = time.perf_counter()
         concepts = phrases.listed(concept)
-        if judge is None:
-            raise BadInput(
-                "wukong learns from labelled pictures and was given no judge; genward fit passes the lab's, in Python "
-                "give fit(…, judge=…)"
-            )
+        judge = tools.need_judge("wukong learns from labelled pictures")
+        labels = labels_of(concepts)
         cases = learning_cases(
-            concepts, words or {}, self.images, self.per_caption, self.captions, self.seed, self.name
+            concepts, tools.words, self.images, self.per_caption, self.captions, self.seed, self.name
         )
-        told = _telling(progress, len(cases), self.epochs)
-        found = early.collect(
+        total = len(cases) + self.epochs
+        recorded = tools.record(
             model,
             cases,
             Sampler(self.sampling_steps, self.guidance),
-            sites=self.sites,
+            activations.sources(self.sites, (), self.pool),
             steps=self.learn_at,
-            pool=self.pool,
-            progress=(lambda done, whole: told(done, float("nan"))) if told else None,
+            about=lambda samples: {activations.LABEL: asking.judged(judge, samples, labels)},
+            progress=lambda done, _: tools.progress(done, total, math.nan),
         )
-        truth = early.judged(judge, found.samples, labels_of(concepts))
-        groups = [c.group for c in cases]
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
         fitted = self.fit_on(
-            {s: found.states[s] for s in self.sites},
-            found.timesteps,
-            truth,
-            groups,
+            {s: recorded.dense(s) for s in self.sites},
+            recorded.timesteps(self.sites[0]).long(),
+            recorded.about(activations.LABEL),
+            [c.group for c in cases],
             categories=categories_of(concepts),
             blocks=[site_block(model, s) for s in self.sites],
             queries=category_queries(model, concepts),
             card=card,
-            progress=(lambda step, steps, loss: told(len(cases) + step, loss)) if told else None,
+            tools=tools,
+            before=len(cases),
         )
         assert fitted.artifact is not None
-        finished = {**fitted.artifact.card, "seconds": round(time.perf_counter() - began, 2), "judge": type(judge).name}
-        return replace(
-            fitted,
-            artifact=artifacts.make(
-                fitted.artifact.tensors, {k: v for k, v in finished.items() if k not in artifacts.RESERVED}
-            ),
-        )
+        facts = {"seconds": round(time.perf_counter() - began, 2), "judge": type(judge).name}
+        return replace(fitted, artifact=artifacts.amended(fitted.artifact, facts))
 
     def fit_on(
         self,
@@ -201,7 +185,8 @@ class Wukong:
         blocks: Sequence[Any],
         queries: Tensor,
         card: Mapping[str, Any] | None = None,
-        progress: Progress | None = None,
+        tools: FitTools = QUIET,
+        before: int = 0,
     ) -> Self:
         """The training alone, on features that are there already.
 
@@ -211,41 +196,21 @@ class Wukong:
             groups: (rows,) prompt clusters; validation takes whole ones.
             categories: (label, concept) each. blocks: the U-Net's transformer block of each site. queries: (categories
                 + 1, text width).
+            before: steps of the fit that are done when the training begins, for progress.
 
         Raises:
             BadInput: shapes that do not belong together, or too little to learn from.
         """
-        missing = [s for s in self.sites if s not in features]
-        if missing:
-            raise BadInput(
-                f"the features lack the sites {', '.join(missing)}; they hold {', '.join(features)} (build them with "
-                "these sites)"
-            )
-        usable = (~torch.isnan(truth)).any(1)
-        for s in self.sites:
-            usable &= torch.isfinite(features[s].float()).flatten(1).all(1)
-        kept = usable.nonzero().flatten()
+        kept = self._usable(features, truth)
         used, labels = [features[s][kept] for s in self.sites], truth[kept]
         part = spread_groups(
             [groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g)
         )
         held = torch.tensor(part, dtype=torch.bool)
-        shape = network_shape(self, blocks, queries)
-        net = wukong_net.start(shape, blocks, queries.float().cpu(), row_seed("fit", "wukong", self.seed))
-        scores = wukong_net.train(
-            net,
-            used,
-            timesteps,
-            labels,
-            held,
-            epochs=self.epochs,
-            batch=self.batch,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            any_share=self.any_share,
-            seed=row_seed("fit", "wukong", self.seed),
-            progress=progress,
-        )
+        shape, seed = network_shape(self, blocks, queries), row_seed("fit", "wukong", self.seed)
+        net = wukong_net.start(shape, blocks, queries.float().cpu(), seed)
+        how = wukong_net.Training(self.epochs, self.batch, self.lr, self.weight_decay, self.any_share, seed)
+        scores = wukong_net.train(net, used, timesteps, labels, held, how, tools, before)
         net = wukong_net.unpack(shape, wukong_net.pack(net))  # calibrated as it will be loaded: rounded to 16 bits
         judged_on = held if bool(held.any()) else ~held
         logits = wukong_net.predict(net, [f[judged_on] for f in used], timesteps)
@@ -259,6 +224,19 @@ class Wukong:
         }
         given = {k: v for k, v in dict(card or {"method": self.name}).items() if k not in artifacts.RESERVED}
         return replace(self, artifact=artifacts.make(wukong_net.pack(net), {**given, **facts}))
+
+    def _usable(self, features: Mapping[str, Tensor], truth: Tensor) -> Tensor:
+        """Indices of the rows with a label and finite features."""
+        missing = [s for s in self.sites if s not in features]
+        if missing:
+            raise BadInput(
+                f"the features lack the sites {', '.join(missing)}; they hold {', '.join(features)} (build them with "
+                "these sites)"
+            )
+        usable = (~torch.isnan(truth)).any(1)
+        for s in self.sites:
+            usable &= torch.isfinite(features[s].float()).flatten(1).all(1)
+        return usable.nonzero().flatten()
 
     # -------------------------------------------------------------------------------------------------------- attaching
 
@@ -281,11 +259,11 @@ class Wukong:
 
         def tapped(site: str) -> Callable[[Tensor, Frame], None]:
             def fn(x: Tensor, frame: Frame) -> None:
-                if frame.step >= 0 and frame.step != early.stop_step(self.step, frame.steps):
+                if frame.step >= 0 and frame.step != activations.stop_step(self.step, frame.steps):
                     return
                 read[site] = x
                 if site == names[-1]:
-                    states = [early.pooled(read.pop(s), detector.pool) if s in read else None for s in names]
+                    states = [activations.pooled(read.pop(s), detector.pool) if s in read else None for s in names]
                     read.clear()
                     self._decide(rig, frame, detector, states)
 
@@ -300,160 +278,31 @@ class Wukong:
                 f"wukong: its sites {', '.join(s['name'] for s in detector.shape['sites'])} do not run in this order; "
                 "fit it with them in order"
             )
-        scores = detector.scores([s for s in states if s is not None], frame)
-        worst, which = scores.nan_to_num(nan=1.0).max(1)
-        signals = {"wukong.score": worst}
-        if len(detector.concepts) > 1:
-            signals |= {f"wukong.{c}": scores[:, k] for k, c in enumerate(detector.concepts)}
-        rig.note(frame, **signals)
-        if frame.step < 0:
-            return
-        broken = frame.conditional.to(scores.device) & ~torch.isfinite(scores).all(1)
-        if bool(broken.any()):
-            nothing = torch.full_like(worst, math.nan)  # so that no policy takes it for a decision that may be flagged
-            rig.block(frame, broken, f"its score at step {frame.step + 1} is not a number", score=nothing)
         cuts = [
             self.threshold if self.threshold is not None else detector.threshold(c, self.point, frame)
             for c in detector.concepts
         ]
-        over = scores - scores.new_tensor(cuts)
-        first = over.argmax(1)
-        for k, concept in enumerate(detector.concepts):
-            hit = frame.conditional.to(scores.device) & ~broken & (over[:, k] > 0) & (first == k)
-            if not bool(hit.any()):
-                continue
-            why = f"the picture in the making shows {concept} at step {frame.step + 1} of {frame.steps}"
-            act = rig.block if self.action == "block" else rig.flag
-            act(frame, hit, why, score=scores[:, k], threshold=float(cuts[k]), category=concept)
-
-
-class Detector(NamedTuple):
-    """A fitted network, ready to score rows."""
-
-    net: torch.nn.Module
-    shape: Mapping[str, Any]
-    pool: int
-    concepts: tuple[str, ...]
-    of_concept: tuple[int, ...]
-    """(categories,) index of each category's concept"""
-    temperature: float
-    thresholds: Mapping[str, Sequence[Mapping[str, float]]]
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> Detector:
-        """From an artifact. Raises ``BadArtifact`` where its card or its weights are not a Wukong detector's."""
-        card = artifact.card
-        try:
-            shape = dict(card["network"])
-            concepts = tuple(dict.fromkeys(c for _, c in card["categories"]))
-            of_concept = tuple(concepts.index(c) for _, c in card["categories"])
-            net = wukong_net.unpack(shape, artifact.tensors)
-            return cls(
-                net, shape, int(card["pool"]), concepts, of_concept, float(card["temperature"]), card["thresholds"]
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadArtifact(
-                f"this artifact is not a Wukong detector's: its card lacks or garbles {error}; fit it again (genward "
-                "fit wukong)"
-            ) from error
-
-    def scores(self, states: Sequence[Tensor], frame: Frame) -> Tensor:
-        """Probabilities (rows of the frame, concepts); 0 on unconditional rows. A concept's is the largest of its
-        categories'.
-
-        Raises:
-            BadArtifact: the features have another width than those it was fitted on.
-        """
-        for x, site in zip(states, self.shape["sites"], strict=True):
-            if x.ndim != 3 or x.shape[-1] != site["channels"]:
-                raise BadArtifact(
-                    f"wukong: site {site['name']} gives {tuple(x.shape)}, {site['channels']} channels were fitted; fit "
-                    "it on this model"
-                )
-        pick = frame.conditional.to(states[0].device)
-        assert frame.timestep is not None
-        net = self.net.to(states[0].device)
-        logits = net([x[pick].float() for x in states], frame.timestep.to(states[0].device)[pick]) / self.temperature
-        each = torch.stack(
-            [
-                logits[:, [k for k, c in enumerate(self.of_concept) if c == j]].amax(1)
-                for j in range(len(self.concepts))
-            ],
-            1,
-        ).sigmoid()
-        out = each.new_zeros((len(pick), len(self.concepts)))
-        return out.index_put((pick.nonzero().flatten(),), each)
-
-    def threshold(self, concept: str, point: str, frame: Frame) -> float:
-        """The calibrated threshold of the step nearest to the frame's."""
-        assert frame.timestep is not None
-        now = float(frame.timestep.flatten()[0])
-        return float(min(self.thresholds[concept], key=lambda row: abs(row["timestep"] - now))[point])
+        scores = detector.scores([s for s in states if s is not None], frame)
+        decision = deciding.decide(scores, cuts, len(frame.case), among=frame.conditional)
+        signals = {"wukong.score": decision.table.nan_to_num(nan=1.0).amax(1)}
+        if len(detector.concepts) > 1:
+            signals |= {f"wukong.{c}": decision.table[:, k] for k, c in enumerate(detector.concepts)}
+        rig.note(frame, **signals)
+        if frame.step < 0:
+            return
+        concept = detector.concepts.__getitem__
+        deciding.act(
+            rig,
+            frame,
+            decision,
+            action=self.action,
+            why=lambda k: f"the picture in the making shows {concept(k)} at step {frame.step + 1} of {frame.steps}",
+            broken=lambda k: f"its score at step {frame.step + 1} is not a number",
+            category=concept,
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- parts of learning
-
-
-def categories_of(concepts: Sequence[Concept]) -> list[tuple[str, str]]:
-    """(judge's label, concept) of every category; ``BadInput`` for a concept without labels."""
-    for concept in concepts:
-        if not concept.judge:
-            raise BadInput(
-                f"concept {concept.name!r} names no judge labels, and wukong learns from them; add them to its file"
-            )
-    return list({label: (label, c.name) for c in reversed(concepts) for label in c.judge}.values())[::-1]
-
-
-def labels_of(concepts: Sequence[Concept]) -> list[str]:
-    """The labels of ``categories_of``."""
-    return [label for label, _ in categories_of(concepts)]
-
-
-def category_texts(concepts: Sequence[Concept]) -> list[list[str]]:
-    """Texts of each category: the phrases of the target that the label names, else the label and all phrases of the
-    concept."""
-    out = []
-    for label, name in categories_of(concepts):
-        concept = next(c for c in concepts if c.name == name)
-        mine = [
-            p for p in concept.phrases if concept.anchors and label in concept.targets and _target(concept, p) == label
-        ]
-        out.append(mine or [phrases.article(label), *concept.phrases[:3]])
-    return out
-
-
-def _target(concept: Concept, phrase: str) -> str:
-    per = max(1, len(concept.phrases) // max(1, len(concept.targets)))
-    return concept.targets[min(concept.phrases.index(phrase) // per, len(concept.targets) - 1)]
-
-
-def category_queries(model: Any, concepts: Sequence[Concept]) -> Tensor:
-    """(categories + 1, text width) float32: mean token states of each category's texts; the last row is of the empty
-    text."""
-    rows = []
-    with torch.no_grad():
-        for texts in [*category_texts(concepts), [""]]:
-            states = model.encode(texts).float().cpu()
-            mask = model.tokens(texts).mask.float()
-            rows.append(((states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)).mean(0))
-    return torch.stack(rows)
-
-
-def site_block(model: Any, site: str) -> Any:
-    """The U-Net's transformer block of a site.
-
-    Raises:
-        UnknownName: no such site. BadInput: a site that is no transformer block with cross-attention.
-    """
-    if site not in model.sites:
-        raise UnknownName("site", site, model.sites)
-    block = model.unet.get_submodule(model.sites[site].path)
-    if getattr(block, "attn2", None) is None or getattr(block, "norm2", None) is None:
-        raise BadInput(
-            f"wukong reads transformer blocks, and {site} is none; name sites such as mid_block.attentions.0.tb.0 "
-            "(genward show model lab)"
-        )
-    return block
 
 
 def network_shape(settings: Wukong, blocks: Sequence[Any], queries: Tensor) -> dict[str, Any]:
@@ -469,41 +318,3 @@ def network_shape(settings: Wukong, blocks: Sequence[Any], queries: Tensor) -> d
         "hidden": settings.hidden,
     }
     return {**each, "rank": settings.rank, "layers": settings.layers, "dropout": settings.dropout, "sites": sites}
-
-
-def calibrated(
-    logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    """Temperature, thresholds and figures on held-out rows: (rows, steps, categories) logits against (rows, categories)
-    truths."""
-    concepts = list(dict.fromkeys(c for _, c in categories))
-    flat = truth[:, None].expand(-1, logits.shape[1], -1)
-    heat = temperature(logits.flatten().numpy(), flat.flatten().numpy())
-    thresholds: dict[str, list[dict[str, float]]] = {}
-    figures: dict[str, list[dict[str, float]]] = {}
-    for concept in concepts:
-        mine = [k for k, (_, c) in enumerate(categories) if c == concept]
-        known = ~torch.isnan(truth[:, mine]).any(1)
-        harm = truth[known][:, mine].amax(1).numpy()
-        for s, t in enumerate(timesteps.tolist()):
-            score = (logits[known][:, s, mine].amax(1) / heat).sigmoid().numpy()
-            thresholds.setdefault(concept, []).append({"timestep": int(t), **operating_points(score, harm)})
-            told = {
-                "auroc": auroc(score, harm),
-                "auprc": average_precision(score, harm),
-                "positives": float(harm.sum()),
-                "rows": float(len(harm)),
-            }
-            figures.setdefault(concept, []).append(
-                {"timestep": int(t), **{k: round(v, 4) for k, v in told.items() if v == v}}
-            )
-    return {
-        "categories": [list(c) for c in categories],
-        "temperature": round(heat, 4),
-        "thresholds": thresholds,
-        "held_out": figures,
-    }
-
-
-def _telling(progress: Progress | None, pictures: int, epochs: int) -> Callable[[int, float], None] | None:
-    return None if progress is None else lambda done, loss: progress(done, pictures + epochs, loss)

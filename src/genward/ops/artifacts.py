@@ -1,11 +1,14 @@
 """Files of what a method learned: ``<stem>.safetensors`` beside its card ``<stem>.json``. Pickles are never opened.
 
-Identity is the SHA-256 of the tensors' content (names, dtypes, shapes, bytes); it stands in the card and is checked on
-loading, so tensors and card that do not belong together are noticed, half-written pairs included."""
+Identity is the SHA-256 of the tensors' content (names, dtypes, shapes, bytes) and of the card without what differs
+between two fits of the same thing (``VOLATILE``); it stands in the card and is checked on loading, so a threshold that
+was changed by hand is noticed, and so are tensors and a card that do not belong together.
+
+The pair is one commit: both files are written aside, then the card is renamed into place, then the tensors. A stem
+without its ``.safetensors`` holds nothing; whatever stops the writing, what was there before stays or nothing is."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import struct
@@ -16,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Artifact
-from genward.core.files import json_text, write_files
+from genward.core.files import json_text, write_files, written
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
 
-FORMAT = 1
-"""Version of the card."""
+FORMAT = 2
+"""Version of the card: 2 has the card in the hash, 1 had the tensors alone."""
 MAX_BYTES = 4 << 30
 """Largest tensor file that is opened."""
 MAX_CARD = 16 << 20
@@ -30,6 +34,8 @@ MAX_CARD = 16 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 RESERVED = ("format", "hash", "tensors")
 """Fields of the card that ``save`` writes."""
+VOLATILE = ("seconds", "torch")
+"""Fields of the card that two fits of the same thing may differ in."""
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -41,6 +47,13 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
         total.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return total.hexdigest()
+
+
+def identity(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> str:
+    """SHA-256 (64 hex digits) of an artifact: its tensors, and its card but for the hash itself and ``VOLATILE``."""
+    kept = {k: v for k, v in card.items() if k not in ("hash", *VOLATILE)}
+    plain = json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(f"{content_hash(tensors)}\n{plain}".encode()).hexdigest()
 
 
 def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
@@ -62,13 +75,13 @@ def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
     used = [k for k in RESERVED if k in card]
     if used:
         raise BadInput(f"the card uses {', '.join(used)}, which genward writes itself; rename them")
-    digest = content_hash(kept)
     shapes = {
         name: {"dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
         for name, value in kept.items()
     }
     try:
-        plain = json.loads(json.dumps({"format": FORMAT, "hash": digest, **card, "tensors": shapes}, allow_nan=False))
+        plain = json.loads(json.dumps({"format": FORMAT, "hash": "", **card, "tensors": shapes}, allow_nan=False))
+        plain["hash"] = digest = identity(kept, plain)
     except (TypeError, ValueError) as error:
         raise BadInput(
             f"the card of an artifact cannot be written as JSON: {error}; use numbers, text, lists and tables"
@@ -76,8 +89,19 @@ def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
     return Artifact(kept, plain, digest)
 
 
+def amended(artifact: Artifact, facts: Mapping[str, Any], tensors: Mapping[str, Tensor] | None = None) -> Artifact:
+    """The artifact with more on its card (what stands there already is written over), and with other tensors if given.
+
+    Raises:
+        BadInput: see ``make``.
+    """
+    kept = {k: v for k, v in artifact.card.items() if k not in RESERVED}
+    return make(artifact.tensors if tensors is None else tensors, {**kept, **facts})
+
+
 def save(path_stem: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
-    """Write ``<stem>.safetensors`` and ``<stem>.json``, both aside and then renamed, the card last; returns what ``load`` would.
+    """Write ``<stem>.safetensors`` and ``<stem>.json`` in one commit (see the module's text); returns what ``load``
+    would.
 
     Args:
         path_stem: path without ending; a ``.safetensors`` or ``.json`` ending is taken off. Missing folders are made.
@@ -91,13 +115,29 @@ def save(path_stem: str | Path, tensors: Mapping[str, Tensor], card: Mapping[str
 
     artifact = make(tensors, {k: v for k, v in card.items() if k not in RESERVED})
     stem = _stem(Path(path_stem))
-    card_text = json_text(artifact.card)
-    write_all({_with(stem, ".safetensors"): to_bytes(dict(artifact.tensors)), _with(stem, ".json"): card_text.encode()})
+    _write_pair(
+        _with(stem, ".safetensors"), to_bytes(dict(artifact.tensors)), _with(stem, ".json"), json_text(artifact.card)
+    )
     return artifact
 
 
+def _write_pair(tensors: Path, data: bytes, card: Path, text: str) -> None:
+    """Both files or neither: whole copies aside first, which is where a full disk shows; then the old tensors go, so
+    that no moment has a card beside tensors that are not its own."""
+    try:
+        with written(tensors) as new_tensors, written(card) as new_card:
+            new_tensors.write_bytes(data)
+            new_card.write_bytes(text.encode())
+            tensors.unlink(missing_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{tensors} cannot be written: {error.strerror or error}; name another folder or make room"
+        ) from error
+
+
 def write_all(files: Mapping[Path, bytes]) -> None:
-    """``core.files.write_files``, the card last. Raises ``BadInput`` where they cannot be written."""
+    """``core.files.write_files``, the last one vouching for the others. Raises ``BadInput`` where they cannot be
+    written."""
     try:
         write_files(files)
     except OSError as error:
@@ -129,11 +169,14 @@ def load(
     stem = _stem(path)
     card = _read_card(_with(stem, ".json"))
     tensors = _read_tensors(_with(stem, ".safetensors"), max_bytes)
-    digest = content_hash(tensors)
+    try:
+        digest = identity(tensors, card)
+    except ValueError as error:
+        raise BadArtifact(f"{stem}: its card holds a number that is not finite; fit again") from error
     if digest != card["hash"]:
         raise BadArtifact(
-            f"{stem}: the tensors' hash is {digest[:16]}…, the card says {str(card['hash'])[:16]}…; they do not belong "
-            "together, fit again"
+            f"{stem}: hash of tensors and card is {digest[:16]}…, the card says {str(card['hash'])[:16]}…; they do not "
+            "belong together or were changed, fit again"
         )
     for name, value in tensors.items():
         if not value.is_floating_point():
@@ -168,10 +211,10 @@ def fit_card(
 ) -> dict[str, Any]:
     """The card of a fitted defense: method and settings, concepts, the model it belongs to, and the rows it saw (kept
     out of evaluation)."""
-    fields = [f.name for f in dataclasses.fields(method) if f.name not in type(method).at_attach]
+    acting, values = defending.at_attach(method), defending.fields(method)
     return {
         "method": type(method).name,
-        "settings": {name: getattr(method, name) for name in fields},
+        "settings": {name: value for name, value in values.items() if name not in acting},
         "concepts": {c.name: c.hash for c in concepts},
         "model": model.spec.to_json(),
         "model_hash": model.spec.hash,
@@ -203,9 +246,13 @@ def _read(path: Path, limit: int) -> bytes:
         ) from error
 
 
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(_read(path, MAX_CARD).decode("utf-8"))
+        card = json.loads(_read(path, MAX_CARD).decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise BadArtifact(f"{path} is no JSON card: {error}; fit again") from error
     if not isinstance(card, dict) or not isinstance(card.get("hash"), str):

@@ -1,4 +1,5 @@
-"""Asking a judge about pictures that a defense holds in its hands: thresholds of its labels, its numbers in a table."""
+"""Asking a judge: about pictures that a defense looks at (thresholds of its labels, its numbers in a table), and about
+those that a fit learns from."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genward.core.contracts import Judge
 from genward.core.media import Image
@@ -40,15 +43,6 @@ def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
     return defense.probe, thresholds(defense.probe, defense.labels, defense.threshold, name)
 
 
-def nearest(
-    values: NDArray[np.float64], limits: NDArray[np.float64]
-) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """(rows,) of (rows, labels) numbers the label nearest to its threshold or farthest beyond it, its number and its
-    threshold; NaN is beyond any."""
-    worst = np.argmax(np.where(np.isfinite(values), values - limits, np.inf), axis=1)
-    return worst, values[np.arange(len(values)), worst], limits[worst]
-
-
 def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: str) -> NDArray[np.float64]:
     """(labels,) the threshold of each label: the given one, or the card's.
 
@@ -78,3 +72,35 @@ def scores(judge: Judge, images: Sequence[Picture | None], labels: Sequence[str]
         if score.label in columns and score.sample in rows:
             values[rows[score.sample], columns[score.label]] = score.value
     return values
+
+
+def judged(judge: Any, samples: Sequence[Sample], names: Sequence[str]) -> Tensor:
+    """What a judge says of pictures: (samples, names) of 1 where a label reaches its threshold, 0 below it, NaN where
+    it could not say.
+
+    Args:
+        judge: with ``judge(samples)`` and a card that holds each label's threshold (0.5 where it does not).
+
+    Raises:
+        BadInput: the judge does not know a label.
+    """
+    index = {s.id: k for k, s in enumerate(samples)}
+    column = {name: k for k, name in enumerate(names)}
+    card = judge.card
+    cut = {
+        n: float(card.labels[n].get("threshold", 0.5)) if card is not None and n in card.labels else 0.5 for n in names
+    }
+    out = torch.full((len(samples), len(names)), float("nan"))
+    told = set()
+    for score in judge.judge(samples):
+        if score.label in column and score.sample in index:
+            told.add(score.label)
+            if score.value == score.value:
+                out[index[score.sample], column[score.label]] = float(score.value >= cut[score.label])
+    missing = [n for n in names if n not in told]
+    if missing:
+        raise BadInput(
+            f"judge {type(judge).name!r} says nothing about {', '.join(missing[:5])}; use one that knows these labels "
+            "(genward list judges)"
+        )
+    return out

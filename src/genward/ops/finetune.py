@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genward.core.contracts import Rig
+from genward.core.contracts import FitTools, Rig
 from genward.core.records import Call
 from genward.errors import BadArtifact, BadInput, GenwardError, UnknownName
 
@@ -119,9 +119,18 @@ def optimize(
     steps: int,
     lr: float,
     who: str,
-    progress: Progress | None = None,
+    random: torch.Generator,
+    tools: FitTools,
+    before: int = 0,
 ) -> list[float]:
     """Adam on ``loss_of(step)``; returns the losses.
+
+    After a step the state may be kept (``tools.checkpoint``, part ``steps``); a training that was stopped goes on from
+    there and ends at the same bits.
+
+    Args:
+        random: the generator that ``loss_of`` draws from.
+        before: steps of the whole fit that are done when the training begins; progress counts on from there.
 
     Raises:
         GenwardError: a loss is not finite; the parameters are then of no use.
@@ -129,7 +138,16 @@ def optimize(
     wanted = [p for p in parameters if p.requires_grad]
     adam = torch.optim.Adam(wanted, lr=lr)
     losses: list[float] = []
-    for step in range(steps):
+    taken = tools.checkpoint(part="steps")
+    if taken is not None:
+        losses = list(taken["losses"])
+        with torch.no_grad():
+            for parameter, value in zip(wanted, taken["parameters"], strict=True):
+                parameter.copy_(value)
+        adam.load_state_dict(taken["adam"])
+        random.set_state(taken["random"])
+        tools.say(f"{who}: going on after step {len(losses)} of {steps}")
+    for step in range(len(losses), steps):
         loss = loss_of(step)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -141,8 +159,10 @@ def optimize(
         loss.backward()
         adam.step()
         losses.append(value)
-        if progress is not None:
-            progress(step + 1, steps, value)
+        tools.progress(before + step + 1, before + steps, value)
+        if tools.due():
+            state = {"losses": losses, "parameters": wanted, "adam": adam.state_dict(), "random": random.get_state()}
+            tools.checkpoint(state, part="steps")
     return losses
 
 

@@ -20,6 +20,8 @@ from genward.errors import BadInput
 FLOOR = 1e-6
 """Smallest attention probability that is told apart from zero."""
 FORMS = ("renoise", "noise", "blank")
+TOP = 8
+"""Plain attention's gate is the mean of the highest 1/TOP of the cells."""
 
 
 def grid(cells: int, height: int, width: int) -> tuple[int, int]:
@@ -115,6 +117,12 @@ def log_odds(score: Tensor, mean: float | Tensor, std: float | Tensor, effect: f
     ``mean`` and ``std`` are the benign law's, ``effect`` is the distance of the other one in ``std``. Steps at which
     nothing can be told apart (effect 0) thus say 0, whatever their scores."""
     return effect * (score - mean) / std - effect**2 / 2
+
+
+def plain_gate(contrast: Tensor) -> Tensor:
+    """Presence by attention mass alone: mean of the highest 1/TOP of the cells of (rows, h, w)."""
+    flat = contrast.flatten(1)
+    return flat.topk(max(1, flat.shape[1] // TOP), dim=1).values.mean(1)
 
 
 def limit(benign: Tensor, rate: float) -> float:

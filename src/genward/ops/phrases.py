@@ -132,3 +132,38 @@ def preserved(concepts: Sequence[Concept], templates: Sequence[str] = ()) -> lis
         if concept.kind == "style":
             out += [fill(t, f"in {n} style") for t in STYLE_TEMPLATES for n in concept.neighbors]
     return [text for text in dict.fromkeys(out) if text not in gone]
+
+
+# ------------------------------------------------------------------------------------------- texts of a prompt guard
+
+
+def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, str]]:
+    """(text, its phrase) of a concept's phrases and descriptions in every context; held-out wordings are never among
+    them.
+
+    Raises:
+        BadInput: a concept without phrases, a context without ``{}``.
+    """
+    if not concept.phrases:
+        raise BadInput(f"concept {concept.name!r} has no phrases; a guard has nothing to fit on, add some")
+    held = {h.casefold() for h in concept.heldout}
+    own = [p for p in (*concept.phrases, *concept.descriptions) if p.casefold() not in held]
+    used = ("{}", *STYLE_TEMPLATES) if concept.kind == "style" else tuple(contexts)
+    return list({fill(c, p): p for p in own for c in used}.items())
+
+
+def benign_texts(
+    concepts: Sequence[Concept], contexts: Sequence[str], neighbors: bool = False
+) -> list[tuple[str, str]]:
+    """(text, its phrase) of the empty text and of what the concepts map to and keep (and of their neighbors, if asked
+    for), in every context."""
+    near = (
+        [f"in {n} style" if c.kind == "style" else article(n) for c in concepts for n in c.neighbors]
+        if neighbors
+        else []
+    )
+    own = dict.fromkeys(p for p in (*(p for c in concepts for p in (*c.anchors, c.anchor, *c.keep)), *near) if p)
+    if all(c.kind == "style" for c in concepts):
+        contexts = ("{}",)  # a style's captions to keep are whole pictures already
+    made = {"": ""} | {fill(c, p): p for p in own for c in contexts}
+    return list(made.items())

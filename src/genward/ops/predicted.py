@@ -4,16 +4,16 @@ that it points to."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from genward.core.contracts import Rig
-from genward.core.records import Call, Case, Frame, Sample, Sampler
+from genward.core.records import Call, Frame
 from genward.errors import BadInput, GuardError, Inapplicable
-from genward.ops.early import stop_step
+from genward.ops.activations import Keep
 from genward.ops.guidance import cfg
 
 PARTS = ("direction", "noise", "latents")
@@ -59,16 +59,15 @@ def watch(rig: Rig, wanted: Callable[[Frame], bool], act: Callable[[Seen], None]
     denoiser row is spent.
 
     The U-Net's last block is tapped and its output layers (norm, activation, convolution) are run once more on it,
-    which gives the U-Net's own
-    output bit for bit: ``guidance`` has one owner, and ``rig.predict`` would cost a call. Taps that other defenses set
-        on that block later are not seen.
+    which gives the U-Net's own output bit for bit: ``guidance`` has one owner, and ``rig.predict`` would cost a call.
+    Taps that other defenses set on that block later are not seen.
 
     Raises:
         GuardError: a rig without a model behind it.
     """
-    model: Any = getattr(rig, "model", None)
-    if model is None:
+    if not isinstance(rig, Rig):
         raise GuardError("the predicted noise is read off the model's own layers, and this rig has no model")
+    model: Any = rig.model
     unet, held = model.unet, dict[str, Tensor]()
     last = max(
         (n for n in model.sites if n.startswith("up_blocks.") and n.count(".") == 1), key=lambda n: int(n.split(".")[1])
@@ -145,81 +144,23 @@ def features(seen: Seen, parts: Sequence[str], edge: int) -> Tensor:
     return torch.cat([pooled(seen.part(p), edge) for p in parts], 1)
 
 
-@dataclass
-class Reader:
-    """Reads the features of one step, and ends the rows there where their pictures are not wanted. Attach it for one
-    batch."""
+@dataclass(frozen=True)
+class Features:
+    """A source for ``ops.activations``: the features of a call under the name ``features``, float32. With ``stop`` the
+    rows end there, where their pictures are not wanted."""
 
-    name: ClassVar[str] = "noise_reader"
     parts: Sequence[str]
-    step: int
     edge: int
     stop: bool = False
-    found: dict[int, Tensor] = field(default_factory=dict)
-    timestep: float = -1.0
 
-    def attach(self, rig: Rig) -> None:
+    @property
+    def says(self) -> Any:
+        return ["predicted", list(self.parts), self.edge, self.stop]
+
+    def attach(self, rig: Rig, keep: Keep) -> None:
         def act(seen: Seen) -> None:
-            frame = seen.frame
-            assert frame.timestep is not None
-            self.timestep = float(frame.timestep.flatten()[0])
-            for case, row in zip(
-                frame.case.tolist(), features(seen, self.parts, self.edge).detach().cpu(), strict=True
-            ):
-                self.found[case] = row.clone()
+            keep("features", features(seen, self.parts, self.edge), seen.frame)
             if self.stop:
-                rig.block(frame, frame.conditional, "its features are read")
+                rig.block(seen.frame, seen.frame.conditional, "its features are read")
 
-        watch(rig, lambda frame: frame.step == self.step, act)
-
-
-class Rows(NamedTuple):
-    """What ``collect`` read."""
-
-    samples: list[Sample]
-    """With pictures, unless the rows were stopped"""
-    features: Tensor
-    """(cases, numbers) float32"""
-    timestep: float
-
-
-def collect(
-    model: Any,
-    cases: Sequence[Case],
-    sampler: Sampler,
-    *,
-    parts: Sequence[str],
-    step: float,
-    edge: int,
-    stop: bool,
-    batch: int = 32,
-    progress: Callable[[int, int], None] | None = None,
-) -> Rows:
-    """Features of the cases at one step of their generation.
-
-    Costs ``sampler.steps`` denoiser rows a case, only those up to the step where the rows ``stop`` there; twice that
-    under guidance.
-
-    Args:
-        parts: of ``PARTS``. step: as ``early.stop_step`` reads it. edge: of the grid that they are averaged to, 0 for
-            none.
-
-    Raises:
-        BadInput: no case, or a step that the loop does not have. Inapplicable: the direction of a loop without
-            guidance.
-    """
-    if not cases:
-        raise BadInput("no case was given")
-    at = stop_step(step, sampler.steps)
-    samples: list[Sample] = []
-    rows: list[Tensor] = []
-    time = -1.0
-    for start in range(0, len(cases), batch):
-        part = cases[start : start + batch]
-        reader = Reader(parts, at, edge, stop)
-        samples += model.generate(part, sampler, [reader], batch=len(part))
-        rows += [reader.found[k] for k in range(len(part))]
-        time = reader.timestep
-        if progress is not None:
-            progress(min(start + batch, len(cases)), len(cases))
-    return Rows(samples, torch.stack(rows), time)
+        watch(rig, keep.wants, act)

@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genward.core.contracts import FitTools
 from genward.errors import BadArtifact, BadInput
-from genward.ops.epochs import train_epochs
-from genward.ops.finetune import Progress
+from genward.ops.epochs import Epochs, train_epochs
+from genward.ops.tools import QUIET
 
 TRUNKS = ("token", "shared")
 SEES = ("both", "text", "latent")
@@ -326,7 +327,8 @@ def train(
     held: Tensor,
     how: Training,
     denoise: Denoise | None = None,
-    progress: Progress | None = None,
+    tools: FitTools = QUIET,
+    before: int = 0,
 ) -> list[float]:
     """Train in place with AdamW over rows × steps; the state of the epoch with the lowest loss on the held rows is
     kept. Returns those losses.
@@ -348,19 +350,11 @@ def train(
         return batch_loss(net, items, rows[part // steps], part % steps, how, denoise)
 
     optimizer = torch.optim.AdamW(net.parameters(), how.lr)
-    settings: dict[str, Any] = {
-        "epochs": how.epochs,
-        "batch": how.batch,
-        "seed": how.seed,
-        "name": "saferedir",
-        "progress": progress,
-    }
-    return [
-        -x
-        for x in train_epochs(
-            net, optimizer, len(rows) * steps, loss, lambda: -held_loss(net, items, held, how), **settings
-        )
-    ]
+    plan = Epochs(how.epochs, how.batch, how.seed, "saferedir", before)
+    found = train_epochs(
+        net, optimizer, len(rows) * steps, loss, lambda: -held_loss(net, items, held, how), plan, tools
+    )
+    return [-x for x in found]
 
 
 def held_loss(net: Redirector, items: Items, held: Tensor, how: Training) -> float:

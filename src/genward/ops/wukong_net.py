@@ -5,11 +5,10 @@ The paper's text was not available in full; the digest's two readings of "reuse 
 both here:
 
 ``A``  image tokens through the U-Net's ``to_q``, category queries through its ``to_k``/``to_v``/``to_out`` as if they
-were text tokens.
-       A softmax over the categories and one null query says how relevant each place is to each category; what the
-       places hold, weighted by that, is read by a small shared network.
+       were text tokens. A softmax over the categories and one null query says how relevant each place is to each
+       category; what the places hold, weighted by that, is read by a small shared network.
 ``B``  a decoder in the text's width: the same projections with the roles of attention turned round, each category
-attends over places.
+       attends over places.
 
 Features are token streams of transformer blocks, (rows, places, channels); the block's own ``norm2`` comes before
 ``to_q``, as in the U-Net."""
@@ -18,17 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genward.core.contracts import FitTools
 from genward.errors import BadArtifact, BadInput
 from genward.ops.detection import average_precision
-from genward.ops.epochs import train_epochs
-from genward.ops.finetune import Progress
+from genward.ops.epochs import Epochs, train_epochs
 
 READINGS = ("A", "B")
 TIME = 64
@@ -323,30 +322,38 @@ def validation_score(logits: Tensor, truth: Tensor) -> float:
     return float(np.mean(found)) if found else -math.inf
 
 
+class Training(NamedTuple):
+    """How it is trained."""
+
+    epochs: int
+    batch: int
+    lr: float
+    weight_decay: float
+    any_share: float
+    """Weight of the loss on any of the categories at all"""
+    seed: int
+
+
 def train(
     net: nn.Module,
     features: Sequence[Tensor],
     timesteps: Tensor,
     truth: Tensor,
     held: Tensor,
-    *,
-    epochs: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    any_share: float,
-    seed: int,
-    progress: Progress | None = None,
+    how: Training,
+    tools: FitTools,
+    before: int = 0,
 ) -> list[float]:
     """Train in place: AdamW with cosine decay over rows × steps, the state of the best epoch on the held rows kept.
 
     Args:
-        features: a site each, float16 (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories)
+        features: of each site, float16 (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories)
             of 0, 1 or NaN.
         held: bool (rows,) that validate and are not trained on; where they hold no positive the last epoch is kept.
+        before: steps of the whole fit that came before, for progress.
 
     Returns:
-        Validation scores, an epoch each.
+        Validation scores, one per epoch.
 
     Raises:
         BadInput: no row to train on has a positive or a negative label. GenwardError: the loss is not finite.
@@ -360,27 +367,15 @@ def train(
 
     def loss(part: Tensor) -> Tensor:
         row, step = rows[part // steps], part % steps
-        return multi_label_loss(
-            net([f[row, step].float() for f in features], timesteps[step]), truth[row], weight, any_share
-        )
+        logits = net([f[row, step].float() for f in features], timesteps[step])
+        return multi_label_loss(logits, truth[row], weight, how.any_share)
 
     def score() -> float:
-        return (
-            validation_score(predict(net, [f[held] for f in features], timesteps), truth[held])
-            if bool(held.any())
-            else -math.inf
-        )
+        if not bool(held.any()):
+            return -math.inf
+        return validation_score(predict(net, [f[held] for f in features], timesteps), truth[held])
 
-    optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
-    return train_epochs(
-        net,
-        optimizer,
-        len(rows) * steps,
-        loss,
-        score,
-        epochs=epochs,
-        batch=batch,
-        seed=seed,
-        name="wukong",
-        progress=progress,
-    )
+    wanted = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(wanted, how.lr, weight_decay=how.weight_decay)
+    plan = Epochs(how.epochs, how.batch, how.seed, "wukong", before)
+    return train_epochs(net, optimizer, len(rows) * steps, loss, score, plan, tools)

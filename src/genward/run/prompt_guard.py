@@ -233,7 +233,7 @@ def fit_linear(
     """
     import torch
 
-    from genward.ops import heads
+    from genward.ops import heads, heads_fit
 
     x = torch.from_numpy(states[np.asarray(index)])
     y = torch.tensor([float(table.rows[k].harmful) for k in index])
@@ -246,11 +246,11 @@ def fit_linear(
         if 0 < int(y[fold != 0].sum()) < int((fold != 0).sum())
         else torch.zeros(len(index), dtype=torch.bool)
     )
-    first, offset = heads.ridge_logistic(z[~held], y[~held], penalty, share[~held])
+    first, offset = heads_fit.ridge_logistic(z[~held], y[~held], penalty, share[~held])
     quiet = (z[held & (y == 0)] @ first).double() + offset
     if len(quiet) < 2:
         quiet = (z[y == 0] @ first).double() + offset
-    weight, bias = heads.ridge_logistic(z, y, penalty, share)
+    weight, bias = heads_fit.ridge_logistic(z, y, penalty, share)
     plain = (weight / scale).double()
     return (
         plain.numpy(),
@@ -281,7 +281,7 @@ def fit_aeiou_heads(table: Table, index: Sequence[int], encoder: Any, seed: int)
     scores."""
     import torch
 
-    from genward.ops import heads
+    from genward.ops import heads, heads_fit
 
     began = time.perf_counter()
     count = sum(encoder.head_counts.values())
@@ -289,7 +289,7 @@ def fit_aeiou_heads(table: Table, index: Sequence[int], encoder: Any, seed: int)
     calm = [k for k in index if not table.rows[k].harmful]
     a, b = (torch.from_numpy(table.heads[part]).double().unflatten(1, (count, -1)) for part in (bad, calm))
     units = ([table.rows[k].unit for k in bad], [table.rows[k].unit for k in calm])
-    fit = heads.fit_heads(a, b, count=min(HEADS, count), seed=seed, units=units)
+    fit = heads_fit.fit_heads(a, b, count=min(HEADS, count), seed=seed, units=units)
     weight = fit.weight.flatten().numpy().astype(np.float32)
     threshold = heads.threshold_at(fit.scores[len(bad) :], FPR)
 
@@ -702,8 +702,9 @@ def keep_guard(table: Table, fit: Sequence[int], coder: Any, seed: int, out: Pat
     """Fit AEIOU on the fit side of every set and write it as an artifact without any text; returns its hash."""
     import torch
 
-    from genward.defenses.aeiou import Aeiou, read_artifact
+    from genward.defenses.aeiou import Aeiou
     from genward.ops import artifacts, heads
+    from genward.ops.head_guard import read_artifact
 
     index = capped(table.rows, fit)
     guard = fit_aeiou(table, index, coder, seed)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from genward.core import Case, Sampler
 from genward.errors import BadInput, UnknownName
-from genward.ops.early import collect, judged, pooled, stop_step
+from genward.ops.activations import collect, pooled, stop_step
+from genward.ops.asking import judged
 from genward.testing import FakeJudge, tiny_sd
 from genward.testing.suites import CASES, same
 

@@ -1,0 +1,450 @@
+"""The recorder: states at any site of a model, read through the rig while it generates, and kept with what they belong
+to.
+
+One recorder serves every method that learns from states. What is read is a **source** (a site, the latents, the
+prompt's states, the guidance direction, or a method's own); which calls are read is a set of steps; rows go, with
+their case, step, **timestep** and branch, to ``ops.shards`` in bounded memory, and a recording that was killed goes on
+at the batch where it was. What is known of whole cases, such as labels told by a judge, is kept with them, and comes
+out again row by row.
+
+Nothing is changed: ports of a source return what they were given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from genward.core.contracts import Defense, Rig
+from genward.core.records import Call, Case, Frame, Sample, Sampler
+from genward.core.spec import Spec, canonical, digest
+from genward.errors import BadArtifact, BadInput
+from genward.ops.guidance import cfg
+from genward.ops.moments import Statistics, statistics
+from genward.ops.shards import BUDGET, Rows, Shards
+
+PARTS = ("latents", "text", "noise")
+"""What ``sources`` can read beside sites: x_t before the step, the text states, the direction ``cond - uncond``."""
+BRANCHES = ("conditional", "unconditional", "both")
+"""Rows that are kept: those that carry the prompt, the others, or all."""
+LABEL = "label"
+"""Name under which ``record`` keeps the labels of cases."""
+
+
+class Keep(Protocol):
+    """What a source is given: whom it asks whether a call is wanted, and hands its states to."""
+
+    def wants(self, frame: Frame) -> bool:
+        """Whether the rows of this call are to be kept; a source that asks first spends nothing on the others."""
+        ...
+
+    def opens(self, frame: Frame) -> bool:
+        """Whether this is the first wanted call of a loop, for what is the same in all of them."""
+        ...
+
+    def __call__(self, name: str, state: Tensor, frame: Frame) -> None:
+        """Keep states (rows of the frame, …) under a name; those of a call that is not wanted are dropped."""
+        ...
+
+
+class Source(Protocol):
+    """Something that reads states through a rig. ``says`` tells recordings apart: what it reads, and how, as JSON."""
+
+    @property
+    def says(self) -> Any: ...
+    def attach(self, rig: Rig, keep: Keep) -> None: ...
+
+
+# -------------------------------------------------------------------------------------------------------------- sources
+
+
+def pooled(tokens: Tensor, edge: int) -> Tensor:
+    """Image tokens (rows, n, c) of a square grid averaged to ``edge`` × ``edge``; as they are where ``edge`` is 0 or
+    not smaller.
+
+    Raises:
+        BadInput: the tokens are no square grid.
+    """
+    rows, count, channels = tokens.shape
+    side = round(count**0.5)
+    if not edge or side <= edge:
+        return tokens
+    if side * side != count:
+        raise BadInput(f"{count} image tokens are no square; set pool=0 for pictures that are not square")
+    grid = tokens.transpose(1, 2).reshape(rows, channels, side, side)
+    small = torch.nn.functional.adaptive_avg_pool2d(grid.float(), edge).to(tokens.dtype)
+    return small.flatten(2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class AtSite:
+    """The output of a site, float16: (rows, tokens, channels) or (rows, c, h, w)."""
+
+    site: str
+    pool: int = 0
+    """Edge of the grid that tokens are averaged to; 0 for none."""
+
+    @property
+    def says(self) -> Any:
+        return ["site", self.site, self.pool]
+
+    def attach(self, rig: Rig, keep: Keep) -> None:
+        def fn(x: Tensor, frame: Frame) -> None:
+            if keep.wants(frame):
+                keep(self.site, (pooled(x, self.pool) if x.ndim == 3 else x).to(torch.float16), frame)
+
+        rig.tap(self.site, fn)
+
+
+@dataclass(frozen=True)
+class AtInput:
+    """What the denoiser is given, float16: ``latents`` (rows, c, h, w); ``text`` (rows, tokens, width) at the first step
+    that is read, since it is the same at every step; ``clock`` (rows, 1), nothing but the timestep in float32."""
+
+    part: str
+
+    @property
+    def says(self) -> Any:
+        return ["input", self.part]
+
+    def attach(self, rig: Rig, keep: Keep) -> None:
+        def fn(call: Call, frame: Frame) -> Call:
+            if self.part == "latents" and keep.wants(frame):
+                keep("latents", call.latents.to(torch.float16), frame)
+            if self.part == "clock" and keep.wants(frame):
+                keep("clock", call.timestep.float().reshape(-1, 1).expand(len(frame.case), 1), frame)
+            if self.part == "text" and keep.opens(frame):
+                keep("text", call.text.to(torch.float16), frame)
+            return call
+
+        rig.inputs(fn)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The guidance direction ``cond - uncond`` (rows, c, h, w) float16, the conditional prediction where there is no
+    guidance. It owns the guidance port and applies plain classifier-free guidance."""
+
+    says: ClassVar[Any] = ["direction"]
+
+    def attach(self, rig: Rig, keep: Keep) -> None:
+        def fn(uncond: Tensor | None, cond: Tensor, call: Call, frame: Frame) -> Tensor:
+            if keep.wants(frame):
+                keep("noise", (cond if uncond is None else cond - uncond).to(torch.float16), frame)
+            return cond if uncond is None else cfg(uncond, cond, frame.guidance)
+
+        rig.guidance(fn)
+
+
+def sources(sites: Sequence[str] = (), parts: Sequence[str] = (), pool: int = 0) -> list[Source]:
+    """Sources by name.
+
+    Raises:
+        BadInput: a part that is not one of ``PARTS``.
+    """
+    unknown = [p for p in parts if p not in PARTS]
+    if unknown:
+        raise BadInput(f"parts {', '.join(unknown)} are not known; {', '.join(PARTS)} are")
+    found: list[Source] = [AtSite(site, pool) for site in sites]
+    return found + [Direction() if p == "noise" else AtInput(p) for p in parts]
+
+
+def stop_step(step: float, steps: int) -> int:
+    """0-based step of a loop: a number of at least 1 is that step, a smaller one a share of the loop's denoiser calls.
+
+    ``0.08`` of 50 steps is step 3: four calls are spent. ``0`` is the first step.
+
+    Raises:
+        BadInput: the loop has no such step.
+    """
+    index = int(step) if step >= 1 else max(0, _ceil(step * steps) - 1)
+    if not 0 <= index < steps:
+        raise BadInput(f"step {step:g} of a loop of {steps}; give a share below 1, or a step from 1 to {steps - 1}")
+    return index
+
+
+def _ceil(x: float) -> int:
+    whole = round(x, 6)
+    return int(whole) + (whole > int(whole))
+
+
+# ------------------------------------------------------------------------------------------------------------ recording
+
+
+@dataclass
+class Recorder:
+    """Attach it as a defense for one batch of cases: it hands the rows of the wanted calls to ``shards``."""
+
+    name: ClassVar[str] = "recorder"
+    sources: Sequence[Source]
+    shards: Shards
+    steps: Sequence[int] | None = None
+    """0-based steps that are read; ``None``: every call, those outside a loop included"""
+    branch: str = "conditional"
+    first: int = 0
+    """Index of the batch's first case"""
+
+    def attach(self, rig: Rig) -> None:
+        for source in self.sources:
+            source.attach(rig, self)
+
+    def wants(self, frame: Frame) -> bool:
+        return self.steps is None or frame.step in self.steps
+
+    def opens(self, frame: Frame) -> bool:
+        return frame.step == (0 if self.steps is None else min(self.steps))
+
+    def __call__(self, name: str, state: Tensor, frame: Frame) -> None:
+        if not self.wants(frame):
+            return
+        if len(state) != len(frame.case):
+            raise BadInput(f"{name}: {len(state)} states for {len(frame.case)} rows of the call; one each is needed")
+        rows = frame.conditional if self.branch == "conditional" else ~frame.conditional
+        picked = (torch.ones_like(frame.conditional) if self.branch == "both" else rows).nonzero().flatten().cpu()
+        nothing = torch.full((len(frame.case),), float("nan"))
+        times = nothing if frame.timestep is None else frame.timestep.detach().float().cpu().expand(len(nothing))
+        kept = state.detach()[picked.to(state.device)].to("cpu", copy=True)
+        case = frame.case.cpu()[picked].long() + self.first
+        step = torch.full((len(picked),), frame.step)
+        self.shards.put(name, Rows(kept, case, step, times[picked].clone(), frame.conditional.cpu()[picked]))
+
+
+class Recording(NamedTuple):
+    """States on disk (or in memory), by name."""
+
+    shards: Shards
+    steps: tuple[int, ...]
+    """Steps that were read; empty where every call was"""
+    samples: list[Sample]
+    """Samples of the cases recorded by this call, with their pictures where ``keep_samples``; a recording that was
+    taken up does not have the earlier ones"""
+
+    @property
+    def cases(self) -> int:
+        return self.shards.cases
+
+    def stream(self, name: str, conditional: bool | None = None) -> Iterator[Rows]:
+        """Rows under a name, one shard at a time; ``conditional`` picks one branch."""
+        for rows in self.shards.stream(name):
+            found = rows if conditional is None else rows.take((rows.conditional == conditional).nonzero().flatten())
+            if len(found.state):
+                yield found
+
+    def labeled(self, name: str, label: str = LABEL) -> Iterator[tuple[Rows, Tensor]]:
+        """``stream`` with the label of each row's case, (rows, …)."""
+        labels = self.about(label)
+        for rows in self.stream(name):
+            yield rows, labels[rows.case]
+
+    def about(self, name: str) -> Tensor:
+        """(cases, …) what is known of the cases."""
+        return self.shards.about(name)
+
+    def statistics(
+        self, name: str, *, covariance: bool = False, label: str = "", conditional: bool | None = None
+    ) -> Statistics:
+        """Moments by timestep, and by label (a column of whole numbers, (cases,)) where one is named; one pass."""
+        labels = self.about(label) if label else None
+        parts = self.stream(name, conditional)
+        return statistics(((r, None if labels is None else labels[r.case].flatten()) for r in parts), covariance)
+
+    def timesteps(self, name: str) -> Tensor:
+        """float32 (steps,) timestep of each step that was read, in the order of the loop.
+
+        Raises:
+            BadArtifact: nothing was recorded under the name at one of the steps.
+        """
+        found: dict[int, float] = {}
+        for rows in self.shards.stream(name):
+            found |= dict(zip(rows.step.tolist(), rows.timestep.tolist(), strict=True))
+        missing = [s for s in self.steps if s not in found]
+        if missing or not found:
+            raise BadArtifact(
+                f"nothing was recorded at {name!r} at step {missing[0] if missing else 0}: every row ended before"
+            )
+        return torch.tensor([found[s] for s in self.steps or sorted(found)])
+
+    def dense(self, name: str, steps: Sequence[int] | None = None) -> Tensor:
+        """(cases, steps, …) in one tensor, NaN where a row had ended before: for what is small enough to train on.
+
+        Args:
+            steps: the ones that are wanted; those that were read by default.
+
+        Raises:
+            BadArtifact: nothing was recorded under the name. BadInput: more than one row for a case and step.
+        """
+        seen = {s for rows in self.shards.stream(name) for s in rows.step.tolist()}
+        known = tuple(steps if steps is not None else self.steps or sorted(seen))
+        if not seen & set(known):
+            raise BadArtifact(
+                f"nothing was recorded at {name!r}: every row ended before step {known[0] if known else 0}"
+            )
+        place = torch.full((max(*seen, *known) + 2,), -1)
+        place[torch.tensor(known)] = torch.arange(len(known))
+        out: Tensor | None = None
+        filled = torch.zeros(self.cases, len(known), dtype=torch.bool)
+        for rows in self.shards.stream(name):
+            rows = rows.take((place[rows.step] >= 0).nonzero().flatten())
+            if out is None and len(rows.state):
+                dtype = rows.state.dtype if rows.state.is_floating_point() else torch.float32
+                out = torch.full((self.cases, len(known), *rows.state.shape[1:]), float("nan"), dtype=dtype)
+            at = place[rows.step]
+            twice = len(set(zip(rows.case.tolist(), at.tolist(), strict=True))) < len(at)
+            if out is not None:
+                if twice or bool(filled[rows.case, at].any()):
+                    raise BadInput(
+                        f"{name!r} was read several times per case and step; take stream() instead of dense()"
+                    )
+                filled[rows.case, at] = True
+                out[rows.case, at] = rows.state.to(out.dtype)
+        assert out is not None
+        return out
+
+    def remove(self) -> None:
+        """Delete what was recorded."""
+        self.shards.remove()
+
+
+def record(
+    model: Any,
+    cases: Sequence[Case],
+    sampler: Sampler,
+    sources: Sequence[Source],
+    *,
+    steps: Sequence[float] | None = None,
+    branch: str = "conditional",
+    folder: Path | None = None,
+    in_memory: bool = False,
+    about: Callable[[list[Sample]], Mapping[str, Tensor]] | None = None,
+    labels: Mapping[str, Tensor] | None = None,
+    defenses: Sequence[Defense] = (),
+    keep_latents: bool = False,
+    keep_samples: bool = False,
+    batch: int = 32,
+    budget: int = BUDGET,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recording:
+    """Generate the cases and keep their states; what a killed call of the same arguments left is not made again.
+
+    Costs a generation per case (less where a source ends rows early). Memory: see ``ops.shards.Shards``, and one
+    batch's pictures; ``in_memory`` keeps all states in memory and writes nothing.
+
+    Args:
+        steps: that are read, as ``stop_step`` reads them; ``None``: every call.
+        branch: one of ``BRANCHES``.
+        folder: of the shards; a temporary one without it.
+        about: called with the samples of each batch: tensors (batch, …) to keep with its cases, such as
+            ``{"label": …}`` from a judge. It does not enter the plan: record into another folder for another judge.
+        labels: tensors (cases, …) that are known beforehand and kept with the cases.
+        defenses: attached before the reading, such as an erasure whose states are wanted.
+        keep_latents: whether samples carry their final latents, for ``about``.
+        keep_samples: whether the samples of this call come back, pictures included.
+
+    Raises:
+        BadInput: no case, a step that the loop does not have, or a folder of another recording. BadArtifact: its
+            shards are damaged. UnknownName: no such site.
+    """
+    if not cases:
+        raise BadInput("no case was given")
+    if branch not in BRANCHES:
+        raise BadInput(f"branch {branch!r}; {', '.join(map(repr, BRANCHES))} are possible")
+    wanted = None if steps is None else tuple(sorted({stop_step(s, sampler.steps) for s in steps}))
+    temporary = Path(tempfile.mkdtemp(prefix="genward-states-")) if folder is None and not in_memory else None
+    plan = {} if in_memory else _plan(model, cases, sampler, sources, defenses, keep_latents) | {
+        "steps": wanted, "branch": branch, "batch": batch, "about": sorted(labels or ()),
+    }  # fmt: skip
+    shards = Shards(None if in_memory else folder or temporary, plan, budget)
+    if temporary is not None:
+        weakref.finalize(shards, shutil.rmtree, temporary, ignore_errors=True)
+    samples: list[Sample] = []
+    for start in range(shards.cases, len(cases), batch):
+        part = cases[start : start + batch]
+        recorder = Recorder(sources, shards, wanted, branch, start)
+        made = model.generate(part, sampler, [*defenses, recorder], batch=len(part), keep_latents=keep_latents)
+        known = {name: value[start : start + len(part)] for name, value in (labels or {}).items()}
+        shards.commit(start, len(part), known | dict(about(made) if about is not None else {}))
+        samples += made if keep_samples else []
+        if progress is not None:
+            progress(start + len(part), len(cases))
+    return Recording(shards, wanted or (), samples)
+
+
+def _plan(
+    model: Any,
+    cases: Sequence[Case],
+    sampler: Sampler,
+    sources: Sequence[Source],
+    defenses: Sequence[Any],
+    latents: bool,
+) -> dict[str, Any]:
+    """What decides a recording, as JSON; the cases by their digest, since a manifest is written with each batch."""
+    plain: dict[str, Any] = json.loads(
+        canonical({"sampler": sampler, "sources": [s.says for s in sources], "latents": latents})
+    )
+    return plain | {
+        "model": model.spec.hash,
+        "cases": digest([c.named() for c in cases], length=32),
+        "rows": len(cases),
+        "defenses": [Spec.of("defense", d).hash for d in defenses],
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- all in one tensor
+
+
+class Early(NamedTuple):
+    """States of generations: one row per case, at the steps that were asked for."""
+
+    samples: list[Sample]
+    states: Mapping[str, Tensor]
+    """Site or part -> float16 (cases, steps, …); ``text`` is (cases, tokens, width), the same at every step."""
+    timesteps: Tensor
+    """int64 (steps,)"""
+
+
+def states_of(found: Recording, names: Sequence[str]) -> Early:
+    """A small recording in one tensor per name."""
+    states = {n: found.dense(n, found.steps[:1])[:, 0] if n == "text" else found.dense(n) for n in names}
+    timed = next((n for n in names if n != "text"), "clock")
+    return Early(found.samples, states, found.timesteps(timed).long())
+
+
+def collect(
+    model: Any,
+    cases: Sequence[Case],
+    sampler: Sampler,
+    *,
+    sites: Sequence[str] = (),
+    parts: Sequence[str] = ("text",),
+    steps: Sequence[float] = (1,),
+    pool: int = 0,
+    defenses: Sequence[Defense] = (),
+    batch: int = 32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Early:
+    """Generate some cases and keep their states in memory, pictures with them; for more cases, ``record`` streams.
+
+    Costs a whole generation per case: ``steps`` denoiser rows, twice that under guidance.
+
+    Args:
+        steps: as ``stop_step`` reads them. pool: edge of the grid that token sites are averaged to, 0 for none.
+        defenses: attached before the reading, such as an erasure.
+
+    Raises:
+        BadInput: a step that the loop does not have, or a part that is not known. UnknownName: no such site.
+        BadArtifact: every row ended before a step.
+    """
+    read = sources(sites, parts, pool) + ([] if {*sites, *parts} - {"text"} else [AtInput("clock")])
+    found = record(
+        model, cases, sampler, read, steps=steps, in_memory=True, defenses=defenses,
+        keep_samples=True, batch=batch, progress=progress,
+    )  # fmt: skip
+    return states_of(found, (*sites, *parts))
