@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,9 +16,11 @@ import torch
 from torch import Tensor
 
 from genward.core import Case, Sampler
-from genward.errors import BadInput, UnknownName
-from genward.ops.activations import collect, pooled, stop_step
+from genward.errors import BadArtifact, BadInput, UnknownName
+from genward.ops.activations import collect, pooled, record, sources, stop_step
 from genward.ops.asking import judged
+from genward.ops.moments import Moments, Statistics, samples_of
+from genward.ops.shards import Rows, Shards, joined
 from genward.testing import FakeJudge, tiny_sd
 from genward.testing.suites import CASES, same
 
@@ -111,3 +118,224 @@ def test_rows_ended_by_another_defense_are_nan() -> None:
         tiny_sd(), [*CASES, Case("x", "a cup")], Sampler(3), parts=("latents",), steps=(1,), defenses=[End()]
     )
     assert torch.isnan(found.states["latents"]).flatten(1).any(1).tolist() == [False, True, False, False]
+
+
+# ------------------------------------------------------------------------------------------------- shards and recordings
+
+
+def rows(count: int, *shape: int, first: int = 0, step: int = 0, time: float = 500.0, seed: int = 0) -> Rows:
+    state = torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+    case, steps = torch.arange(first, first + count), torch.full((count,), step)
+    return Rows(state, case, steps, torch.full((count,), time), torch.ones(count, dtype=torch.bool))
+
+
+def test_memory_is_bounded_and_nothing_is_lost(tmp_path: Path) -> None:
+    """200 calls of 64 KiB under a budget of 256 KiB: at most the budget and one call wait at once."""
+    shards = Shards(tmp_path / "s", {"what": "x"}, budget=1 << 18)
+    calls = [rows(8, 16, 128, first=8 * (k // 20), step=k % 20, seed=k) for k in range(200)]
+    for batch in range(10):
+        for call in calls[20 * batch : 20 * batch + 20]:
+            shards.put("site", call)
+        shards.commit(8 * batch, 8, {"label": torch.full((8, 1), float(batch % 2))})
+    assert shards.peak <= (1 << 18) + calls[0].bytes and shards.cases == 80
+    assert len(list((tmp_path / "s").glob("rows-*"))) >= 40
+    again = Shards(tmp_path / "s", {"what": "x"})
+    found = joined(list(again.stream("site")))
+    whole = joined(calls)
+    assert all(torch.equal(a, b) for a, b in zip(found, whole, strict=True))
+    assert max(r.bytes for r in again.stream("site")) <= (1 << 18) + calls[0].bytes, "one shard at a time"
+    assert again.about("label")[:, 0].tolist() == [float(k // 8 % 2) for k in range(80)]
+    again.verify()
+    with pytest.raises(BadArtifact, match="says nothing of 'colour'"):
+        again.about("colour")
+
+
+def test_the_process_stays_small(tmp_path: Path) -> None:
+    """Half a gigabyte of states through a budget of 8 MB in a process of its own: its peak grows by less than 80 MB."""
+    code = f"""
+import resource, torch
+from pathlib import Path
+from genward.ops.shards import Rows, Shards
+shards = Shards(Path({str(tmp_path / "s")!r}), {{}}, budget=8 << 20)
+def call(k):
+    return Rows(torch.full((32, 256, 64), float(k)), torch.arange(32), torch.full((32,), k), torch.full((32,), 1.0), torch.ones(32, dtype=torch.bool))
+shards.put("s", call(0)); shards._flush()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for k in range(256):
+    shards.put("s", call(k))
+shards.commit(0, 32, {{}})
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
+    assert int(told.stdout) < 80, f"{told.stdout} MB"
+    assert sum(p.stat().st_size for p in (tmp_path / "s").glob("rows-*")) > 500 << 20
+
+
+def test_damage_and_strangers_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shards = Shards(tmp_path / name, {"which": name})
+        shards.put("site", rows(4, 3))
+        shards.commit(0, 4, {})
+    with pytest.raises(BadInput, match="another plan"):
+        Shards(tmp_path / "a", {"which": "b"})
+    (file,) = (tmp_path / "a").glob("rows-*")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-7])
+    with pytest.raises(BadArtifact, match="cut short"):
+        list(Shards(tmp_path / "a", {"which": "a"}).stream("site"))
+    file.write_bytes((tmp_path / "b" / file.name).read_bytes())
+    with pytest.raises(BadArtifact, match="belongs to another recording"):
+        list(Shards(tmp_path / "a", {"which": "a"}).stream("site"))
+    file.write_bytes(b"\xff" * len(whole))
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        Shards(tmp_path / "a", {"which": "a"}).verify()
+    file.unlink()
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        Shards(tmp_path / "a", {"which": "a"}).verify()
+    for text in (
+        "",
+        "{",
+        "[]",
+        '{"format": 1, "plan": 3, "batches": []}',
+        '{"format": 1, "plan": "x", "batches": [{}]}',
+    ):
+        (tmp_path / "a" / "manifest.json").write_text(text, "utf-8")
+        with pytest.raises(BadArtifact, match="no recording's manifest"):
+            Shards(tmp_path / "a", {"which": "a"})
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "notes.txt").write_text("mine", "utf-8")
+    with pytest.raises(BadInput, match="holds no recording"):
+        Shards(tmp_path / "c", {})
+
+
+class Killed(Exception):
+    """Stands for a kill in the middle of a batch."""
+
+
+def test_a_killed_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sampler = tiny_sd(), Sampler(3, 3.0)
+    cases = [Case(f"c{k}", "a cup", seed=k) for k in range(7)]
+    labels = {"label": torch.arange(7.0)[:, None]}
+
+    def made(folder: Path | None, **more: Any) -> Any:
+        read = sources([SITE], ("latents",), 2)
+        return record(
+            model, cases, sampler, read, steps=(0, 2), folder=folder, labels=labels, batch=3, budget=4096, **more
+        )
+
+    whole = made(tmp_path / "whole")
+    real, calls = type(model).generate, 0
+
+    def stops(self: Any, *given: Any, **how: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        out = real(self, *given, **how)
+        if calls == 2:
+            raise Killed
+        return out
+
+    monkeypatch.setattr(type(model), "generate", stops)
+    with pytest.raises(Killed):
+        made(tmp_path / "part")
+    left = [p for p in (tmp_path / "part").glob("rows-00001-*")]
+    assert (
+        left
+        and Shards(tmp_path / "part", json.loads((tmp_path / "part" / "manifest.json").read_text())["about"]).cases == 3
+    )
+    again = made(tmp_path / "part")
+    assert calls == 4, "the first batch is not made again"
+    for name in (SITE, "latents"):
+        assert torch.equal(again.dense(name), whole.dense(name)) and again.dense(name).shape[:2] == (7, 2)
+    assert again.about("label")[:, 0].tolist() == list(range(7))
+    assert torch.equal(made(None).dense(SITE), whole.dense(SITE)) and calls == 7
+    assert torch.equal(made(None, in_memory=True).dense(SITE), whole.dense(SITE))
+    with pytest.raises(BadInput, match="another plan"):
+        record(model, cases[:5], sampler, sources([SITE]), steps=(0, 2), folder=tmp_path / "whole", batch=3)
+
+
+def test_branches_are_told_apart() -> None:
+    model, sampler = tiny_sd(), Sampler(2, 3.0)
+    found = record(model, CASES, sampler, sources(parts=("text",)), branch="both", in_memory=True)
+    one, other = (next(found.stream("text", conditional=c)) for c in (True, False))
+    assert one.conditional.all() and not other.conditional.any() and len(one.case) == len(other.case) == 3
+    assert torch.allclose(other.state.float(), model.encode([""]).expand(3, -1, -1), atol=5e-3)
+    alone = record(model, CASES, sampler, sources(parts=("text",)), branch="unconditional", in_memory=True)
+    assert torch.equal(next(alone.stream("text")).state, other.state)
+    with pytest.raises(BadInput, match="several times"):
+        found.dense("text")
+    with pytest.raises(BadInput, match="'conditional', 'unconditional', 'both'"):
+        record(model, CASES, sampler, [], branch="none", in_memory=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ statistics
+
+
+def test_moments_are_those_of_all_rows_at_once() -> None:
+    x = torch.randn(500, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    for full in (False, True):
+        moments, other = Moments(full), Moments(full)
+        for part in x[:300].split(7):
+            moments.add(part)
+        other.add(x[300:])
+        moments.merge(other)
+        moments.merge(Moments(full))
+        moments.add(torch.tensor([[math.nan] * 5, [math.inf] * 5]))
+        assert moments.count == 500 and torch.allclose(moments.mean, x.mean(0), rtol=1e-12)
+        assert torch.allclose(moments.variance, x.var(0, correction=0), rtol=1e-10)
+        assert torch.allclose(moments.second if not full else moments.second.diagonal(), x.square().mean(0), rtol=1e-12)
+    away = x - x.mean(0)
+    assert torch.allclose(moments.covariance, away.T @ away / 500, rtol=1e-9, atol=1e-9)
+    with pytest.raises(BadInput, match="covariance=True"):
+        _ = Moments().covariance
+    with pytest.raises(BadInput, match="cannot be merged"):
+        Moments(True).merge(Moments(False))
+
+
+@pytest.mark.parametrize(("shape", "count"), [((5,), 1), ((7, 5), 7), ((5, 3, 2), 6)])
+def test_vectors_of_every_stream(shape: tuple[int, ...], count: int) -> None:
+    state = torch.randn(4, *shape)
+    x = samples_of(state)
+    assert x.shape == (4 * count, 5) and x.dtype == torch.float64
+    own = state[1, 3] if len(shape) == 2 else state[1, :, 1, 1] if len(shape) == 3 else state[1]
+    assert any(torch.equal(row, own.double()) for row in x)
+    with pytest.raises(BadInput, match="is wanted"):
+        samples_of(torch.zeros(3))
+
+
+def test_statistics_are_keyed_by_timestep_and_interpolated() -> None:
+    """Rows of other step numbers at the same noise level count together; between levels moments are linear."""
+    found = Statistics(covariance=True)
+    a, b = rows(50, 4, 3, time=800.0, step=1, seed=1), rows(50, 4, 3, time=800.0, step=7, seed=2)
+    late = rows(60, 4, 3, time=400.0, step=3, seed=3)
+    for part in (a, b, late):
+        found.add(part, torch.zeros(len(part.case)))
+    found.add(a, torch.full((50,), math.nan))
+    assert found.labels == [-1, 0] and found.timesteps(0) == [400.0, 800.0] and found.timesteps() == [800.0]
+    x, y = (torch.cat([p.state.flatten(0, 1) for p in parts]).double() for parts in ((a, b), (late,)))
+    at = found.at(500.0, 0)
+    mean = 0.25 * x.mean(0) + 0.75 * y.mean(0)
+    second = 0.25 * x.T @ x / len(x) + 0.75 * y.T @ y / len(y)
+    assert torch.allclose(at.mean, mean) and torch.allclose(at.covariance, second - torch.outer(mean, mean))
+    assert torch.allclose(found.at(800.0, 0).mean, x.mean(0)) and at.count == 0.25 * 400 + 0.75 * 240
+    assert torch.equal(found.at(30.0, 0).mean, found.at(400.0, 0).mean), "within one gap the nearest stands in"
+    with pytest.raises(BadInput, match="outside the recorded ones"):
+        found.at(-10.0, 0)
+    with pytest.raises(BadInput, match="no row of label 3"):
+        found.at(500.0, 3)
+    with pytest.raises(BadInput, match="no timestep"):
+        found.add(a._replace(timestep=torch.full((50,), math.nan)))
+
+
+def test_statistics_of_a_recording_by_label() -> None:
+    model = tiny_sd()
+    cases = [Case(f"c{k}", p, seed=k) for k, p in enumerate(("a saw", "a cup", "a saw", "a dog"))]
+    labels = {"label": torch.tensor([[1.0], [0.0], [1.0], [0.0]])}
+    found = record(model, cases, Sampler(4, 3.0), sources([SITE]), in_memory=True, labels=labels)
+    told = found.statistics(SITE, label="label")
+    dense = found.dense(SITE).double()
+    assert told.timesteps(1) == sorted(found.timesteps(SITE).tolist()) and told.labels == [0, 1]
+    for step, time in enumerate(found.timesteps(SITE).tolist()):
+        mine = dense[[0, 2], step].flatten(0, 1)
+        assert torch.allclose(told.at(time, 1).mean, mine.mean(0)) and told.at(time, 1).count == len(mine)
+    for part, label in found.labeled(SITE):
+        assert label[:, 0].tolist() == [labels["label"][c, 0].item() for c in part.case.tolist()]
