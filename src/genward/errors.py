@@ -31,13 +31,14 @@ class UnknownName(GenwardError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(set(known))
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name[:200], known, n=3, cutoff=0.4)
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
             else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
         )
-        super().__init__(f"unknown {kind} {name!r}; {hint} (all of them: genward list)")
+        shown = name if len(name) <= 80 else f"{name[:79]}…"
+        super().__init__(f"unknown {kind} {shown!r}; {hint} (all of them: genward list)")
         self.kind, self.name, self.near = kind, name, near
 
 

@@ -5,7 +5,6 @@ Ctrl-C."""
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from genward.cli import (
     calibrate,
     check,
     claims,
+    common,
     dataset,
     doctor,
     export,
@@ -33,21 +33,11 @@ from genward.cli import (
     show,
 )
 from genward.core.quiet import quiet_process
+from genward.core.reading import half_pair
 from genward.errors import GenwardError
 
 STOPPED = "stopped; everything finished is kept; the same command resumes"
 INTERRUPTED = 130
-FIXABLE = {
-    errno.EACCES,
-    errno.EDQUOT,
-    errno.EISDIR,
-    errno.ENOENT,
-    errno.ENOSPC,
-    errno.ENOTDIR,
-    errno.EPERM,
-    errno.EROFS,
-}
-"""System errors that concern the user's disk and paths; they print as one line, without a traceback."""
 
 app = typer.Typer(
     name="genward",
@@ -77,7 +67,7 @@ app.add_typer(lab.app, name="lab")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"genward {__version__}")
+        common.say(f"genward {__version__}")
         raise Exit
 
 
@@ -92,17 +82,44 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave the process with its exit code."""
+    _standard_streams()
     sys.exit(status(arguments))
 
 
 def status(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code. What the user can fix is printed as ``error: …`` on stderr."""
+    """Run one command; its exit code. What the user can fix is printed as ``error: …`` on stderr.
+
+    Letters that the console's encoding lacks are printed as ``?``: no encoding ends a command whose work is done."""
     quiet_process()
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    for k, argument in enumerate(given, 1):
+        if half_pair(argument) is not None or "\x00" in argument:
+            return _say(f"error: argument {k}, {argument!r:.80}, is not text in UTF-8; rename the file or retype it", 2)
+    try:
+        return _status(given)
+    except BrokenPipeError:
+        return _unread(0)
+    except OSError as error:
+        code = _say(
+            f"error: {error.filename or 'the system'}: {error.strerror or error}; check the path, its rights and the "
+            "free space",
+            3,
+        )
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was the output itself: the interpreter would try it again at exit
+            return _unread(code)
+        return code
+
+
+def _status(arguments: list[str]) -> int:
     command: Any = typer.main.get_command(app)
     try:
-        code = command.main(
-            args=None if arguments is None else list(arguments), prog_name="genward", standalone_mode=False
-        )
+        code = command.main(args=arguments, prog_name="genward", standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # the parser turns Ctrl-C into this code
             return _say(STOPPED, INTERRUPTED)
@@ -111,34 +128,45 @@ def status(arguments: Sequence[str] | None = None) -> int:
         return _say(f"error: {error}", 3)
     except (KeyboardInterrupt, typer.Abort):
         return _say(STOPPED, INTERRUPTED)
-    except BrokenPipeError:
-        return _unread()
     except SystemExit as ending:
         if not isinstance(ending.__context__, BrokenPipeError):
             raise
-        return _unread()
-    except OSError as error:
-        if error.errno not in FIXABLE:
-            raise
-        return _say(
-            f"error: {error.filename or 'the system'}: {error.strerror}; check the path, its rights and the free space",
-            3,
-        )
+        return _unread(0)
+    except OSError:
+        raise
     except Exception as error:
-        show_usage = getattr(error, "show", None)  # a usage error of the parser, whichever package it ships in
-        if show_usage is None:
+        told = getattr(error, "format_message", None)  # a usage error of the parser, whichever package it ships in
+        if told is None:
             raise
-        show_usage()
-        return int(getattr(error, "exit_code", 2))
+        context = getattr(error, "ctx", None)
+        if context is not None:
+            common.note(context.get_usage())
+            common.note(f"Try '{context.command_path} --help' for help.")
+        return _say(f"Error: {told()}" if told() else "", int(getattr(error, "exit_code", 2)))
 
 
-def _unread() -> int:
-    """The reader of the output has left (``genward list | head -1``): say nothing more, and let nothing fail at
-    exit."""
+def _standard_streams() -> None:
+    """Give a process that was started without them (``>&-``) an input and outputs that lead nowhere: else the next file
+    that is opened would take their place, and be written into."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def _unread(code: int) -> int:
+    """The reader of the output has left (``genward list | head -1``) or its disk is full: say nothing more, and let
+    nothing fail at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
-    return 0
+    return code
 
 
 def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    if line:
+        common.note(line)
     return code

@@ -85,4 +85,4 @@ def main(
             f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give "
             f"{math.ceil(1 / fpr):,} or more"
         )
-    print(out)
+    common.say(out)

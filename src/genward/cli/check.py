@@ -22,7 +22,7 @@ def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
         )
     else:
         for line in problems:
-            print(line)
+            common.say(line)
         common.note(f"{opened.root}: {len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}")
     if problems:
         raise typer.Exit(3)

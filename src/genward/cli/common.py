@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -13,6 +14,8 @@ from typing import Any
 import typer
 
 from genward.core.files import json_text
+from genward.core.reading import printable
+from genward.core.records import MAX_SEED
 
 STORE = Path("genward-store")
 
@@ -22,7 +25,9 @@ Device = typer.Option(None, "--device", help="cpu, cuda, …; by default the bes
 Dtype = typer.Option(None, "--dtype", help="float32 (default), float16 or bfloat16.")
 Download = typer.Option(False, "--download", help="Fetch a hub id that is not on this machine.")
 Negative = typer.Option("", "--negative", help="Negative prompt of your own.")
-FirstSeed = typer.Option(0, "--seed", min=0, help="Seed of the first picture of a prompt; the next ones count up.")
+FirstSeed = typer.Option(
+    0, "--seed", min=0, max=MAX_SEED, help="Seed of the first picture of a prompt; the next ones count up."
+)
 Steps = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps.")
 Guidance = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance.")
 Refit = typer.Option(False, "--refit", help="Fit again, even where a fitted one is at hand.")
@@ -30,15 +35,24 @@ StoreFolder = typer.Option(STORE, "--store", "-s", help="Folder that keeps pictu
 
 
 def emit(data: Any) -> None:
-    """Print ``data`` as JSON on stdout; numbers that are not finite become ``null``."""
-    print(json_text(data), end="")
+    """Print ``data`` as JSON on stdout; numbers that are not finite become ``null``, letters that the console lacks
+    or must not be sent stand as ``\\u001b``."""
+    text, encoding = json_text(data), getattr(sys.stdout, "encoding", None) or "utf-8"
+    if printable(text) != text or text.encode(encoding, "replace").decode(encoding) != text:
+        text = "".join(c if c.isascii() and (c == "\n" or c.isprintable()) else json.dumps(c)[1:-1] for c in text)
+    print(text, end="")
+
+
+def say(text: object = "") -> None:
+    """Print a text on stdout as a terminal may show it: whatever came from outside cannot steer it."""
+    print(printable(text))
 
 
 def cell(value: Any) -> str:
     """A value as it stands in a table: numbers with three digits, nothing for missing ones."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else printable(" ".join(str(value).split("\n")))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -46,12 +60,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     lines = [[c.replace("_", " ") for c in columns], *([cell(r.get(c)) for c in columns] for r in rows)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(columns))]
     for line in lines:
-        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        say("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def note(line: str) -> None:
-    """A line for the person, on stderr."""
-    print(line, file=sys.stderr)
+    """A line for the person, on stderr, as a terminal may show it."""
+    print(printable(line), file=sys.stderr)
 
 
 class Lines:

@@ -193,7 +193,7 @@ def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
     else:
         for f in found:
             mark = {"ok": " ", "note": "?", "bad": "!"}[f["state"]]
-            print(f"{mark} {f['what']:<22} {f['value']}" + (f"  ({f['hint']})" if f["hint"] else ""))
+            common.say(f"{mark} {f['what']:<22} {f['value']}" + (f"  ({f['hint']})" if f["hint"] else ""))
         common.note(f"not usable: {'; '.join(str(b['what']) for b in bad)}" if bad else "usable")
     if bad:
         raise typer.Exit(3)

@@ -37,4 +37,4 @@ def main(
     if as_json:
         common.emit({"out": str(folder), "model": opened.spec.hash, "defense": defense})
     else:
-        print(folder)
+        common.say(folder)

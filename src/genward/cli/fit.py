@@ -57,4 +57,4 @@ def main(
     if as_json:
         common.emit({"out": str(path), "hash": artifact.hash, "card": dict(artifact.card)})
     else:
-        print(path)
+        common.say(path)

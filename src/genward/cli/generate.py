@@ -129,6 +129,6 @@ def main(
             if sample.status != "ok":
                 common.note(f"{sample.status}: {text}, seed {sample.case.seed}: {sample.why}")
         if whole:
-            print(out)
+            common.say(out)
     if any(s.status == "error" for _, s in made):
         raise typer.Exit(1)

@@ -54,7 +54,7 @@ def show_figures(figures: Mapping[str, Any]) -> None:
     common.table(figure_rows(figures), ["group", "figure", "value", "interval", "n"])
     for key in ("psnr_db", "images_per_second"):
         if key in figures:
-            print(f"{key.replace('_', ' ')}: {common.cell(figures[key])}")
+            common.say(f"{key.replace('_', ' ')}: {common.cell(figures[key])}")
 
 
 def plain(value: Any, indent: str = "") -> list[str]:
@@ -78,9 +78,9 @@ def info(as_json: bool = common.Json) -> None:
     if as_json:
         common.emit(card)
         return
-    print("\n".join(plain({k: v for k, v in card.items() if k != MEASURED})))
+    common.say("\n".join(plain({k: v for k, v in card.items() if k != MEASURED})))
     if MEASURED in card:
-        print("\nmeasured (again: genward lab evaluate):")
+        common.say("\nmeasured (again: genward lab evaluate):")
         show_figures(card[MEASURED])
 
 
@@ -147,4 +147,4 @@ def build(
     if as_json:
         common.emit({"work": str(work), "stages": stage or list(STAGES)})
     else:
-        print(work)
+        common.say(work)

@@ -84,7 +84,7 @@ def main(
         if len(found) > 1:
             if not rows:
                 continue
-            print(f"{k}:")
+            common.say(f"{k}:")
         for row in rows:
             origin = "" if row["from"] in ("genward", "you") else f"  [{row['from']}]"
-            print(f"  {row['name']:<22} {row['summary'].replace('``', '')}{origin}".rstrip())
+            common.say(f"  {row['name']:<22} {row['summary'].replace('``', '')}{origin}".rstrip())

@@ -35,6 +35,6 @@ def main(
     if as_json:
         common.emit({"run": name, "report": str(path), "bytes": path.stat().st_size})
     else:
-        print(path)
+        common.say(path)
     if show:
         webbrowser.open(path.absolute().as_uri())

@@ -63,7 +63,7 @@ def recipe_of(benchmark: str, preset: str) -> str:
 def show_costs(costs: Mapping[str, Any]) -> None:
     """The dry run's table, printed."""
     common.table(costs["arms"], ["arm", "rows", "nfe"])
-    print(
+    common.say(
         f"{costs['plan']}: {costs['rows']:,} images, {costs['nfe']:,} denoiser rows, about {costs['minutes']} "
         f"minutes at {costs['rate']:.3g} rows a second"
     )

@@ -71,11 +71,11 @@ def main(
         return
     for key, value in found.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            print(f"\n{key}:")
+            common.say(f"\n{key}:")
             common.table(value, list(dict.fromkeys(k for row in value for k in row)))
         elif isinstance(value, list | tuple):
-            print(f"{key}: {', '.join(map(str, value)) or '-'}")
+            common.say(f"{key}: {', '.join(map(str, value)) or '-'}")
         elif isinstance(value, dict):
-            print(f"{key}: {', '.join(f'{k} = {v}' for k, v in value.items())}")
+            common.say(f"{key}: {', '.join(f'{k} = {v}' for k, v in value.items())}")
         else:
-            print(f"{key}: {value}")
+            common.say(f"{key}: {value}")

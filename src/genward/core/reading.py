@@ -54,7 +54,7 @@ def read_bytes(
         BadInput: no such file, a folder, a pipe, socket or device, more than ``limit`` bytes, no right to read it, or a
             path that no file can have.
     """
-    shown = printable(path)
+    shown = short(path)
     try:
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         try:
@@ -114,7 +114,7 @@ def read_text(
     hint: str = "check the path",
 ) -> str:
     """``read_bytes`` and ``decoded``."""
-    return decoded(read_bytes(path, what, limit, wrong, hint), f"{what} {printable(path)}", wrong)
+    return decoded(read_bytes(path, what, limit, wrong, hint), f"{what} {short(path)}", wrong)
 
 
 def lines(text: str) -> list[str]:
@@ -198,6 +198,13 @@ def half_pair(text: str) -> int | None:
     except UnicodeEncodeError as error:
         return error.start
     return None
+
+
+def short(value: object, most: int = 160) -> str:
+    """``printable`` text, its middle left out where it has more than ``most`` characters: a path or name for an
+    error."""
+    text = printable(value)
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def printable(value: object) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.media import Audio, Image, Media
-from genward.core.reading import half_pair, printable
+from genward.core.reading import half_pair, short
 from genward.core.spec import digest, named
 from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, UnknownName
@@ -338,7 +338,7 @@ def load_concept(name_or_path: str | Path) -> Concept:
         if text not in concept_names():
             raise UnknownName("concept", text, concept_names())
         raw = parse_toml(resources.files("genward").joinpath("concepts", f"{text}.toml").read_text("utf-8"), text)
-    where = f"concept file {printable(text)}"
+    where = f"concept file {short(text)}"
     judge = build(_Judge, raw.pop("judge", {}), where, hint, "judge.")
     concept = replace(build(Concept, raw, where, hint), judge=judge.labels)
     for name in ("name", "summary"):

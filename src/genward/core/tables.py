@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from genward.core.reading import decoded, printable, read_bytes
+from genward.core.reading import decoded, read_bytes, short
 from genward.errors import BadInput
 
 MAX_BYTES = 1 << 30
@@ -87,7 +87,7 @@ def read_table(
             found (``my_seed``), and a file without rows.
     """
     path = Path(path)
-    shown = printable(path)
+    shown = short(path)
     records = split(decoded(read_bytes(path, what, limit), shown), shown)
     wanted = ", ".join(fields)
     if not records:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from genward.core.reading import MAX_DIGITS, MAX_TEXT, printable, read_text
+from genward.core.reading import MAX_DIGITS, MAX_TEXT, printable, read_text, short
 from genward.errors import BadInput
 
 T = typing.TypeVar("T")
@@ -43,7 +43,7 @@ def read_toml(
 ) -> dict[str, Any]:
     """``parse_toml`` of a plain file of at most ``limit`` bytes, decoded by its byte order mark; ``missing`` says what
     to try where there is no such file."""
-    return parse_toml(read_text(path, what, limit, hint=missing), f"{what} {printable(path)}", hint)
+    return parse_toml(read_text(path, what, limit, hint=missing), f"{what} {short(path)}", hint)
 
 
 def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") -> T:

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genward.core.reading import printable
+from genward.core.reading import short
 from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, UnknownName
 
@@ -81,7 +81,7 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
         raw = parse_toml(shipped, "claims.toml")
     else:
         raw = read_toml(path, "claims file", hint)
-    where = f"claims file {printable(path or 'claims.toml')}"
+    where = f"claims file {short(path or 'claims.toml')}"
     return list(build(_Claims, raw, where, hint).claim)
 
 

@@ -22,7 +22,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.core.reading import printable, read_text
+from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.spec import digest
 from genward.core.typed import build, parse_toml, read_toml
@@ -150,10 +150,10 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
     """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing, unknown or of another type."""
     tables = dict(raw)
     if "arms" in tables:
-        raise BadInput(f"plan {printable(name)}: unknown field 'arms'; write each arm as a table [[arm]]")
+        raise BadInput(f"plan {short(name)}: unknown field 'arms'; write each arm as a table [[arm]]")
     tables["arms"] = tables.pop("arm", [])
     tables.pop("cases", None)
-    return build(Plan, {"name": name, **tables}, f"plan {printable(name)}", HINT)
+    return build(Plan, {"name": name, **tables}, f"plan {short(name)}", HINT)
 
 
 def make_plan(
