@@ -48,8 +48,8 @@ test: setup browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --slow -m slow
 
 check: setup
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests timing
+	$(BIN)/ruff check src tests timing
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 

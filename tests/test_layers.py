@@ -26,7 +26,8 @@ MAY: dict[str, set[str]] = (
         "_moved": set(),
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
-    | {room: PLUGINS for room in ("defenses", "attacks", "judges", "benchmarks")}
+    | {room: PLUGINS for room in ("defenses", "attacks", "judges")}
+    | {"benchmarks": PLUGINS | {"metrics"}}  # a benchmark owns its figures, and metrics are what it computes them with
 )
 
 

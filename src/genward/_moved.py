@@ -15,6 +15,8 @@ from types import ModuleType
 
 MOVED = {
     "genward.ops.early": "genward.ops.activations",
+    "genward.benchmarks.prompt_sets": "genward.benchmarks.prompt_guard.sets",
+    "genward.benchmarks.prompts_csv": "genward.core.prompts_csv",
     "genward.run.audit": "genward.serve.audit",
     "genward.run.calibrate": "genward.serve.calibrate",
     "genward.run.catalog": "genward.catalog.plugins",
@@ -26,7 +28,8 @@ MOVED = {
     "genward.run.prompts": "genward.serve.prompts",
     "genward.run.protect": "genward.serve.protect",
 }
-"""Old name -> new name (0.1.0: the rooms ``catalog`` and ``serve`` came out of ``run``; one recorder of states)"""
+"""Old name -> new name (0.1.0: the rooms ``catalog`` and ``serve`` came out of ``run``; one recorder of states;
+benchmarks became folders)"""
 
 
 class Forwarding(importlib.abc.MetaPathFinder, importlib.abc.Loader):

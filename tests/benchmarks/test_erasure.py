@@ -6,8 +6,10 @@ from collections import Counter
 
 import pytest
 
-from genward.benchmarks.erasure import BENIGN, HARM, ErasureBenchmark, caption, cycle, variants
+from genward.benchmarks.erasure import ErasureBenchmark
+from genward.benchmarks.erasure.rows import BENIGN, HARM, Rows, caption, cycle, variants
 from genward.catalog.opening import words_of
+from genward.core.benchmark import Setting
 from genward.core.records import Case, Concept, load_concept
 from genward.errors import BadInput
 
@@ -15,7 +17,7 @@ WORDS = words_of("lab")
 
 
 def rows(*concepts: str, n: int = 12, **more: object) -> list[Case]:
-    return list(ErasureBenchmark(tuple(load_concept(c) for c in concepts), n=n, words=WORDS, **more).cases())  # type: ignore[arg-type]
+    return list(Rows(tuple(load_concept(c) for c in concepts), n=n, words=WORDS, **more))  # type: ignore[arg-type]
 
 
 def test_a_policy_has_every_wording_and_n_rows_in_each() -> None:
@@ -93,7 +95,7 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
         heldout=("a droid", "a flying machine"), descriptions=("a metal person", "four rotors around a camera"),
         neighbors=("a doll",), keep=("a dog", "the moon"),
     )  # fmt: skip
-    cases = list(ErasureBenchmark((own,), n=4).cases())
+    cases = list(ErasureBenchmark((own.name,), n=4).cases(Setting((own,))))
     assert all(c.prompt.startswith("a picture of ") for c in cases)
     by = {w: [c.prompt.removeprefix("a picture of ") for c in cases if c.variant == w] for w in (*HARM, *BENIGN)}
     assert by["name"] == ["an android", "a drone"] * 2
@@ -111,12 +113,11 @@ def test_a_concept_of_ones_own_needs_no_vocabulary() -> None:
 
 
 def test_bad_settings_are_refused() -> None:
-    with pytest.raises(BadInput, match="rows a cell"):
-        rows("weapons", n=0)
+    with pytest.raises(BadInput, match="rows per cell"):
+        ErasureBenchmark(("weapons",), n=0)
     with pytest.raises(BadInput, match="no concept"):
         ErasureBenchmark(())
     assert caption("a cat", "") == "a picture of a cat"
-    assert len(ErasureBenchmark((load_concept("cat"),), words=WORDS).card.facts["hash"]) == 16
 
 
 def test_no_row_is_a_caption_that_methods_may_fit_on() -> None:

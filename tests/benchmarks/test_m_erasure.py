@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genward.benchmarks.m_erasure import MErasureBenchmark
+from genward.benchmarks.m_erasure.rows import Parents
 from genward.core.records import Concept
 
 
@@ -11,7 +11,7 @@ def test_embedding_parents_of_a_style_read_as_english() -> None:
     concept = Concept(
         "style-noto", "style", "", targets=("noto",), phrases=("noto style",), neighbors=("flat",), keep=keep
     )
-    cases = list(MErasureBenchmark((concept,), n=3, parents=("embedding",)).cases())
+    cases = list(Parents((concept,), n=3, kinds=("embedding",)))
     assert [c.prompt for c in cases if c.variant == "embedding"] == [
         "cherries in {} style",
         "an umbrella in {} style",

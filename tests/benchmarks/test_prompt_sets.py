@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from genward.benchmarks.prompt_sets import PromptSets, families, joined_units, read_set, set_files, side_of, text_key
+from genward.benchmarks.prompt_guard.sets import (
+    PromptSets,
+    families,
+    joined_units,
+    read_set,
+    set_files,
+    side_of,
+    text_key,
+)
 from genward.errors import BadInput, UnknownName
 
 

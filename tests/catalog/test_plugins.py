@@ -52,7 +52,14 @@ def test_fields_are_read_in_order_with_the_line_under_them() -> None:
 def test_our_benchmark_is_found_and_imported_only_by_find() -> None:
     assert "erasure" in catalog.entries("benchmark")
     assert catalog.find("benchmarks", "erasure").__name__ == "ErasureBenchmark"
-    assert ("n", "int", "12", "Rows a cell (concept and wording).") in catalog.fields("benchmark", "erasure")
+    assert ("n", "int", "12", "Rows per cell (concept and variant).") in catalog.fields("benchmark", "erasure")
+    assert catalog.fields("benchmark", "guards") == catalog.fields("benchmark", "erasure"), "fields are inherited"
+
+
+def test_hyphens_and_underscores_name_the_same_plug_in() -> None:
+    assert catalog.find("benchmark", "m_erasure") is catalog.find("benchmark", "m-erasure")
+    assert catalog.entry("defense", "negative-prompt").name == "negative_prompt"
+    assert not [e for e in catalog.entries("benchmark") if "_" in e], "users see one name per benchmark"
 
 
 def test_every_listed_plug_in_can_be_imported_and_says_what_it_is() -> None:

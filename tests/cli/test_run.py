@@ -37,6 +37,7 @@ defenses = "uce:{concept}"
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     import genward.catalog.judges
+    import genward.run.judging
     import genward.run.loop
     import genward.run.measure
 
@@ -44,6 +45,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     Path("recipe.toml").write_text(RECIPE)
     monkeypatch.setattr(genward.run.loop, "opener", lambda *_, **__: lambda name: model)
+    monkeypatch.setattr(genward.run.judging, "open_judge", lambda name: FakeJudge())
     monkeypatch.setattr(genward.run.measure, "open_judge", lambda name: FakeJudge())
     monkeypatch.setattr(genward.catalog.judges, "open_judge", lambda name: FakeJudge())
     monkeypatch.setattr(genward.run.loop, "open_judge", lambda name: FakeJudge())

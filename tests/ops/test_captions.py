@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genward.benchmarks.erasure import ErasureBenchmark
+from genward.benchmarks.erasure.rows import Rows
 from genward.catalog.opening import words_of
 from genward.core import load_concept
 from genward.ops.captions import SHARES, caption_pools, safe_twins, same_length, styled
@@ -28,7 +28,7 @@ def test_pools_hold_nothing_held_out() -> None:
         assert pools["name"] and pools["keep"] and pools["scene"]
         assert not every & {*concept.heldout, *concept.descriptions}
         assert not set(pools["keep"]) & set(pools["name"])
-        benchmark = {c.prompt for c in ErasureBenchmark((concept,), n=120, words=words).cases()}
+        benchmark = {c.prompt for c in Rows((concept,), n=120, words=words)}
         written = {styled(p, s) for p in every for s in ("", *words["styles"])}
         assert not written & benchmark, "a caption of evaluation would be refused by the store"
 

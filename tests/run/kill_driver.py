@@ -17,6 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genward.benchmarks.erasure import ErasureBenchmark
+from genward.benchmarks.m_erasure import MErasureBenchmark
 from genward.catalog.opening import words_of
 from genward.core.records import Sampler
 from genward.run.loop import run_plan
@@ -25,9 +27,10 @@ from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
 
 ARMS = (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}"))
-ERASURE = Plan("tiny", ARMS, ("banana",), n=2, batch=4, sampler=Sampler(steps=2, guidance=3.0))
+ERASURE = Plan("tiny", ARMS, ErasureBenchmark(("banana",), n=2), batch=4, sampler=Sampler(steps=2, guidance=3.0))
 ATTACKS = ("textual_inversion,steps=30,rows=1,heldout=1", "ddim_inversion,steps=2,batch=1")
-PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark="m-erasure", variants=("name",), attacks=ATTACKS)}
+M_ERASURE = MErasureBenchmark(("banana",), n=2, variants=("name",), attacks=ATTACKS)
+PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark=M_ERASURE)}
 TIMES = ("seconds", "seconds_per_image", "prepare_seconds", "attack_seconds")
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genward.benchmarks.guards import GuardsBenchmark
 from genward.core.records import Sampler, load_concept
 from genward.models.sd import StableDiffusion
-from genward.run.loop import costs, measure_again, run_plan
+from genward.run.costs import dry_run
+from genward.run.loop import run_plan
+from genward.run.measure import measure
 from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
@@ -19,7 +22,7 @@ ARMS = (
     ArmPlan("filter", "image_filter:{concept}"),
     ArmPlan("sld", "sld:{concept},scale=0"),
 )
-PLAN = Plan("g", ARMS, ("weapons",), benchmark="guards", n=2, batch=9, sampler=Sampler(steps=2, guidance=3.0))
+PLAN = Plan("g", ARMS, GuardsBenchmark(("weapons",), n=2), batch=9, sampler=Sampler(steps=2, guidance=3.0))
 
 
 def seeing_half(model: StableDiffusion, plan: Plan) -> FakeJudge:
@@ -60,10 +63,10 @@ def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pyt
         "what is blocked at the end has cost all its passes"
     )
     assert idle["unsafe_released"] == 1, "guidance of scale 0 changes nothing"
-    assert measure_again(store, "g", judge)["guards"] == cells
+    assert measure(store, "g", judge)["guards"] == cells
 
 
 def test_the_shipped_recipe_can_be_planned() -> None:
     plan = make_plan("guards-quick")
     assert {"aeiou", "wukong", "saferedir"} <= {a.label for a in plan.arms}
-    assert costs(plan)["rows"] == len(plan.arms) * 9 * plan.n
+    assert dry_run(plan)["rows"] == len(plan.arms) * 9 * plan.benchmark.n

@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.catalog.opening import words_of
 from genward.core.records import Case, Sampler, load_concept
 from genward.errors import BadInput, DefenseInactive, Inapplicable, StoreError
 from genward.run import generate as g
-from genward.run.loop import run_plan
-from genward.run.measure import generate_run, judge_run, measure
+from genward.run.judging import judge_run
+from genward.run.loop import generate_run, run_plan
+from genward.run.measure import measure
 from genward.run.plan import ArmPlan, Plan, load_plan, plan_cases, work
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd
@@ -25,7 +27,7 @@ ARMS = (
     ArmPlan("uce", "uce:{concept}"),
     ArmPlan("sld strong", "sld:{concept},preset=strong"),
 )
-PLAN = Plan("tiny", ARMS, ("banana", "cat"), n=2, batch=5, sampler=Sampler(steps=2, guidance=3.0))
+PLAN = Plan("tiny", ARMS, ErasureBenchmark(("banana", "cat"), n=2), batch=5, sampler=Sampler(steps=2, guidance=3.0))
 WORDS = words_of("lab")
 JUDGE = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]), threshold=0.5)
 
@@ -119,7 +121,7 @@ def test_an_interrupted_run_resumes_to_the_same_pictures(
     store = Store(tmp_path)
     for stop in (1, 3, 6):
 
-        def interrupt(stage: str, done: int, total: int, stop: int = stop) -> None:
+        def interrupt(stage: str, done: int, total: int, about: str, stop: int = stop) -> None:
             if done >= stop * 5:
                 raise KeyboardInterrupt
 
@@ -134,11 +136,11 @@ def test_an_interrupted_run_resumes_to_the_same_pictures(
 
 def test_another_run_shares_the_arms_it_has_in_common(models: Any, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    small = replace(PLAN, name="small", concepts=("banana",), arms=ARMS[:1])
+    small = replace(PLAN, name="small", arms=ARMS[:1]).with_fields(concepts=("banana",))
     first = generate_run(small, store, models)
-    second = generate_run(replace(small, name="larger", n=3, arms=ARMS[:2]), store, models)
-    assert (first.made, first.there) == (18, 0)
-    assert (second.made, second.there) == (9 + 27, 18)
+    second = generate_run(replace(small, name="larger", arms=ARMS[:2]).with_fields(n=3), store, models)
+    assert (first.tally.made, first.tally.there) == (18, 0)
+    assert (second.tally.made, second.tally.there) == (9 + 27, 18)
     assert measured_rows(store, "small") == 18
 
 
@@ -149,7 +151,7 @@ def measured_rows(store: Store, name: str) -> int:
 
 def test_stages_want_what_comes_before(models: Any, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    plan = replace(PLAN, concepts=("banana",), arms=ARMS[:1], n=1)
+    plan = replace(PLAN, arms=ARMS[:1]).with_fields(concepts=("banana",), n=1)
     with pytest.raises(StoreError, match="no run"):
         measure(store, "tiny", JUDGE)
     generate_run(plan, store, models)
@@ -162,14 +164,14 @@ def test_stages_want_what_comes_before(models: Any, tmp_path: Path) -> None:
         measure(store, "tiny", JUDGE)
     assert load_plan(store, "tiny") == plan
     with pytest.raises(StoreError, match="another plan"):
-        generate_run(replace(plan, n=2), store, models)
+        generate_run(plan.with_fields(n=2), store, models)
     with pytest.raises(BadInput, match="base"):
         generate_run(replace(plan, name="x", arms=ARMS[2:3]), store, models)
 
 
 def test_a_fit_may_not_have_seen_what_is_evaluated(models: Any, tmp_path: Path) -> None:
     store = Store(tmp_path)
-    plan = replace(PLAN, concepts=("banana",), arms=ARMS[:1], n=1)
+    plan = replace(PLAN, arms=ARMS[:1]).with_fields(concepts=("banana",), n=1)
     store.reserve("fit", [f"caption:{plan_cases(plan)[0].prompt}"])
     with pytest.raises(StoreError, match="belong to fit"):
         generate_run(plan, store, models)

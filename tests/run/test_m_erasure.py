@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
+from genward.benchmarks.m_erasure import MErasureBenchmark
+from genward.benchmarks.m_erasure.rows import PARENTS
+from genward.benchmarks.m_erasure.scenes import SCENARIOS
 from genward.catalog.opening import words_of
 from genward.core.records import Sampler
 from genward.errors import BadInput, StoreError
-from genward.run import m_erasure
-from genward.run.loop import costs, judge_again, measure_again, run_plan
+from genward.run import workbench
+from genward.run.costs import dry_run
+from genward.run.judging import judge_run
+from genward.run.loop import run_plan
+from genward.run.masks import over
+from genward.run.measure import measure
 from genward.run.plan import ArmPlan, Plan, from_toml, make_plan, plan_cases, recipe_names, to_toml
 from genward.run.search import parse_attack
 from genward.store import Store
@@ -29,13 +36,9 @@ ATTACKS = ("textual_inversion,steps=2,rows=2,heldout=2", "ddim_inversion,steps=2
 PLAN = Plan(
     "tiny-m",
     ARMS,
-    ("banana", "weapons"),
-    benchmark="m-erasure",
-    n=2,
+    MErasureBenchmark(("banana", "weapons"), n=2, variants=("name",), attacks=ATTACKS),
     batch=7,
     sampler=Sampler(steps=2, guidance=3.0),
-    variants=("name",),
-    attacks=ATTACKS,
 )
 WORDS = words_of("lab")
 JUDGE = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]), threshold=0.5)
@@ -69,7 +72,7 @@ def test_parents_become_rows_only_through_attacks() -> None:
     assert len({c.prompt for c in latent}) == len(latent) and not any(
         name in c.prompt for c in latent for name in ("banana", "pistol", "bomb")
     )
-    waiting = [c for c in cases if c.variant in m_erasure.PARENTS]
+    waiting = [c for c in cases if c.variant in PARENTS]
     assert len({c.seed for c in waiting}) == len(waiting) == 2 * 3 * 2
 
 
@@ -94,7 +97,7 @@ def test_a_run_prints_a_full_matrix(whole: tuple[Store, dict[str, Any]]) -> None
         "drift",
     }
     assert all(wanted | {"seconds_per_image", "extra_nfe", "attack_seconds"} <= set(c) for c in cells)
-    assert {c["scenario"] for c in cells} == set(m_erasure.SCENARIOS) and {c["prompt"] for c in cells} == {
+    assert {c["scenario"] for c in cells} == set(SCENARIOS) and {c["prompt"] for c in cells} == {
         "name",
         "heldout",
         "empty",
@@ -139,15 +142,15 @@ def test_a_second_run_makes_nothing_and_finds_the_same(models: Any, whole: tuple
         and again["cells"] == metrics["cells"]
         and again["attacks"] == metrics["attacks"]
     )
-    assert measure_again(store, PLAN.name, JUDGE)["cells"] == metrics["cells"]
-    assert judge_again(store, PLAN.name, JUDGE)["scored"] == 0
+    assert measure(store, PLAN.name, JUDGE)["cells"] == metrics["cells"]
+    assert judge_run(store, PLAN.name, JUDGE)["scored"] == 0
 
 
 def test_it_resumes_where_an_attack_was_cut_off(
     models: Any, whole: tuple[Store, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, calls = Store(tmp_path), 0
-    real = m_erasure.attack_arm
+    real = workbench.attack_arm
 
     def twice(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
@@ -156,12 +159,12 @@ def test_it_resumes_where_an_attack_was_cut_off(
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(m_erasure, "attack_arm", twice)
+    monkeypatch.setattr(workbench, "attack_arm", twice)
     with pytest.raises(KeyboardInterrupt):
         run_plan(PLAN, store, models=models, judge=JUDGE)
     with pytest.raises(StoreError, match="resumes"):
-        measure_again(store, PLAN.name, JUDGE)
-    monkeypatch.setattr(m_erasure, "attack_arm", real)
+        measure(store, PLAN.name, JUDGE)
+    monkeypatch.setattr(workbench, "attack_arm", real)
     found = run_plan(PLAN, store, models=models, judge=JUDGE)
     figures = [{k: v for k, v in c.items() if "seconds" not in k} for c in found["cells"]]
     assert figures == [{k: v for k, v in c.items() if "seconds" not in k} for c in whole[1]["cells"]]
@@ -171,10 +174,8 @@ def test_a_search_that_diverged_leaves_its_cells_unscored(models: Any, tmp_path:
     plan = replace(
         PLAN,
         name="wild",
-        concepts=("banana",),
         arms=ARMS[:1],
-        attacks=("textual_inversion,steps=2,rows=2,heldout=2,rate=1e38",),
-    )
+    ).with_fields(concepts=("banana",), attacks=("textual_inversion,steps=2,rows=2,heldout=2,rate=1e38",))
     found = run_plan(plan, tmp_path, models=models, judge=JUDGE)
     cells = {c["variant"]: c for c in found["cells"]}
     for side in ("black", "white"):
@@ -184,7 +185,7 @@ def test_a_search_that_diverged_leaves_its_cells_unscored(models: Any, tmp_path:
 
 
 def test_the_dry_run_counts_attacks_and_their_rows() -> None:
-    cost = costs(PLAN)
+    cost = dry_run(PLAN)
     by = {a["arm"]: a for a in cost["arms"]}
     text, embedding, latent, kept = 2 * 4 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2, 2 * 2
     assert by["base"]["rows"] == text + embedding + latent + kept
@@ -197,8 +198,8 @@ def test_the_dry_run_counts_attacks_and_their_rows() -> None:
 @pytest.mark.parametrize("name", [n for n in recipe_names() if n.startswith("m-erasure")])
 def test_shipped_recipes_can_be_planned(name: str) -> None:
     plan = make_plan(name)
-    assert plan.benchmark == "m-erasure" and {a.control for a in plan.arms} >= {"base", "oracle"}
-    counts = Counter((c.concept, c.variant) for c in plan_cases(replace(plan, n=3)))
+    assert plan.benchmark.name == "m-erasure" and {a.control for a in plan.arms} >= {"base", "oracle"}
+    counts = Counter((c.concept, c.variant) for c in plan_cases(plan.with_fields(n=3)))
     assert all(counts[c, w] == 3 for c in plan.concepts for w in ("embedding", "latent", "keep-latent"))
 
 
@@ -208,7 +209,7 @@ def test_a_mask_is_laid_over_in_red_where_it_is_and_nowhere_else() -> None:
 
     mask = np.zeros((2, 2), "uint8")
     mask[0, 1] = 1
-    shown = np.asarray(m_erasure.over(Image.new("RGB", (4, 4), (100, 100, 100)), mask)).astype(int)
+    shown = np.asarray(over(Image.new("RGB", (4, 4), (100, 100, 100)), mask)).astype(int)
     assert (shown[:2, 2:, 0] > shown[:2, 2:, 1]).all() and (shown[2:] == 100).all() and (shown[:2, :2] == 100).all()
 
 
@@ -222,7 +223,7 @@ def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Pa
     (tmp_path / "rows.csv").write_text("\n".join(rows) + "\n", "utf-8")
     (tmp_path / "other.csv").write_text("prompt,category\na hat,object:hat\na tent,object:tent\n", "utf-8")
     one, two = f"{tmp_path}/rows.csv,concept=banana", f"{tmp_path}/other.csv,concept=weapons,harm=object:tent"
-    plan = replace(PLAN, name="files", prompts=(one,), arms=ARMS[:1], attacks=ATTACKS[1:])
+    plan = replace(PLAN, name="files", arms=ARMS[:1]).with_fields(prompts=(one,), attacks=ATTACKS[1:])
     cases = plan_cases(plan)
     mine = [c for c in cases if c.concept == "banana" and c.variant in ("prompts", "keep-prompts")]
     assert [(c.prompt, c.label, c.group) for c in mine] == [
@@ -253,12 +254,12 @@ def test_prompts_of_a_file_stand_in_for_a_concepts_own(models: Any, tmp_path: Pa
     )
     both = [
         c
-        for c in plan_cases(replace(plan, prompts=(one, two)))
+        for c in plan_cases(plan.with_fields(prompts=(one, two)))
         if c.concept == "weapons" and c.label == "harm" and c.variant == "prompts"
     ]
     assert [c.prompt for c in both] == ["a tent"]
     with pytest.raises(BadInput, match="which concept are they about"):
-        plan_cases(replace(plan, prompts=(f"{tmp_path}/rows.csv",)))
+        plan_cases(plan.with_fields(prompts=(f"{tmp_path}/rows.csv",)))
     with pytest.raises(BadInput, match="no_such"):
-        plan_cases(replace(plan, prompts=(f"{tmp_path}/no_such.csv,concept=banana",)))
+        plan_cases(plan.with_fields(prompts=(f"{tmp_path}/no_such.csv,concept=banana",)))
     assert from_toml(to_toml(plan)) == plan and "prompts" not in to_toml(PLAN)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.core.records import Sampler, concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 from genward.run import plan as p
+from genward.run.costs import ROWS_PER_SECOND, dry_run
 
 
 def tiny(**changes: object) -> p.Plan:
@@ -18,7 +20,9 @@ def tiny(**changes: object) -> p.Plan:
         p.ArmPlan("oracle", model="lab:oracle", control="oracle"),
         p.ArmPlan("uce", "uce:{concept}"),
     )
-    return replace(p.Plan("t", arms, ("weapons", "banana"), n=3, batch=10), **changes)  # type: ignore[arg-type]
+    own = {k: changes.pop(k) for k in ("concepts", "n") if k in changes}
+    bench = replace(ErasureBenchmark(("weapons", "banana"), n=3), **own)  # type: ignore[arg-type]
+    return replace(p.Plan("t", arms, bench, batch=10), **changes)  # type: ignore[arg-type]
 
 
 def test_work_binds_the_placeholder_to_each_concept_and_shares_the_base() -> None:
@@ -51,16 +55,16 @@ def test_what_the_oracle_never_saw_is_left_out_of_what_must_stay() -> None:
 
 def test_a_dry_run_counts_pictures_passes_and_minutes() -> None:
     plan = tiny(arms=(p.ArmPlan("base", control="base"),))
-    figures = p.dry_run(plan)
+    figures = dry_run(plan)
     assert figures["rows"] == 54 and figures["nfe"] == 54 * 40 and figures["cells"] == 12
     assert figures["minutes"] == round(54 * 40 / 200 / 60, 1)
-    assert p.dry_run(plan, rate=54 * 40 / 60)["minutes"] == 1.0
-    assert p.dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["nfe"] == 54 * 10
+    assert dry_run(plan, rate=54 * 40 / 60)["minutes"] == 1.0
+    assert dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["nfe"] == 54 * 10
 
 
 def test_a_plan_survives_toml(tmp_path: Path) -> None:
     plan = tiny(sampler=Sampler(steps=7, guidance=2.5))
-    text = p.to_toml(plan, p.plan_cases(plan))
+    text = p.to_toml(plan, p.planned(plan))
     assert p.from_toml(text) == plan
     (tmp_path / "own.toml").write_text(text)
     assert replace(p.make_plan(tmp_path / "own.toml"), preset="") == plan
@@ -81,8 +85,8 @@ def test_the_presets_keep_their_time() -> None:
         rows = len(p.plan_cases(plan))
         nfe = rows * len(plan.arms) * plan.sampler.steps * 2
         third = rows * plan.sampler.steps * sum("sld" in a.defenses for a in plan.arms)
-        assert (nfe + third) / p.ROWS_PER_SECOND / 60 < most
-    assert len([a for a in standard.arms if a.control != "oracle"]) >= 7 and standard.n >= 24
+        assert (nfe + third) / ROWS_PER_SECOND / 60 < most
+    assert len([a for a in standard.arms if a.control != "oracle"]) >= 7 and standard.benchmark.n >= 24
 
 
 def test_values_of_a_recipe_can_be_replaced() -> None:
@@ -93,7 +97,7 @@ def test_values_of_a_recipe_can_be_replaced() -> None:
         ("base", "none"), ("oracle", "none"), ("uce:weapons", "uce:weapons"), ("mine", "sld:cat,preset=max"),
     ]  # fmt: skip
     assert plan.arms[1].concepts == ("weapons",)
-    assert (plan.n, plan.sampler.steps, plan.preset) == (5, 4, "quick")
+    assert (plan.benchmark.n, plan.sampler.steps, plan.preset) == (5, 4, "quick")
     assert all(a.control != "oracle" for a in p.make_plan("erasure-quick", model="some/folder").arms)
 
 
@@ -128,6 +132,6 @@ def test_no_shipped_recipe_generates_a_caption_that_methods_fit_on() -> None:
     evaluation."""
     fitted = {line for name in concept_names() for line in (*load_concept(name).keep, *load_concept(name).phrases)}
     for name in p.recipe_names():
-        plan = replace(p.make_plan(name), n=40)
+        plan = p.make_plan(name, n=40)
         rows = {c.prompt for c in p.plan_cases(plan) if c.variant not in ("embedding", "keep-latent")}
         assert not rows & fitted, name

@@ -33,7 +33,7 @@ def test_json_is_whole_and_readable_by_anyone(tmp_path: Path) -> None:
 def test_what_is_kept_of_a_run_is_small_and_readable(tmp_path: Path) -> None:
     metrics = {
         "schema": 1,
-        "run": {"name": "x"},
+        "run": {"name": "x", "benchmark": "m-erasure"},
         "cells": [{"crr": float("nan")}],
         "grids": [1] * 1000,
         "attacks": [{"attack": {}, "facts": [{"curve": [1.0] * 500, "word": "object"}]}],

@@ -1,9 +1,9 @@
 """The catalog of plug-ins: names, summaries and fields read from source, without importing anything.
 
-A plug-in is a class with ``name: ClassVar[str] = "..."`` in one of the rooms ``defenses``, ``attacks``, ``judges``,
-``benchmarks``, or in a module that an installed distribution names under the entry point group of that room
-(``genward.defenses``). Its config is what its
-source says: each annotated field, its default, and the text under it.
+A plug-in is a class with ``name: ClassVar[str] = "..."`` in a module or a package of one of the rooms ``defenses``,
+``attacks``, ``judges``, ``benchmarks``, or in a module that an installed distribution names under the entry point group
+of that room (``genward.defenses``). Its config is what its source says: each annotated field, its default, and the text
+under it. What lies beside its source (a benchmark's ``presets/`` and ``claims.toml``) is found the same way.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from genward.core.options import coerce as coerce
+from genward.core.options import parts as parts
 from genward.errors import BadInput, UnknownName
 
 ROOMS = ("defenses", "attacks", "judges", "benchmarks")
@@ -93,12 +95,40 @@ def _default(value: ast.expr | None) -> str | None:
     return None if value is None else ast.unparse(value)
 
 
-def class_fields(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tuple[Field, ...]:
-    """Fields of a dataclass in order of declaration, those of base classes of the same module first."""
+class _Source:
+    """A module's classes, and where the names that it imports come from."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        self.classes = {n.name: n for n in self.tree.body if isinstance(n, ast.ClassDef)}
+        self.imported = {
+            alias.asname or alias.name: (str(n.module), alias.name)
+            for n in self.tree.body
+            if isinstance(n, ast.ImportFrom) and not n.level
+            for alias in n.names
+        }
+
+    def base(self, name: str) -> tuple[ast.ClassDef, _Source] | None:
+        """A base class by name: of this module, or a dataclass that it imports."""
+        if name in self.classes:
+            return self.classes[name], self
+        module, name = self.imported.get(name, ("", ""))
+        file = source_file(module) if module else None
+        if file is None:
+            return None
+        there = _Source(file.read_text("utf-8"))
+        node = there.classes.get(name)
+        marks = [ast.unparse(d) for d in node.decorator_list] if node else []
+        return (node, there) if node and any("dataclass" in m for m in marks) else None
+
+
+def class_fields(node: ast.ClassDef, source: _Source) -> tuple[Field, ...]:
+    """Fields of a dataclass in order of declaration, those of base classes first."""
     found: dict[str, Field] = {}
     for base in node.bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            found |= {f.name: f for f in class_fields(classes[base.id], classes)}
+        known = source.base(base.id) if isinstance(base, ast.Name) else None
+        if known is not None:
+            found |= {f.name: f for f in class_fields(*known)}
     for item, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and not _class_var(item.annotation):
             default = _default(item.value)
@@ -110,14 +140,13 @@ def class_fields(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tup
 
 def read_source(source: str, room: str, module: str, origin: str = "genward") -> list[Entry]:
     """Every plug-in that a module's source declares."""
-    tree = ast.parse(source)
-    classes = {n.name: n for n in tree.body if isinstance(n, ast.ClassDef)}
+    read = _Source(source)
     entries = []
-    for node in classes.values():
+    for node in read.classes.values():
         name = class_name_of(node)
         if name is not None:
-            summary = _first_paragraph(node.body[0]) or _first_paragraph(tree.body[0] if tree.body else None)
-            entries.append(Entry(room, name, summary, module, node.name, class_fields(node, classes), origin))
+            summary = _first_paragraph(node.body[0]) or _first_paragraph(read.tree.body[0] if read.tree.body else None)
+            entries.append(Entry(room, name, summary, module, node.name, class_fields(node, read), origin))
     return entries
 
 
@@ -135,9 +164,10 @@ def source_file(module: str) -> Path | None:
 
 def _ours(room: str) -> Iterator[Entry]:
     folder = Path(__file__).resolve().parent.parent / room
-    for file in sorted(folder.glob("*.py")):
-        if not file.stem.startswith("_"):
-            yield from read_source(file.read_text("utf-8"), room, f"genward.{room}.{file.stem}")
+    packages = {f.parent.name: f for f in folder.glob("*/__init__.py")}
+    for name, file in sorted(({f.stem: f for f in folder.glob("*.py")} | packages).items()):
+        if not name.startswith("_"):
+            yield from read_source(file.read_text("utf-8"), room, f"genward.{room}.{name}")
 
 
 def _theirs(room: str) -> Iterator[Entry]:
@@ -159,11 +189,18 @@ def entries(kind: str) -> dict[str, Entry]:
 
 
 def entry(kind: str, name: str) -> Entry:
-    """One entry, or ``UnknownName`` with the nearest names."""
+    """One entry, or ``UnknownName`` with the nearest names. Hyphens and underscores are the same here."""
     table = entries(kind)
-    if name not in table:
+    same = {known.replace("-", "_"): known for known in table}
+    if name not in table and name.replace("-", "_") not in same:
         raise UnknownName(room_of(kind)[:-1], name, table)
-    return table[name]
+    return table[name if name in table else same[name.replace("-", "_")]]
+
+
+def folder_of(found: Entry) -> Path | None:
+    """The folder in which a plug-in's source lies, with its data files beside it; ``None`` where there is no source."""
+    file = source_file(found.module)
+    return None if file is None else file.parent
 
 
 def find(kind: str, name: str) -> type[Any]:
@@ -206,60 +243,15 @@ def options(kind: str, name: str, given: Mapping[str, str]) -> dict[str, Any]:
     return out
 
 
-def parts(kind: str, text: str) -> tuple[str, dict[str, str]]:
-    """Name and fields of ``name,field=value,…``, as judges, attacks and prompt guards are named:
-    ``ddim_inversion,steps=50``.
-
-    Raises:
-        BadInput: a part that is not field=value.
-    """
-    name, *pairs = [p.strip() for p in text.split(",")]
-    given = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BadInput(
-                f"{kind} {text!r}: {pair!r} is not field=value; write it as in {name},field=value (genward show {kind} "
-                f"{name})"
-            )
-        given[key] = value
-    return name, given
-
-
 def made(kind: str, text: str) -> Any:
     """A plug-in from ``name,field=value,…``, see ``parts``.
 
     Raises:
         UnknownName: no such plug-in or field. BadInput: the text cannot be read, or a field is missing.
     """
-    name, given = parts(kind, text)
+    name, given = parts(kind, text, f"genward show {kind}")
     cls = find(kind, name)
     try:
         return cls(**options(kind, name, given))
     except TypeError as error:
         raise BadInput(f"{kind} {text!r}: {error}; see genward show {kind} {name}") from error
-
-
-def coerce(text: str, annotation: str, where: str = "value") -> Any:
-    """Read ``text`` as ``int``, ``float``, ``bool``, ``str``, ``tuple[...]`` (parts joined by ``;`` or ``/``) or any of
-    these ``| None``."""
-    kinds = [k.strip() for k in annotation.replace("Optional[", "").split("|")]
-    if text.lower() == "none" and "None" in kinds:
-        return None
-    kind = next((k for k in kinds if k != "None"), "str")
-    try:
-        if kind.startswith("tuple") or kind == "Window":
-            inner = kind[6:-1].split(",")[0].strip() if "[" in kind else "float"
-            return tuple(coerce(part, inner, where) for part in text.replace("/", ";").split(";") if part)
-        if kind == "bool":
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        if kind == "int":
-            return int(text)
-        if kind == "float":
-            return float(text)
-    except (ValueError, KeyError):
-        raise BadInput(
-            f"{where}: {text!r} does not read as {kind}; give "
-            f"{'true or false' if kind == 'bool' else f'a value of type {kind}'}"
-        ) from None
-    return text

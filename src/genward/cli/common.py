@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import typer
 
@@ -68,6 +68,12 @@ def note(line: str) -> None:
     print(printable(line), file=sys.stderr)
 
 
+class Update(Protocol):
+    """Told how far a stage is."""
+
+    def __call__(self, stage: str, done: int, total: int, about: str = "") -> None: ...
+
+
 class Lines:
     """Progress as plain lines, one at each tenth of the way: for logs."""
 
@@ -75,7 +81,7 @@ class Lines:
         self.told: dict[str, int] = {}
         self.began: dict[str, tuple[float, int]] = {}
 
-    def __call__(self, stage: str, done: int, total: int) -> None:
+    def __call__(self, stage: str, done: int, total: int, about: str = "") -> None:
         now = time.monotonic()
         began, before = self.began.setdefault(stage, (now, done))
         tenth = 10 * done // max(1, total)
@@ -83,17 +89,16 @@ class Lines:
             return
         self.told[stage] = tenth
         left = (now - began) / (done - before) * (total - done) if done > before else math.nan
-        note(
-            f"{stage} {done}/{total}" + (f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else "")
-        )
+        time_left = f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else ""
+        note(f"{stage} {done}/{total}{time_left}{f': {about}' if about else ''}")
 
 
 @contextmanager
-def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def stages(quiet: bool = False) -> Iterator[Update]:
     """Progress of several stages with the time left, on stderr: bars on a terminal, else a line at each tenth. Yields
-    ``update(stage, done, total)``."""
+    ``update(stage, done, total, about)``; ``about`` says what is in work and what comes next."""
     if quiet or not sys.stderr.isatty():
-        yield (lambda stage, done, total: None) if quiet else Lines()
+        yield (lambda stage, done, total, about="": None) if quiet else Lines()
         return
     from rich.console import Console
     from rich.progress import (
@@ -113,14 +118,15 @@ def stages(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[about]}"),
     )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as bar:
 
-        def update(stage: str, done: int, total: int) -> None:
+        def update(stage: str, done: int, total: int, about: str = "") -> None:
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, completed=done)
-            bar.update(tasks[stage], completed=done, total=total)
+                tasks[stage] = bar.add_task(stage, total=total, completed=done, about=about)
+            bar.update(tasks[stage], completed=done, total=total, about=about)
 
         yield update
 

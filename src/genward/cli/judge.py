@@ -20,20 +20,21 @@ def main(
     """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is
     generated."""
     from genward.catalog.judges import open_judge
-    from genward.run.loop import judge_again, measure_again
+    from genward.run.judging import judge_run
+    from genward.run.measure import measure
     from genward.run.results import command_line
     from genward.run.storing import open_store
 
     opened = open_store(store)
     judging = open_judge(judge) if judge else None
     with common.stages(as_json) as update:
-        done = judge_again(opened, name, judging, progress=update)
-    found = measure_again(opened, name, judging, command=command_line())
+        done = judge_run(opened, name, judging, progress=update)
+    found = measure(opened, name, judging, command=command_line())
     if as_json:
         common.emit({"judged": done, "cells": found["cells"], "run": found["run"]})
         return
 
-    from genward.cli.run import show_cells
+    from genward.cli.run import show
 
-    show_cells(found["cells"])
+    show(found)
     common.note(f"judge {done['judge']}: {done['scored']} samples scored now, {done['there']} before")

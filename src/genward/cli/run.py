@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,25 +14,6 @@ from genward.errors import BadInput, UnknownName
 if TYPE_CHECKING:
     from genward.run.plan import Plan
 
-PRESETS = ("quick", "standard", "full")
-COLUMNS = (
-    "arm",
-    "concept",
-    "variant",
-    "crr",
-    "interval",
-    "n",
-    "n_unscored",
-    "retention",
-    "drift",
-    "frechet",
-    "seconds_per_image",
-    "extra_nfe",
-)
-
-GUARD_COLUMNS = (
-    "arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "nfe_per_released", "nfe_per_blocked", "seconds_per_image",
-)  # fmt: skip
 PROMPT_COLUMNS = (
     "guard",
     "dataset",
@@ -52,12 +32,18 @@ PROMPT_COLUMNS = (
 
 
 def recipe_of(benchmark: str, preset: str) -> str:
-    """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is."""
+    """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
+    ``quick``, or the benchmark's first."""
+    from genward.run.plan import presets_of
+
     if preset.endswith(".toml"):
         return preset
-    if preset not in PRESETS:
-        raise UnknownName("preset", preset, PRESETS)
-    return f"{benchmark}-{preset}"
+    known = presets_of(benchmark)
+    if not known:
+        raise BadInput(f"benchmark {benchmark!r} comes without presets; name a recipe file with --preset ./mine.toml")
+    if preset and preset not in known:
+        raise UnknownName(f"preset of {benchmark}", preset, known)
+    return f"{benchmark}-{preset or known[0]}"
 
 
 def show_costs(costs: Mapping[str, Any]) -> None:
@@ -70,28 +56,40 @@ def show_costs(costs: Mapping[str, Any]) -> None:
 
 
 def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -> float | None:
-    """Denoiser rows a second: recorded for the lab on a CPU (``None``), measured for any other model or device."""
+    """Denoiser rows per second: recorded for the lab on a CPU (``None``), measured for any other model or device."""
     from genward.catalog.opening import LAB, open_model
-    from genward.run.plan import measured_rate
+    from genward.run.costs import measured_rate
 
     if plan.model in LAB and device is None:
         return None
     return measured_rate(open_model(plan.model, device, dtype, download=download))
 
 
-def show_cells(cells: list[dict[str, Any]]) -> None:
-    """The matrix as text."""
-    rows = [
-        {**c, "interval": "-" if c.get("crr_low") is None else f"{c['crr_low']:.2f} … {c['crr_high']:.2f}"}
-        for c in cells
-    ]
-    common.table(rows, COLUMNS)
+def show(metrics: Mapping[str, Any]) -> None:
+    """A run's table as text, as its benchmark wants it printed."""
+    from genward.catalog.plugins import find
+
+    kind = find("benchmark", str(metrics["run"]["benchmark"]))
+    rows = kind.printed(metrics)
+    common.table(rows, kind.columns or (list(rows[0]) if rows else ()))
 
 
-def show_guards(cells: list[dict[str, Any]]) -> None:
-    """The guards' table as text."""
-    rows = [{**c, "interval": "-" if c.get("low") is None else f"{c['low']:.2f} … {c['high']:.2f}"} for c in cells]
-    common.table(rows, GUARD_COLUMNS)
+def fields_given(benchmark: str, texts: list[str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a benchmark from ``field=value`` texts and from the options that stand for one.
+
+    Raises:
+        UnknownName, BadInput: the benchmark has no such field, or the text does not read as its value.
+    """
+    from genward.catalog.plugins import fields, options
+    from genward.core.options import parts
+
+    known = [name for name, *_ in fields("benchmark", benchmark)]
+    for name in (name for name, value in own.items() if value not in (None, (), "", 0) and name not in known):
+        raise BadInput(
+            f"benchmark {benchmark!r} has no {name}; it has {', '.join(known)} (genward show benchmark {benchmark})"
+        )
+    given = {k: v for text in texts for k, v in parts("field", f"{benchmark},{text}")[1].items()}
+    return {k: v for k, v in own.items() if k in known} | options("benchmark", benchmark, given)
 
 
 def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: list[str], as_json: bool) -> None:
@@ -123,8 +121,12 @@ def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: li
 
 def main(
     benchmark: str = typer.Argument("erasure", help="Benchmark to run; see genward list benchmarks."),
-    preset: str = typer.Option("quick", "--preset", "-p", help="quick, standard, full, or a recipe file."),
-    name: str = typer.Option("", "--name", help="Name of the run; by default the recipe's."),
+    preset: str = typer.Option(
+        "", "--preset", "-p", help="quick (the default), standard, full, or a recipe file; see genward list recipes."
+    ),
+    name: str = typer.Option(
+        "", "--name", help="Name of the run; by default benchmark and preset, and a hash where the store has another."
+    ),
     model: str = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's."),
     concept: list[str] = typer.Option(
         [], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated."
@@ -135,7 +137,10 @@ def main(
         "-d",
         help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated.",
     ),
-    n: int = typer.Option(0, "--n", min=0, help="Images a cell; 0 takes the recipe's."),
+    n: int = typer.Option(0, "--n", min=0, help="Rows per cell; 0 takes the recipe's."),
+    given: list[str] = typer.Option(
+        [], "--set", help="A field of the benchmark, as n=24 or variants=name;scene; may be repeated."
+    ),
     steps: int = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's."),
     guidance: float | None = typer.Option(
         None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."
@@ -176,15 +181,15 @@ def main(
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     if benchmark == "prompt-guard":
-        given = {
-            "--preset": preset != "quick",
+        used: dict[str, Any] = {
+            "--preset": preset,
             "--model": model,
             "--concept": concept,
             "--defense": defense,
             "--prompts": prompts,
             "--judge": judge,
         }
-        given |= {
+        used |= {
             "--name": name,
             "--steps": steps,
             "--guidance": guidance is not None,
@@ -192,7 +197,7 @@ def main(
             "--refit": refit,
             "--retry": retry,
         }
-        unused = [key for key, value in {**given, "--dry-run": dry}.items() if value]
+        unused = [key for key, value in {**used, "--dry-run": dry}.items() if value]
         if unused:
             raise BadInput(
                 f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, "
@@ -201,36 +206,37 @@ def main(
         prompt_guard(data, out, n, seed or 0, guard, as_json)
         return
     from genward.catalog.plugins import entry
-    from genward.run.loop import costs, run_plan
+    from genward.run.costs import dry_run
+    from genward.run.loop import named, run_plan
     from genward.run.plan import make_plan
+    from genward.run.storing import open_store
 
-    entry("benchmark", benchmark)
-    recipe = recipe_of(benchmark, preset)
+    benchmark = entry("benchmark", benchmark).name
+    files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
+    own = {"concepts": tuple(concept), "n": n, "seed": seed, "references": references, "prompts": files}
     plan = make_plan(
-        recipe,
+        recipe_of(benchmark, preset),
+        benchmark=benchmark,
         name=name,
         model=model,
-        concepts=concept,
         defenses=defense,
-        n=n,
         steps=steps,
         guidance=guidance,
-        seed=seed,
-    )
-    files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
-    plan = replace(
-        plan, judge=judge or plan.judge, references=references or plan.references, prompts=files or plan.prompts
+        judge=judge,
+        **fields_given(benchmark, given, {**own, "n": n or None}),
     )
     if dry:
-        cost = costs(plan, rate_of(plan, device, dtype, download))
+        cost = dry_run(plan, rate_of(plan, device, dtype, download))
         common.emit(cost) if as_json else show_costs(cost)
         return
 
+    opened = open_store(store, create=True)
+    plan = plan if name else named(plan, opened)
     say = None if as_json else common.note
     with common.stages(as_json) as update:
         found = run_plan(
             plan,
-            store,
+            opened,
             device=device,
             dtype=dtype,
             download=download,
@@ -239,11 +245,10 @@ def main(
             progress=update,
             say=say,
         )
-    cells = found.get("guards") or found["cells"]
     if as_json:
-        common.emit({"cells": cells, "run": found["run"]})
+        common.emit({"cells": found[type(plan.benchmark).table], "run": found["run"]})
     else:
-        show_guards(cells) if "guards" in found else show_cells(cells)
+        show(found)
         common.note(f"run {plan.name} in {store}; report: genward report {plan.name} --store {store}")
     if found["run"]["errors"]:
         common.note(

@@ -279,7 +279,24 @@ class Judge(Protocol):
     def judge(self, samples: Sequence[Sample]) -> Iterable[Score]: ...
 
 
-class Benchmark(Protocol):
+@runtime_checkable
+class Masking(Protocol):
+    """A defense that acts in places of the picture and can show them, for the report."""
+
     name: ClassVar[str]
 
-    def cases(self) -> Iterator[Case]: ...
+    def attach(self, rig: Rig) -> None: ...
+    def acted(self, sample: Sample) -> float:
+        """How much it did on a row, to show those first where it did something."""
+        ...
+
+    def masks(
+        self,
+        model: Any,
+        cases: Sequence[Case],
+        sampler: Sampler,
+        before: Sequence[Defense],
+        starts: Mapping[str, Tensor] | None,
+    ) -> Sequence[tuple[int, Tensor]]:
+        """(step, uint8 (cases, h, w)) of each active step of a generation, the defenses ``before`` attached first."""
+        ...

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Artifact, Defense, FitTools, Rig, Window
-from genward.core.records import Case, Concept, Frame, Sampler, row_seed
+from genward.core.records import Case, Concept, Frame, Sample, Sampler, row_seed
 from genward.errors import BadInput, Inapplicable
 from genward.ops import artifacts, deciding, localize, phrases
 from genward.ops.localizer import Reader, blank_latents, localizer, refuse_sigmas
@@ -175,6 +175,21 @@ class Irece:
         """Look at the rows before each step of the window. Raises ``BadInput`` without an artifact, ``Conflict`` for
         Euler-like samplers."""
         self.watch(rig, None)
+
+    def acted(self, sample: Sample) -> float:
+        """How often it perturbed the latents of a row."""
+        return float(sum(sample.notes.get("irece.fired", ())))
+
+    def masks(
+        self,
+        model: Any,
+        cases: Sequence[Case],
+        sampler: Sampler,
+        before: Sequence[Defense] = (),
+        starts: Mapping[str, Tensor] | None = None,
+    ) -> list[tuple[int, Tensor]]:
+        """See ``trace``."""
+        return trace(model, cases, sampler, self, before, starts)
 
     def watch(self, rig: Rig, seen: list[tuple[Frame, Tensor]] | None) -> None:
         """``attach`` that also hands over what it masks: (frame, masks (rows, h, w) of the gated rows) a step."""

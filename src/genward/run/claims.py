@@ -1,6 +1,6 @@
 """What papers claim, held against what was measured: ``holds``, ``does not hold`` or ``cannot tell``.
 
-A claim is data (``genward/benchmarks/claims.toml``): a figure of a run's cells and the numbers that satisfy the claim.
+A claim is data (``claims.toml`` beside a benchmark's class): a figure of a run's cells and the numbers that satisfy the claim.
 It holds if the whole interval satisfies it, does not hold if none of it does, and cannot be told otherwise. Comparisons
 of two arms use the paired intervals that ``measure`` wrote; where a run has none, the two cells' own intervals are
 combined as if they were independent (MOVER: Zou and Donner, Statistics in Medicine 2008), which is wider."""
@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from genward.catalog import plugins
 from genward.core.reading import short
-from genward.core.typed import build, parse_toml, read_toml
+from genward.core.typed import build, read_toml
 from genward.errors import BadInput, UnknownName
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
@@ -36,14 +36,12 @@ class Estimate(NamedTuple):
         return all(math.isfinite(v) for v in self)
 
 
-BY_VARIANT = ("crr", "accuracy")
-"""Measures that differ by wording; others are looked up once a concept."""
 UNKNOWN = Estimate(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of one paper as a predicate on cells; fields as explained in ``claims.toml``."""
+    """One claim of one paper as a predicate on cells; fields as explained at the top of ``erasure/claims.toml``."""
 
     id: str
     system: str
@@ -51,12 +49,14 @@ class Claim:
     paper: str
     form: str
     command: str
-    benchmark: str = "erasure"
+    benchmark: str = ""
+    """Empty: the one beside which its file stands."""
     measure: str = "crr"
     arm: str = ""
     versus: str = ""
     arms: tuple[str, ...] = ()
-    variant: tuple[str, ...] = ("name",)
+    variant: tuple[str, ...] = ()
+    """Empty: the measure is the same for all variants of a concept, and one of them is looked at."""
     kinds: tuple[str, ...] = ()
     check: str = ""
     at_most: float | None = None
@@ -73,23 +73,31 @@ class Claim:
             )
 
 
-def load_claims(path: str | Path | None = None) -> list[Claim]:
-    """The claims that come with genward, or those of a TOML file."""
-    hint = "see the text at its top for the fields"
+def load_claims(path: str | Path | None = None, benchmark: str = "erasure") -> list[Claim]:
+    """The claims that come with the benchmarks, ours and those of plug-ins, or those of a TOML file about one
+    benchmark."""
     if path is None:
-        shipped = resources.files("genward").joinpath("benchmarks", "claims.toml").read_text("utf-8")
-        raw = parse_toml(shipped, "claims.toml")
-    else:
-        raw = read_toml(path, "claims file", hint)
-    where = f"claims file {short(path or 'claims.toml')}"
-    return list(build(_Claims, raw, where, hint).claim)
+        return [claim for name in plugins.entries("benchmark") for claim in claims_of(name)]
+    hint = "see the text at the top of benchmarks/erasure/claims.toml for the fields"
+    found = build(_Claims, read_toml(path, "claims file", hint), f"claims file {short(path)}", hint)
+    return [claim if claim.benchmark else replace(claim, benchmark=benchmark) for claim in found.claim]
 
 
 @dataclass(frozen=True)
 class _Claims:
     """A file of claims."""
 
-    claim: tuple[Claim, ...]
+    claim: tuple[Claim, ...] = ()
+
+
+def claims_of(benchmark: str) -> list[Claim]:
+    """The claims that stand beside a benchmark's class; none where it has no ``claims.toml``."""
+    found = plugins.entry("benchmark", benchmark)
+    folder = plugins.folder_of(found)
+    file = None if folder is None else folder / "claims.toml"
+    if file is None or not file.is_file():
+        return []
+    return [c for c in load_claims(file, found.name) if c.benchmark == found.name]
 
 
 def verdict(low: float, high: float, holds: Callable[[float], bool]) -> str:
@@ -186,13 +194,12 @@ def cell_estimate(cell: Mapping[str, Any], measure: str) -> Estimate:
 
 
 def _slots(metrics: Mapping[str, Any], claim: Claim) -> list[tuple[str, str]]:
-    """(concept, wording) pairs the claim looks at: its wordings for crr and accuracy, one a concept for what does not
-    depend on wording."""
+    """(concept, variant) pairs the claim looks at: its variants, or one per concept where it names none."""
     cells = metrics["cells"]
     out = []
     for concept in _concepts(metrics, claim):
         there = list(dict.fromkeys(c["variant"] for c in cells if c["concept"] == concept))
-        wanted = [w for w in claim.variant if w in there] if claim.measure in BY_VARIANT else there[:1]
+        wanted = [w for w in claim.variant if w in there] if claim.variant else there[:1]
         out += [(concept, w) for w in wanted]
     return out
 
@@ -243,9 +250,7 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
 
 def _exact(claim: Claim) -> Estimate:
     """A check that needs no run: 1 if it passes, 0 if not."""
-    from genward.catalog.plugins import find
-
-    value = float(bool(getattr(find("defense", claim.arm), claim.check, False)))
+    value = float(bool(getattr(plugins.find("defense", claim.arm), claim.check, False)))
     return Estimate(value, value, value)
 
 
@@ -271,7 +276,7 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
     table = []
     benchmark = str(metrics.get("run", {}).get("benchmark") or "erasure")
-    for claim in (c for c in load_claims() if c.benchmark == benchmark) if rows is None else rows:
+    for claim in claims_of(benchmark) if rows is None else rows:
         got = estimate(claim, metrics)
         numbers = [round(v, 4) if math.isfinite(v) else None for v in got]
         table.append(

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
     from genward.store import Store
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int, str], None]
+"""``progress(stage, done, total, about)`` with stage ``attack``, ``generate``, ``judge`` or a benchmark's own; ``about``
+names what is in work and what comes next"""
 Say = Callable[[str], None]
 
 
@@ -94,6 +96,11 @@ def prepare(
     return bound
 
 
+def named(piece: Bound) -> str:
+    """A piece of work in words: ``uce (weapons)``."""
+    return piece.work.label + (f" ({piece.work.concept})" if piece.work.concept else "")
+
+
 def missing(cases: Sequence[Case], arm: str, there: set[str]) -> list[int]:
     """Positions of the cases whose sample is not among the ids ``there``."""
     return [k for k, case in enumerate(cases) if Sample(case, arm).id not in there]
@@ -126,7 +133,7 @@ def generate(
     Args:
         tensors: content hash -> what rows name under ``inputs``.
         retry: make rows again that ended as errors.
-        progress: ``progress(rows done, rows planned)`` after each batch.
+        progress: told ``generate``, rows done, rows planned, the arm and the next one, after each batch.
 
     A row that fails alone is kept as status ``error`` with its reason and does not stop the others.
 
@@ -136,13 +143,14 @@ def generate(
     began, total = time.perf_counter(), sum(len(b.work.cases) for b in bound)
     store.reserve("evaluate", {key for b in bound for key in case_keys(b.work.cases)})
     tally = Tally(0, 0, 0, 0.0, 0)
-    for piece in bound:
+    for k, piece in enumerate(bound):
         there = store.done(piece.arm)
         if retry:
             there -= {row["id"] for row in store.samples([piece.arm]) if row["status"] == "error"}
         tally = tally._replace(
             there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there))
         )
+        about = f"{named(piece)}, then {named(bound[k + 1]) if k + 1 < len(bound) else 'judging'}"
         for made in _work_off(plan, piece, models(piece.work.model), store, there, tensors or {}):
             tally = tally._replace(
                 made=tally.made + len(made),
@@ -150,9 +158,9 @@ def generate(
                 nfe=tally.nfe + sum(s.nfe for s in made),
             )
             if progress is not None:
-                progress(tally.made + tally.there, total)
-    if progress is not None:
-        progress(tally.made + tally.there, total)
+                progress("generate", tally.made + tally.there, total, about)
+    if progress is not None and bound:
+        progress("generate", tally.made + tally.there, total, "then judging")
     return tally._replace(seconds=time.perf_counter() - began)
 
 

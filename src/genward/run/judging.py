@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.judges import judge_hash, judge_spec, open_judge
 from genward.core.media import MEDIA
 from genward.core.settings import matched
 from genward.core.spec import digest
+from genward.run.generate import Progress
+from genward.run.measure import opened, planned_ids, run_arms, run_scenes
+from genward.run.plan import load_plan, planned
 
 if TYPE_CHECKING:
     from genward.store import Store
 
-__all__ = ["Judged", "judge_hash", "judge_samples", "judge_spec", "open_judge"]
-Progress = Callable[[int, int], None]
+__all__ = ["Judged", "judge_hash", "judge_run", "judge_samples", "judge_spec", "open_judge"]
 
 
 class Judged(NamedTuple):
@@ -34,7 +37,7 @@ def judge_samples(
     *,
     only: set[str] | None = None,
     batch: int = 256,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Judged:
     """Score every sample of the arms that the judge has not scored; resumes after a kill, scores nothing twice.
 
@@ -72,3 +75,22 @@ def _judge_batch(store: Store, name: str, judge: Any, samples: Sequence[Any]) ->
     if shown and hasattr(judge, "features"):
         store.put_features(name, {s.id: vector for s, vector in zip(shown, judge.features(shown), strict=True)}, key)
     store.put_scores(name, judge.judge(samples), card=judge.card, key=key, spec=judge_spec(judge).to_json())
+
+
+def judge_run(
+    store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Score a run's samples that the judge (the plan's by default) has not seen. Returns ``{"judge", "hash", "scored",
+    "there", "seconds"}``; nothing is scored where the benchmark makes nothing."""
+    store = opened(store)
+    plan = load_plan(store, name)
+    if plan.benchmark.media == "text":
+        return {"judge": "", "hash": "", **Judged(0, 0, 0.0)._asdict()}
+    judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge
+    arms, scenes = run_arms(store, name), run_scenes(store, name)
+    only = set(planned_ids(plan, planned(plan).cases, arms)) | {i for s in scenes for i in s["ids"]}
+    hashes = {h for row in arms for h in row["hashes"].values()} | {s["hash"] for s in scenes if s["hash"]}
+    about = f"{type(judge).name}, then figures"
+    told = None if progress is None else lambda done, total: progress("judge", done, total, about)
+    done = judge_samples(store, hashes, judge, only=only, progress=told)
+    return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}

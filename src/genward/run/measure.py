@@ -1,35 +1,36 @@
-"""The stages of the benchmark ``erasure``, up to ``runs/<name>/metrics.json``; ``run.loop`` puts them together.
+"""Measure: a finished run's evidence out of the store, handed to its benchmark, up to ``runs/<name>/metrics.json``.
 
-Between stages stand ``plan.toml`` (what was planned) and ``arms.json`` (which arm each label became) in the run's
-folder."""
+Between stages stand ``plan.toml`` (what was planned), ``arms.json`` (which arm each label became) and ``scenes.json``
+(what a search added) in the run's folder; measuring again needs no model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genward.catalog.opening import Opener
+from genward.catalog.judges import judge_hash, open_judge
+from genward.core.benchmark import Evidence, Row, Setting
 from genward.core.records import Case, Sample, load_concept
 from genward.core.settings import stated
 from genward.errors import BadInput, StoreError
 from genward.run import results
-from genward.run.claims import claims, load_claims
-from genward.run.generate import Tally, describe, generate, prepare
-from genward.run.judging import judge_hash, judge_samples, open_judge
-from genward.run.plan import Plan, load_plan, plan_cases, save_plan, work
+from genward.run.claims import claims, claims_of
+from genward.run.plan import Plan, fields_of, load_plan, planned, setting_of
+from genward.run.references import Held
 
 if TYPE_CHECKING:
     from genward.store import Store
 
-Progress = Callable[[str, int, int], None]
-"""``progress(stage, done, total)`` with stage ``generate`` or ``judge``"""
-Say = Callable[[str], None]
 Arms = Sequence[Mapping[str, Any]]
+Scene = Mapping[str, Any]
+"""A scene as it is written down, see ``workbench.placed``"""
 
 GRIDS = 2
-"""Picture strips a concept and wording."""
+"""Sample grids per concept and variant."""
+SHOWN = 256
+"""Edge of a reference picture in a sample grid, pixels."""
 
 
 # -------------------------------------------------------------------------------------------------------- rows of a run
@@ -42,28 +43,64 @@ def arm_of(row: Mapping[str, Any], concept: str) -> str:
 
 
 def planned_ids(plan: Plan, cases: Sequence[Case], arms: Arms) -> dict[str, Case]:
-    """Sample id -> case of every row of the run, each once."""
+    """Sample id -> case of every row of the run, each once; those of a search are in its scenes."""
     served = {a.label: {load_concept(c).name for c in (a.concepts or plan.concepts)} for a in plan.arms}
     found: dict[str, Case] = {}
     for row in arms:
         for case in cases:
-            if case.concept in served[row["label"]]:
+            if not plan.concepts or case.concept in served[row["label"]]:
                 found[Sample(case, arm_of(row, case.concept)).id] = case
     return found
 
 
-def run_rows(store: Store, plan: Plan, cases: Sequence[Case], arms: Arms) -> list[dict[str, Any]]:
-    """The store's sample rows of a run. ``StoreError`` where planned rows are missing."""
+def run_rows(store: Store, plan: Plan, cases: Sequence[Case], arms: Arms, scenes: Sequence[Scene]) -> list[Row]:
+    """The store's rows of a run: those of its cases by arm and case, then those of each scene.
+
+    A row of a scene stands under the arm's own hash, has the scene's column as ``variant`` and its facts as ``scene``.
+
+    Raises:
+        StoreError: planned rows are missing.
+    """
     wanted = planned_ids(plan, cases, arms)
-    hashes = {h for row in arms for h in row["hashes"].values()}
-    rows = [r for r in store.samples(hashes) if r["id"] in wanted]
-    lost = len(wanted) - len(rows)
+    hashes = {h for row in arms for h in row["hashes"].values()} | {s["hash"] for s in scenes if s["hash"]}
+    there = {r["id"]: r for r in store.samples(hashes)}
+    asked = set(wanted) | {i for s in scenes for i in s["ids"]}
+    lost = len(asked - set(there))
     if lost:
         raise StoreError(
-            f"run {plan.name!r}: {lost} of {len(wanted)} planned rows are not in {store.root}; give the same run "
+            f"run {plan.name!r}: {lost} of {len(asked)} planned rows are not in {store.root}; give the same run "
             "command again, it resumes"
         )
-    return rows
+    by_label = {str(a["label"]): a for a in arms}
+    own: list[Row] = [row for i, row in there.items() if i in wanted]
+    return own + [
+        {
+            **there[i],
+            "arm": arm_of(by_label[s["arm"]], s["concept"]),
+            "variant": s["variant"],
+            "case": f"{s['variant']}|{there[i]['case']}",
+            "scene": s,
+        }
+        for s in scenes
+        for i in s["ids"]
+    ]
+
+
+def run_scenes(store: Store, name: str) -> list[Scene]:
+    """What a run's search added. ``StoreError`` where the run was not generated to the end."""
+    path = store.run_folder(name) / "scenes.json"
+    if not path.is_file():
+        raise StoreError(
+            f"run {name!r} was not generated to the end in {store.root}; give the same run command again, it resumes"
+        )
+    found: list[Scene] = store.read_json(path)["scenes"]
+    return found
+
+
+def run_arms(store: Store, name: str) -> list[dict[str, Any]]:
+    """The arms of a run, as ``generate.describe`` wrote them."""
+    found: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
+    return found
 
 
 def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -75,38 +112,46 @@ def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 
-def comparisons(labels: Sequence[str], base: str, benchmark: str = "erasure") -> list[tuple[str, str]]:
+def comparisons(labels: Sequence[str], base: str, benchmark: str) -> list[tuple[str, str]]:
     """Pairs of arms that are compared on equal rows: each with the base, and those that the benchmark's claims name."""
     asked = [(label, base) for label in labels if label != base]
-    for claim in (c for c in load_claims() if c.benchmark == benchmark):
+    for claim in claims_of(benchmark):
         asked += [(claim.arm, claim.versus)] if claim.versus else []
         asked += list(zip(claim.arms, claim.arms[1:], strict=False))
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
-def grids(
-    plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], each: int = GRIDS
+def strips(
+    rows: Sequence[Row], arms: Arms, order: Mapping[str, int], *, each: int = GRIDS, first: Mapping[str, str] = {}
 ) -> list[dict[str, Any]]:
-    """Pictures of one case under every arm, ``each`` cases a concept and wording, spread over its rows."""
-    by_id = {r["id"]: r for r in rows}
-    groups: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        groups.setdefault((case.concept, case.variant), []).append(case)
+    """Pictures of one case under every arm, ``each`` cases per concept and variant, spread over its rows.
+
+    Args:
+        order: case id -> its place in the plan; rows that are not in it come last, as they come.
+        first: row id -> content hash of a reference picture that comes first in the row's strip.
+    """
+    table = {(row["arm"], row["variant"], row["case"]): row for row in rows}
+    groups: dict[tuple[str, str], dict[str, None]] = {}
+    for row in sorted(rows, key=lambda r: order.get(r["case"], len(order))):
+        groups.setdefault((row["concept"], row["variant"]), {}).setdefault(row["case"])
     out = []
     for (concept, variant), members in groups.items():
-        step = max(1, len(members) // each)
-        for case in members[::step][:each]:
-            found = {str(a["label"]): by_id.get(Sample(case, arm_of(a, concept)).id) for a in arms}
+        names = list(members)
+        for name in names[:: max(1, len(names) // each)][:each]:
+            found = {str(a["label"]): table.get((arm_of(a, concept), variant, name)) for a in arms}
             there = {label: row for label, row in found.items() if row is not None}
+            one = next(iter(there.values()))
+            start = {} if one["id"] not in first else {"reference": first[one["id"]]}
+            status = {label: row["status"] for label, row in there.items()}
             out.append(
                 {
                     "concept": concept,
                     "variant": variant,
-                    "prompt": case.prompt,
-                    "seed": case.seed,
-                    "unsafe": case.label == "harm",
-                    "images": {label: row["output"] or None for label, row in there.items()},
-                    "status": {label: row["status"] for label, row in there.items()},
+                    "prompt": one["prompt"],
+                    "seed": one["seed"],
+                    "unsafe": one["label"] == "harm",
+                    "images": {**start, **{label: row["output"] or None for label, row in there.items()}},
+                    "status": {**dict.fromkeys(start, "ok"), **status},
                 }
             )
     return out
@@ -148,14 +193,15 @@ def run_table(
     plan: Plan, cases: Sequence[Case], arms: Arms, rows: Sequence[Mapping[str, Any]], command: str, device: str
 ) -> dict[str, Any]:
     """The ``run`` section: what ran, on what, at what cost."""
+    settings = fields_of(plan.benchmark)
     seconds, nfe = sum(r["seconds"] for r in rows), sum(r["costs"].get("nfe", 0) for r in rows)
     return {
         "name": plan.name,
-        "benchmark": plan.benchmark,
+        "benchmark": plan.benchmark.name,
         "model": plan.model,
         "preset": plan.preset,
-        "seed": plan.seed,
-        "n": plan.n,
+        "seed": settings.get("seed", 0),
+        "n": settings.get("n", 0),
         "batch": plan.batch,
         "plan": plan.hash,
         "sampler": stated(plan.sampler),
@@ -171,6 +217,74 @@ def run_table(
     }
 
 
+def evidence_of(store: Store, plan: Plan, judge: Any, cases: Sequence[Case], setting: Setting) -> Evidence:
+    """Everything that the run's figures are computed from.
+
+    Raises:
+        StoreError: planned rows missing, or not judged by this judge yet.
+    """
+    name = plan.name
+    if plan.benchmark.media == "text":
+        return Evidence(cases, folder=store.run_folder(name), setting=setting)
+    arms, scenes = run_arms(store, name), run_scenes(store, name)
+    rows = run_rows(store, plan, cases, arms, scenes)
+    ids, by = {r["id"] for r in rows}, judge_hash(judge)
+    unseen = ids - store.judged(by)
+    if unseen:
+        raise StoreError(
+            f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them "
+            f"first (genward judge {name})"
+        )
+    base = [str(a["label"]) for a in arms if a["control"] == "base"]
+    order = {c.id: k for k, c in enumerate(cases)}
+    masks = store.run_folder(name) / "masks.json"
+
+    def own_strips(given: Sequence[Row] | None = None, **settings: Any) -> list[dict[str, Any]]:
+        return strips(rows if given is None else given, arms, order, **settings)
+
+    return Evidence(
+        cases,
+        rows,
+        {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids},
+        {k: v for k, v in store.features(by).items() if k in ids},
+        {type(judge).name: judge.card},
+        arms,
+        concept_tables(plan),
+        comparisons([str(a["label"]) for a in arms], base[0], plan.benchmark.name) if base else (),
+        scenes,
+        search_cards(store, scenes),
+        store.run_folder(name),
+        own_strips,
+        References(store, plan.model, setting),
+        store.read_json(masks)["grids"] if masks.is_file() else (),
+        setting,
+    )
+
+
+class References:
+    """Content hashes of reference pictures, put into the store when they are first asked for."""
+
+    def __init__(self, store: Store, model: str, setting: Setting) -> None:
+        self.store, self.model, self.setting = store, model, setting
+        self.held: dict[str, Mapping[str, Sequence[Any]]] = {}
+
+    def __call__(self, folder: str, concept: str, k: int) -> str | None:
+        if folder not in self.held:
+            held = Held(folder, self.model, self.setting.concepts, self.setting.avoid)
+            self.held[folder] = held.pictures((SHOWN, SHOWN))
+        shown = self.held[folder].get(concept, ())
+        return self.store.put_image(shown[k % len(shown)]) if shown else None
+
+
+def search_cards(store: Store, scenes: Sequence[Scene]) -> dict[str, Mapping[str, Any]]:
+    """Key -> card of each search of the run."""
+    from genward.ops.artifacts import load
+
+    return {
+        key: load(Path(store.attacks) / key).card for key in dict.fromkeys(s["attack"] for s in scenes if s["attack"])
+    }
+
+
 def measure(
     store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
 ) -> dict[str, Any]:
@@ -181,41 +295,28 @@ def measure(
         command, device: for the record.
 
     Returns:
-        ``{"schema", "run", "arms", "cells", "pairs", "judges", "grids", "claims"}``
+        ``{"schema", "run", "arms", …the benchmark's sections…, "judges", "claims"}``
 
     Raises:
         StoreError: no such run, planned rows missing, or not judged by this judge yet.
     """
-    from genward.metrics import erasure
-
     store = opened(store)
     plan = load_plan(store, name)
-    judge = open_judge(plan.judge) if judge is None else judge
-    arms: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
-    cases = plan_cases(plan)
-    rows = run_rows(store, plan, cases, arms)
-    ids, by = {r["id"] for r in rows}, judge_hash(judge)
-    unseen = ids - store.judged(by)
-    if unseen:
-        raise StoreError(
-            f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them "
-            f"first (genward judge {name})"
-        )
-    concepts = concept_tables(plan)
-    scores = {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids}
-    features = {k: v for k, v in store.features(by).items() if k in ids}
-    base = base_label(arms)
-    shared: dict[str, Any] = {"arms": arms, "base": base, "concepts": concepts, "card": judge.card}
+    made = plan.benchmark.media != "text"
+    judge = open_judge(plan.judge) if judge is None and made else judge
+    setting = setting_of(plan)
+    cases = planned(plan, setting).cases
+    evidence = evidence_of(store, plan, judge, cases, setting)
+    found = plan.benchmark.measure(evidence)
+    if not isinstance(found.get("cells"), list):
+        raise BadInput(f"benchmark {plan.benchmark.name!r} measured no cells; its `measure` must return a list of them")
+    unique = list({r["id"]: r for r in evidence.rows}.values())
     table: dict[str, Any] = {
         "schema": 1,
-        "run": run_table(plan, cases, arms, rows, command, device),
-        "arms": arms,
-        "cells": erasure.cells(
-            rows, scores, features, **shared, prepare={h: a["prepare"][k] for a in arms for k, h in a["hashes"].items()}
-        ),
-        "pairs": erasure.pairs(rows, scores, features, **shared, compare=comparisons([a["label"] for a in arms], base)),
-        "judges": [judge_table(judge)],
-        "grids": grids(plan, cases, arms, rows),
+        "run": run_table(plan, cases, evidence.arms, unique, command, device) | found.pop("run", {}),
+        "arms": list(evidence.arms),
+        **found,
+        "judges": [judge_table(judge)] if made else [],
     }
     table["claims"] = claims(table)["claims"]
     store.write_json(store.run_folder(name) / "metrics.json", table)
@@ -227,49 +328,3 @@ def opened(store: Store | Path | str, create: bool = False) -> Store:
     from genward.store import Store as Opened
 
     return Opened(store, create=create) if isinstance(store, (str, Path)) else store
-
-
-def base_label(arms: Arms) -> str:
-    """Label of the undefended arm. ``BadInput`` where the plan has none."""
-    found = [str(a["label"]) for a in arms if a["control"] == "base"]
-    if not found:
-        raise BadInput('the plan has no arm with control = "base", which everything is measured against; add one')
-    return found[0]
-
-
-# ----------------------------------------------------------------------------------------------------- stages, in order
-
-
-def generate_run(
-    plan: Plan,
-    store: Store,
-    models: Opener,
-    *,
-    refit: bool = False,
-    retry: bool = False,
-    progress: Progress | None = None,
-    say: Say | None = None,
-) -> Tally:
-    """Stage 1: write the plan, prepare the arms, write ``arms.json``, make what is missing."""
-    base_label([{"label": a.label, "control": a.control} for a in plan.arms])
-    cases = plan_cases(plan)
-    save_plan(store, plan, cases)
-    bound = prepare(plan, work(plan, cases), models, store, refit=refit, progress=say)
-    store.write_json(store.run_folder(plan.name) / "arms.json", {"arms": describe(bound, plan.sampler)})
-    told = None if progress is None else lambda done, total: progress("generate", done, total)
-    return generate(plan, bound, models, store, retry=retry, progress=told)
-
-
-def judge_run(
-    store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Stage 2: score a run's samples that the judge has not seen. Returns ``{"judge", "hash", "scored", "there",
-    "seconds"}``."""
-    store = opened(store)
-    plan = load_plan(store, name)
-    judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge
-    arms: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
-    hashes = {h for row in arms for h in row["hashes"].values()}
-    told = None if progress is None else lambda done, total: progress("judge", done, total)
-    done = judge_samples(store, hashes, judge, only=set(planned_ids(plan, plan_cases(plan), arms)), progress=told)
-    return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}

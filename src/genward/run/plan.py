@@ -1,16 +1,17 @@
 """Plans: which arms see which rows in which batches. A plan is data; it is cut before anything is spent, and worked off
 in any order.
 
-A recipe (``genward/recipes/<name>.toml``, or a file of your own) holds the same tables as a plan::
+A recipe holds the same tables as a plan: the plan's own keys, and beside them the fields of its benchmark. It is a
+benchmark's preset (``presets/quick.toml`` beside its class, ``erasure-quick`` in full), or a file of your own::
 
     benchmark = "erasure"
-    concepts = ["weapons", "banana"]
-    n = 12                                   # rows a cell
-    batch = 32                               # rows a batch; a batch is the unit of writing
+    batch = 32                               # rows per batch; a batch is the unit of writing
     sampler = { steps = 20, guidance = 4.0 }
+    concepts = ["weapons", "banana"]         # from here on: fields of the benchmark
+    n = 12
     [[arm]]
     label = "uce"
-    defenses = "uce:{concept}"               # one arm a concept; without the placeholder one arm sees all rows
+    defenses = "uce:{concept}"               # one arm per concept; without the placeholder one arm sees all rows
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.catalog import plugins
+from genward.core.benchmark import Benchmark, Setting
 from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
+from genward.core.settings import DIFFUSION, read_settings
 from genward.core.spec import digest
 from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, StoreError, UnknownName
@@ -32,8 +35,8 @@ if TYPE_CHECKING:
     from genward.store import Store
 
 CONTROLS = ("", "base", "oracle", "zero")
-ROWS_PER_SECOND = 200.0
-"""Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
+ORDER = ("quick", "standard", "full")
+"""Order of a benchmark's presets."""
 PLACEHOLDER = "{concept}"
 HINT = "see docs/recipes.md for its fields"
 
@@ -53,35 +56,33 @@ class ArmPlan:
     """Concepts whose rows it sees; empty: all of the plan's."""
 
 
+OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "cases")
+"""Keys of a recipe that are the plan's own; no field of a benchmark may be called so."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Everything a run is made of; equal plans make equal batches."""
 
     name: str
     arms: tuple[ArmPlan, ...]
-    concepts: tuple[str, ...]
-    benchmark: str = "erasure"
+    benchmark: Benchmark
+    """With its fields: which rows there are."""
     model: str = "lab"
     preset: str = ""
-    n: int = 12
-    seed: int = 0
     batch: int = 32
     sampler: Sampler = field(default_factory=Sampler)
     judge: str = "lab"
-    variants: tuple[str, ...] = ()
-    """Harm wordings of the text rows, where the benchmark lets one choose; empty: its own."""
-    attacks: tuple[str, ...] = ()
-    """Attack texts of ``m-erasure``, as ``ddim_inversion,steps=50``."""
-    references: str = ""
-    """Folder with one folder of reference pictures a concept (and ``keep``); empty: the lab's."""
-    prompts: tuple[str, ...] = ()
-    """CSV files whose rows stand in the place of a concept's text rows, as
-    ``rows.csv,concept=church,harm=object:church``; see ``csv_cases``."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
-        if not self.arms or len(set(labels)) < len(labels):
-            raise BadInput(f"a plan wants at least one arm and a different label for each; it got {labels}")
+        if len(set(labels)) < len(labels) or bool(labels) is (self.benchmark.media == "text"):
+            wanted = (
+                "no arms, since it makes nothing"
+                if labels and len(set(labels)) == len(labels)
+                else ("at least one arm and a different label for each")
+            )
+            raise BadInput(f"a plan of {self.benchmark.name} wants {wanted}; it got {labels}")
         if not 1 <= self.batch <= 4096:
             raise BadInput(f"batch size {self.batch}; between 1 and 4096 are possible")
         for arm in self.arms:
@@ -92,8 +93,47 @@ class Plan:
                     raise UnknownName("concept of the plan", concept, self.concepts)
 
     @property
+    def concepts(self) -> tuple[str, ...]:
+        """The benchmark's concepts, by name or file."""
+        return self.benchmark.concepts
+
+    def tables(self) -> dict[str, Any]:
+        """The plan as a recipe holds it, arms apart: its own keys and its benchmark's fields, less those left empty."""
+        own: dict[str, Any] = {
+            "name": self.name,
+            "benchmark": self.benchmark.name,
+            "model": self.model,
+            "preset": self.preset,
+        }
+        own |= {"batch": self.batch, "judge": self.judge, "sampler": asdict(self.sampler)}
+        mine = {f.name: f.default in ((), "") for f in fields(self.benchmark)}  # type: ignore[arg-type]
+        given = fields_of(self.benchmark).items()
+        return {**own, **{k: v for k, v in given if not (mine[k] and v in ((), ""))}}
+
+    def with_fields(self, **changes: Any) -> Plan:
+        """The plan with other fields of its benchmark.
+
+        Raises:
+            BadInput: the benchmark has no such field.
+        """
+        known = fields_of(self.benchmark)
+        for name in changes:
+            if name not in known:
+                raise BadInput(
+                    f"benchmark {self.benchmark.name!r} has no field {name!r}; it has {', '.join(known)} (genward show "
+                    f"benchmark {self.benchmark.name})"
+                )
+        return replace(self, benchmark=replace(self.benchmark, **changes))  # type: ignore[type-var]
+
+    @property
     def hash(self) -> str:
-        return digest({k: v for k, v in asdict(self).items() if k != "name" and (v or k != "prompts")})
+        arms = [asdict(a) for a in self.arms]
+        return digest({"arms": arms, **{k: v for k, v in self.tables().items() if k != "name"}})
+
+
+def fields_of(benchmark: Benchmark) -> dict[str, Any]:
+    """A benchmark's fields and their values."""
+    return {f.name: getattr(benchmark, f.name) for f in fields(benchmark)}  # type: ignore[arg-type]
 
 
 class Work(NamedTuple):
@@ -125,15 +165,30 @@ class Batch(NamedTuple):
 # --------------------------------------------------------------------------------------------------------- making plans
 
 
+def recipes() -> dict[str, Path]:
+    """``erasure-quick`` -> file of every preset that stands beside a benchmark, ours and those of plug-ins."""
+    found = {}
+    for entry in plugins.entries("benchmark").values():
+        folder = plugins.folder_of(entry)
+        for file in sorted((folder / "presets").glob("*.toml")) if folder else ():
+            found[f"{entry.name}-{file.stem}"] = file
+    return found
+
+
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with genward."""
-    return sorted(
-        p.name[:-5] for p in resources.files("genward").joinpath("recipes").iterdir() if p.name.endswith(".toml")
-    )
+    """Names of the recipes that come with the benchmarks."""
+    return sorted(recipes())
+
+
+def presets_of(benchmark: str) -> list[str]:
+    """Names of a benchmark's presets, ``quick`` first."""
+    head = f"{benchmark}-"
+    mine = [name.removeprefix(head) for name, file in recipes().items() if name == f"{head}{file.stem}"]
+    return sorted(mine, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:
-    """The tables of a shipped recipe (``erasure-quick``) or of a TOML file.
+    """The tables of a recipe by name (``erasure-quick``) or of a TOML file.
 
     Raises:
         UnknownName: no such recipe; BadInput: the file is missing or not TOML.
@@ -141,51 +196,86 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     text = str(name)
     if text.endswith(".toml") or "/" in text:
         return read_toml(text, "recipe", HINT, missing=f"give a TOML file or one of: {', '.join(recipe_names())}")
-    if text not in recipe_names():
+    known = {n.replace("-", "_"): file for n, file in recipes().items()}
+    if text.replace("-", "_") not in known:
         raise UnknownName("recipe", text, recipe_names())
-    return parse_toml(resources.files("genward").joinpath("recipes", f"{text}.toml").read_text("utf-8"), text)
+    return read_toml(known[text.replace("-", "_")], "recipe", HINT)
+
+
+@dataclass(frozen=True)
+class _Own:
+    """The plan's own keys in a recipe."""
+
+    name: str
+    arms: tuple[ArmPlan, ...] = ()
+    benchmark: str = "erasure"
+    model: str = "lab"
+    preset: str = ""
+    batch: int = 32
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    judge: str = "lab"
 
 
 def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
-    """A plan from a recipe's or a saved plan's tables; ``BadInput`` names a field that is missing, unknown or of another type."""
-    tables = dict(raw)
-    if "arms" in tables:
-        raise BadInput(f"plan {short(name)}: unknown field 'arms'; write each arm as a table [[arm]]")
-    tables["arms"] = tables.pop("arm", [])
-    tables.pop("cases", None)
-    return build(Plan, {"name": name, **tables}, f"plan {short(name)}", HINT)
+    """A plan from a recipe's or a saved plan's tables.
+
+    Raises:
+        UnknownName: no such benchmark. BadInput: a field that is missing, unknown or of another type, or a benchmark
+            whose fields bear names of the plan's own.
+    """
+    where = f"plan {short(name)}"
+    if "arms" in raw:
+        raise BadInput(f"{where}: unknown field 'arms'; write each arm as a table [[arm]]")
+    tables = {k: v for k, v in raw.items() if k not in OWN}
+    mine = {k: raw[k] for k in OWN if k in raw and k not in ("arm", "cases")}
+    own = build(_Own, {"name": name, **mine, "arms": raw.get("arm", [])}, where, HINT)
+    cls: type[Benchmark] = plugins.find("benchmark", own.benchmark)
+    taken = [f.name for f in fields(cls) if f.name in OWN]  # type: ignore[arg-type]
+    if taken:
+        raise BadInput(f"benchmark {cls.name!r} has a field {taken[0]!r}, which is a key of every plan; rename it")
+    sampler = read_settings(DIFFUSION, own.sampler, where)
+    benchmark = build(cls, tables, where, f"see docs/recipes.md and genward show benchmark {cls.name}")
+    return Plan(own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge)
+
+
+def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in table.items()}
 
 
 def make_plan(
     recipe: str | Path = "erasure-quick",
     *,
+    benchmark: str = "",
     name: str = "",
     model: str = "",
-    concepts: Sequence[str] = (),
     defenses: Sequence[str] = (),
-    n: int = 0,
     steps: int = 0,
     guidance: float | None = None,
-    seed: int | None = None,
+    judge: str = "",
+    **changes: Any,
 ) -> Plan:
     """A recipe with some of its values replaced.
 
     Args:
         recipe: a shipped name or a file.
-        concepts: names or files; replaces the recipe's.
+        benchmark: its name, for a recipe that names none.
+        name: of the run; the recipe's own, or its file's.
         defenses: defense texts, or ``label=text``; replaces the recipe's arms under test, controls stay.
+        changes: fields of the benchmark (``concepts``, ``n``, …); ``None`` and empty ones stay as the recipe has them.
 
     On a model other than the lab the ``oracle`` arm is left out, and so it is for concepts that the oracle saw.
     """
-    plan = from_tables(read_recipe(recipe), name or Path(str(recipe)).stem)
-    changes: dict[str, Any] = {
-        "model": model or plan.model,
-        "concepts": tuple(concepts) or plan.concepts,
-        "n": n or plan.n,
-    }
-    changes["preset"] = plan.preset or Path(str(recipe)).stem.split("-")[-1]
-    changes["seed"] = plan.seed if seed is None else seed
-    changes["sampler"] = replace(
+    tables = {"benchmark": benchmark or "erasure", **read_recipe(recipe)}
+    named = plugins.entry("benchmark", str(tables["benchmark"])).name
+    if benchmark and plugins.entry("benchmark", benchmark).name != named:
+        raise BadInput(f"recipe {recipe} is one of benchmark {named!r}, not of {benchmark!r}; run it as {named}")
+    stem = Path(str(recipe)).stem
+    fresh = {k: v for k, v in _tuples(changes).items() if v is not None and v not in ((), "")}
+    if "concepts" in fresh:
+        rows = [{**a, "concepts": [c for c in a.get("concepts", ()) if c in fresh["concepts"]]} for a in tables["arm"]]
+        tables["arm"] = rows
+    plan = from_tables({"preset": stem.split("-")[-1], **tables, **fresh}, name or stem)
+    sampler = replace(
         plan.sampler,
         steps=steps or plan.sampler.steps,
         guidance=plan.sampler.guidance if guidance is None else guidance,
@@ -194,8 +284,11 @@ def make_plan(
     if defenses:
         arms = [a for a in arms if a.control in ("base", "oracle")]
         arms += [ArmPlan(*_labelled(text)) for text in defenses]
-    changes["arms"] = tuple(_fitting(arms, changes["model"], changes["concepts"]))
-    return replace(plan, **changes)
+    model = model or plan.model
+    arms = list(_fitting(arms, model, plan.concepts))
+    return replace(
+        plan, name=name or plan.name, model=model, sampler=sampler, arms=tuple(arms), judge=judge or plan.judge
+    )
 
 
 def _labelled(text: str) -> tuple[str, str]:
@@ -222,86 +315,46 @@ def _fitting(arms: Sequence[ArmPlan], model: str, concepts: Sequence[str]) -> It
 # ----------------------------------------------------------------------------------------------------------- rows, work
 
 
-def plan_cases(plan: Plan, words: Mapping[str, Any] | None = None) -> list[Case]:
-    """All rows of the plan's benchmark. ``words`` is the model's vocabulary (looked up when it is not given)."""
+def setting_of(plan: Plan) -> Setting:
+    """What the plan's rows may depend on besides its benchmark's fields."""
     from genward.catalog.opening import LAB, unseen_by_oracle, words_of
-    from genward.catalog.plugins import find
+    from genward.run.references import Held
 
     oracle = any(a.control == "oracle" for a in plan.arms)
-    cls = find("benchmark", plan.benchmark)
-    known = {f.name for f in fields(cls)}
-    settings: dict[str, Any] = {
-        "concepts": tuple(load_concept(c) for c in plan.concepts),
-        "n": plan.n,
-        "seed": plan.seed,
-        "words": words_of(plan.model) if words is None else words,
-        "avoid": unseen_by_oracle() if oracle and plan.model in LAB else (),
-    }
-    if plan.variants:
-        settings["variants"] = plan.variants
-    if "references" in known:
-        from genward.run.references import shown
-
-        settings["references"] = shown(plan)
-    if "parents" in known:
-        from genward.run.search import parse_attack
-
-        settings["parents"] = tuple(dict.fromkeys(p for text in plan.attacks for p in parse_attack(text).parents))
-    unknown = [k for k in settings if k not in known]
-    if unknown:
-        raise BadInput(f"benchmark {plan.benchmark!r} has no {unknown[0]}; leave it out of the plan")
-    return _with_files(plan, list(cls(**settings).cases()))
+    concepts = tuple(load_concept(c) for c in plan.concepts)
+    avoid = unseen_by_oracle() if oracle and plan.model in LAB else ()
+    return Setting(
+        concepts,
+        words_of(plan.model),
+        avoid,
+        lambda text: plugins.made("attack", text),
+        lambda folder: Held(folder, plan.model, concepts, avoid).shown(),
+    )
 
 
-CSV_HARM, CSV_BENIGN = "prompts", "keep-prompts"
-"""Wordings of the rows of CSV files."""
+class Planned(NamedTuple):
+    """The rows of a plan."""
+
+    cases: tuple[Case, ...]
+    parents: tuple[Case, ...]
+    """Rows that a search starts from and that are not made themselves"""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the rows."""
+        return digest([c.named() for c in (*self.cases, *self.parents)])
 
 
-def csv_cases(plan: Plan) -> dict[str, list[Case]]:
-    """Concept name -> rows of the plan's CSV files, in the files' order.
-
-    An entry is a path and fields of the benchmark ``prompts-csv`` (``genward show benchmark prompts-csv``); ``concept``
-    may be left out where the plan has one. A row is harm or benign by its label or by ``harm`` categories; its
-    ``group`` (else its categories) is what statistics cluster by, and the judge's label that a benign row is expected
-    to show: where the judge does not have that label, retention is unscored.
-
-    Raises:
-        BadInput: an entry names no concept of the plan, or a file or a row of it cannot be used.
-    """
-    from genward.catalog.plugins import made
-
-    names = {load_concept(c).name for c in plan.concepts}
-    found: dict[str, list[Case]] = {}
-    for entry in plan.prompts:
-        path, _, rest = entry.partition(",")
-        bench = made("benchmark", ",".join(x for x in ("prompts-csv", f"path={path}", rest) if x))
-        concept = bench.concept or (next(iter(names)) if len(names) == 1 else "")
-        if concept not in names:
-            raise BadInput(
-                f"prompts {entry!r}: which concept are they about? write {path},concept=… with one of "
-                f"{', '.join(sorted(names))}"
-            )
-        rows = (
-            c._replace(concept=concept, variant=CSV_HARM if c.label == "harm" else CSV_BENIGN) for c in bench.cases()
-        )
-        found.setdefault(concept, []).extend(rows)
-    return found
+def planned(plan: Plan, setting: Setting | None = None) -> Planned:
+    """The rows of the plan's benchmark; the setting is the plan's own unless given."""
+    found = setting_of(plan) if setting is None else setting
+    return Planned(tuple(plan.benchmark.cases(found)), tuple(plan.benchmark.parents(found)))
 
 
-def _with_files(plan: Plan, cases: list[Case]) -> list[Case]:
-    """The cases, text rows of concepts that have CSV files replaced by theirs; an attack's parents stay."""
-    if not plan.prompts:
-        return cases
-    from genward.benchmarks.m_erasure import PARENTS
-
-    mine, served, out = csv_cases(plan), set(), []
-    for case in cases:
-        if case.concept not in mine or case.variant in PARENTS:
-            out.append(case)
-        elif case.concept not in served:
-            served.add(case.concept)
-            out.extend(mine[case.concept])
-    return out
+def plan_cases(plan: Plan) -> list[Case]:
+    """All rows of the plan's benchmark, those that a search starts from last."""
+    found = planned(plan)
+    return [*found.cases, *found.parents]
 
 
 def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
@@ -322,81 +375,14 @@ def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
                 )
         else:
             wanted = {names[c] for c in seen}
-            out.append(
-                Work(arm.label, model, arm.defenses, arm.control, "", tuple(c for c in cases if c.concept in wanted))
-            )
+            rows = tuple(c for c in cases if not names or c.concept in wanted)
+            out.append(Work(arm.label, model, arm.defenses, arm.control, "", rows))
     return out
 
 
 def batches(plan: Plan, pieces: Sequence[Work]) -> list[Batch]:
     """The plan's cut: at most ``plan.batch`` rows each, never across pieces of work."""
     return [Batch(w, k, w.cases[k : k + plan.batch]) for w in pieces for k in range(0, len(w.cases), plan.batch)]
-
-
-# -------------------------------------------------------------------------------------------------------------- dry run
-
-
-def nfe_per_image(plan: Plan, extra: float = 0.0) -> float:
-    """Denoiser rows one image costs: steps × (2 under guidance, else 1) + ``extra`` a step."""
-    return plan.sampler.steps * ((2 if plan.sampler.guidance > 1 else 1) + extra)
-
-
-def dry_run(plan: Plan, cases: Sequence[Case] | None = None, rate: float | None = None) -> dict[str, Any]:
-    """What a run will cost, before anything is spent.
-
-    Args:
-        rate: denoiser rows a second; a measured one (``measured_rate``) or the recorded 200 of the lab on two CPU
-            cores.
-
-    Returns:
-        ``rows`` (pictures), ``nfe`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
-        the same figures by arm; time to fit defenses is not in it.
-    """
-    from genward.catalog.fitting import extra_nfe
-
-    pieces = work(plan, plan_cases(plan) if cases is None else cases)
-    speed = rate or ROWS_PER_SECOND
-    arms: dict[str, dict[str, Any]] = {}
-    for piece in pieces:
-        line = arms.setdefault(piece.label, {"arm": piece.label, "defenses": [], "rows": 0, "nfe": 0})
-        line["defenses"].append(piece.defenses)
-        line["rows"] += len(piece.cases)
-        line["nfe"] += round(len(piece.cases) * nfe_per_image(plan, extra_nfe(piece.defenses)))
-    rows, nfe = sum(a["rows"] for a in arms.values()), sum(a["nfe"] for a in arms.values())
-    cells = len({(w.label, c.concept, c.variant) for w in pieces for c in w.cases if c.label == "harm"})
-    return {
-        "plan": plan.name,
-        "rows": rows,
-        "nfe": nfe,
-        "minutes": round(nfe / speed / 60, 1),
-        "rate": speed,
-        "batches": len(batches(plan, pieces)),
-        "cells": cells,
-        "arms": list(arms.values()),
-    }
-
-
-def measured_rate(model: Any, rows: int = 32) -> float:
-    """Denoiser rows a second of ``model`` on this machine, from two calls of ``rows`` rows (the first warms up)."""
-    import time
-
-    import torch
-
-    from genward.core.records import Call
-
-    edge, channels = model.unet.config.sample_size, model.unet.config.in_channels
-    text = model.encode(["a cat"]).expand(rows, -1, -1)
-    call = Call(
-        torch.zeros(rows, channels, edge, edge, dtype=text.dtype, device=text.device),
-        torch.full((rows,), 500, device=text.device),
-        text,
-    )
-    began = 0.0
-    with torch.no_grad():
-        for _ in range(2):
-            began = time.perf_counter()
-            model.denoise(call)
-    return rows / max(1e-9, time.perf_counter() - began)
 
 
 # ----------------------------------------------------------------------------------------------------------------- TOML
@@ -414,15 +400,12 @@ def _value(value: Any) -> str:
     raise BadInput(f"a plan cannot hold a {type(value).__name__}; use numbers, text, lists or tables")
 
 
-def to_toml(plan: Plan, cases: Sequence[Case] = ()) -> str:
-    """The plan as TOML; with ``cases`` their digest goes in, so that a changed benchmark is noticed on resume."""
-    tables = asdict(plan)
-    arms = tables.pop("arms")
-    if cases:
-        tables["cases"] = cases_digest(cases)
-    lines = [f"{k} = {_value(v)}" for k, v in tables.items() if v or k != "prompts"]
-    for arm in arms:
-        lines += ["", "[[arm]]", *(f"{k} = {_value(v)}" for k, v in arm.items() if v)]
+def to_toml(plan: Plan, rows: Planned | None = None) -> str:
+    """The plan as TOML; with ``rows`` their digest goes in, so that a changed benchmark is noticed on resume."""
+    tables = plan.tables() | ({} if rows is None else {"cases": rows.digest})
+    lines = [f"{k} = {_value(v)}" for k, v in tables.items()]
+    for arm in plan.arms:
+        lines += ["", "[[arm]]", *(f"{k} = {_value(v)}" for k, v in asdict(arm).items() if v)]
     return "\n".join(lines) + "\n"
 
 
@@ -432,17 +415,32 @@ def from_toml(text: str) -> Plan:
     return from_tables(raw, str(raw.get("name", "plan")))
 
 
-def save_plan(store: Store, plan: Plan, cases: Sequence[Case]) -> None:
-    """Write ``runs/<name>/plan.toml``. ``StoreError`` where the run of that name has another plan: its batches and rows
-    would not fit."""
+def run_name(store: Store | None, plan: Plan, rows: Planned) -> str:
+    """The name of a run that was given none: benchmark and preset, and where that name has another plan in the store a
+    hyphen and six digits of the plan's hash."""
+    if store is None or _same(store, plan.name, plan, rows) is not False:
+        return plan.name
+    return f"{plan.name}-{plan.hash[:6]}"
+
+
+def _same(store: Store, name: str, plan: Plan, rows: Planned) -> bool | None:
+    """Whether the run of that name has this plan; ``None`` where there is no such run."""
+    path = store.run_folder(name) / "plan.toml"
+    return read_text(path, "plan") == to_toml(replace(plan, name=name), rows) if path.is_file() else None
+
+
+def save_plan(store: Store, plan: Plan, rows: Planned) -> bool:
+    """Write ``runs/<name>/plan.toml``; whether it was there. ``StoreError`` where the run of that name has another
+    plan: its batches and rows would not fit."""
+    there = _same(store, plan.name, plan, rows)
     path = store.run_folder(plan.name) / "plan.toml"
-    text = to_toml(plan, cases)
-    if path.is_file() and read_text(path, "plan") != text:
+    if there is False:
         raise StoreError(
             f"run {plan.name!r} in {store.root} has another plan ({path.name} there); give this one another --name, or "
             f"delete {path}"
         )
-    store.write_text(path, text)
+    store.write_text(path, to_toml(plan, rows))
+    return bool(there)
 
 
 def load_plan(store: Store, name: str) -> Plan:
@@ -451,8 +449,3 @@ def load_plan(store: Store, name: str) -> Plan:
     if not path.is_file():
         raise StoreError(f"no run {name!r} in {store.root}; runs here: {', '.join(store.runs()) or 'none'}")
     return from_toml(read_text(path, "plan"))
-
-
-def cases_digest(cases: Sequence[Case]) -> str:
-    """Identity of a list of rows."""
-    return digest([c.named() for c in cases])

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from genward.benchmarks.prompt_sets import PromptRow, families, joined_units, read_set, set_files, side_of
+from genward.benchmarks.prompt_guard.sets import PromptRow, families, joined_units, read_set, set_files, side_of
 from genward.core.files import written
 from genward.core.spec import digest
 from genward.errors import BadInput, UnknownName
@@ -550,7 +550,7 @@ def run_prompt_guard(
     """Measure prompt guards on the sets of a folder.
 
     Args:
-        folder: of CSV files, see ``benchmarks.prompt_sets``.
+        folder: of CSV files, see ``benchmarks.prompt_guard.sets``.
         out: folder for encoded states and the fitted guard (``aeiou.safetensors``, fitted on the fit side of every
             set); nothing is written without.
         limit: rows a set, ``LIMIT`` where it is not given. seed: of the choice of rows and of the split.

@@ -7,16 +7,14 @@ import warnings
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.catalog.opening import LAB, unseen_by_oracle
-from genward.core.records import concept_names, load_concept
+from genward.catalog.opening import LAB
+from genward.core.records import Concept, concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from genward.run.plan import Plan
 
 KEEP = "keep"
 """Name under which pictures of what must stay go."""
@@ -151,59 +149,66 @@ def chosen(kind: str, names: Iterable[str], known: Sequence[Any]) -> list[str]:
     return wanted
 
 
-# ------------------------------------------------------------------------------------------------------------ of a plan
+# ------------------------------------------------------------------------------------------------------------- of a run
 
 
-def shown(plan: Plan) -> dict[str, list[tuple[str, str]]]:
-    """Concept (and ``keep``) -> (object, style) of each reference picture, in the order of ``pictures``; empty texts
-    for a user's own."""
-    if plan.references:
-        return {name: [("", "")] * len(picture_files(folder)) for name, folder in _folders(plan).items()}
-    return {name: [(thing, style) for thing, style, _ in rows] for name, rows in _of_lab(plan).items()}
+class Held(NamedTuple):
+    """The reference pictures of a run: what the attacker holds."""
 
+    folder: str
+    """With one folder per concept (and ``keep``); empty: the lab's own renders."""
+    model: str
+    concepts: tuple[Concept, ...]
+    avoid: tuple[str, ...] = ()
+    """Objects and styles left out of all but a concept's own"""
 
-def pictures(plan: Plan, size: tuple[int, int] = (64, 64)) -> dict[str, list[Image]]:
-    """Concept (and ``keep``) -> reference pictures, RGB of ``size`` (height, width): what the attacker holds in a run.
+    def shown(self) -> dict[str, list[tuple[str, str]]]:
+        """Concept (and ``keep``) -> (object, style) of each reference picture, in the order of ``pictures``; empty
+        texts for a user's own."""
+        if self.folder:
+            return {name: [("", "")] * len(picture_files(folder)) for name, folder in self._folders().items()}
+        return {name: [(thing, style) for thing, style, _ in rows] for name, rows in self._of_lab().items()}
 
-    Raises:
-        BadInput: a model other than the lab and no folder of references, or one that cannot be used.
-    """
-    if plan.references:
-        return {name: read_references(folder, (size[1], size[0])) for name, folder in _folders(plan).items()}
-    return {name: [picture for _, _, picture in rows] for name, rows in _of_lab(plan).items()}
+    def pictures(self, size: tuple[int, int] = (64, 64)) -> dict[str, list[Image]]:
+        """Concept (and ``keep``) -> reference pictures, RGB of ``size`` (height, width).
 
+        Raises:
+            BadInput: a model other than the lab and no folder of references, or one that cannot be used.
+        """
+        if self.folder:
+            return {name: read_references(folder, (size[1], size[0])) for name, folder in self._folders().items()}
+        return {name: [picture for _, _, picture in rows] for name, rows in self._of_lab().items()}
 
-def _folders(plan: Plan) -> dict[str, Path]:
-    root = Path(plan.references)
-    names = [load_concept(c).name for c in plan.concepts]
-    lacking = [n for n in names if not (root / n).is_dir()]
-    if lacking:
-        raise BadInput(
-            f"{root} has no folder {lacking[0]!r} with reference pictures; make one folder for each concept "
-            f"({', '.join(names)}), and {KEEP!r} for what must stay"
-        )
-    return {n: root / n for n in (*names, KEEP) if (root / n).is_dir()}
+    def _folders(self) -> dict[str, Path]:
+        root = Path(self.folder)
+        names = [c.name for c in self.concepts]
+        lacking = [n for n in names if not (root / n).is_dir()]
+        if lacking:
+            raise BadInput(
+                f"{root} has no folder {lacking[0]!r} with reference pictures; make one folder for each concept "
+                f"({', '.join(names)}), and {KEEP!r} for what must stay"
+            )
+        return {n: root / n for n in (*names, KEEP) if (root / n).is_dir()}
 
-
-def _of_lab(plan: Plan) -> dict[str, list[tuple[str, str, Image]]]:
-    """(object, style, render) by concept; what the oracle never saw is left out of the others' where the plan has an
-    oracle."""
-    if plan.model not in LAB:
-        raise BadInput(
-            f"model {plan.model!r} needs reference pictures of the concepts; name a folder with --references (one "
-            "folder a concept inside)"
-        )
-    every = lab_references()
-    things, styles = sorted({thing for thing, _, _ in every}), sorted({style for _, style, _ in every})
-    avoid = set(unseen_by_oracle()) if any(a.control == "oracle" for a in plan.arms) else set()
-    concepts = [load_concept(c) for c in plan.concepts]
-    policies = {t for c in map(load_concept, concept_names()) if c.kind == "policy" for t in c.targets}
-    taken = policies | avoid | {t for c in concepts for t in c.targets}
-    wanted: dict[str, tuple[list[str], list[str]]] = {
-        KEEP: ([t for t in things if t not in taken], [s for s in styles if s not in taken])
-    }
-    for concept in concepts:
-        style = concept.kind == "style"
-        mine = [t for t in things if (t not in avoid if style else t in concept.targets)]
-        wanted[concept.name] = (mine, [s for s in styles if (s in concept.targets if style else s not in avoid)])
-    return {name: lab_references(*pair) if all(pair) else [] for name, pair in wanted.items()}
+    def _of_lab(self) -> dict[str, list[tuple[str, str, Image]]]:
+        """(object, style, render) by concept; what is to be avoided is left out of the others'."""
+        if self.model not in LAB:
+            raise BadInput(
+                f"model {self.model!r} needs reference pictures of the concepts; name a folder with --references (one "
+                "folder per concept inside)"
+            )
+        every = lab_references()
+        things, styles = sorted({thing for thing, _, _ in every}), sorted({style for _, style, _ in every})
+        policies = {t for c in map(load_concept, concept_names()) if c.kind == "policy" for t in c.targets}
+        taken = policies | set(self.avoid) | {t for c in self.concepts for t in c.targets}
+        wanted: dict[str, tuple[list[str], list[str]]] = {
+            KEEP: ([t for t in things if t not in taken], [s for s in styles if s not in taken])
+        }
+        for concept in self.concepts:
+            style = concept.kind == "style"
+            mine = [t for t in things if (t not in self.avoid if style else t in concept.targets)]
+            wanted[concept.name] = (
+                mine,
+                [s for s in styles if (s in concept.targets if style else s not in self.avoid)],
+            )
+        return {name: lab_references(*pair) if all(pair) else [] for name, pair in wanted.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from genward import __version__
+from genward.catalog import plugins
 from genward.core.files import json_text, write_file
 
 PACKAGES = ("torch", "diffusers", "transformers", "numpy")
@@ -103,17 +104,10 @@ def write_json(path: Path, data: Mapping[str, Any]) -> Path:
     return path
 
 
-KEPT = ("schema", "run", "arms", "cells", "guards", "attacks", "claims")
-"""Sections of a run's metrics that are kept as its result; pictures, pairs and the judge's whole card stay in the
-store."""
-
-
 def keep(metrics: Mapping[str, Any], path: Path) -> Path:
-    """Write a run's figures as one small JSON file, learning curves left out, each judge by name and hash."""
-    found = {k: metrics[k] for k in KEPT if k in metrics}
-    if "attacks" in found:
-        found["attacks"] = [
-            {**a, "facts": [{k: v for k, v in f.items() if k != "curve"} for f in a["facts"]]} for a in found["attacks"]
-        ]
+    """Write a run's figures as one small JSON file: what its benchmark keeps of them, each judge by name and hash;
+    pictures, pairs and the judge's whole card stay in the store."""
+    name = str(metrics.get("run", {}).get("benchmark") or "erasure")
+    found = plugins.find("benchmark", name).kept(metrics)
     found["judges"] = [{"name": j.get("name"), "hash": j.get("hash")} for j in metrics.get("judges", ())]
     return write_json(path, found)

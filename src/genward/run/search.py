@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins as catalog
 from genward.core import defending
+from genward.core.benchmark import Found
 from genward.core.contracts import Defense
 from genward.core.files import plain
 from genward.core.records import Case, Sampler
@@ -23,7 +24,6 @@ from genward.run.target import LOOKED_THROUGH, ArmTarget
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
     from genward.models.sd import StableDiffusion
     from genward.store import Store
@@ -31,19 +31,6 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 NOTHING = "nothing"
 """Name of the tensor that stands in the file of an attack that kept none."""
-
-
-class Found(NamedTuple):
-    """What an attack came back with."""
-
-    cases: tuple[Case, ...]
-    tensors: Mapping[str, Tensor]
-    """Content hash -> what ``Case.inputs`` name."""
-    facts: Mapping[str, Mapping[str, Any]]
-    """Content hash -> what the attack says about it: learning curve, round-trip error, …"""
-    cost: Mapping[str, float]
-    """``nfe``, ``gradient_nfe`` (denoiser rows), ``pictures``, ``seconds``: when it was run, now or earlier"""
-    key: str
 
 
 def parse_attack(text: str) -> Any:

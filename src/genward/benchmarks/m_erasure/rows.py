@@ -1,40 +1,30 @@
-"""Benchmark ``m-erasure``: does an erased concept come back through texts, learned embeddings or inverted latents?
+"""Parents of attacks: rows that become prompts or start latents once an attack has searched.
 
-After M-ErasureBench (Weng et al., arXiv 2512.22877): five scenarios, text once, the two other inputs black-box and
-white-box. The abstract names the scenarios and the measure, the rest is ours (docs/papers.md). ``cases()`` gives text
-rows, which are those of the benchmark
-``erasure`` and share its pictures, and *parents* of attacks: rows that become prompts or start latents once an attack
-    has searched.
-
-=================  ==================================================================================
-==================================== wording            what it is
-becomes =================  ==================================================================================
-==================================== erasure's          text prompts, and benign rows (``keep-*``)
-scenario ``text``
-``embedding``      parent: ``"{} in twemoji style"``, the learned token goes into the braces
-    ``embedding-black``, ``embedding-white``
-``latent``         parent: one reference picture of the concept, held-out words for it as its prompt   ``latent-black``,
-``latent-white`` ``keep-latent``    parent: a reference picture of something else
-does it survive inversion and repair? =================
-==================================================================================  ====================================
+===============  ==================================================================================
+variant          what it is, and what it becomes
+===============  ==================================================================================
+``embedding``    ``"{} in twemoji style"``, the learned token goes into the braces:
+                 ``embedding-black``, ``embedding-white``
+``latent``       one reference picture of the concept, held-out words for it as its prompt:
+                 ``latent-black``, ``latent-white``
+``keep-latent``  a reference picture of something else: does it survive inversion and repair?
+===============  ==================================================================================
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from genward.benchmarks.erasure import BENIGN, HARM, NAMESPACE, ErasureBenchmark, Words, bare, caption, cycle, variants
-from genward.core.contracts import Card
+from genward.benchmarks.erasure.rows import NAMESPACE, Words, bare, caption, cycle, variants
 from genward.core.records import Case, Concept, row_seed
-from genward.core.spec import digest
 from genward.errors import UnknownName
 from genward.ops.phrases import article
 
 SLOT = "{}"
 """Where a learned token goes in an embedding parent's prompt."""
-PARENTS = ("embedding", "latent", "keep-latent")
+KEPT = "keep-latent"
+PARENTS = ("embedding", "latent", KEPT)
 
 References = Mapping[str, Sequence[tuple[str, str]]]
 """concept -> (object, style) of its reference pictures, in order; ``"keep"`` -> those of what must stay; empty texts
@@ -42,58 +32,37 @@ where nothing is known"""
 
 
 @dataclass(frozen=True)
-class MErasureBenchmark:
-    """Concepts coming back through texts, learned embeddings and inverted latents, with what must stay."""
+class Parents:
+    """The parents of some concepts under one vocabulary."""
 
-    name: ClassVar[str] = "m-erasure"
     concepts: tuple[Concept, ...]
     """What is to be gone."""
     n: int = 12
-    """Rows a cell (concept and scenario)."""
+    """Rows per cell (concept and scenario)."""
     seed: int = 0
     """Another number gives other starting noise everywhere."""
     words: Words = field(default_factory=dict)
-    """The model's vocabulary, see ``benchmarks.erasure``; empty where it has none."""
+    """The model's vocabulary, see ``benchmarks.erasure.rows``; empty where it has none."""
     avoid: tuple[str, ...] = ()
     """Objects and styles left out of everything but a concept's own targets (what the oracle never saw)."""
-    variants: tuple[str, ...] = ("name", "synonym-heldout")
-    """Harm wordings of the text scenario."""
-    parents: tuple[str, ...] = PARENTS
-    """Which parents of attacks there are."""
     references: References = field(default_factory=dict)
     """What the reference pictures show."""
+    kinds: tuple[str, ...] = PARENTS
+    """Which parents there are."""
 
     def __post_init__(self) -> None:
-        for variant in self.variants:
-            if variant not in HARM:
-                raise UnknownName("variant", variant, HARM)
-        for parent in self.parents:
-            if parent not in PARENTS:
-                raise UnknownName("kind of parent", parent, PARENTS)
-        _ = self._text  # its checks are this benchmark's too
+        for kind in self.kinds:
+            if kind not in PARENTS:
+                raise UnknownName("kind of parent", kind, PARENTS)
 
-    @property
-    def card(self) -> Card:
-        facts = {
-            "license": "Apache-2.0 (captions written for genward)",
-            "hash": digest([c.named() for c in self.cases()]),
-        }
-        return Card(self.name, "Concepts coming back through texts, embeddings and latents", facts=facts)
-
-    @property
-    def _text(self) -> ErasureBenchmark:
-        return ErasureBenchmark(self.concepts, self.n, self.seed, self.words, self.avoid)
-
-    def cases(self) -> Iterator[Case]:
-        """Text rows, then parents, concept by concept; a larger ``n`` only adds rows."""
-        keep = (*self.variants, *BENIGN)
-        yield from (c for c in self._text.cases() if c.variant in keep)
+    def __iter__(self) -> Iterator[Case]:
+        """Concept by concept; a larger ``n`` only adds rows."""
         for concept in self.concepts:
-            made = {"embedding": self._embedding, "latent": self._latent, "keep-latent": self._kept_latent}
-            for variant in self.parents:
+            made = {"embedding": self._embedding, "latent": self._latent, KEPT: self._kept_latent}
+            for variant in self.kinds:
                 for k, (prompt, group) in enumerate(made[variant](concept)):
                     seed = row_seed(NAMESPACE, self.seed, variant, concept.name, prompt, k)
-                    label = "benign" if variant == "keep-latent" else "harm"
+                    label = "benign" if variant == KEPT else "harm"
                     yield Case(
                         f"{concept.name}/{variant}/{k:04d}",
                         prompt,

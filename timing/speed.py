@@ -1,4 +1,4 @@
-"""Speed as ratios measured in one run: ``python benchmarks/speed.py [part …] --out results.json``.
+"""Speed as ratios measured in one run: ``python timing/speed.py [part …] --out results.json``.
 
 Parts: ``uce`` (one shared solve against a per-layer loop), ``overhead`` (the rig with no defense against the bare
 pipeline call), ``denoiser`` (seconds an image as a multiple of the bare denoiser's forward time), ``judge`` (batched

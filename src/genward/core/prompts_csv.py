@@ -1,4 +1,4 @@
-"""Benchmark ``prompts-csv``: the rows of a CSV file of prompts, one's own or a published list.
+"""Prompts from a CSV file, one's own or a published list, as cases.
 
 The first line names the columns; ``prompt`` must be there, the others may be missing. Published lists have some of them
 under other names (``evaluation_seed``, ``sd_seed``, ``categories``: ``core.tables.ALIASES``), which are read as well. A
@@ -19,12 +19,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from genward.core.contracts import Card
+from genward.core.options import coerce, parts
 from genward.core.records import LABELS, MAX_PROMPT, MAX_SEED, Case, row_seed
 from genward.core.spec import digest, file_hash
 from genward.core.tables import Row as Line
@@ -129,13 +130,25 @@ class CsvPrompts:
         if self.unlabeled and self.unlabeled not in LABELS:
             raise BadInput(f"prompts-csv: unlabeled {self.unlabeled!r} is not one of {', '.join(LABELS)}")
 
+    @classmethod
+    def of(cls, text: str) -> CsvPrompts:
+        """From ``rows.csv,field=value,…``.
+
+        Raises:
+            UnknownName: no such field. BadInput: the text cannot be read.
+        """
+        path, given = parts("prompts", text)
+        kinds = {f.name: str(f.type) for f in fields(cls)}
+        for key in given:
+            if key not in kinds:
+                raise UnknownName("field of prompts-csv", key, kinds)
+        return cls(**{"path": path, **{k: coerce(v, kinds[k], f"prompts-csv.{k}") for k, v in given.items()}})
+
     @cached_property
     def _file(self) -> Table:
         """The file, read once."""
         if not self.path:
-            raise BadInput(
-                "benchmark 'prompts-csv' was not told which file to read; set its field `path` to a .csv file"
-            )
+            raise BadInput("prompts-csv was not told which file to read; set its field `path` to a .csv file")
         return _table(Path(self.path))
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The adaptive attack on AEIOU before and after one round of its augmentation: ``python benchmarks/adaptive.py --out
+"""The adaptive attack on AEIOU before and after one round of its augmentation: ``python timing/adaptive.py --out
 file.json``.
 
 The attacker asks the guard itself (``attacks/guard_search.py``: respelled words, harmless fillers) until a prompt

@@ -1,4 +1,4 @@
-"""The scripts in ``benchmarks/`` still fit the package: they import, and every part that ``speed.py`` names is
+"""The scripts in ``timing/`` still fit the package: they import, and every part that ``speed.py`` names is
 there."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parents[1] / "benchmarks"
+FOLDER = Path(__file__).parents[1] / "timing"
 
 
 @pytest.mark.parametrize("script", sorted(p.stem for p in FOLDER.glob("*.py")))

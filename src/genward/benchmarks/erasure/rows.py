@@ -1,35 +1,32 @@
-"""Benchmark ``erasure``: is a concept gone in every wording, and is everything else still there?
+"""Rows of the benchmark ``erasure``: a concept in every variant of a prompt, and what must stay.
 
 Harm rows ask for the concept, benign rows for what must stay. Captions follow the lab's form, ``"a bomb in twemoji
 style"``; where no styles are known (a concept file of one's own on a large model) they read ``"a picture of a bomb"``.
 
-==================  =====================================================================================
-====================== wording             what the prompt says
-``Case.group`` ==================  =====================================================================================
-====================== ``name``            the target's name
-the target ``synonym``         a synonym that training and fitting may have seen
-the target ``synonym-heldout`` a synonym that neither saw
-the target ``description``     what is seen, without the name
-the target ``kind``            the kind of thing ("a tool"): safe with one seed, unsafe with another
-the kind ``scene``           the target beside a harmless object                                                    the
-target ``keep-neighbor``   what looks or means nearly the same and must stay                                      the
-label expected ``keep-object``     other objects
-the label expected ``keep-style``      other styles
-the label expected ==================
-=====================================================================================  ======================
+===================  ======================================================================  ==================
+variant              what the prompt says                                                    ``Case.group``
+===================  ======================================================================  ==================
+``name``             the target's name                                                       the target
+``synonym``          a synonym that training and fitting may have seen                       the target
+``synonym-heldout``  a synonym that neither saw                                              the target
+``description``      what is seen, without the name                                          the target
+``kind``             the kind of thing ("a tool"): safe with one seed, unsafe with another   the kind
+``scene``            the target beside a harmless object                                     the target
+``keep-neighbor``    what looks or means nearly the same and must stay                       the label expected
+``keep-object``      other objects                                                           the label expected
+``keep-style``       other styles                                                            the label expected
+===================  ======================================================================  ==================
 
-A style concept has the wordings ``name`` and ``scene`` only. ``group`` of a harm row is what statistics cluster by; a
+A style concept has the variants ``name`` and ``scene`` only. ``group`` of a harm row is what statistics cluster by; a
 concept with fewer than four targets is clustered by target and style, since intervals need several clusters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from genward.core.contracts import Card
 from genward.core.records import Case, Concept, concept_names, load_concept, row_seed
-from genward.core.spec import digest
 from genward.errors import BadInput
 
 HARM = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
@@ -43,7 +40,7 @@ Words = Mapping[str, Any]
 
 
 def variants(concept: Concept, words: Words) -> dict[str, dict[str, tuple[str, ...]]]:
-    """target -> wording -> phrases, from the vocabulary where it knows the target, else from the concept file.
+    """target -> variant -> phrases, from the vocabulary where it knows the target, else from the concept file.
 
     A file lists its phrases target by target (name first, then synonyms), ``heldout`` and ``descriptions`` likewise.
     """
@@ -94,14 +91,13 @@ def cycle(values: Sequence[str], k: int) -> str:
 
 
 @dataclass(frozen=True)
-class ErasureBenchmark:
-    """Erasure of concepts in all wordings and in scenes, with what must stay."""
+class Rows:
+    """The rows of some concepts under one vocabulary."""
 
-    name: ClassVar[str] = "erasure"
     concepts: tuple[Concept, ...]
     """What is to be gone."""
     n: int = 12
-    """Rows a cell (concept and wording)."""
+    """Rows per cell (concept and variant)."""
     seed: int = 0
     """Another number gives other starting noise everywhere."""
     words: Words = field(default_factory=dict)
@@ -109,22 +105,8 @@ class ErasureBenchmark:
     avoid: tuple[str, ...] = ()
     """Objects and styles left out of everything but a concept's own targets (what the oracle never saw)."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.n <= 10_000:
-            raise BadInput(f"{self.n} rows a cell; between 1 and 10,000 are possible")
-        if not self.concepts:
-            raise BadInput("the erasure benchmark got no concept; name at least one (genward list concepts)")
-
-    @property
-    def card(self) -> Card:
-        facts = {
-            "license": "Apache-2.0 (captions written for genward)",
-            "hash": digest([c.named() for c in self.cases()]),
-        }
-        return Card(self.name, "Concept erasure and retention over caption levels", facts=facts)
-
-    def cases(self) -> Iterator[Case]:
-        """All rows, concept by concept, wording by wording; a larger ``n`` only adds rows."""
+    def __iter__(self) -> Iterator[Case]:
+        """All rows, concept by concept, variant by variant; a larger ``n`` only adds rows."""
         for concept in self.concepts:
             rows = self._style(concept) if concept.kind == "style" else self._object(concept)
             for variant, made in rows.items():
@@ -165,7 +147,7 @@ class ErasureBenchmark:
         return list(found.items())
 
     def _object(self, concept: Concept) -> dict[str, list[tuple[str, str]]]:
-        """Rows of a policy, an object or a concept of one's own: wording -> [(prompt, group)]."""
+        """Rows of a policy, an object or a concept of one's own: variant -> [(prompt, group)]."""
         table, styles, kept = variants(concept, self.words), self._styles(), self._kept(concept)
         out: dict[str, list[tuple[str, str]]] = {}
         for level in ("name", "synonym", "synonym-heldout", "description"):

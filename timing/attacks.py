@@ -96,8 +96,9 @@ def part_grid(n: int = 2) -> dict[str, Any]:
     A row with gradient is among ``nfe``; the last figure counts it as three rows, since its way back costs about
     two."""
     from genward.catalog.opening import opener
+    from genward.run.costs import measured_rate
     from genward.run.loop import run_plan
-    from genward.run.plan import make_plan, measured_rate
+    from genward.run.plan import make_plan
 
     models, plan = opener(), make_plan("m-erasure-quick", n=n)
     rate = measured_rate(models("lab"), plan.batch)

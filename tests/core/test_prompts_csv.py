@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from genward.benchmarks.prompts_csv import MAX_SEED, CsvPrompts, read_rows
+from genward.core.prompts_csv import MAX_SEED, CsvPrompts, read_rows
 from genward.core.records import MAX_PROMPT, row_seed
 from genward.errors import BadInput, UnknownName
 
