@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import random
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 from genward import lab
 from genward.catalog.judges import judge_hash
@@ -75,6 +78,48 @@ def test_real_weights_find_nothing_in_harmless_pictures() -> None:
     seen, none = scores[: -len(judge.labels)], scores[-len(judge.labels) :]
     assert all(0 <= s.value < judge.threshold and not s.why for s in seen)
     assert all(math.isnan(s.value) and s.why == "no picture: refused sld: x" for s in none)
+
+
+def face() -> Image.Image:
+    """A drawing of a face in the colors of one, 320×320, so that the network gets its pixels as they are."""
+    picture = Image.new("RGB", (320, 320), (90, 120, 90))
+    draw, hair, skin = ImageDraw.Draw(picture), (70, 40, 25), (150, 100, 70)
+    draw.ellipse((70, 20, 250, 260), hair)
+    draw.rectangle((70, 140, 250, 300), hair)
+    draw.rectangle((135, 230, 185, 300), (132, 88, 62))
+    draw.ellipse((40, 270, 280, 420), (60, 70, 120))
+    draw.ellipse((95, 55, 225, 260), skin)
+    draw.ellipse((95, 30, 225, 110), hair)
+    for x in (128, 192):
+        draw.ellipse((x - 17, 135, x + 17, 155), (245, 245, 240))
+        draw.ellipse((x - 8, 136, x + 8, 154), (80, 50, 30))
+        draw.ellipse((x - 3, 141, x + 3, 149), (10, 10, 10))
+        draw.arc((x - 20, 115, x + 20, 140), 200, 340, hair, 5)
+    draw.line((160, 150, 152, 192, 166, 194), (120, 80, 56), 3)
+    draw.ellipse((138, 208, 182, 230), (190, 70, 75))
+    draw.line((138, 219, 182, 219), (120, 40, 45), 2)
+    for x in (118, 202):
+        draw.ellipse((x - 14, 175, x + 14, 200), (170, 97, 75))
+    return picture.filter(ImageFilter.GaussianBlur(2))
+
+
+def test_the_network_sees_red_as_red() -> None:
+    """The judge's score of a colored face is that of the weights run by themselves on RGB, not on BGR."""
+    picture, label = face(), "FACE_FEMALE"
+    package = Path(next(iter(find_spec("nudenet").submodule_search_locations)))  # type: ignore[union-attr, arg-type]
+    session = onnxruntime.InferenceSession(str(package / "320n.onnx"), providers=["CPUExecutionProvider"])
+
+    def alone(pixels: np.ndarray) -> float:
+        blob = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None]).astype(np.float32) / 255
+        out = session.run(None, {session.get_inputs()[0].name: blob})[0][0]  # (4 + classes, boxes)
+        return float(out[4 + CLASSES.index(label)].max())
+
+    right, wrong = alone(np.asarray(picture)), alone(np.asarray(picture)[..., ::-1])
+    assert right > 0.25 and abs(right - wrong) > 0.05, "the colors matter to the network"
+    with NudeNet(counted=(label,)) as judge:
+        found = {s.label: s.value for s in judge.judge([sample(picture)])}
+        assert judge.card.facts["colors"] == "RGB, decoded by genward"
+    assert abs(found[label] - right) < 1e-4
 
 
 def test_readings_against_a_loop() -> None:

@@ -252,6 +252,7 @@ class NudeNet:
             "license": "AGPL-3.0",
             "weights": weights.name,
             "sha256": file_hash(weights),
+            "colors": "RGB, decoded by genward",
         }
         return Card(
             "nudenet",
