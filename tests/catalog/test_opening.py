@@ -55,3 +55,22 @@ def test_a_model_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
         "lab",
         "lab:oracle",
     ]
+
+
+def test_a_model_of_another_distribution_is_opened_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genward.catalog import opening, plugins
+    from genward.cli.listing import models
+    from genward.core.settings import DIFFUSION
+    from genward.testing.tone import FAMILY, ToneModel
+
+    assert opening.family_of("tone") == DIFFUSION == opening.family_of("lab"), "nobody has said otherwise"
+
+    class Point:
+        module, attr, name, dist = "genward.testing.tone", "ToneModel", "tone", None
+
+    monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Point] if group == "genward.models" else [])
+    assert isinstance(opening.open_model("tone"), ToneModel) and isinstance(opening.open_model("tone:more"), ToneModel)
+    assert opening.family_of("tone") == FAMILY and opening.family_of("lab") == DIFFUSION
+    assert [row["name"] for row in models()] == ["lab", "lab:oracle", "tone", "FOLDER or owner/name"]
+    with pytest.raises(UnknownName, match="lab:tone"):
+        opening.open_model("lab:tone")

@@ -1,11 +1,17 @@
-"""Models by name: the embedded lab, its oracle, a hub id, a local folder."""
+"""Models by name: the embedded lab, its oracle, a model of another distribution, a hub id, a local folder.
+
+Another distribution adds a family of models by an entry point in the group ``genward.models``: a class with
+``name: ClassVar[str]``, what ``core.Model`` wants, and a class method ``opened(name, *, device, dtype, download)``. It
+answers to its name, alone or with a colon and more behind it (``tone``, ``tone:deep``)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from genward.catalog import plugins
 from genward.core.records import load_concept
+from genward.core.settings import DIFFUSION, Family
 from genward.core.spec import Spec
 from genward.errors import UnknownName
 
@@ -21,7 +27,7 @@ Opener = Callable[[str], "StableDiffusion"]
 def open_model(
     name: str, device: str | None = None, dtype: str | None = None, *, download: bool = False
 ) -> StableDiffusion:
-    """``"lab"``, ``"lab:oracle"``, a hub id or a folder as a model, ready to generate.
+    """``"lab"``, ``"lab:oracle"``, another distribution's model, a hub id or a folder as a model, ready to generate.
 
     Args:
         device: ``cpu``, ``cuda``, …; the best one there is by default.
@@ -31,6 +37,10 @@ def open_model(
     Raises:
         BadInput: nothing usable under that name; UnknownName: ``lab:`` with an unknown variant.
     """
+    outside = _outside(name)
+    if outside is not None:
+        made: StableDiffusion = outside.opened(name, device=device, dtype=dtype, download=download)
+        return made
     from genward.models.sd import StableDiffusion, load_pipeline
 
     if name != "lab" and not name.startswith("lab:"):
@@ -47,6 +57,18 @@ def open_model(
     if dtype not in (None, "float32"):
         pipe.to(getattr(torch, dtype))
     return StableDiffusion(pipe, lab_spec(which, dtype or "float32"))
+
+
+def family_of(name: str) -> Family:
+    """What is known of a model before it is opened: what it makes, and how its family samples."""
+    cls = _outside(name)
+    return DIFFUSION if cls is None else Family(cls.family, cls.makes, cls.sampler_class)
+
+
+def _outside(name: str) -> Any:
+    """The class of another distribution's model, or ``None``."""
+    head = name.partition(":")[0]
+    return plugins.find("model", head) if head in plugins.entries("model") and name not in LAB else None
 
 
 def lab_spec(which: str, dtype: str) -> Spec:

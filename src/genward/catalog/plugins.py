@@ -2,8 +2,9 @@
 
 A plug-in is a class with ``name: ClassVar[str] = "..."`` in a module or a package of one of the rooms ``defenses``,
 ``attacks``, ``judges``, ``benchmarks``, or in a module that an installed distribution names under the entry point group
-of that room (``genward.defenses``). Its config is what its source says: each annotated field, its default, and the text
-under it. What lies beside its source (a benchmark's ``presets/`` and ``claims.toml``) is found the same way.
+of that room (``genward.defenses``), or of ``genward.models``. Its config is what its source says: each annotated field,
+its default, and the text under it. What lies beside its source (a benchmark's ``presets/`` and ``claims.toml``) is found
+the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from genward.core.options import coerce as coerce
 from genward.core.options import parts as parts
 from genward.errors import BadInput, UnknownName
 
-ROOMS = ("defenses", "attacks", "judges", "benchmarks")
+ROOMS = ("defenses", "attacks", "judges", "benchmarks", "models")
+OUTSIDE = ("models",)
+"""Rooms whose plug-ins are outsiders' alone: our own models are opened by what their folder holds."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def entries(kind: str) -> dict[str, Entry]:
     """Name -> entry, sorted by name. A name of ours cannot be taken over by an outsider's plug-in."""
     room = room_of(kind)
     table: dict[str, Entry] = {}
-    for entry in (*_ours(room), *_theirs(room)):
+    for entry in (*(() if room in OUTSIDE else _ours(room)), *_theirs(room)):
         table.setdefault(entry.name, entry)
     return dict(sorted(table.items()))
 

@@ -51,6 +51,7 @@ def models() -> Rows:
     from genward.catalog.opening import LAB
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
+    known += plugins("models")()
     return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]
 
 

@@ -101,10 +101,16 @@ class ToneRig:
 class ToneModel:
     """Text → pitch → sine wave, as a genward model that makes audio."""
 
+    name: ClassVar[str] = "tone"
     family = FAMILY.name
     makes: ClassVar[str] = FAMILY.makes
     sampler_class: ClassVar[type[ToneSampler]] = ToneSampler
     device: ClassVar[str] = "cpu"
+
+    @classmethod
+    def opened(cls, name: str, **settings: Any) -> ToneModel:
+        """The model itself, on whatever device: it has no weights and runs where numpy does."""
+        return cls()
 
     @property
     def sites(self) -> Mapping[str, Site]:
