@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genward.core.files import finite
 from genward.errors import UnknownName
 from genward.metrics.distances import drift, frechet_estimate
 from genward.metrics.intervals import (
@@ -407,7 +408,7 @@ def _cell(
 
 def json_numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
     """Finite numbers, and ``None`` for the rest."""
-    return {key: float(value) if math.isfinite(value) else None for key, value in figures.items()}
+    return {key: finite(value) for key, value in figures.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------- pairs

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import random
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from genward.core.checkpoint import CHECKPOINT
+from genward.core.files import json_text, write_file, written
 from genward.core.precision import autocast
 from genward.judges.training import Batch, calibrate, disturb, probabilities, train
 from genward.lab.autoencoder import to_tensor
@@ -200,11 +199,8 @@ def fit(
             + ("that training never drew" if held else "of the training"),
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out) as aside:
-        file = Path(aside) / "judge.safetensors"
-        save_file(half, str(file))
-        card["sha256"] = sha256(file.read_bytes()).hexdigest()
-        file.rename(out / "judge.safetensors")
-    (out / "card.json").write_text(json.dumps(card, indent=1), "utf-8")
+    with written(out / "judge.safetensors") as aside:
+        save_file(half, str(aside))
+        card["sha256"] = sha256(aside.read_bytes()).hexdigest()
+    write_file(out / "card.json", json_text(card))
     return card
