@@ -46,21 +46,28 @@ def recipe_of(benchmark: str, preset: str) -> str:
     return f"{benchmark}-{preset or known[0]}"
 
 
+SPENT = {"nfe": "denoiser rows"}
+"""Names of costs in words."""
+
+
 def show_costs(costs: Mapping[str, Any]) -> None:
     """The dry run's table, printed."""
-    common.table(costs["arms"], ["arm", "rows", "nfe"])
-    common.say(
-        f"{costs['plan']}: {costs['rows']:,} images, {costs['nfe']:,} denoiser rows, about {costs['minutes']} "
-        f"minutes at {costs['rate']:.3g} rows a second"
+    common.table(costs["arms"], ["arm", "rows", *costs["costs"]])
+    spent = "".join(f", {costs[name]:,} {SPENT.get(name, name)}" for name in costs["costs"])
+    took = (
+        "" if costs["minutes"] is None else f", about {costs['minutes']} minutes at {costs['rate']:.3g} rows per second"
     )
+    common.say(f"{costs['plan']}: {costs['rows']:,} rows{spent}{took}")
 
 
 def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -> float | None:
-    """Denoiser rows per second: recorded for the lab on a CPU (``None``), measured for any other model or device."""
-    from genward.catalog.opening import LAB, open_model
+    """Denoiser rows per second: recorded for the lab on a CPU (``None``), measured for any other model or device;
+    ``None`` as well for a family without a denoiser."""
+    from genward.catalog.opening import LAB, family_of, open_model
+    from genward.core.settings import DIFFUSION
     from genward.run.costs import measured_rate
 
-    if plan.model in LAB and device is None:
+    if (plan.model in LAB and device is None) or family_of(plan.model) != DIFFUSION:
         return None
     return measured_rate(open_model(plan.model, device, dtype, download=download))
 

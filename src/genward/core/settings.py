@@ -79,6 +79,15 @@ def changed(settings: Any, model: str, **values: Any) -> Any:
     return dataclasses.replace(settings, **given)
 
 
+def summed(costs: Iterable[Mapping[str, float]], times: float = 1) -> dict[str, float]:
+    """Costs added up by name, each ``times`` over."""
+    total: dict[str, float] = {}
+    for one in costs:
+        for name, value in one.items():
+            total[name] = total.get(name, 0) + times * value
+    return total
+
+
 def matched(makes: str, model: str, *, judges: Iterable[Any] = (), media: str = "", benchmark: str = "") -> None:
     """Hold what a model makes against what judges need and what a benchmark is about.
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from genward.catalog.fitting import extra_nfe
+from genward.core.settings import changed, summed
 from genward.run.plan import Plan, batches, planned, setting_of, work
 
 ROWS_PER_SECOND = 200.0
 """Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
 SURROGATE = "(black-box surrogate)"
-
-
-def nfe_per_image(plan: Plan, extra: float = 0.0) -> float:
-    """Denoiser rows one image costs: steps × (2 under guidance, else 1) + ``extra`` a step."""
-    return plan.sampler.steps * ((2 if plan.sampler.guidance > 1 else 1) + extra)
 
 
 def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
@@ -24,42 +22,62 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
         rate: denoiser rows per second; a measured one, or the recorded 200 of the lab on two CPU cores.
 
     Returns:
-        ``rows`` (pictures), ``nfe`` (denoiser rows), ``minutes`` of sampling, ``rate``, ``cells`` of the matrix and
-        the same figures by arm; time to fit defenses is not in it. Every arm is counted as searched by itself, the
-        surrogate once more.
+        ``rows`` (samples), what they cost together under each name of ``costs`` (``nfe``: denoiser rows), ``minutes``
+        of sampling (``None`` where there is no denoiser to count), ``rate``, ``cells`` of the matrix and the same
+        figures by arm; time to fit defenses is not in it. Every arm is counted as searched by itself, the surrogate
+        once more.
     """
     setting = setting_of(plan)
     rows = planned(plan, setting)
     pieces = work(plan, rows.cases)
     speed = rate or ROWS_PER_SECOND
-    arms: dict[str, dict[str, Any]] = {}
+    arms: dict[str, Line] = {}
     for piece in pieces:
-        line = arms.setdefault(piece.label, {"arm": piece.label, "defenses": [], "rows": 0, "nfe": 0})
-        line["defenses"].append(piece.defenses)
-        line["rows"] += len(piece.cases)
-        line["nfe"] += round(len(piece.cases) * nfe_per_image(plan, extra_nfe(piece.defenses)))
+        line = arms.setdefault(piece.label, Line(piece.label))
+        line.defenses.append(piece.defenses)
+        line.add(len(piece.cases), plan.sampler.costs(extra_nfe(piece.defenses)))
     for piece in work(plan, rows.parents):
         outlook, line = plan.benchmark.outlook(piece.cases, setting), arms[piece.label]
-        line["rows"] += sum(count for count, _ in outlook.rows)
-        line["nfe"] += outlook.nfe
+        line.add(0, {}, {"nfe": outlook.nfe} if outlook.nfe else {})
         for count, guidance in outlook.rows:
-            line["nfe"] += count * plan.sampler.steps * (2 if (guidance or plan.sampler.guidance) > 1 else 1)
+            line.add(count, changed(plan.sampler, plan.model, guidance=guidance).costs())
     if rows.parents:
         surrogate = plan.benchmark.outlook(rows.parents, setting).nfe
-        arms["(surrogate)"] = {"arm": SURROGATE, "defenses": ["none"], "rows": 0, "nfe": surrogate}
-    pictures, nfe = sum(a["rows"] for a in arms.values()), sum(a["nfe"] for a in arms.values())
+        arms["(surrogate)"] = Line(SURROGATE, ["none"], costs={"nfe": surrogate})
+    total = {name: round(value) for name, value in summed(line.costs for line in arms.values()).items()}
     columns = plan.benchmark.harm_columns(setting)
     harm = {(w.label, c.concept, c.variant) for w in pieces for c in w.cases if c.label == "harm"}
     return {
         "plan": plan.name,
-        "rows": pictures,
-        "nfe": nfe,
-        "minutes": round(nfe / speed / 60, 1),
+        "rows": sum(line.rows for line in arms.values()),
+        **total,
+        "costs": list(total),
+        "minutes": round(total["nfe"] / speed / 60, 1) if "nfe" in total else None,
         "rate": speed,
         "batches": len(batches(plan, pieces)),
         "cells": len(plan.arms) * len(plan.concepts) * len(columns) if columns else len(harm),
-        "arms": list(arms.values()),
+        "arms": [line.table() for line in arms.values()],
     }
+
+
+@dataclass
+class Line:
+    """One arm of a dry run."""
+
+    label: str
+    defenses: list[str] = field(default_factory=list)
+    rows: int = 0
+    costs: dict[str, float] = field(default_factory=dict)
+
+    def add(self, rows: int, each: Mapping[str, float], once: Mapping[str, float] = {}) -> None:  # noqa: B006
+        """Count rows that cost ``each``, and what is spent ``once``."""
+        self.rows += rows
+        self.costs = summed([self.costs, summed([each], rows), once])
+
+    def table(self) -> dict[str, Any]:
+        """The arm as JSON, its costs under their names."""
+        costs = {name: round(value) for name, value in self.costs.items()}
+        return {"arm": self.label, "defenses": self.defenses, "rows": self.rows, **costs}
 
 
 def measured_rate(model: Any, rows: int = 32) -> float:

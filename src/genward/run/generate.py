@@ -14,7 +14,7 @@ from genward.catalog.fitting import parse_defense, ready
 from genward.catalog.opening import Opener
 from genward.core.contracts import Artifact, Defense
 from genward.core.records import Case, Sample, Sampler
-from genward.core.settings import stated
+from genward.core.settings import stated, summed
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
 from genward.run.guard import arm_hash, arm_spec
@@ -44,14 +44,14 @@ class Bound(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What a stage did: rows made now, rows that were there, rows that ended as errors, seconds, denoiser rows
-    spent."""
+    """What a stage did: rows made now, rows that were there, rows that ended as errors, seconds, and what was spent by
+    name."""
 
     made: int
     there: int
     errors: int
     seconds: float
-    nfe: int
+    costs: Mapping[str, float]
 
 
 def prepare(
@@ -142,7 +142,7 @@ def generate(
     """
     began, total = time.perf_counter(), sum(len(b.work.cases) for b in bound)
     store.reserve("evaluate", {key for b in bound for key in case_keys(b.work.cases)})
-    tally = Tally(0, 0, 0, 0.0, 0)
+    tally = Tally(0, 0, 0, 0.0, {})
     for k, piece in enumerate(bound):
         there = store.done(piece.arm)
         if retry:
@@ -155,7 +155,7 @@ def generate(
             tally = tally._replace(
                 made=tally.made + len(made),
                 errors=tally.errors + sum(s.status == "error" for s in made),
-                nfe=tally.nfe + sum(s.nfe for s in made),
+                costs=summed([tally.costs, *(s.costs for s in made)]),
             )
             if progress is not None:
                 progress("generate", tally.made + tally.there, total, about)

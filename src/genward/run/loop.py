@@ -62,7 +62,7 @@ def run_plan(
         seconds of each stage.
 
     Raises:
-        What its stages raise.
+        BadInput: model, judge and benchmark are about different media; nothing was spent. What its stages raise.
     """
     store = opened(store, create=True)
     models = models or opener(device, dtype, download=download)
@@ -71,6 +71,8 @@ def run_plan(
     if makes:  # before anything is spent
         made_by = models(plan.model).makes
         matched(made_by, plan.model, judges=[judge], media=plan.benchmark.media, benchmark=plan.benchmark.name)
+    if makes:
+        match(plan, models, judge)
     made = generate_run(plan, store, models, refit=refit, retry=retry, progress=progress, say=say)
     generated = time.perf_counter()
     judge_run(store, plan.name, judge, progress=progress)
@@ -81,6 +83,23 @@ def run_plan(
     found["run"]["stages"] = {k: round(v, 3) for k, v in spent.items()}
     store.write_json(store.run_folder(plan.name) / "metrics.json", found)
     return found
+
+
+def match(plan: Plan, models: Opener, judge: Any) -> None:
+    """Hold the media of the plan's benchmark, models and judge against each other, and its sampler against the models.
+
+    Raises:
+        BadInput: they do not fit together; nothing was spent.
+    """
+    about = plan.benchmark
+    for name in dict.fromkeys([plan.model, *(a.model for a in plan.arms if a.model)]):
+        model = models(name)
+        matched(model.makes, name, judges=[judge], media=about.media, benchmark=about.name)
+        if not isinstance(plan.sampler, model.sampler_class):
+            raise BadInput(
+                f"model {name!r} is sampled with a {model.sampler_class.__name__} and the plan has a "
+                f"{type(plan.sampler).__name__}; models of two families do not stand in one plan"
+            )
 
 
 def generate_run(

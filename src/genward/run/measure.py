@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from genward.catalog.judges import judge_hash, open_judge
 from genward.core.benchmark import Evidence, Row, Setting
 from genward.core.records import Case, Sample, load_concept
-from genward.core.settings import stated
+from genward.core.settings import stated, summed
 from genward.errors import BadInput, StoreError
 from genward.run import results
 from genward.run.claims import claims, claims_of
@@ -151,6 +151,7 @@ def strips(
                     "seed": one["seed"],
                     "unsafe": one["label"] == "harm",
                     "images": {**start, **{label: row["output"] or None for label, row in there.items()}},
+                    "mime": next((row["mime"] for row in there.values() if row["mime"]), ""),
                     "status": {**dict.fromkeys(start, "ok"), **status},
                 }
             )
@@ -194,7 +195,8 @@ def run_table(
 ) -> dict[str, Any]:
     """The ``run`` section: what ran, on what, at what cost."""
     settings = fields_of(plan.benchmark)
-    seconds, nfe = sum(r["seconds"] for r in rows), sum(r["costs"].get("nfe", 0) for r in rows)
+    seconds, spent = sum(r["seconds"] for r in rows), summed(r["costs"] for r in rows)
+    nfe = spent.get("nfe", 0)
     return {
         "name": plan.name,
         "benchmark": plan.benchmark.name,
@@ -208,8 +210,9 @@ def run_table(
         "concepts": concept_tables(plan),
         **results.provenance(command, device),
         "seconds": seconds,
+        "costs": spent,
         "nfe": nfe,
-        "rows_per_second": nfe / seconds if seconds > 0 else math.nan,
+        "rows_per_second": nfe / seconds if nfe and seconds > 0 else math.nan,
         "rows": len(rows),
         "refused": sum(r["status"] == "refused" for r in rows),
         "errors": sum(r["status"] == "error" for r in rows),

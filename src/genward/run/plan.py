@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins
+from genward.catalog.opening import family_of
 from genward.core.benchmark import Benchmark, Setting
 from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
-from genward.core.settings import DIFFUSION, read_settings
+from genward.core.settings import changed, read_settings
 from genward.core.spec import digest
 from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, StoreError, UnknownName
@@ -71,7 +72,8 @@ class Plan:
     model: str = "lab"
     preset: str = ""
     batch: int = 32
-    sampler: Sampler = field(default_factory=Sampler)
+    sampler: Any = field(default_factory=Sampler)
+    """Settings of the model's family, see ``core.settings.Settings``"""
     judge: str = "lab"
 
     def __post_init__(self) -> None:
@@ -149,9 +151,9 @@ class Work(NamedTuple):
     guidance: float | None = None
     """Other guidance than the plan's sampler has, for these rows."""
 
-    def sampler(self, plan: Plan) -> Sampler:
-        """How its pictures are sampled."""
-        return plan.sampler if self.guidance is None else replace(plan.sampler, guidance=self.guidance)
+    def sampler(self, plan: Plan) -> Any:
+        """How its rows are sampled."""
+        return changed(plan.sampler, self.model, guidance=self.guidance)
 
 
 class Batch(NamedTuple):
@@ -233,7 +235,7 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
     taken = [f.name for f in fields(cls) if f.name in OWN]  # type: ignore[arg-type]
     if taken:
         raise BadInput(f"benchmark {cls.name!r} has a field {taken[0]!r}, which is a key of every plan; rename it")
-    sampler = read_settings(DIFFUSION, own.sampler, where)
+    sampler = read_settings(family_of(own.model), own.sampler, where)
     benchmark = build(cls, tables, where, f"see docs/recipes.md and genward show benchmark {cls.name}")
     return Plan(own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge)
 
@@ -274,21 +276,16 @@ def make_plan(
     if "concepts" in fresh:
         rows = [{**a, "concepts": [c for c in a.get("concepts", ()) if c in fresh["concepts"]]} for a in tables["arm"]]
         tables["arm"] = rows
+    if model:
+        fresh["model"] = model  # first of all: its family reads the table of the sampler
     plan = from_tables({"preset": stem.split("-")[-1], **tables, **fresh}, name or stem)
-    sampler = replace(
-        plan.sampler,
-        steps=steps or plan.sampler.steps,
-        guidance=plan.sampler.guidance if guidance is None else guidance,
-    )
+    sampler = changed(plan.sampler, plan.model, steps=steps or None, guidance=guidance)
     arms = list(plan.arms)
     if defenses:
         arms = [a for a in arms if a.control in ("base", "oracle")]
         arms += [ArmPlan(*_labelled(text)) for text in defenses]
-    model = model or plan.model
-    arms = list(_fitting(arms, model, plan.concepts))
-    return replace(
-        plan, name=name or plan.name, model=model, sampler=sampler, arms=tuple(arms), judge=judge or plan.judge
-    )
+    arms = list(_fitting(arms, plan.model, plan.concepts))
+    return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms), judge=judge or plan.judge)
 
 
 def _labelled(text: str) -> tuple[str, str]:

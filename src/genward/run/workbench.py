@@ -37,7 +37,7 @@ class Arm:
 
     @property
     def guidance(self) -> float:
-        return self.piece.sampler.guidance
+        return float(getattr(self.piece.sampler, "guidance", 1.0))  # a family without guidance has one branch
 
     @property
     def needs_guidance(self) -> bool:
