@@ -12,7 +12,7 @@ import pytest
 from genward.catalog import plugins
 from genward.core import Case
 from genward.core.benchmark import Benchmark, Evidence, Setting
-from genward.errors import BadInput, UnknownName
+from genward.errors import BadInput
 from genward.metrics import erasure
 from genward.run.costs import dry_run
 from genward.run.loop import run_plan
@@ -113,5 +113,5 @@ def test_what_does_not_fit_is_refused_before_anything_is_spent(plan: Plan, tmp_p
     with pytest.raises(BadInput, match="benchmark 'tones' is about audio and model 'lab' makes image"):
         run_plan(replace(plan, model="lab"), store)
     assert not list(store.root.rglob("*.wav")) and store.arms() == []
-    with pytest.raises(UnknownName, match="guidance"):
+    with pytest.raises(BadInput, match="unknown field sampler.'guidance'; known: seconds, rate, vibrato"):
         from_tables({**plan.tables(), "arm": [], "sampler": {"guidance": 4.0}}, "x")

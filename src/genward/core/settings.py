@@ -57,8 +57,8 @@ def read_settings(family: Family, table: Mapping[str, Any], where: str, path: st
     """The sampler of a recipe's table.
 
     Raises:
-        UnknownName: a field that the family's sampler does not have, with those that it has.
-        BadInput: a value of another type, or out of range.
+        BadInput: a field that the family's sampler does not have, with those that it has; a value of another type, or
+            out of range.
     """
     return build(family.sampler, table, where, f"a {family.name} model has a {family.sampler.__name__}", path)
 
