@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins
+from genward.core.precision import device_of, dtype_of
 from genward.core.records import load_concept
 from genward.core.settings import DIFFUSION, Family
 from genward.core.spec import Spec
-from genward.errors import UnknownName
+from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -25,7 +26,12 @@ Opener = Callable[[str], "StableDiffusion"]
 
 
 def open_model(
-    name: str, device: str | None = None, dtype: str | None = None, *, download: bool = False
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    *,
+    download: bool = False,
+    variant: str = "",
 ) -> StableDiffusion:
     """``"lab"``, ``"lab:oracle"``, another distribution's model, a hub id or a folder as a model, ready to generate.
 
@@ -33,6 +39,7 @@ def open_model(
         device: ``cpu``, ``cuda``, …; the best one there is by default.
         dtype: ``float32`` (default), ``float16``, ``bfloat16``.
         download: whether a hub id that is not on this machine may be fetched.
+        variant: which copy of the weights to read where a folder holds several, as ``from_pretrained``'s (``fp16``).
 
     Raises:
         BadInput: nothing usable under that name; UnknownName: ``lab:`` with an unknown variant.
@@ -44,18 +51,19 @@ def open_model(
     from genward.models.sd import StableDiffusion, load_pipeline
 
     if name != "lab" and not name.startswith("lab:"):
-        return load_pipeline(name, device=device, dtype=dtype or "float32", download=download)
+        return load_pipeline(name, device=device, dtype=dtype or "float32", download=download, variant=variant)
     if name not in LAB:
         raise UnknownName("lab model", name, LAB)
-    import torch
-
+    if variant:
+        raise BadInput(f"{name} has one copy of its weights, and variant {variant[:40]!r} was asked for; leave it out")
+    kind, where = dtype_of(dtype or "float32"), device_of(device)
     from genward import lab
 
     which = "oracle" if name == "lab:oracle" else "lab"
     pipe = lab.pipeline(which)
-    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    pipe.to(where)
     if dtype not in (None, "float32"):
-        pipe.to(getattr(torch, dtype))
+        pipe.to(kind)
     return StableDiffusion(pipe, lab_spec(which, dtype or "float32"))
 
 
@@ -75,14 +83,18 @@ def lab_spec(which: str, dtype: str) -> Spec:
     """Identity of an embedded model: the files it generates with (not the judges' or the other denoiser's beside them)
     and its text encoder."""
     from genward import lab
-    from genward.models.sd import folder_spec
+    from genward.models.identity import spec_of
 
     parts = ("vae", "scheduler", "oracle" if which == "oracle" else "unet")
-    whole = folder_spec(lab.weights_folder(), f"lab:{which}", dtype)
-    files = {path: value for path, value in whole.fields["files"].items() if path.split("/")[0] in parts}
-    return Spec(
-        "model", "sd", {**whole.fields, "files": files, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS}
+    root = lab.weights_folder()
+    files = tuple(
+        p
+        for part in sorted(parts)
+        for p in sorted((root / part).rglob("*"))
+        if p.suffix in (".safetensors", ".json", ".txt")
     )
+    whole = spec_of(root, files, f"lab:{which}", dtype)
+    return Spec("model", "sd", {**whole.fields, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS})
 
 
 def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False) -> Opener:

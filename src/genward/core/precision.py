@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from genward.errors import BadInput, UnknownName
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -62,6 +64,42 @@ def cpu_units() -> Mapping[str, Any]:
         "amx_bf16": torch.cpu._is_amx_tile_supported(),
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
     }
+
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""What a model's weights may be cast to."""
+
+
+def dtype_of(name: str) -> torch.dtype:
+    """A dtype by name; ``UnknownName`` for one that is not in ``DTYPES``."""
+    if name not in DTYPES:
+        raise UnknownName("dtype", name, DTYPES)
+    import torch
+
+    kind: torch.dtype = getattr(torch, name)
+    return kind
+
+
+def device_of(name: str | None = None) -> torch.device:
+    """A device by name, which is on this machine and can be computed on; ``None`` takes CUDA where there is one, else
+    the CPU.
+
+    Raises:
+        BadInput: no such device here.
+    """
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        if found.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.zeros(1, device=found).sum().item()
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise BadInput(f"device {name[:40]!r} cannot be used ({why}); try cpu") from None
+    return found
 
 
 def autocast(where: torch.device | None = None) -> AbstractContextManager[Any]:

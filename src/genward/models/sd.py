@@ -20,11 +20,14 @@ from torch import Tensor
 from genward.core import defending
 from genward.core.contracts import Defense, Site
 from genward.core.media import Image
+from genward.core.precision import device_of, dtype_of
 from genward.core.quiet import quiet_loading
+from genward.core.reading import short
 from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
 from genward.errors import BadInput, Blocked, Conflict, GenwardError, Inapplicable, UnknownName
+from genward.models.identity import HOW, folder_spec, read_folder, spec_of
 from genward.models.rig import LiveRig, PortError, Run, learned_tokens
 from genward.models.sites import text_sites, unet_sites
 
@@ -422,70 +425,60 @@ def _learned(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, 
     return {text: vectors[name] for _, text, name in wanted}
 
 
-def folder_spec(folder: Path, name: str, dtype: str) -> Spec:
-    """A pipeline folder's identity: the SHA-256 of every safetensors file and configuration in it."""
-    files = sorted(
-        p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt") and p.name != "genward.json"
-    )
-    return Spec(
-        "model",
-        "sd",
-        {"source": name, "dtype": dtype, "files": {str(p.relative_to(folder)): file_hash(p)[:16] for p in files}},
-    )
-
-
 def load_pipeline(
-    source: str, *, device: str | None = None, dtype: str = "float32", download: bool = False
+    source: str, *, device: str | None = None, dtype: str = "float32", download: bool = False, variant: str = ""
 ) -> StableDiffusion:
     """Load a local folder or a hub id; safetensors only, no remote code, no download unless asked for.
 
+    Args:
+        variant: which copy of the weights to read where a folder holds several (``fp16``); see ``models.identity``.
+
     Raises:
-        BadInput: no such folder, not a pipeline, pickled or truncated weights, or not on this machine and ``download``
-            is off.
+        BadInput: no such folder, not a pipeline, pickled or truncated weights, no such dtype, device or variant, or not
+            on this machine and ``download`` is off.
     """
+    kind, where = dtype_of(dtype), device_of(device)
     folder = Path(source)
-    if not folder.is_dir():
+    if not _is_folder(folder):
         folder = _snapshot(source, download)
-    if not (folder / "model_index.json").is_file():
+    found = read_folder(folder, variant)
+    if not found.kind.startswith("StableDiffusionPipeline"):
         raise BadInput(
-            f"{folder} is no diffusers pipeline (it has no model_index.json); give a folder written by "
-            "save_pretrained, or a hub id"
+            f"{folder} holds a {short(found.kind, 60)!r}; this version of genward runs StableDiffusionPipeline"
         )
-    index = json.loads((folder / "model_index.json").read_text("utf-8"))
-    if not str(index.get("_class_name", "")).startswith("StableDiffusionPipeline"):
-        raise BadInput(
-            f"{folder} holds a {index.get('_class_name')!r}; this version of genward runs StableDiffusionPipeline"
-        )
-    for part in ("unet", "vae", "text_encoder"):
-        if not any((folder / part).glob("*.safetensors")):
-            pickles = [
-                p.name for p in (folder / part).glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-            ]
-            found = f"only {pickles[0]}, a pickle, which genward never loads" if pickles else "no weights"
-            raise BadInput(
-                f"{folder / part} holds {found}; convert the pipeline with save_pretrained(safe_serialization=True)"
-            )
     from diffusers import StableDiffusionPipeline
 
     try:
         with quiet_loading():
             pipe = StableDiffusionPipeline.from_pretrained(
-                str(folder), use_safetensors=True, dtype=getattr(torch, dtype), local_files_only=True
+                str(folder), use_safetensors=True, dtype=kind, local_files_only=True, variant=found.variant or None
             )
     except GenwardError:
         raise
     except Exception as error:
         raise BadInput(
-            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {str(error)[:300]}; check its files "
+            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {short(error, 300)}; check its files "
             "against their source"
         ) from error
-    pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return StableDiffusion(pipe, folder_spec(folder, source if not Path(source).is_dir() else folder.name, dtype))
+    pipe.to(where)
+    name = folder.name if _is_folder(Path(source)) else source
+    return StableDiffusion(pipe, spec_of(folder, found.files, name, dtype))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _snapshot(source: str, download: bool) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise BadInput(f"model {source!r}: no such folder, and not a hub id (owner/name); 'lab' is the embedded model")
+    if Path(source).suffix in (".safetensors", ".ckpt"):
+        raise BadInput(f"model {short(source)!r} is a single-file checkpoint, no diffusers folder; {HOW}")
+    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", source) or source.startswith("."):
+        raise BadInput(
+            f"model {short(source)!r}: no such folder, and not a hub id (owner/name); 'lab' is the embedded model"
+        )
     from huggingface_hub import snapshot_download
 
     try:
