@@ -63,5 +63,6 @@ def test_plain_values() -> None:
     wanted = {"1": [None, None, 2.5], "a": [0, 1], "b": ["x", "y"], "c": "p", "d": 0.5, "e": True}
     assert files.plain(given) == wanted == json.loads(files.json_text(given))
     assert files.finite(None) is files.finite(math.nan) is files.finite(-math.inf) is None and files.finite(3) == 3.0
+    assert files.finite(1 / 3, 2) == 0.33 and files.finite(math.nan, 2) is None
     with pytest.raises(BadInput, match="object"):
         files.plain({"a": object()})

@@ -12,13 +12,14 @@ import pytest
 from genward.catalog import plugins
 from genward.core import Case
 from genward.core.benchmark import Benchmark, Evidence, Setting
+from genward.core.settings import DIFFUSION
 from genward.errors import BadInput
 from genward.metrics import erasure
 from genward.run.costs import dry_run
 from genward.run.loop import run_plan
-from genward.run.plan import Plan, from_tables, load_plan
+from genward.run.plan import Plan, from_tables, load_plan, match
 from genward.store import Store
-from genward.testing import FakeJudge, ToneSampler
+from genward.testing import FakeJudge, ToneJudge, ToneSampler
 
 CONCEPT = """name = "high"
 kind = "custom"
@@ -113,5 +114,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_spent(plan: Plan, tmp_p
     with pytest.raises(BadInput, match="benchmark 'tones' is about audio and model 'lab' makes image"):
         run_plan(replace(plan, model="lab"), store)
     assert not list(store.root.rglob("*.wav")) and store.arms() == []
+    with pytest.raises(BadInput, match="judge 'lab' needs image and model 'tone' makes audio"):
+        dry_run(replace(plan, judge="lab"))
+    with pytest.raises(BadInput, match="model 'lab' is sampled with a Sampler and the plan has a ToneSampler"):
+        match(replace(plan, model="lab"), ToneJudge, lambda name: DIFFUSION._replace(makes="audio"))
     with pytest.raises(BadInput, match="unknown field sampler.'guidance'; known: seconds, rate, vibrato"):
         from_tables({**plan.tables(), "arm": [], "sampler": {"guidance": 4.0}}, "x")

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from genward.attacks import FAILED
 from genward.core.contracts import Target
+from genward.core.files import finite
 from genward.core.records import Call, Case, Inputs, row_seed
 from genward.errors import BadInput
 from genward.ops.finetune import add_noise
@@ -348,4 +349,4 @@ class Search:
 
 def rounded(loss: Tensor) -> float | None:
     """A loss to six places, ``None`` where it is not finite: it goes into JSON."""
-    return round(float(loss), 6) if bool(torch.isfinite(loss)) else None
+    return finite(float(loss), 6)

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.files import json_text
 from genward.core.records import Case, Concept, Sampler, row_seed
+from genward.core.settings import matched
 from genward.core.spec import canonical, digest
 from genward.errors import BadInput
 
@@ -234,10 +235,12 @@ def build(
     ``concepts`` are what the labels are about; they are kept with the plan for ``genward dataset fit``.
 
     Raises:
-        BadInput: the folder holds another plan, a judge does not know a label, or nothing to build.
+        BadInput: the folder holds another plan, a judge does not know a label or needs other media than the model
+            makes, or nothing to build.
     """
     if not cases or not judges or not recipe.labels:
         raise BadInput("a dataset wants at least one prompt, one judge and one label")
+    matched(model.makes, model.spec.name, judges=judges)
     plan = {
         "model": model.spec.to_json(),
         "defenses": [digest(_written(d)) for d in defenses],

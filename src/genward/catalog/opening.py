@@ -70,7 +70,7 @@ def open_model(
 def family_of(name: str) -> Family:
     """What is known of a model before it is opened: what it makes, and how its family samples."""
     cls = _outside(name)
-    return DIFFUSION if cls is None else Family(cls.family, cls.makes, cls.sampler_class)
+    return DIFFUSION if cls is None else Family.of(cls)
 
 
 def _outside(name: str) -> Any:

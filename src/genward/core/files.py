@@ -171,9 +171,12 @@ def _age(path: Path) -> float:
 # ----------------------------------------------------------------------------------------------------------------- JSON
 
 
-def finite(value: Any) -> float | None:
-    """The number, or ``None`` for ``None``, NaN and infinities: a figure as JSON can hold it."""
-    return float(value) if value is not None and math.isfinite(value) else None
+def finite(value: Any, digits: int | None = None) -> float | None:
+    """The number, rounded where ``digits`` are given, or ``None`` for ``None``, NaN and infinities: a figure as JSON
+    can hold it."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
 
 
 def plain(value: Any) -> Any:

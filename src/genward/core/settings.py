@@ -38,6 +38,11 @@ class Family(NamedTuple):
     sampler: type[Any]
     """Its ``Settings``"""
 
+    @classmethod
+    def of(cls, model: Any) -> Family:
+        """The family of a model or of its class."""
+        return cls(str(model.family), str(model.makes), model.sampler_class)
+
 
 DIFFUSION = Family("sd", "image", Sampler)
 """Stable Diffusion 1.x and 2.x, the lab's models included."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genward.catalog import plugins
+from genward.core.files import finite
 from genward.core.reading import short
 from genward.core.typed import build, read_toml
 from genward.errors import BadInput, UnknownName
@@ -278,7 +279,7 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
     benchmark = str(metrics.get("run", {}).get("benchmark") or "erasure")
     for claim in claims_of(benchmark) if rows is None else rows:
         got = estimate(claim, metrics)
-        numbers = [round(v, 4) if math.isfinite(v) else None for v in got]
+        numbers = [finite(v, 4) for v in got]
         table.append(
             {
                 "id": claim.id,

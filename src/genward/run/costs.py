@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from genward.catalog import plugins
 from genward.catalog.fitting import extra_nfe
+from genward.catalog.opening import family_of
 from genward.core.settings import changed, summed
-from genward.run.plan import Plan, batches, planned, setting_of, work
+from genward.run.plan import Plan, batches, match, planned, setting_of, work
 
 ROWS_PER_SECOND = 200.0
 """Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
@@ -26,7 +28,12 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
         of sampling (``None`` where there is no denoiser to count), ``rate``, ``cells`` of the matrix and the same
         figures by arm; time to fit defenses is not in it. Every arm is counted as searched by itself, the surrogate
         once more.
+
+    Raises:
+        BadInput: model, judge and benchmark are about different media.
     """
+    if plan.benchmark.media != "text":
+        match(plan, plugins.find("judge", plugins.parts("judge", plan.judge)[0]), family_of)
     setting = setting_of(plan)
     rows = planned(plan, setting)
     pieces = work(plan, rows.cases)

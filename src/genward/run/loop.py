@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.opening import Opener, opener
-from genward.core.settings import matched
+from genward.core.settings import Family
 from genward.errors import BadInput
 from genward.run import results
 from genward.run.generate import Progress, Say, Tally, describe, generate, prepare
 from genward.run.judging import judge_run, open_judge
 from genward.run.masks import mask_strips
 from genward.run.measure import measure, opened
-from genward.run.plan import Plan, planned, run_name, save_plan, setting_of, work
+from genward.run.plan import Plan, match, planned, run_name, save_plan, setting_of, work
 from genward.run.workbench import Bench, placed, search
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def run_plan(
     makes = plan.benchmark.media != "text"
     judge = open_judge(plan.judge) if judge is None and makes else judge
     if makes:  # before anything is spent
-        made_by = models(plan.model).makes
-        matched(made_by, plan.model, judges=[judge], media=plan.benchmark.media, benchmark=plan.benchmark.name)
-    if makes:
-        match(plan, models, judge)
+        match(plan, judge, lambda name: Family.of(models(name)))
     made = generate_run(plan, store, models, refit=refit, retry=retry, progress=progress, say=say)
     generated = time.perf_counter()
     judge_run(store, plan.name, judge, progress=progress)
@@ -83,23 +80,6 @@ def run_plan(
     found["run"]["stages"] = {k: round(v, 3) for k, v in spent.items()}
     store.write_json(store.run_folder(plan.name) / "metrics.json", found)
     return found
-
-
-def match(plan: Plan, models: Opener, judge: Any) -> None:
-    """Hold the media of the plan's benchmark, models and judge against each other, and its sampler against the models.
-
-    Raises:
-        BadInput: they do not fit together; nothing was spent.
-    """
-    about = plan.benchmark
-    for name in dict.fromkeys([plan.model, *(a.model for a in plan.arms if a.model)]):
-        model = models(name)
-        matched(model.makes, name, judges=[judge], media=about.media, benchmark=about.name)
-        if not isinstance(plan.sampler, model.sampler_class):
-            raise BadInput(
-                f"model {name!r} is sampled with a {model.sampler_class.__name__} and the plan has a "
-                f"{type(plan.sampler).__name__}; models of two families do not stand in one plan"
-            )
 
 
 def generate_run(

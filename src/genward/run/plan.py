@@ -17,7 +17,7 @@ benchmark's preset (``presets/quick.toml`` beside its class, ``erasure-quick`` i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,7 +27,7 @@ from genward.catalog.opening import family_of
 from genward.core.benchmark import Benchmark, Setting
 from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
-from genward.core.settings import changed, read_settings
+from genward.core.settings import Family, changed, matched, read_settings
 from genward.core.spec import digest
 from genward.core.typed import build, parse_toml, read_toml
 from genward.errors import BadInput, StoreError, UnknownName
@@ -136,6 +136,27 @@ class Plan:
 def fields_of(benchmark: Benchmark) -> dict[str, Any]:
     """A benchmark's fields and their values."""
     return {f.name: getattr(benchmark, f.name) for f in fields(benchmark)}  # type: ignore[arg-type]
+
+
+def match(plan: Plan, judge: Any, family: Callable[[str], Family]) -> None:
+    """Hold the media of the plan's benchmark, models and judge against each other, and its sampler against the models.
+
+    Args:
+        judge: the judge or its class.
+        family: gives a model's family by its name.
+
+    Raises:
+        BadInput: they do not fit together; nothing was spent.
+    """
+    about = plan.benchmark
+    for name in dict.fromkeys([plan.model, *(a.model for a in plan.arms if a.model)]):
+        found = family(name)
+        matched(found.makes, name, judges=[judge], media=about.media, benchmark=about.name)
+        if not isinstance(plan.sampler, found.sampler):
+            raise BadInput(
+                f"model {name!r} is sampled with a {found.sampler.__name__} and the plan has a "
+                f"{type(plan.sampler).__name__}; models of two families do not stand in one plan"
+            )
 
 
 class Work(NamedTuple):
