@@ -20,7 +20,7 @@ MAY: dict[str, set[str]] = (
         "serve": ROOMS | {"catalog"},
         "recipe": ROOMS | {"catalog", "run"},
         "report": BASE | {"metrics", "store"},
-        "testing": BASE | {"models", "catalog", "run", "serve"},
+        "testing": BASE | {"ops", "models", "catalog", "run", "serve"},
         "cli": BASE | {"catalog", "run", "serve", "recipe", "report"},
         "__main__": {"cli"},
         "_moved": set(),

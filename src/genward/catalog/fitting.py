@@ -272,7 +272,7 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
         raise BadInput(f"defense {text!r} is not one part that learns a concept; write it as esd:weapons,variant=x")
     concept = load_concept(requests[0].concept)
     stem = folder / fit_key(defense, concept, model.spec.hash)
-    found = _found(stem, text, progress or (lambda _: None))
+    found = _found(stem, text, lambda _: None)
     if found is not None:
         _fitting_model(found, model, str(stem))
     else:

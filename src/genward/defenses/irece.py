@@ -18,6 +18,7 @@ that the base model makes of the concept and of what must stay, and calibrates t
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,6 +108,8 @@ class Irece:
                 raise BadInput(f"irece: {field} {getattr(self, field)!r}; {', '.join(map(repr, known))} are possible")
         if not 0 <= self.strength <= 1 or not 0 < self.fpr < 1 or not 0 <= self.shrinkage <= 1:
             raise BadInput("irece: strength and shrinkage must lie in [0, 1], fpr between 0 and 1")
+        if not math.isfinite(self.threshold):
+            raise BadInput(f"irece: threshold {self.threshold}; a finite number of standard deviations is needed")
         if not 0 <= self.during[0] < self.during[1] <= 1:
             raise BadInput(
                 f"irece: window {self.during} is not a part of the loop; give (start, end) with 0 <= start < end <= 1"

@@ -357,13 +357,9 @@ def record(
     if branch not in BRANCHES:
         raise BadInput(f"branch {branch!r}; {', '.join(map(repr, BRANCHES))} are possible")
     wanted = None if steps is None else tuple(sorted({stop_step(s, sampler.steps) for s in steps}))
-    temporary = Path(tempfile.mkdtemp(prefix="genward-states-")) if folder is None and not in_memory else None
-    plan = {} if in_memory else _plan(model, cases, sampler, sources, defenses, keep_latents) | {
-        "steps": wanted, "branch": branch, "batch": batch, "about": sorted(labels or ()),
-    }  # fmt: skip
-    shards = Shards(None if in_memory else folder or temporary, plan, budget)
-    if temporary is not None:
-        weakref.finalize(shards, shutil.rmtree, temporary, ignore_errors=True)
+    plan = {} if in_memory else _plan(model, cases, sampler, sources, defenses, keep_latents)
+    plan |= {"steps": wanted, "branch": branch, "batch": batch, "about": sorted(labels or ())}
+    shards = _shards(folder, plan, budget, in_memory)
     samples: list[Sample] = []
     for start in range(shards.cases, len(cases), batch):
         part = cases[start : start + batch]
@@ -375,6 +371,16 @@ def record(
         if progress is not None:
             progress(start + len(part), len(cases))
     return Recording(shards, wanted or (), samples)
+
+
+def _shards(folder: Path | None, plan: Mapping[str, Any], budget: int, in_memory: bool) -> Shards:
+    """Shards in memory, in a folder, or in a temporary one that goes with them."""
+    if in_memory or folder is not None:
+        return Shards(None if in_memory else folder, plan, budget)
+    temporary = Path(tempfile.mkdtemp(prefix="genward-states-"))
+    made = Shards(temporary, plan, budget)
+    weakref.finalize(made, shutil.rmtree, temporary, ignore_errors=True)
+    return made
 
 
 def _plan(

@@ -56,7 +56,10 @@ def thresholds(judge: Judge, labels: Sequence[str], given: float | None, owner: 
             raise UnknownName(f"label of judge {judge.name}", label, known)
         if given is None and "threshold" not in known.get(label, {}):
             raise BadInput(f"{owner}: judge {judge.name} states no threshold for {label!r}; give threshold=0.5, say")
-    return np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
+    found = np.array([float(given if given is not None else known[label]["threshold"]) for label in labels])
+    if not np.isfinite(found).all():
+        raise BadInput(f"{owner}: a threshold of judge {judge.name} is no finite number; give threshold=0.5, say")
+    return found
 
 
 def scores(judge: Judge, images: Sequence[Picture | None], labels: Sequence[str]) -> NDArray[np.float64]:
