@@ -27,12 +27,13 @@ WUKONG = Wukong(images=40, per_caption=1, hidden=8, rank=2, **FEW)
 CASES = (
     (Esd(iterations=6, batch=2, lr=3e-3, sampling_steps=3), (2, 5)),
     (ConceptAblation(steps=5, batch=2, images=36, sampling_steps=2, lr=1e-2), (32, 38, 40)),
-    (WUKONG, (32, 41, 43)),
-    (SafeRedir(pairs=12, benign=10, per_caption=1, width=0.125, **FEW), (32, 35)),
+    (WUKONG, (32, -3, -1)),
+    (SafeRedir(pairs=12, benign=10, per_caption=3, width=0.125, **FEW), (32, -2)),
     (NoiseProbe(images=40, per_caption=2, sampling_steps=2, guidance=3.0, truth="caption"), (32,)),
     (Irece(images=20, sampling_steps=3, threshold=0.0, fpr=0.2), (32,)),
 )
-"""Settings, and the steps of their progress after which the fit is stopped, one after the other."""
+"""Settings, and the steps of their progress after which the fit is stopped, one after the other; negative ones count from
+the end."""
 
 
 class Stopped(Exception):
@@ -72,7 +73,7 @@ def test_a_stopped_fit_ends_at_the_same_bits(
     whole = fit(None, None)
     for stop in stops:
         with pytest.raises(Stopped):
-            fit(stop, tmp_path / "fit")
+            fit(stop if stop > 0 else seen[0][-1] + stop, tmp_path / "fit")
     again = fit(None, tmp_path / "fit")
     assert again == whole and again.card["captions"] == whole.card["captions"]
     assert len(seen[-1]) < len(seen[0]) and seen[-1][-1] == seen[0][-1], "what was done is not done again"

@@ -220,7 +220,7 @@ def test_a_killed_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def made(folder: Path | None, **more: Any) -> Any:
         read = sources([SITE], ("latents",), 2)
         return record(
-            model, cases, sampler, read, steps=(0, 2), folder=folder, labels=labels, batch=3, budget=4096, **more
+            model, cases, sampler, read, steps=(0, 2), folder=folder, labels=labels, batch=3, budget=1024, **more
         )
 
     whole = made(tmp_path / "whole")

@@ -43,7 +43,7 @@ def test_scores_above_a_threshold() -> None:
 def test_several_columns_name_the_farthest() -> None:
     table = torch.tensor([[0.2, 0.9], [0.7, 0.65], [0.1, 0.1], [0.9, math.nan]])
     found = decide(table, [0.5, 0.6], 4)
-    assert found.which.tolist() == [1, 0, 1 - 0, 1] and found.hit.tolist() == [True, True, False, False]
+    assert found.which.tolist() == [1, 0, 0, 1] and found.hit.tolist() == [True, True, False, False]
     assert found.broken.tolist() == [False, False, False, True]
     assert found.score[:3].tolist() == pytest.approx([0.9, 0.7, 0.1])
 

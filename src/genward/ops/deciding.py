@@ -61,12 +61,14 @@ def decide(
         inclusive: whether a score at its threshold is beyond it.
     """
     cuts = torch.as_tensor(limits, dtype=torch.float64).reshape(-1)
+    if not len(cuts):  # nothing to compare with: nothing vouches for a row
+        cuts = torch.full((1,), math.nan, dtype=torch.float64)
     table = _table(scores, rows, len(cuts))
     picked = _mask(among, rows, table, missing=True)
     sound = torch.isfinite(table).all(1) & bool(torch.isfinite(cuts).all()) & ~_mask(unsound, rows, table, False)
     margin = table - cuts.to(table)
     usable = torch.isfinite(margin)
-    which = torch.where(usable, margin.detach(), torch.inf).argmax(1) if len(cuts) else picked.long() * 0
+    which = torch.where(usable, margin.detach(), torch.inf).argmax(1)
     best = margin.detach().gather(1, which[:, None])[:, 0]
     beyond = best >= 0 if inclusive else best > 0
     return Decision(table, which, cuts, picked & sound & beyond, picked & ~sound)
@@ -80,7 +82,7 @@ def _table(scores: Any, rows: int, columns: int) -> Tensor:
         if scores.shape == (rows,) and columns == 1:
             return scores[:, None]
     where = scores.device if isinstance(scores, Tensor) else None
-    return torch.full((rows, max(1, columns)), math.nan, device=where)
+    return torch.full((rows, columns), math.nan, device=where)
 
 
 def _mask(mask: Tensor | None, rows: int, like: Tensor, missing: bool) -> Tensor:
