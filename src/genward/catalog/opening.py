@@ -46,6 +46,8 @@ def open_model(
     """
     outside = _outside(name)
     if outside is not None:
+        if variant:
+            raise BadInput(f"model {name[:40]!r} takes no variant, and {variant[:40]!r} was asked for; leave it out")
         made: StableDiffusion = outside.opened(name, device=device, dtype=dtype, download=download)
         return made
     from genward.models.sd import StableDiffusion, load_pipeline

@@ -37,6 +37,7 @@ def main(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
@@ -57,7 +58,7 @@ def main(
 
     from genward.catalog.opening import open_model
 
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     say = None if as_json else common.note
     with common.progress("benign prompts", as_json) as update:
         found = calibration.calibrate(

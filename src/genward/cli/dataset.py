@@ -81,6 +81,7 @@ def build(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     as_json: bool = common.Json,
 ) -> None:
     """Build a dataset: generate each prompt with several seeds, label the pictures, keep early features. No picture is
@@ -117,7 +118,7 @@ def build(
         seed=seed,
         **settings,
     )
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     with common.progress("pictures", as_json) as update:
         card = dataset.build(opened, cases, judges, recipe, out, concepts=concepts, batch=batch, progress=update)
     show(card, as_json)
@@ -137,6 +138,7 @@ def fit(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     as_json: bool = common.Json,
 ) -> None:
     """Fit a detector on a dataset: train rows teach it, validation rows set its thresholds, test rows answer the sanity
@@ -160,7 +162,7 @@ def fit(
     settings = template(requests[0])
     if "sites" not in dict(requests[0].options):
         settings = dataclasses.replace(settings, sites=tuple(data.card["plan"]["recipe"]["sites"]))
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     with common.progress("epochs", as_json) as update:
         artifact, gates = learning.fit_file(
             data,

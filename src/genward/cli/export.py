@@ -21,6 +21,7 @@ def main(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     as_json: bool = common.Json,
 ) -> None:
     """Write the model with its edited weights as a stock diffusers folder that loads without genward."""
@@ -31,7 +32,7 @@ def main(
     from genward.catalog.opening import open_model
 
     requests = parse_defense(defense)
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     chain = ready(requests, opened, store, refit=refit, progress=None if as_json else common.note)
     folder = opened.export(out, chain.defenses)
     if as_json:

@@ -29,6 +29,7 @@ def main(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     as_json: bool = common.Json,
 ) -> None:
     """Fit a defense on a concept and write what it learned: safetensors and a JSON card. Use it with --defense FILE."""
@@ -51,7 +52,7 @@ def main(
         raise BadInput(
             f"defense {name!r} learns nothing, so there is nothing to fit; use it as it is: --defense {name}:{concept}"
         )
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     artifact = fit_artifact(name, defense, about, opened, stem, None if as_json else common.note)
     path = stem.with_name(stem.name + ".safetensors")
     if as_json:

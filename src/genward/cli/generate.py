@@ -88,6 +88,7 @@ def main(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
@@ -100,7 +101,7 @@ def main(
     from genward.core.records import Sampler
     from genward.run.guard import Guard
 
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     for text in dict.fromkeys([*prompt, negative]):
         if not opened.fits(text):
             common.note(f"prompt {text[:40]!r}… is longer than this model's text encoder reads; its end is ignored")

@@ -105,6 +105,7 @@ def main(
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
+    variant: str = common.Variant,
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
@@ -131,7 +132,7 @@ def main(
     from genward.catalog.opening import open_model
     from genward.serve.protect import protect
 
-    opened = open_model(model, device, dtype, download=download)
+    opened = open_model(model, device, dtype, download=download, variant=variant)
     rows = [(p, seed + j) for p in prompt for j in range(n)]
     generators = [torch.Generator().manual_seed(s) for _, s in rows]
     chain = [d for d in defense if d != "none"]
