@@ -168,3 +168,18 @@ def test_a_fit_without_its_card_is_made_again(model: Any, tmp_path: Path) -> Non
     again = fit.ready(fit.parse_defense("uce:banana"), model, tmp_path, progress=said.append)
     assert again.artifacts[0] == made.artifacts[0] and "never finished" in said[0] and card.is_file()
     assert fit.damaged_fits(tmp_path / "fits") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("irece:weapons,during=0.5", "during is .0.5,., which is a list|during is .0.5,."),
+        ("irece:weapons,edges=8", "edges is .8,."),
+        ("irece:weapons,threshold=nan", "threshold is nan, which is a number; give a finite number"),
+        ("irece:weapons,seed=99999999999999999999999", "seed is 99999999999999999999999"),
+        ("uce:weapons,lam=inf", "lam is inf"),
+    ],
+)
+def test_fields_are_checked_by_their_type(text: str, match: str) -> None:
+    with pytest.raises(BadInput, match=match):
+        fit.template(fit.parse_defense(text)[0])

@@ -244,3 +244,30 @@ def test_a_pair_is_one_commit(
         assert what == "rename", "a full disk leaves what was there"
     new = artifacts.save(tmp_path / "x", {**tensors, "a": torch.zeros(5)}, {"which": "new"})
     assert artifacts.load(tmp_path / "x").hash == new.hash and not list(tmp_path.glob(".*"))
+
+
+def test_files_of_another_kind_are_named(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    artifacts.save(tmp_path / "x", tensors, {"seconds": 1.5, "captions": ["a cat"], "seeds": [1]})
+    good = (tmp_path / "x.safetensors").read_bytes()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3438167540\n".encode()
+    for data, match in ((pointer, "git-LFS pointer"), (b"<!DOCTYPE html>" * 9, "a web page"), (good[:-1], "cut short")):
+        (tmp_path / "x.safetensors").write_bytes(data)
+        with pytest.raises(BadArtifact, match=match):
+            artifacts.load(tmp_path / "x")
+    (tmp_path / "x.safetensors").write_bytes(good)
+    card = (tmp_path / "x.json").read_text()
+    for old, new, match in (
+        ('"seconds": 1.5', '"seconds": "long"', "seconds is 'long', which is text, where a number belongs"),
+        ('"seconds": 1.5', '"seconds": -1', "seconds is -1"),
+        ('"seconds": 1.5', '"seconds": 1.5, "settings": []', r"settings is \[\], which is a list, where a table"),
+        ('"a cat"', "5", "5, which is a whole number stands among its captions"),
+        ('"seconds": 1.5', '"seconds": NaN', "NaN is no JSON number"),
+        ('"seconds": 1.5', '"x": ' + "[" * 50_000 + "]" * 50_000, "levels deep"),
+    ):
+        assert old in card
+        (tmp_path / "x.json").write_text(card.replace(old, new))
+        with pytest.raises(BadArtifact, match=match):
+            artifacts.load(tmp_path / "x")
+    small = {"a": torch.ones(4).to(torch.float8_e4m3fn)}
+    with pytest.raises(BadInput, match="float8"):
+        artifacts.save(tmp_path / "small", small, {})

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,8 +28,10 @@ from genward.core import defending
 from genward.core.contracts import Artifact, Defense
 from genward.core.defending import artifact_field
 from genward.core.files import json_text
+from genward.core.reading import short
 from genward.core.records import Concept, load_concept
 from genward.core.spec import digest
+from genward.core.typed import configured, shown
 from genward.errors import BadArtifact, BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -129,12 +132,10 @@ def template(request: DefenseRequest) -> Any:
     concept."""
     cls = catalog.find("defense", request.name)
     given = catalog.options("defense", request.name, dict(request.options))
-    try:
-        if not request.concept or artifact_field(cls):
-            return cls(**given)
-        return defending.made_for(cls, load_concept(request.concept), **given)
-    except TypeError as error:
-        raise BadInput(f"defense {request.text!r}: {error}; see genward show defense {request.name}") from error
+    where = f"defense {short(request.text)!r}"
+    if not request.concept or artifact_field(cls):
+        return configured(cls, given, where)
+    return configured(cls, given, where, partial(defending.made_for, cls, load_concept(request.concept)))
 
 
 def ready(
@@ -397,10 +398,15 @@ def from_artifact(request: DefenseRequest, model: StableDiffusion) -> tuple[Defe
     if field is None:
         raise BadArtifact(f"{path}: defense {name!r} takes no artifact; the card is wrong")
     known = {f.name for f in dataclasses.fields(cls)}
-    config = {
-        k: tuple(v) if isinstance(v, list) else v
-        for k, v in dict(artifact.card.get("settings", {})).items()
-        if k in known
-    }
+    settings = artifact.card.get("settings", {})
+    if not isinstance(settings, dict):
+        raise BadArtifact(f"{path}: the settings of its card are {shown(settings)}; fit again")
+    config = {k: v for k, v in settings.items() if k in known and k != field}
     config |= catalog.options("defense", name, dict(request.options))
-    return cls(**{**config, field: _fitting_model(artifact, model, str(path))}), artifact
+    fitted = _fitting_model(artifact, model, str(path))
+    try:
+        return configured(cls, {**config, field: fitted}, str(path)), artifact
+    except BadArtifact:
+        raise
+    except BadInput as error:
+        raise BadArtifact(str(error)) from error

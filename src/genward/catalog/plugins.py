@@ -20,6 +20,8 @@ from typing import Any
 
 from genward.core.options import coerce as coerce
 from genward.core.options import parts as parts
+from genward.core.reading import short
+from genward.core.typed import configured
 from genward.errors import BadInput, UnknownName
 
 ROOMS = ("defenses", "attacks", "judges", "benchmarks", "models")
@@ -254,7 +256,4 @@ def made(kind: str, text: str) -> Any:
     """
     name, given = parts(kind, text, f"genward show {kind}")
     cls = find(kind, name)
-    try:
-        return cls(**options(kind, name, given))
-    except TypeError as error:
-        raise BadInput(f"{kind} {text!r}: {error}; see genward show {kind} {name}") from error
+    return configured(cls, options(kind, name, given), f"{kind} {short(text)!r}")

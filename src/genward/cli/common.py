@@ -23,9 +23,7 @@ Json = typer.Option(False, "--json", help="Print JSON.")
 ModelName = typer.Option("lab", "--model", "-m", help="lab, lab:oracle, a hub id or a folder.")
 Device = typer.Option(None, "--device", help="cpu, cuda, …; by default the best there is.")
 Dtype = typer.Option(None, "--dtype", help="float32 (default), float16 or bfloat16.")
-Variant = typer.Option(
-    "", "--variant", help="Which copy of the weights to read where a folder holds several, as fp16."
-)
+Variant = typer.Option("", "--variant", help="Which copy of the weights to read where a folder holds several, as fp16.")
 Download = typer.Option(False, "--download", help="Fetch a hub id that is not on this machine.")
 Negative = typer.Option("", "--negative", help="Negative prompt of your own.")
 FirstSeed = typer.Option(

@@ -7,10 +7,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,46 @@ def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") 
         if name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInput(f"{where}: {path}{name} is missing; write {example(name, hints[name])}{told}")
     return cls(**{k: value(v, hints[k], where, f"{path}{k}", told) for k, v in table.items()})
+
+
+def configured(cls: type[T], given: Mapping[str, Any], where: str, make: Callable[..., T] | None = None) -> T:
+    """A plug-in's object from values of its fields, as a text or an artifact's card gives them: those of plain types are
+    checked as ``build`` does, and what the class itself cannot take is ``BadInput`` too.
+
+    Args:
+        where: what to call the plug-in in errors.
+        make: what makes it of the fields; by default the class.
+    """
+    make = cls if make is None else make
+    kinds = {name: _annotation(cls, name) for name in given}
+    held = {k: value(v, kinds[k], where, k) if _plain(kinds[k]) else v for k, v in given.items()}
+    try:
+        return make(**held)
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise BadInput(f"{where}: {short(error)}; check its fields") from error
+
+
+def _annotation(cls: type[Any], name: str) -> Any:
+    """The annotation of a field, or ``None`` where it names what the module imports for type checks alone."""
+    for owner in cls.__mro__:
+        if name in vars(owner).get("__annotations__", {}):
+            one = types.SimpleNamespace(__annotations__={name: owner.__annotations__[name]})
+            try:
+                return typing.get_type_hints(one, vars(sys.modules[owner.__module__]))[name]
+            except NameError:
+                return None
+    return None
+
+
+def _plain(kind: Any) -> bool:
+    """Whether a type is made of text, numbers, truth values, lists and tables alone."""
+    if kind in (str, int, float, bool, types.NoneType, Ellipsis):
+        return True
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    known = origin in (tuple, typing.Union, types.UnionType) or (
+        isinstance(origin, type) and issubclass(origin, Mapping)
+    )
+    return known and all(_plain(k) for k in arguments)
 
 
 def value(given: Any, kind: Any, where: str, path: str, told: str = "") -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,10 @@ from torch import Tensor
 from genward.core import defending
 from genward.core.contracts import Artifact
 from genward.core.files import json_text, write_files, written
+from genward.core.reading import parse_json, read_bytes, read_text, short
 from genward.core.records import Concept
+from genward.core.typed import shown
+from genward.core.weights import problem
 from genward.errors import BadArtifact, BadInput
 
 FORMAT = 2
@@ -32,6 +34,19 @@ MAX_BYTES = 4 << 30
 MAX_CARD = 16 << 20
 """Largest card and largest safetensors header that is read, bytes."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Floating point numbers of an artifact's tensors; smaller ones (float8) cannot be computed with."""
+KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "method": (str, "text"),
+    "model_hash": (str, "text"),
+    "model": (dict, "a table"),
+    "settings": (dict, "a table"),
+    "concepts": ((dict, list), "a table"),
+    "seconds": ((int, float), "a number"),
+    "captions": (list, "a list of texts"),
+    "seeds": (list, "a list of whole numbers"),
+}
+"""What the fields of a card that every method writes must hold, where they are there."""
 RESERVED = ("format", "hash", "tensors")
 """Fields of the card that ``save`` writes."""
 VOLATILE = ("seconds", "torch")
@@ -67,6 +82,8 @@ def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
         raise BadInput("an artifact needs at least one tensor")
     kept = {str(name): value.detach().cpu().contiguous().clone() for name, value in sorted(tensors.items())}
     for name, value in kept.items():
+        if value.is_floating_point() and value.dtype not in FLOATS:
+            raise BadInput(f"tensor {short(name, 60)!r} of an artifact is {value.dtype}; save float16 to float64")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise BadInput(
                 f"tensor {name!r} of an artifact holds numbers that are not finite; fit again with a lower learning "
@@ -233,28 +250,10 @@ def _with(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise BadArtifact(f"{path} has {size:,} bytes, at most {limit:,} are opened; is it the right file?")
-        return path.read_bytes()
-    except OSError as error:
-        raise BadArtifact(
-            f"{path} cannot be read: {error.strerror or error}; an artifact is two files, .safetensors and .json of "
-            "one name"
-        ) from error
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
-
-
 def _read_card(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads(_read(path, MAX_CARD).decode("utf-8"), parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise BadArtifact(f"{path} is no JSON card: {error}; fit again") from error
+    told = "an artifact is two files, .safetensors and .json of one name"
+    text = read_text(path, "card", MAX_CARD, BadArtifact, told)
+    card = parse_json(text, f"card {short(path)}", BadArtifact)
     if not isinstance(card, dict) or not isinstance(card.get("hash"), str):
         raise BadArtifact(f"{path} is no artifact's card (a table with a hash); fit again")
     if card.get("format") != FORMAT:
@@ -262,6 +261,17 @@ def _read_card(path: Path) -> dict[str, Any]:
             f"{path} has card format {card.get('format')!r}, this version reads {FORMAT}; fit again or use the "
             "matching genward"
         )
+    for key, (kinds, said) in KINDS.items():
+        value = card.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+            raise BadArtifact(f"{short(path)}: {key} is {shown(value)}, where {said} belongs; fit again")
+    for key in ("captions", "seeds"):
+        kind = str if key == "captions" else int
+        wrong = next((v for v in card.get(key) or () if isinstance(v, bool) or not isinstance(v, kind)), None)
+        if wrong is not None:
+            raise BadArtifact(f"{short(path)}: {shown(wrong)} stands among its {key}; fit again")
+    if not 0 <= card.get("seconds", 0) < 1e12:
+        raise BadArtifact(f"{short(path)}: seconds is {shown(card['seconds'])}; fit again")
     return card
 
 
@@ -269,20 +279,21 @@ def _read_tensors(path: Path, limit: int) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
 
-    data = _read(path, limit)
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise BadArtifact(
-            f"{path} holds a pickle or a zip archive in spite of its name, and genward never opens one; convert it to "
-            "safetensors"
-        )
-    if len(data) < 8 or struct.unpack("<Q", data[:8])[0] > min(len(data) - 8, MAX_CARD):
-        raise BadArtifact(
-            f"{path} is no safetensors file or was cut short ({len(data):,} bytes); fetch or fit it again"
-        )
+    data = read_bytes(
+        path, "artifact", limit, BadArtifact, "an artifact is two files, .safetensors and .json of one name"
+    )
+    told = problem(path)
+    if told:
+        raise BadArtifact(f"{short(path)} {told.replace('fetch it again', 'fetch or fit it again')}")
     try:
         tensors = from_bytes(data)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise BadArtifact(f"{path} is damaged or was cut short: {error}; fetch or fit it again") from error
     if not tensors:
         raise BadArtifact(f"{path} holds no tensors; fit again")
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.dtype not in FLOATS:
+            raise BadArtifact(
+                f"{short(path)}: tensor {short(name, 60)!r} is {value.dtype}; float16 to float64 are read"
+            )
     return tensors
