@@ -10,7 +10,7 @@ import genward
 SOURCE = Path(genward.__file__).parent
 BASE = {"core", "errors"}
 PLUGINS = BASE | {"ops", "models.sites"}
-ROOMS = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks"}
+ROOMS = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks", "sections"}
 MAY: dict[str, set[str]] = (
     {
         "core": {"errors"},
@@ -19,15 +19,16 @@ MAY: dict[str, set[str]] = (
         "run": ROOMS | {"catalog"},
         "serve": ROOMS | {"catalog"},
         "recipe": ROOMS | {"catalog", "run"},
-        "report": BASE | {"metrics", "store"},
+        "report": BASE | {"sections"},
         "testing": BASE | {"ops", "models", "catalog", "run", "serve"},
         "cli": BASE | {"catalog", "run", "serve", "recipe", "report"},
         "__main__": {"cli"},
         "_moved": set(),
     }
-    | {room: BASE for room in ("ops", "metrics", "store", "models", "lab")}
+    | {room: BASE for room in ("ops", "metrics", "store", "models", "lab", "sections")}
     | {room: PLUGINS for room in ("defenses", "attacks", "judges")}
-    | {"benchmarks": PLUGINS | {"metrics"}}  # a benchmark owns its figures, and metrics are what it computes them with
+    # a benchmark owns its figures and its part of the report: metrics computes the ones, sections shape the other
+    | {"benchmarks": PLUGINS | {"metrics", "sections"}}
 )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image, ImageDraw
@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from genward.errors import StoreError
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> "\'&{{ 7*7 }}'
-WORDINGS = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
+VARIANTS = ("name", "synonym", "synonym-heldout", "description", "kind", "scene")
 ARMS = {
     "base": (True, 0.62, 0.90),
     "zero": (True, 0.62, 0.90),
@@ -27,8 +27,15 @@ ARMS = {
 }
 
 
+class Sound(NamedTuple):
+    data: bytes
+
+    def encoded(self) -> bytes:
+        return self.data
+
+
 class SmallStore:
-    """The two methods of a store that a report calls, over a folder."""
+    """The methods of a store that a report calls, over a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -41,6 +48,18 @@ class SmallStore:
         if not path.is_file():
             raise StoreError(f"no picture {sha}")
         return Image.open(path)
+
+    def media(self, sha: str, mime: str) -> Sound:
+        path = self.root / "media" / sha
+        if not path.is_file():
+            raise StoreError(f"no {mime} {sha}")
+        return Sound(path.read_bytes())
+
+    def keep(self, data: bytes) -> str:
+        sha = hashlib.sha256(data).hexdigest()
+        (self.root / "media").mkdir(parents=True, exist_ok=True)
+        (self.root / "media" / sha).write_bytes(data)
+        return sha
 
     def put(self, image: Image.Image) -> str:
         sha = hashlib.sha256(image.tobytes()).hexdigest()
@@ -81,7 +100,7 @@ def cells() -> list[dict[str, Any]]:
     rows = []
     for concept, penalty in (("weapons", 0.0), ("style-noto", 0.05)):
         for arm, (_, rate, kept) in ARMS.items():
-            for k, variant in enumerate(WORDINGS if concept == "weapons" else ("name", "scene")):
+            for k, variant in enumerate(VARIANTS if concept == "weapons" else ("name", "scene")):
                 shift = (0.0, 0.03, 0.05, 0.12, -0.3, 0.2)[k] * min(1.0, rate * 4)
                 rows.append(cell(arm, concept, variant, rate + penalty, kept - penalty, shift))
     rows[3]["n_unscored"] = 3

@@ -16,6 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
+from genward.benchmarks._sections import erasure
 from genward.report import build
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 @pytest.fixture
 def page(chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any]) -> webdriver.Chrome:
     store.write("quick", metrics)
-    path = build(store, "quick")
+    path = build(store, "quick", sections=erasure.sections)
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
     chromium.get(path.as_uri())
@@ -123,7 +124,7 @@ def test_pictures_unblur_by_click_by_key_and_all_at_once(page: webdriver.Chrome)
     shots[1].send_keys(Keys.ENTER)
     shots[0].send_keys(Keys.SPACE)
     assert [blur(page, s) for s in shots[:2]] == [True, False]
-    everything = page.find_element(By.ID, "show-all")
+    everything = page.find_element(By.CSS_SELECTOR, ".show-all")
     click(page, everything)
     assert not any(blur(page, s) for s in shots)
     click(page, everything)
@@ -139,7 +140,7 @@ def test_pictures_are_decoded(page: webdriver.Chrome) -> None:
 
 def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
     page.execute_script(
-        "const s = document.querySelector('[data-filter=wording]'); s.value = 'kind'; s.dispatchEvent(new "
+        "const s = document.querySelector('[data-filter='prompt variant']'); s.value = 'kind'; s.dispatchEvent(new "
         "Event('change'))"
     )
     assert [s.is_displayed() for s in page.find_elements(By.CSS_SELECTOR, ".strip")] == [False, True, False]
@@ -155,7 +156,7 @@ def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
     assert page.find_element(By.ID, "tip").text == mark.get_attribute("aria-label")
     more = page.find_element(By.CSS_SELECTOR, ".more")
     assert not more.is_displayed()
-    click(page, page.find_element(By.ID, "details"))
+    click(page, page.find_element(By.CSS_SELECTOR, "[data-details]"))
     assert more.is_displayed()
 
 
@@ -197,7 +198,7 @@ def test_it_works_from_a_path_with_odd_letters(
     chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], tmp_path: Path
 ) -> None:
     store.write("quick", metrics)
-    path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html")
+    path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html", sections=erasure.sections)
     chromium.get_log("browser")
     chromium.get(path.as_uri())
     assert "genward report" in chromium.title

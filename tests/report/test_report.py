@@ -4,10 +4,8 @@ input."""
 from __future__ import annotations
 
 import base64
-import copy
 import hashlib
 import io
-import json
 import re
 import subprocess
 import sys
@@ -15,17 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from genward.errors import BadInput, StoreError
-from genward.report import build, summary_rows, text_table
-from genward.report.plot import place, plots, ticks
-from genward.report.prose import cautions, findings
-from genward.report.reading import check
-from genward.report.shots import MAX_STRIPS, Thumbnails, grids, thumbnail
-from genward.report.tables import Estimate, Grid, arms, duration, percent, short
+from genward.benchmarks._sections import erasure
+from genward.core.blocks import Shot
+from genward.errors import StoreError
+from genward.report.media import MAX_STRIPS, Album, thumbnail
+from genward.report.page import build as build_page
 
 VOID = {"meta", "link", "img", "br", "wbr", "input"}
 
@@ -58,6 +53,10 @@ class Page(HTMLParser):
 
     def all(self, tag: str, cls: str = "") -> list[dict[str, str]]:
         return [a for t, a in self.tags if t == tag and (not cls or cls in a.get("class", "").split())]
+
+
+def build(store: Any, run: str, out: Path | None = None) -> Path:
+    return build_page(store, run, out, sections=erasure.sections)
 
 
 @pytest.fixture
@@ -140,8 +139,8 @@ def test_unsafe_pictures_are_blurred_and_missing_ones_say_why(page: Page, text: 
     tiles = [a["aria-label"] for a in page.all("div", "tile")]
     assert tiles == [
         "sld:strong: refused by a defense",
-        "uce: picture missing in the store",
-        "esd-x: an error, no picture",
+        "uce: sample missing in the store",
+        "esd-x: an error, no sample",
     ]
     assert "Missing or unreadable in the store" in text
 
@@ -171,8 +170,9 @@ class Store:
     root = Path(sys.argv[1])
     def run_folder(self, run): return self.root / "runs" / run
     def image(self, sha): return Image.open(self.root / "images" / f"{sha}.png")
+from genward.benchmarks._sections.erasure import sections
 from genward.report import build
-print(build(Store(), "quick", Path(sys.argv[1]) / "x.html"))
+print(build(Store(), "quick", Path(sys.argv[1]) / "x.html", sections=sections))
 """
     subprocess.run([sys.executable, "-c", code, str(store.root)], check=True, capture_output=True, timeout=60)
 
@@ -252,105 +252,12 @@ def test_a_broken_picture_becomes_a_tile(store: Any, metrics: dict[str, Any]) ->
     sha = metrics["grids"][2]["images"]["uce"]
     path = store.root / "images" / f"{sha}.png"
     path.write_bytes(path.read_bytes()[:90])
-    made = Thumbnails(store)
-    found, _ = grids(metrics["grids"], arms(check(metrics)), made)
-    assert [s.state for s in found[2].shots if s.arm == "uce"] == ["lost"]
-    assert sha in made.lost
-
-
-def test_two_cells_of_one_key_are_refused(metrics: dict[str, Any]) -> None:
-    metrics["cells"].append(dict(metrics["cells"][0]))
-    with pytest.raises(BadInput, match="two cells"):
-        summary_rows(metrics)
-
-
-# ------------------------------------------------------------------------------------------------------- pure functions
-
-
-def test_the_mean_over_wordings_against_numpy(metrics: dict[str, Any]) -> None:
-    grid = Grid(check(metrics))
-    mine = [c for c in metrics["cells"] if c["arm"] == "uce" and c["concept"] == "weapons"]
-    want = [np.mean([c[k] for c in mine], dtype=np.float64) for k in ("crr", "crr_low", "crr_high")]
-    np.testing.assert_allclose(grid.residual("uce", "weapons"), want, rtol=0, atol=1e-12)
-    assert grid.residual("zero", "weapons") == Estimate(None), "an arm that lacks a wording has no mean to compare"
-
-
-def test_arms_of_one_label_are_one_row_and_hashes_name_arms(metrics: dict[str, Any]) -> None:
-    second = copy.deepcopy(next(a for a in metrics["arms"] if a["label"] == "uce")) | {"hash": "beef"}
-    metrics["arms"].append(second)
-    for cell in metrics["cells"]:
-        if cell["arm"] == "uce" and cell["concept"] == "style-noto":
-            cell["arm"] = "beef"
-    found = {a.label: a for a in arms(check(metrics))}
-    assert len(found) == 8 and [p.hash for p in found["uce"].parts][1] == "beef"
-    assert [r[1] for r in summary_rows(metrics)].count("uce") == 2
-
-
-def test_roles(metrics: dict[str, Any]) -> None:
-    roles = {a.label: a.role for a in arms(check(metrics))}
-    assert roles["base"] == "base" and roles["oracle"] == "oracle" and roles["zero"] == "control"
-    assert {v for k, v in roles.items() if k not in ("base", "oracle", "zero")} == {"defense"}
-
-
-def test_findings_name_the_best_its_cost_and_who_is_as_good(metrics: dict[str, Any]) -> None:
-    first = findings(Grid(check(metrics)))[0]
-    assert (first.concept, first.best) == ("weapons", "uce+negative_prompt")
-    said = " ".join(first.lines).replace("\u00a0", " ")
-    for wanted in (
-        "leaves weapons in 3 % (interval 0–17 %)",
-        "without a defense (base) it is 64 %",
-        "against 90 %",
-        "a cost of 11 points",
-        "“scene”",
-        "oracle",
-    ):
-        assert wanted in said, wanted
-    assert "sld:strong, uce and esd-x cannot be told apart" in said
-
-
-def test_cautions(metrics: dict[str, Any]) -> None:
-    checked = check(metrics)
-    said = " ".join(cautions(checked, Grid(checked), 1, 0)).replace("\u00a0", " ")
-    for wanted in (
-        "a cell with 24 pictures is known only to ±13 points",
-        "27 pictures could not be scored",
-        "1 label (dagger)",
-        "uncommitted",
-        "1 picture is named",
-    ):
-        assert wanted in said, wanted
-    assert "do not trust" not in said
-    for cell in metrics["cells"]:
-        if cell["arm"] == "zero" and cell["crr"] is not None:
-            cell["crr"] -= 0.01
-    checked = check(metrics)
-    assert "differs from the base arm in 7 cells" in cautions(checked, Grid(checked), 0, 0)[0]
-
-
-def test_the_terminal_table(metrics: dict[str, Any]) -> None:
-    rows = summary_rows(metrics)
-    assert rows[0][:4] == ["concept", "arm", "name", "synonym"] and rows[0][-1] == "prepare"
-    assert len(rows) == 1 + 2 * 8 and len({len(r) for r in rows}) == 1
-    assert rows[1][:3] == ["weapons", "base *", "0.62 [0.50, 0.76]"]
-    assert rows[5][-1] == "0.4 s"
-    lines = text_table(json.loads(json.dumps(metrics))).splitlines()
-    assert len(lines) == len(rows) + 1 and set(lines[1]) == {"-", " "}
-
-
-def test_numbers_as_text() -> None:
-    assert [percent(v) for v in (None, 0.583, 0.004, 1.0, -0.001)] == ["–", "58", "0", "100", "0"]
-    assert [short(v) for v in (None, 0, 0.22, 19, 12.5, 5.125, 1234.5, 1e-7, -0.02)] == [
-        "–",
-        "0",
-        "0.22",
-        "19",
-        "12.5",
-        "5.12",
-        "1,234",
-        "1.00e-07",
-        "-0.02",
-    ]
-    assert [duration(v) for v in (None, 0.24, 42, 185, 7440)] == ["–", "0.24 s", "42 s", "3 min 5 s", "2 h 4 min"]
+    album = Album(store)
+    assert album.shot(Shot("uce", sha=sha)).state == "lost"
+    assert album.lost == [sha]
+    store.write("quick", metrics)
+    tiles = [a["aria-label"] for a in Page(build(store, "quick").read_text("utf-8")).all("div", "tile")]
+    assert tiles.count("uce: sample missing in the store") == 2
 
 
 def test_thumbnails_keep_small_pictures_and_put_transparency_on_white() -> None:
@@ -358,17 +265,3 @@ def test_thumbnails_keep_small_pictures_and_put_transparency_on_white() -> None:
     assert thumbnail(Image.new("RGB", (512, 256))).size == (128, 64)
     assert thumbnail(Image.new("RGBA", (4, 4), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert thumbnail(Image.new("L", (4, 4), 7)).getpixel((0, 0)) == (7, 7, 7)
-
-
-def test_plot_axes_hold_every_bar_and_labels_avoid_each_other(metrics: dict[str, Any]) -> None:
-    for low, high in ((0.0, 0.03), (0.61, 0.94), (0.5, 0.5), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)):
-        found = ticks(low, high)
-        assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 7
-        assert 0 <= found[0] and found[-1] <= 1
-    drawn = plots(Grid(check(metrics)), "weapons")
-    assert [p.variant for p in drawn] == ["", "name", "synonym", "synonym-heldout", "description", "kind", "scene"]
-    assert drawn[0].missing == ("zero",) and len(drawn[0].marks) == 7
-    assert all(p.xticks == drawn[0].xticks and p.yticks == drawn[0].yticks for p in drawn)
-    assert all(m.x1 <= m.x <= m.x2 and m.y2 <= m.y <= m.y1 for p in drawn for m in p.marks)
-    places = place(["base", "zero"], [(300.0, 200.0), (300.0, 200.0)])
-    assert places[0] != places[1]

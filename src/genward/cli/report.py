@@ -24,9 +24,10 @@ def main(
 ) -> None:
     """Write a run's report: one self-contained HTML file. Needs the store alone."""
     from genward.report import build
+    from genward.run.reporting import sections_of
     from genward.run.storing import open_store
 
-    path = build(open_store(store), name, out)
+    path = build(open_store(store), name, out, sections=sections_of)
     if data is not None:
         from genward.run.results import keep
         from genward.run.storing import read_run

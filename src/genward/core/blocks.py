@@ -298,6 +298,8 @@ class Shot:
     def __post_init__(self) -> None:
         _one_of(self.status, STATUSES, "status", f"tile {self.label!r}")
         _one_of(self.role, ROLES, "role", f"tile {self.label!r}")
+        if not re.fullmatch(r"(image|audio)/[a-z0-9.+-]+", self.mime):
+            raise BadInput(f"tile {self.label!r}: {self.mime!r} is no image or audio type; give one such as image/png")
         if self.status == "ok" and not self.sha:
             raise BadInput(f"tile {self.label!r} is ok and has no sample; give its hash, or the status none")
 

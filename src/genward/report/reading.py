@@ -1,53 +1,53 @@
-"""A run's ``metrics.json``, read and checked, so that everything after this module can rely on its shape."""
+"""A run's ``metrics.json``, read and checked, so that the page can rely on what every run has; a benchmark's own figures
+are checked by its sections."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from genward.core.blocks import Section
 from genward.errors import BadInput, StoreError
+from genward.sections.arms import Metrics
+from genward.sections.cells import HINT, rows
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Metrics = Mapping[str, Any]
-"""``{"run": {…}, "arms": […], "cells": […], "judges": […], "strips": […], "claims": […]}``"""
-
 SCHEMA = 1
 """The layout of ``metrics.json`` that this module reads; a file without ``schema`` is taken for it."""
-SECTIONS: dict[str, type[Any]] = {
-    "run": dict,
-    "arms": list,
-    "cells": list,
-    "judges": list,
-    "grids": list,
-    "claims": list,
-    "attacks": list,
-    "guards": list,
-}
-REQUIRED = ("run", "arms", "cells")
-TABLES = {"grids": ("images", "status"), "judges": ("labels",)}
-"""Fields of a section's rows that are tables."""
-CELL_TEXT = ("arm", "concept", "variant")
-CELL_NUMBERS = (
-    "crr", "crr_low", "crr_high", "crr_raw", "crr_difference", "crr_difference_low", "crr_difference_high", "n", "n_unscored",
-    "retention", "retention_low", "retention_high", "drift", "drift_low", "drift_high", "frechet", "frechet_low", "frechet_high",
-    "seconds_per_image", "extra_nfe", "prepare_seconds",
-)  # fmt: skip
+Sections = Callable[[Metrics], Sequence[Section]]
+"""What a benchmark makes of its metrics."""
+
+
+class Encoded(Protocol):
+    """A sample that can give its file."""
+
+    def encoded(self) -> bytes: ...
 
 
 class Source(Protocol):
-    """What a report needs of a store (``genward.store.Store`` has it)."""
+    """What a report needs of a store (``genward.store.Store`` has it); where there are sounds, ``Sounds`` too."""
 
     def run_folder(self, run: str) -> Path: ...
-    def image(self, sha: str) -> Image: ...
+    def image(self, sha: str) -> Image:
+        """A picture by its hash. ``GenwardError`` where there is none."""
+        ...
 
 
-def read(store: Source, run: str) -> tuple[Metrics, Path]:
-    """A run's metrics and its folder.
+@runtime_checkable
+class Sounds(Protocol):
+    """A store that keeps samples other than pictures."""
+
+    def media(self, sha: str, mime: str) -> Encoded:
+        """A sample by its hash and type. ``GenwardError`` where there is none."""
+        ...
+
+
+def read(store: Source, run: str, sections: Sections) -> tuple[Metrics, list[Section], Path]:
+    """A run's metrics, what its benchmark makes of them, and its folder.
 
     Raises:
         StoreError: no such run, a run that was not measured yet, corrupt JSON, or another schema.
@@ -71,63 +71,22 @@ def read(store: Source, run: str) -> tuple[Metrics, Path]:
             f"{path} is not JSON ({error}); measure the run again, its pictures and scores are kept"
         ) from error
     try:
-        return check(raw), folder
+        metrics = check(raw)
+        return metrics, list(sections(metrics)), folder
     except BadInput as error:
         raise StoreError(f"{path}: {error}") from error
 
 
 def check(raw: Any) -> Metrics:
-    """The metrics with every section present and every cell's numbers finite or ``None``.
+    """The metrics with ``run``, ``arms`` and ``judges`` in their places.
 
     Raises:
-        BadInput: another schema, a section of the wrong type, a cell without arm, concept or wording, text where a
-            number belongs.
+        BadInput: another schema, or one of the three of the wrong type.
     """
-    hint = "measure the run again with this version of genward"
     if not isinstance(raw, Mapping):
-        raise BadInput(f"metrics are a {type(raw).__name__}, not a table with {', '.join(REQUIRED)}; {hint}")
+        raise BadInput(f"metrics are a {type(raw).__name__}, not a table with run, arms and what was measured; {HINT}")
     if raw.get("schema", SCHEMA) != SCHEMA:
-        raise BadInput(f"metrics of schema {raw['schema']!r}; this version reads schema {SCHEMA}; {hint}")
-    out: dict[str, Any] = {}
-    for name, kind in SECTIONS.items():
-        part: Any = raw.get(name)
-        if part is None and name not in REQUIRED:
-            part = kind()
-        if not isinstance(part, kind):
-            raise BadInput(f"metrics of another schema: {name!r} is {type(part).__name__}, not {kind.__name__}; {hint}")
-        if kind is list and not all(isinstance(row, Mapping) for row in part):
-            raise BadInput(f"metrics of another schema: {name!r} holds rows that are not tables; {hint}")
-        for row in part if kind is list else ():
-            for key in TABLES.get(name, ()):
-                if not isinstance(row.get(key) or {}, Mapping):
-                    raise BadInput(
-                        f"metrics of another schema: {key!r} in {name!r} is {type(row[key]).__name__}, not a table; "
-                        f"{hint}"
-                    )
-        out[name] = part
-    out["cells"] = [_cell(row, hint) for row in out["cells"]]
-    return out
-
-
-def _cell(row: Mapping[str, Any], hint: str) -> dict[str, Any]:
-    for key in CELL_TEXT:
-        if not isinstance(row.get(key), str):
-            raise BadInput(f"metrics of another schema: a cell's {key!r} is {row.get(key)!r}, not text; {hint}")
-    return {
-        **row,
-        **{
-            key: number(row.get(key), f"cell {row['arm']}/{row['concept']}/{row['variant']}: {key}")
-            for key in CELL_NUMBERS
-        },
-    }
-
-
-def number(value: Any, where: str) -> float | None:
-    """A finite number, or ``None`` for ``None``, NaN and infinities; ``BadInput`` for anything that is no number."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadInput(
-            f"{where} is {str(value)[:60]!r}, not a number; measure the run again with this version of genward"
-        )
-    return float(value) if math.isfinite(value) else None
+        raise BadInput(f"metrics of schema {raw['schema']!r}; this version reads schema {SCHEMA}; {HINT}")
+    if not isinstance(raw.get("run"), Mapping):
+        raise BadInput(f"metrics of another schema: 'run' is {type(raw.get('run')).__name__}, not dict; {HINT}")
+    return {**raw, "arms": rows(raw, "arms"), "judges": rows(raw, "judges", ("labels",))}

@@ -22,30 +22,41 @@
   };
   all("table.sortable button[data-sort]").forEach((button) => button.addEventListener("click", () => sort(button)));
 
-  const details = document.getElementById("details");
-  const spread = () => document.body.classList.toggle("details", details.checked);
-  details.addEventListener("change", spread);
-  spread();
-
-  const shots = all("button.unsafe"), every = document.getElementById("show-all");
-  const reveal = (shot, on) => shot.setAttribute("aria-pressed", String(on));
-  const settle = () => {
-    if (!every) return;
-    const on = shots.every((shot) => shot.getAttribute("aria-pressed") === "true");
-    every.setAttribute("aria-pressed", String(on));
-    every.textContent = on ? "Hide them again" : "Show all hidden pictures";
-  };
-  shots.forEach((shot) => shot.addEventListener("click", () => { reveal(shot, shot.getAttribute("aria-pressed") !== "true"); settle(); }));
-  if (every) every.addEventListener("click", () => {
-    const on = every.getAttribute("aria-pressed") !== "true";
-    shots.forEach((shot) => reveal(shot, on));
-    settle();
+  all("input[data-details]").forEach((box) => {
+    const spread = () => box.closest("section").classList.toggle("details", box.checked);
+    box.addEventListener("change", spread);
+    spread();
   });
 
-  const filters = all("select[data-filter]");
-  const filter = () => all(".strip").forEach((strip) => { strip.hidden = filters.some((f) => f.value && strip.dataset[f.dataset.filter] !== f.value); });
-  filters.forEach((f) => f.addEventListener("change", filter));
-  if (filters.length) { document.getElementById("filters").hidden = false; filter(); }
+  const reveal = (shot, on) => {
+    shot.setAttribute("aria-pressed", String(on));
+    const sound = shot.parentElement.querySelector("audio");
+    if (!sound) return;
+    sound.hidden = !on;
+    if (!on) sound.pause();
+  };
+  all("section").forEach((section) => {
+    const shots = all("button.unsafe", section), every = section.querySelector("button.show-all"), asks = every?.textContent, bar = section.querySelector(".filters");
+    const settle = () => {
+      if (!every) return;
+      const on = shots.every((shot) => shot.getAttribute("aria-pressed") === "true");
+      every.setAttribute("aria-pressed", String(on));
+      every.textContent = on ? "Hide them again" : asks;
+    };
+    shots.forEach((shot) => shot.addEventListener("click", () => { reveal(shot, shot.getAttribute("aria-pressed") !== "true"); settle(); }));
+    if (every) every.addEventListener("click", () => {
+      const on = every.getAttribute("aria-pressed") !== "true";
+      shots.forEach((shot) => reveal(shot, on));
+      settle();
+    });
+    const filters = all("select[data-filter]", section);
+    const filter = () => all(".strip", section).forEach((strip) => {
+      const facets = JSON.parse(strip.dataset.facets);
+      strip.hidden = filters.some((f) => f.value && facets[f.dataset.filter] !== f.value);
+    });
+    filters.forEach((f) => f.addEventListener("change", filter));
+    if (bar) { bar.hidden = false; filter(); }
+  });
 
   const choose = (select) => all("[data-plot]", select.closest("figure")).forEach((plot) => { plot.hidden = plot.dataset.plot !== select.value; });
   all("select[data-plots]").forEach((select) => { select.addEventListener("change", () => choose(select)); choose(select); });

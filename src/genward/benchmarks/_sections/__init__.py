@@ -1,0 +1,1 @@
+"""Report sections of the benchmarks, one module per benchmark."""

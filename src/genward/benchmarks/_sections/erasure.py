@@ -1,0 +1,22 @@
+"""The report of an ``erasure`` run."""
+
+from __future__ import annotations
+
+from genward.core.blocks import Section
+from genward.sections import Grid, Metrics, claims, matrix, measures, samples, tradeoff
+
+
+def sections(metrics: Metrics) -> list[Section]:
+    """Matrix, trade-off, measures, sample grids and claims, in reading order.
+
+    Raises:
+        BadInput: metrics of another schema.
+    """
+    grid = Grid(metrics)
+    return [
+        matrix.section(grid),
+        tradeoff.section(grid),
+        measures.section(grid),
+        samples.section(metrics, grid.arms),
+        claims.section(metrics),
+    ]

@@ -1,0 +1,80 @@
+"""Figures as a reader sees them: estimates with their intervals, shares, durations, three significant digits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from genward.core.blocks import Cell
+from genward.errors import BadInput
+
+DASH = "–"
+"""Stands for what is unknown, and between the ends of an interval."""
+
+
+class Estimate(NamedTuple):
+    """A number with its interval; ``None`` where there is none."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def half(self) -> float | None:
+        """Half the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+def estimate(cell: Mapping[str, Any], name: str) -> Estimate:
+    """The figure ``name`` of a cell with its ends ``name_low`` and ``name_high``."""
+    return Estimate(cell.get(name), cell.get(f"{name}_low"), cell.get(f"{name}_high"))
+
+
+def number(value: Any, where: str) -> float | None:
+    """A finite number, or ``None`` for ``None``, NaN and infinities; ``BadInput`` for anything that is no number."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadInput(
+            f"{where} is {str(value)[:60]!r}, not a number; measure the run again with this version of genward"
+        )
+    return float(value) if math.isfinite(value) else None
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """``0.583`` as ``58``; a dash for ``None``."""
+    if value is None:
+        return DASH
+    text = f"{100 * value:.{digits}f}"
+    return text.removeprefix("-") if round(100 * value, digits) == 0 else text
+
+
+def short(value: float | None) -> str:
+    """Three significant digits, no exponent for everyday sizes; a dash for ``None``."""
+    if value is None:
+        return DASH
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+        return f"{value:,.{digits}f}".rstrip("0").rstrip(".") if digits else f"{value:,.0f}"
+    return f"{value:.2e}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person reads them: ``0.24 s``, ``42 s``, ``3 min 5 s``, ``2 h 4 min``."""
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{short(seconds)} s"
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def interval(e: Estimate, show: Callable[[float | None], str], sign: str = DASH) -> str:
+    """``41–73``, or nothing where there is no interval."""
+    return "" if e.low is None or e.high is None else f"{show(e.low)}{sign}{show(e.high)}"
+
+
+def figure(e: Estimate, show: Callable[[float | None], str] = short, unit: str = "") -> Cell:
+    """A table's cell of an estimate; the unit stands behind the value where there is one."""
+    return Cell(e.value, show(e.value) + (unit if e.value is not None else ""), interval(e, show))

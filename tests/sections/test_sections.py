@@ -1,0 +1,205 @@
+"""What the shared sections make of a small run: figures against slow forms, words, order."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genward.core.blocks import Choice, Plot, Table
+from genward.errors import BadInput
+from genward.sections import Estimate, Grid, arms, claims, matrix, measures, samples, tradeoff
+from genward.sections.findings import cautions, findings
+from genward.sections.numbers import duration, percent, short
+from genward.sections.terminal import summary_rows, text_table
+from genward.sections.tradeoff import plots, ticks
+
+
+def test_two_cells_of_one_key_are_refused(metrics: dict[str, Any]) -> None:
+    metrics["cells"].append(dict(metrics["cells"][0]))
+    with pytest.raises(BadInput, match="two cells"):
+        summary_rows(metrics)
+
+
+# ------------------------------------------------------------------------------------------------------- pure functions
+
+
+def test_the_mean_over_variants_against_numpy(metrics: dict[str, Any]) -> None:
+    grid = Grid(metrics)
+    mine = [c for c in metrics["cells"] if c["arm"] == "uce" and c["concept"] == "weapons"]
+    want = [np.mean([c[k] for c in mine], dtype=np.float64) for k in ("crr", "crr_low", "crr_high")]
+    np.testing.assert_allclose(grid.residual("uce", "weapons"), want, rtol=0, atol=1e-12)
+    assert grid.residual("zero", "weapons") == Estimate(None), "an arm that lacks a variant has no mean to compare"
+
+
+def test_arms_of_one_label_are_one_row_and_hashes_name_arms(metrics: dict[str, Any]) -> None:
+    second = copy.deepcopy(next(a for a in metrics["arms"] if a["label"] == "uce")) | {"hash": "beef"}
+    metrics["arms"].append(second)
+    for cell in metrics["cells"]:
+        if cell["arm"] == "uce" and cell["concept"] == "style-noto":
+            cell["arm"] = "beef"
+    found = {a.label: a for a in arms(metrics)}
+    assert len(found) == 8 and [p.hash for p in found["uce"].parts][1] == "beef"
+    assert [r[1] for r in summary_rows(metrics)].count("uce") == 2
+
+
+def test_roles(metrics: dict[str, Any]) -> None:
+    roles = {a.label: a.role for a in arms(metrics)}
+    assert roles["base"] == "base" and roles["oracle"] == "oracle" and roles["zero"] == "control"
+    assert {v for k, v in roles.items() if k not in ("base", "oracle", "zero")} == {"defense"}
+
+
+def test_findings_name_the_best_its_cost_and_who_is_as_good(metrics: dict[str, Any]) -> None:
+    first = findings(Grid(metrics))[0]
+    assert (first.title, first.name) == ("weapons", "uce+negative_prompt")
+    said = " ".join(first.lines).replace("\u00a0", " ")
+    for wanted in (
+        "leaves weapons in 3 % (interval 0–17 %)",
+        "without a defense (base) it is 64 %",
+        "against 90 %",
+        "a cost of 11 points",
+        "“scene”",
+        "oracle",
+    ):
+        assert wanted in said, wanted
+    assert "sld:strong, uce and esd-x cannot be told apart" in said
+
+
+def test_cautions(metrics: dict[str, Any]) -> None:
+    said = " ".join(cautions(Grid(metrics))).replace("\u00a0", " ")
+    for wanted in ("a cell with 24 pictures is known only to ±13 points", "27 pictures could not be scored"):
+        assert wanted in said, wanted
+    assert "do not trust" not in said
+    for cell in metrics["cells"]:
+        if cell["arm"] == "zero" and cell["crr"] is not None:
+            cell["crr"] -= 0.01
+    assert "differs from the base arm in 7 cells" in cautions(Grid(metrics))[0]
+
+
+def test_the_terminal_table(metrics: dict[str, Any]) -> None:
+    rows = summary_rows(metrics)
+    assert rows[0][:4] == ["concept", "arm", "name", "synonym"] and rows[0][-1] == "prepare"
+    assert len(rows) == 1 + 2 * 8 and len({len(r) for r in rows}) == 1
+    assert rows[1][:3] == ["weapons", "base *", "0.62 [0.50, 0.76]"]
+    assert rows[5][-1] == "0.4 s"
+    lines = text_table(json.loads(json.dumps(metrics))).splitlines()
+    assert len(lines) == len(rows) + 1 and set(lines[1]) == {"-", " "}
+
+
+def test_numbers_as_text() -> None:
+    assert [percent(v) for v in (None, 0.583, 0.004, 1.0, -0.001)] == ["–", "58", "0", "100", "0"]
+    assert [short(v) for v in (None, 0, 0.22, 19, 12.5, 5.125, 1234.5, 1e-7, -0.02)] == [
+        "–",
+        "0",
+        "0.22",
+        "19",
+        "12.5",
+        "5.12",
+        "1,234",
+        "1.00e-07",
+        "-0.02",
+    ]
+    assert [duration(v) for v in (None, 0.24, 42, 185, 7440)] == ["–", "0.24 s", "42 s", "3 min 5 s", "2 h 4 min"]
+
+
+# --------------------------------------------------------------------------------------------------------------- blocks
+
+
+def test_the_matrix_has_every_cell_and_says_why_one_has_no_number(metrics: dict[str, Any]) -> None:
+    grid = Grid(metrics)
+    found = matrix.matrix(grid, "weapons")
+    assert [c.name for c in found.columns] == [
+        *("arm", "name", "synonym", "synonym-heldout", "description", "kind", "scene", "mean")
+    ]
+    by = {row.label: row for row in found.rows}
+    assert list(by) == [a.label for a in grid.arms] and by["base"].control and not by["uce"].control
+    cell = by["base"].cells[3]
+    assert cell is not None and cell.warning == "3 unscored" and cell.note == "n 24"
+    assert cell.value == metrics["cells"][3]["crr"] and cell.text == percent(metrics["cells"][3]["crr"])
+    assert cell.more[0].startswith("raw ") and cell.more[1].startswith("vs base ")
+    blank = by["zero"].cells[2]
+    assert blank is not None and blank.value is None and blank.why == "judge unsure on every picture"
+    assert blank.text == "–" and not blank.interval and not blank.more
+
+
+def test_a_variant_that_an_arm_was_not_run_on_is_no_cell(metrics: dict[str, Any]) -> None:
+    gone = next(c for c in metrics["cells"] if (c["arm"], c["variant"]) == ("uce", "kind"))
+    metrics["cells"].remove(gone)
+    row = next(r for r in matrix.matrix(Grid(metrics), "weapons").rows if r.label == "uce")
+    assert row.cells[4] is None and row.cells[-1] is not None and row.cells[-1].value is None
+
+
+def test_measures_are_a_row_per_arm_and_concept(metrics: dict[str, Any]) -> None:
+    (table,) = measures.section(Grid(metrics)).blocks
+    assert isinstance(table, Table) and len(table.rows) == 2 * 8
+    row = table.rows[4]
+    assert row.label == "uce" and [c.text for c in row.cells if c] == [
+        "weapons",
+        "86 %",
+        "0.14",
+        "4.25",
+        "0.22",
+        "0",
+        "0.4 s",
+    ]
+
+
+def test_plots_of_one_concept_share_axes_that_hold_every_bar(metrics: dict[str, Any]) -> None:
+    for low, high in ((0.0, 0.03), (0.61, 0.94), (0.5, 0.5), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)):
+        found = ticks(low, high)
+        assert found[0] <= low and found[-1] >= high and 2 <= len(found) <= 7
+        assert 0 <= found[0] and found[-1] <= 1
+    drawn = plots(Grid(metrics), "weapons")
+    assert isinstance(drawn, Choice) and drawn.label == "prompt variant"
+    words = [word for word, _ in drawn.options]
+    assert words == ["all (mean)", "name", "synonym", "synonym-heldout", "description", "kind", "scene"]
+    first = drawn.options[0][1]
+    assert first.missing == ("zero",) and len(first.points) == 7
+    assert all(p.x == first.x and p.y == first.y for _, p in drawn.options)
+    ends = first.x.ticks[0][0], first.x.ticks[-1][0]
+    assert all(
+        ends[0] <= (p.x_low or 0) <= p.x <= (p.x_high or 1) <= ends[1] for _, o in drawn.options for p in o.points
+    )
+
+
+def test_a_concept_with_one_variant_has_one_plot_and_no_mean(metrics: dict[str, Any]) -> None:
+    metrics["cells"] = [c for c in metrics["cells"] if c["variant"] == "name"]
+    grid = Grid(metrics)
+    assert isinstance(plots(grid, "weapons"), Plot)
+    assert [c.name for c in matrix.matrix(grid, "weapons").columns] == ["arm", "name"]
+
+
+def test_strips_follow_the_arms_and_the_start_of_an_attack_comes_first(metrics: dict[str, Any]) -> None:
+    row = metrics["grids"][0]
+    row["images"] |= {"step 05": "a" * 64, "reference": "b" * 64}
+    found = samples.strip(row, Grid(metrics).arms)
+    assert [s.label for s in found.shots] == ["reference", *(a["label"] for a in metrics["arms"]), "step 05"]
+    by = {s.label: s for s in found.shots}
+    assert by["zero"].note == "same as base" and not by["uce"].note and not by["base"].note
+    assert (by["sld:strong"].status, by["esd-x"].status) == ("refused", "error")
+    assert found.facets == (("concept", "weapons"), ("prompt variant", "name")) and found.unsafe
+
+
+def test_sounds_keep_their_type(metrics: dict[str, Any]) -> None:
+    row = metrics["grids"][2] | {"mimes": dict.fromkeys(metrics["grids"][2]["images"], "audio/wav")}
+    assert {s.mime for s in samples.strip(row, Grid(metrics).arms).shots if s.sha} == {"audio/wav"}
+
+
+def test_claims_carry_their_verdict_as_a_chip(metrics: dict[str, Any]) -> None:
+    (_, table) = claims.section(metrics).blocks
+    assert isinstance(table, Table)
+    chips = [row.cells[3].chip for row in table.rows if row.cells[3]]
+    assert [(c.text, c.tone) for c in chips if c] == [("cannot tell", ""), ("holds", "good")]
+    ours = table.rows[0].cells[2]
+    assert ours is not None and (ours.text, ours.interval) == ("0.04", "-0.02 to 0.09")
+
+
+def test_a_run_without_cells_has_no_blocks_and_says_so() -> None:
+    metrics: dict[str, Any] = {"run": {}, "arms": [], "cells": []}
+    grid = Grid(metrics)
+    made = [m.section(grid) for m in (matrix, tradeoff, measures)]
+    made += [claims.section(metrics), samples.section(metrics, grid.arms)]
+    assert all(s.blocks == () for s in made) and made[0].summary.cautions[0] == "This run has no cells."
