@@ -3,9 +3,11 @@ narrow screens."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
 from genward.benchmarks._sections import erasure
+from genward.core.blocks import Player, Section, Shot, Strip
 from genward.report import build
 
 pytestmark = pytest.mark.slow
@@ -140,8 +143,8 @@ def test_pictures_are_decoded(page: webdriver.Chrome) -> None:
 
 def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
     page.execute_script(
-        "const s = document.querySelector('[data-filter='prompt variant']'); s.value = 'kind'; s.dispatchEvent(new "
-        "Event('change'))"
+        "const s = document.querySelector('[data-filter=\"prompt variant\"]'); s.value = 'kind'; "
+        "s.dispatchEvent(new Event('change'))"
     )
     assert [s.is_displayed() for s in page.find_elements(By.CSS_SELECTOR, ".strip")] == [False, True, False]
     page.execute_script(
@@ -192,6 +195,41 @@ def contrast(a: list[int], b: list[int]) -> float:
 
     high, low = sorted((luminance(a), luminance(b)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+def test_sounds_play_from_the_page_alone_and_hidden_ones_when_asked(chromium: webdriver.Chrome, store: Any) -> None:
+    shot = Shot("uce", sha=store.keep(tone()), mime="audio/wav")
+    blocks = (Player("a tone", data=tone()), Strip("a tone", "1", (shot,), unsafe=True))
+    store.write("sound", {"run": {}, "arms": []})
+    path = build(store, "sound", sections=lambda metrics: [Section("own", "Sounds", blocks)])
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)
+    chromium.get(path.as_uri())
+    seconds = chromium.execute_async_script(
+        """const done = arguments[0], all = [...document.querySelectorAll('audio')];
+        Promise.all(all.map((a) => new Promise((ok, no) => { a.onloadedmetadata = () => ok(a.duration); a.onerror = () => no(a.error.message); a.load(); a.preload = 'metadata'; })))
+          .then(done, (error) => done(String(error)));"""
+    )
+    assert seconds == [0.25, 0.25]
+    player, hidden = chromium.find_elements(By.TAG_NAME, "audio")
+    assert player.is_displayed() and not hidden.is_displayed()
+    button = chromium.find_element(By.CSS_SELECTOR, "button.unsafe")
+    click(chromium, button)
+    assert hidden.is_displayed() and button.get_attribute("aria-pressed") == "true"
+    everything = chromium.find_element(By.CSS_SELECTOR, ".show-all")
+    assert everything.text == "Hide them again"
+    click(chromium, everything)
+    assert not hidden.is_displayed() and everything.text == "Show all hidden samples"
+    assert chromium.get_log("browser") == []
+
+
+def tone() -> bytes:
+    """A quarter of a second of sound."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, 8_000, 0, "NONE", ""))
+        file.writeframes(b"".join((3_000 * (k // 20 % 2)).to_bytes(2, "little") for k in range(2_000)))
+    return buffer.getvalue()
 
 
 def test_it_works_from_a_path_with_odd_letters(
