@@ -6,11 +6,12 @@ import hashlib
 import json
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
+from genward.core import Media, decode
 from genward.errors import StoreError
 
 HOSTILE = '<script>alert("x")</script><img src=http://evil.example/a.png onerror=alert(1)> "\'&{{ 7*7 }}'
@@ -25,13 +26,6 @@ ARMS = {
     "uce+negative_prompt": (False, 0.03, 0.79),
     "oracle": (True, 0.02, 0.88),
 }
-
-
-class Sound(NamedTuple):
-    data: bytes
-
-    def encoded(self) -> bytes:
-        return self.data
 
 
 class SmallStore:
@@ -49,11 +43,11 @@ class SmallStore:
             raise StoreError(f"no picture {sha}")
         return Image.open(path)
 
-    def media(self, sha: str, mime: str) -> Sound:
+    def media(self, sha: str, mime: str) -> Media:
         path = self.root / "media" / sha
         if not path.is_file():
             raise StoreError(f"no {mime} {sha}")
-        return Sound(path.read_bytes())
+        return decode(path.read_bytes(), mime)
 
     def keep(self, data: bytes) -> str:
         sha = hashlib.sha256(data).hexdigest()

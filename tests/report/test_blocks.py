@@ -108,7 +108,7 @@ def test_sounds_in_strips_have_controls_and_unsafe_ones_only_when_asked(store: A
 
 
 def test_what_is_missing_or_too_large_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    large = store.keep(b"x" * (MAX_SOUND + 1))
+    large = store.keep(tone(MAX_SOUND / 16_000 + 1))
     text = page(store, (b.Player("gone", "0" * 64), b.Player("large", large)))
     assert text.count("<audio") == 0 and "missing in store" in text and "too large for this page" in text
     assert "1 sample is named by the run but missing" in text

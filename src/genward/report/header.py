@@ -11,8 +11,6 @@ from genward.core.records import Sampler
 from genward.sections.numbers import duration, short
 
 USUAL = {f.name: f.default for f in dataclasses.fields(Sampler)}
-ALWAYS = ("steps", "guidance")
-"""Fields of a sampler that are shown even at their defaults; others only where they differ."""
 
 
 def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -38,10 +36,10 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def sampler(value: Any) -> str:
-    """A sampler's settings in words: steps and guidance, and whatever else is not at its default."""
+    """A sampler's settings in words, without those that stand at a default of nothing (``core.settings.stated``)."""
     if not isinstance(value, Mapping):
         return flat(value)
-    return flat({k: v for k, v in value.items() if k in ALWAYS or k not in USUAL or v != USUAL[k]})
+    return flat({k: v for k, v in value.items() if v or k not in USUAL or v != USUAL[k]})
 
 
 def flat(value: Any) -> str:

@@ -8,8 +8,8 @@ import wave
 from typing import TYPE_CHECKING, NamedTuple
 
 from genward.core.blocks import Player, Shot, Strip
-from genward.errors import GenwardError, StoreError
-from genward.report.reading import Sounds, Source
+from genward.errors import GenwardError
+from genward.report.reading import Source
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,8 +124,6 @@ class Album:
 
     def _read(self, sha: str, mime: str) -> Made:
         if mime.startswith("audio/"):
-            if not isinstance(self._store, Sounds):
-                raise StoreError(f"this store keeps no {mime}")
             return self._sound(self._store.media(sha, mime).encoded(), mime)
         with self._store.image(sha) as image:
             small = thumbnail(image)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from genward.core.blocks import Section
+from genward.core.media import Media
 from genward.errors import BadInput, StoreError
 from genward.sections.arms import Metrics
 from genward.sections.cells import HINT, rows
@@ -22,27 +23,16 @@ Sections = Callable[[Metrics], Sequence[Section]]
 """What a benchmark makes of its metrics."""
 
 
-class Encoded(Protocol):
-    """A sample that can give its file."""
-
-    def encoded(self) -> bytes: ...
-
-
 class Source(Protocol):
-    """What a report needs of a store (``genward.store.Store`` has it); where there are sounds, ``Sounds`` too."""
+    """What a report needs of a store (``genward.store.Store`` has it)."""
 
     def run_folder(self, run: str) -> Path: ...
     def image(self, sha: str) -> Image:
         """A picture by its hash. ``GenwardError`` where there is none."""
         ...
 
-
-@runtime_checkable
-class Sounds(Protocol):
-    """A store that keeps samples other than pictures."""
-
-    def media(self, sha: str, mime: str) -> Encoded:
-        """A sample by its hash and type. ``GenwardError`` where there is none."""
+    def media(self, sha: str, mime: str) -> Media:
+        """A sample of any kind by its hash and type. ``GenwardError`` where there is none."""
         ...
 
 
