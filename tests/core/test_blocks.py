@@ -55,6 +55,19 @@ def test_walk_goes_into_boxes_and_choices_in_reading_order() -> None:
     assert [type(x).__name__ for x in found] == ["Heading", "Box", "Facts", "Choice", "Plot", "Text"]
 
 
+def test_a_plain_table_shows_what_rows_hold_and_dashes_for_what_they_lack() -> None:
+    rows = [
+        {"guard": "aeiou", "auroc": 0.96740312, "n": 500, "split": "own"},
+        {"guard": "probe", "auroc": float("nan"), "n": None, "split": 3},
+    ]
+    found = b.plain_table(rows, ("guard", "auroc", "n", "split", "missing"))
+    assert [c.kind for c in found.columns] == ["text", "number", "number", "number", "text"]
+    assert [[c.text for c in r.cells if c] for r in found.rows] == [["0.9674", "500", "own", "–"], ["–", "–", "3", "–"]]
+    assert [r.cells[0].value for r in found.rows if r.cells[0]] == [0.96740312, None]
+    assert [c.name for c in b.plain_table(rows).columns] == ["guard", "auroc", "n", "split"]
+    assert b.plain_table([]).rows == () and b.plain_table([], ("arm",)).columns[0].name == "arm"
+
+
 def test_every_block_is_frozen_and_says_what_it_is() -> None:
     for kind in (*get_args(b.Block), b.Section, b.Summary, b.Finding, b.Shot, b.Row, b.Cell, b.Column):
         assert kind.__dataclass_params__.frozen and kind.__doc__ and not kind.__doc__.startswith(kind.__name__ + "(")

@@ -15,7 +15,7 @@ import pytest
 
 from genward.core import blocks as b
 from genward.errors import BadInput, GenwardError
-from genward.report import build
+from genward.report import build, claims
 from genward.report.media import MAX_BYTES, MAX_SOUND, Album, seconds_of
 from genward.report.rendering import TEMPLATES, asset
 
@@ -125,7 +125,7 @@ def test_only_wav_has_a_known_length() -> None:
 
 def test_ids_are_the_pages_own_or_one_sections(store: Any) -> None:
     store.write("run", {"run": {}, "arms": []})
-    for ids in (("a", "a"), ("judges",)):
+    for ids in (("a", "a"), ("judges",), ("claims",)):
         with pytest.raises(BadInput, match="two sections"):
             build(store, "run", sections=lambda metrics, ids=ids: [b.Section(i, i, ()) for i in ids])
 
@@ -146,3 +146,12 @@ def test_the_header_says_what_is_not_usual_and_how_fast_the_machine_was(store: A
     assert facts["Denoiser speed"] == "52 rows/s"
     text = page(store, (), run={"sampler": {"steps": 4, "guidance": 0.0, "height": 512, "eta": 1.0, "shift": 3}})
     assert "steps 4, guidance 0.0, height 512, eta 1.0, shift 3" in text and "rows/s" not in text
+
+
+def test_claims_carry_their_verdict_as_a_chip(metrics: dict[str, Any]) -> None:
+    (_, table) = claims.section(metrics).blocks
+    assert isinstance(table, b.Table)
+    chips = [row.cells[3].chip for row in table.rows if row.cells[3]]
+    assert [(c.text, c.tone) for c in chips if c] == [("cannot tell", ""), ("holds", "good")]
+    ours = table.rows[0].cells[2]
+    assert ours is not None and (ours.text, ours.interval) == ("0.04", "-0.02 to 0.09")

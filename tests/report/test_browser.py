@@ -18,7 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from genward.benchmarks._sections import erasure
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.core.blocks import Player, Section, Shot, Strip
 from genward.report import build
 
@@ -54,7 +54,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chr
 @pytest.fixture
 def page(chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any]) -> webdriver.Chrome:
     store.write("quick", metrics)
-    path = build(store, "quick", sections=erasure.sections)
+    path = build(store, "quick", sections=ErasureBenchmark.sections)
     for kind in ("browser", "performance"):
         chromium.get_log(kind)
     chromium.get(path.as_uri())
@@ -236,7 +236,7 @@ def test_it_works_from_a_path_with_odd_letters(
     chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], tmp_path: Path
 ) -> None:
     store.write("quick", metrics)
-    path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html", sections=erasure.sections)
+    path = build(store, "quick", tmp_path / "a b#c?é" / "r%20.html", sections=ErasureBenchmark.sections)
     chromium.get_log("browser")
     chromium.get(path.as_uri())
     assert "genward report" in chromium.title

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from genward.benchmarks._sections import erasure
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.core.blocks import Shot
 from genward.errors import StoreError
 from genward.report.media import MAX_STRIPS, Album, thumbnail
@@ -56,7 +56,7 @@ class Page(HTMLParser):
 
 
 def build(store: Any, run: str, out: Path | None = None) -> Path:
-    return build_page(store, run, out, sections=erasure.sections)
+    return build_page(store, run, out, sections=ErasureBenchmark.sections)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ class Store:
     root = Path(sys.argv[1])
     def run_folder(self, run): return self.root / "runs" / run
     def image(self, sha): return Image.open(self.root / "images" / f"{sha}.png")
-from genward.benchmarks._sections.erasure import sections
+from genward.benchmarks.erasure.sections import sections
 from genward.report import build
 print(build(Store(), "quick", Path(sys.argv[1]) / "x.html", sections=sections))
 """

@@ -11,7 +11,7 @@ import pytest
 
 from genward.core.blocks import Choice, Plot, Table
 from genward.errors import BadInput
-from genward.sections import Estimate, Grid, arms, claims, matrix, measures, samples, tradeoff
+from genward.sections import Estimate, Grid, arms, matrix, measures, samples, tradeoff
 from genward.sections.findings import cautions, findings
 from genward.sections.numbers import duration, percent, short
 from genward.sections.terminal import summary_rows, text_table
@@ -188,18 +188,9 @@ def test_sounds_keep_their_type(metrics: dict[str, Any]) -> None:
     assert {s.mime for s in samples.strip(row, Grid(metrics).arms).shots if s.sha} == {"audio/wav"}
 
 
-def test_claims_carry_their_verdict_as_a_chip(metrics: dict[str, Any]) -> None:
-    (_, table) = claims.section(metrics).blocks
-    assert isinstance(table, Table)
-    chips = [row.cells[3].chip for row in table.rows if row.cells[3]]
-    assert [(c.text, c.tone) for c in chips if c] == [("cannot tell", ""), ("holds", "good")]
-    ours = table.rows[0].cells[2]
-    assert ours is not None and (ours.text, ours.interval) == ("0.04", "-0.02 to 0.09")
-
-
 def test_a_run_without_cells_has_no_blocks_and_says_so() -> None:
     metrics: dict[str, Any] = {"run": {}, "arms": [], "cells": []}
     grid = Grid(metrics)
     made = [m.section(grid) for m in (matrix, tradeoff, measures)]
-    made += [claims.section(metrics), samples.section(metrics, grid.arms)]
+    made.append(samples.section(metrics, grid.arms))
     assert all(s.blocks == () for s in made) and made[0].summary.cautions[0] == "This run has no cells."

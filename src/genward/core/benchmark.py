@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from genward.core.blocks import Section, plain_table
 from genward.core.records import Case, Concept
 from genward.errors import BadInput
 
@@ -272,3 +273,14 @@ class Benchmark(ABC):
     def kept(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """What of the metrics is kept as a small result file; default all but pairs and pictures."""
         return {k: v for k, v in metrics.items() if k not in ("pairs", "grids")}
+
+    @classmethod
+    def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
+        """Its part of a run's report, in reading order; default the table that ``genward run`` prints.
+
+        Claims and judges have sections of the page's own. ``genward.sections`` has what benchmarks share.
+
+        Raises:
+            BadInput: metrics that it cannot read.
+        """
+        return [Section("figures", "Figures", (plain_table(cls.printed(metrics), cls.columns),))]

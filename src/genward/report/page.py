@@ -1,6 +1,6 @@
 """One self-contained HTML file of a run: no request leaves the page, equal input gives equal bytes.
 
-Page: header, summary, the benchmark's sections in its order, judges, how to do it again, glossary."""
+Page: header, summary, the benchmark's sections in its order, claims, judges, how to do it again, glossary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any
 from genward.core.blocks import Section, Term
 from genward.core.files import write_file
 from genward.errors import BadInput, StoreError
-from genward.report import judges
+from genward.report import claims, judges
 from genward.report.header import facts
 from genward.report.media import Album
 from genward.report.reading import Sections, Source, read
 from genward.report.rendering import Renderer, asset, environment
 from genward.sections.arms import Metrics, arms
 
-OWN = ("summary", "judges", "again", "glossary")
+OWN = ("summary", "claims", "judges", "again", "glossary")
 """Ids of the page's own sections."""
 
 
@@ -54,16 +54,14 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
         store: where samples are read from.
         run: a name for the page where the metrics have none.
     """
-    judged = judges.section(metrics)
+    own = [claims.section(metrics), judges.section(metrics)]
     ids = [*(s.id for s in sections), *OWN]
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})
         raise BadInput(f"two sections of the page have the id {', '.join(twice)}; {', '.join(OWN)} are the page's own")
     album, env = Album(store), environment()
     renderer = Renderer(env, album)
-    drawn = [(s, renderer.section(s)) for s in sections if s.blocks]
-    if judged.blocks:
-        drawn.append((judged, renderer.section(judged)))
+    drawn = [(s, renderer.section(s)) for s in (*sections, *own) if s.blocks]
     about = metrics["run"]
     script = asset("report.js")
     return env.get_template("page.html").render(
@@ -73,7 +71,7 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
         command=_command(about.get("command")) if about.get("command") else "",
         versions=judges.pairs(about.get("versions")),
         findings=[f for s in sections for f in s.summary.findings],
-        cautions=[*(c for s in (*sections, judged) for c in s.summary.cautions), *cautions(metrics, album)],
+        cautions=[*(c for s in (*sections, *own) for c in s.summary.cautions), *cautions(metrics, album)],
         sections=drawn,
         arms=arms(metrics),
         glossary=glossary(sections),

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any
 
+from genward.catalog import plugins
 from genward.core.blocks import Section
-from genward.errors import UnknownName
-from genward.sections import Metrics
-
-BENCHMARKS = {
-    "erasure": "genward.benchmarks._sections.erasure",
-    "guards": "genward.benchmarks._sections.guards",
-    "m-erasure": "genward.benchmarks._sections.m_erasure",
-}
+from genward.errors import BadInput
 
 
-def sections_of(metrics: Metrics) -> list[Section]:
+def sections_of(metrics: Mapping[str, Any]) -> list[Section]:
     """The sections of the benchmark that the metrics name.
 
     Raises:
-        UnknownName: no such benchmark.
-        BadInput: metrics that it cannot read.
+        UnknownName: no such benchmark; the distribution that it comes from may be missing.
+        BadInput: metrics that name none, or that it cannot read.
     """
-    name = str(metrics["run"].get("benchmark", ""))
-    if name not in BENCHMARKS:
-        raise UnknownName("benchmark with a report", name, BENCHMARKS)
-    module: Any = import_module(BENCHMARKS[name])
-    found: list[Section] = module.sections(metrics)
+    name = metrics["run"].get("benchmark")
+    if not isinstance(name, str) or not name:
+        raise BadInput("metrics name no benchmark; measure the run again with this version of genward")
+    found: list[Section] = plugins.find("benchmark", name).sections(metrics)
     return found

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from genward.benchmarks.erasure import sections
 from genward.benchmarks.erasure.files import with_files
 from genward.benchmarks.erasure.rows import Rows
 from genward.core.benchmark import Benchmark, Evidence, Setting
+from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput
 from genward.metrics import erasure
@@ -64,6 +66,11 @@ class ErasureBenchmark(Benchmark):
     def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The cells, CRR's interval as text."""
         return [{**c, "interval": interval(c.get("crr_low"), c.get("crr_high"))} for c in metrics["cells"]]
+
+    @classmethod
+    def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
+        """See ``sections``."""
+        return sections.sections(metrics)
 
 
 def interval(low: float | None, high: float | None) -> str:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from genward.benchmarks.erasure import ErasureBenchmark, interval
+from genward.benchmarks.guards import sections
 from genward.core.benchmark import Evidence
+from genward.core.blocks import Section
 from genward.metrics.guarding import guard_cells, guard_pairs
 
 
@@ -42,3 +44,8 @@ class GuardsBenchmark(ErasureBenchmark):
     def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """One row per arm and policy, the interval of what was released as text."""
         return [{**c, "interval": interval(c.get("low"), c.get("high"))} for c in metrics["guards"]]
+
+    @classmethod
+    def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
+        """See ``sections``."""
+        return sections.sections(metrics)

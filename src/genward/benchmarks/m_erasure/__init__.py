@@ -15,10 +15,11 @@ from typing import Any, ClassVar
 from genward.benchmarks.erasure import ErasureBenchmark, interval
 from genward.benchmarks.erasure.files import CSV_HARM, with_files
 from genward.benchmarks.erasure.rows import BENIGN, HARM, Rows
-from genward.benchmarks.m_erasure import figures
+from genward.benchmarks.m_erasure import figures, sections
 from genward.benchmarks.m_erasure.rows import KEPT, Parents
 from genward.benchmarks.m_erasure.scenes import SIDES, USES, columns, scenes_of
 from genward.core.benchmark import Benchmark, Evidence, Outlook, Scene, Setting, Workbench, apart, together
+from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput, UnknownName
 
@@ -114,6 +115,11 @@ class MErasureBenchmark(Benchmark):
     def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The cells, CRR's interval as text."""
         return [{**c, "interval": interval(c.get("crr_low"), c.get("crr_high"))} for c in metrics["cells"]]
+
+    @classmethod
+    def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
+        """See ``sections``."""
+        return sections.sections(metrics)
 
     @classmethod
     def kept(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:

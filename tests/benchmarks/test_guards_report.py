@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from genward.benchmarks._sections.guards import COST, beats, guards, sections
+from genward.benchmarks.guards.sections import COST, beats, guards, sections
 from genward.core.blocks import Plot, Table
 from genward.errors import BadInput
 from genward.report.drawing import HEIGHT, LEFT, RIGHT, WIDTH, draw

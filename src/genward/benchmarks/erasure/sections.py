@@ -1,13 +1,13 @@
-"""The report of an ``m-erasure`` run."""
+"""The report of an ``erasure`` run."""
 
 from __future__ import annotations
 
 from genward.core.blocks import Section
-from genward.sections import Grid, Metrics, claims, matrix, measures, samples, searches, tradeoff
+from genward.sections import Grid, Metrics, matrix, measures, samples, tradeoff
 
 
 def sections(metrics: Metrics) -> list[Section]:
-    """The sections of ``erasure`` over attack vectors, and what the searches cost, in reading order.
+    """Matrix, trade-off, measures and sample grids, in reading order.
 
     Raises:
         BadInput: metrics of another schema.
@@ -18,6 +18,4 @@ def sections(metrics: Metrics) -> list[Section]:
         tradeoff.section(grid),
         measures.section(grid),
         samples.section(metrics, grid.arms),
-        searches.section(metrics),
-        claims.section(metrics),
     ]

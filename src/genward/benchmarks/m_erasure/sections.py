@@ -1,13 +1,13 @@
-"""The report of an ``erasure`` run."""
+"""The report of an ``m-erasure`` run."""
 
 from __future__ import annotations
 
 from genward.core.blocks import Section
-from genward.sections import Grid, Metrics, claims, matrix, measures, samples, tradeoff
+from genward.sections import Grid, Metrics, matrix, measures, samples, searches, tradeoff
 
 
 def sections(metrics: Metrics) -> list[Section]:
-    """Matrix, trade-off, measures, sample grids and claims, in reading order.
+    """The sections of ``erasure`` over attack vectors, and what the searches cost, in reading order.
 
     Raises:
         BadInput: metrics of another schema.
@@ -18,5 +18,5 @@ def sections(metrics: Metrics) -> list[Section]:
         tradeoff.section(grid),
         measures.section(grid),
         samples.section(metrics, grid.arms),
-        claims.section(metrics),
+        searches.section(metrics),
     ]

@@ -1,1 +1,0 @@
-"""Report sections of the benchmarks, one module per benchmark."""
