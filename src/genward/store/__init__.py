@@ -2,6 +2,7 @@
 No torch."""
 
 from genward.store.files import SCHEMA
-from genward.store.store import PURPOSES, Store
+from genward.store.rows import PURPOSES
+from genward.store.store import Store
 
 __all__ = ["PURPOSES", "SCHEMA", "Store"]

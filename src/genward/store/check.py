@@ -6,17 +6,29 @@ import hashlib
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Protocol
 
+import genward.store.parts as parts
 from genward.core.media import MEDIA
 from genward.core.records import Sample
 from genward.errors import GenwardError
-from genward.store import parts
 from genward.store.files import read_json
-from genward.store.store import PURPOSES, Store, case_of
+from genward.store.rows import PURPOSES, case_of
 
 
-def problems(store: Store) -> list[str]:
-    """One line a problem, in a fixed order."""
+class Readable(Protocol):
+    """What of a store is read here, see ``store.store.Store``."""
+
+    root: Path
+
+    def arms(self) -> list[str]: ...
+    def judges(self) -> list[str]: ...
+    def reserved(self, purpose: str) -> set[str]: ...
+    def media_path(self, sha: str, mime: str) -> Path: ...
+
+
+def problems(store: Readable) -> list[str]:
+    """One line per problem, in a fixed order."""
     found = list(_json(store))
     ids: set[str] = set()
     found += _samples(store, ids)
@@ -26,7 +38,7 @@ def problems(store: Store) -> list[str]:
     return found
 
 
-def _json(store: Store) -> Iterator[str]:
+def _json(store: Readable) -> Iterator[str]:
     files = [
         store.root / "schema.json",
         *(p for folder in ("arms", "scores", "runs") for p in sorted((store.root / folder).glob("*/*.json"))),
@@ -48,7 +60,7 @@ def _named(path: Path) -> str:
     )
 
 
-def _samples(store: Store, ids: set[str]) -> Iterator[str]:
+def _samples(store: Readable, ids: set[str]) -> Iterator[str]:
     """Problems of samples and their media; fills ``ids``."""
     sound: dict[str, str] = {}
     arms = set(store.arms())
@@ -75,7 +87,7 @@ def _samples(store: Store, ids: set[str]) -> Iterator[str]:
                     yield f"{path}: sample {row['id']}: {sound[sha]}; delete the part and resume"
 
 
-def _media(store: Store, sha: str, mime: str) -> str:
+def _media(store: Readable, sha: str, mime: str) -> str:
     try:
         path = store.media_path(sha, mime)
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha:
@@ -87,7 +99,7 @@ def _media(store: Store, sha: str, mime: str) -> str:
     return ""
 
 
-def _scores(store: Store, ids: set[str]) -> Iterator[str]:
+def _scores(store: Readable, ids: set[str]) -> Iterator[str]:
     for judge in store.judges():
         for path in parts.part_files(store.root / "scores" / judge):
             try:
@@ -99,7 +111,7 @@ def _scores(store: Store, ids: set[str]) -> Iterator[str]:
             yield from ([wrong] if wrong else []) + _strangers(path, rows, ids)
 
 
-def _features(store: Store, ids: set[str]) -> Iterator[str]:
+def _features(store: Readable, ids: set[str]) -> Iterator[str]:
     for path in sorted((store.root / "features").glob("*/part-*.parquet")):
         try:
             wrong = _named(path)
@@ -115,7 +127,7 @@ def _strangers(path: Path, rows: set[str], ids: set[str]) -> list[str]:
     return [f"{path}: {len(lost)} of {len(rows)} samples are not in this store; delete the file"] if lost else []
 
 
-def _reserved(store: Store) -> Iterator[str]:
+def _reserved(store: Readable) -> Iterator[str]:
     keys: dict[str, set[str]] = {}
     for purpose in PURPOSES:
         try:

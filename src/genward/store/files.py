@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from genward.errors import StoreError
 
 SCHEMA = 2
 """The layout of a store that this version reads and writes."""
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,119}")
+"""What may name a folder."""
 TEMPORARY = "tmp"
 """Folder below the root that holds files in the making; nothing reads from it."""
 
@@ -67,3 +70,18 @@ def read_json(path: Path) -> Any:
             raise StoreError(
                 f"{path} is not JSON ({error}); it was changed or cut short: delete it and run again"
             ) from error
+
+
+def named(kind: str, name: str) -> str:
+    """The name, if it can be a folder's; else ``StoreError``."""
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise StoreError(
+            f"{kind} {str(name)[:80]!r} cannot be a folder's name; use up to 120 letters, digits and . _ + @ -"
+        )
+    return name
+
+
+def folders(folder: Path) -> list[str]:
+    """Names of the folders inside, sorted; an absent folder has none."""
+    with said(folder, "read"):
+        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []

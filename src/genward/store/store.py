@@ -26,25 +26,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import genward.store.parts as parts
 from genward.core import media as kinds
 from genward.core.files import json_text, plain, sweep
 from genward.core.media import MEDIA, Media
-from genward.core.records import STATUSES, Case, Inputs, Sample, Score
+from genward.core.records import Sample, Score
 from genward.core.spec import digest
 from genward.errors import BadInput, StoreError, UnknownName
-from genward.store import parts
-from genward.store.files import SCHEMA, TEMPORARY, read_json, said, write_bytes, write_many
+from genward.store.check import problems
+from genward.store.files import SCHEMA, TEMPORARY, folders, named, read_json, said, write_bytes, write_many
+from genward.store.rows import PURPOSES, case_of, row_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PURPOSES = ("fit", "calibrate", "evaluate")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,119}")
 SHA = re.compile(r"[0-9a-f]{64}")
 BEFORE = frozenset({"fits", "attacks", TEMPORARY, "lost+found"})
 """What may stand in a folder before it becomes a store."""
-CASE = tuple("case" if name == "id" else name for name in Case._fields)
-"""Column of each field of a case; its own id is the column ``case``, since ``id`` is the sample's."""
 
 
 class Store:
@@ -134,11 +132,11 @@ class Store:
 
     def run_folder(self, run: str) -> Path:
         """The folder of a run; it is made with the first file that is written into it."""
-        return self.root / "runs" / _name("run", run)
+        return self.root / "runs" / named("run", run)
 
     def runs(self) -> list[str]:
         """Names of the runs, sorted."""
-        return _folders(self.root / "runs")
+        return folders(self.root / "runs")
 
     @property
     def fits(self) -> Path:
@@ -161,7 +159,7 @@ class Store:
         Returns:
             The hash.
         """
-        name = _name("arm", name or digest(arm))
+        name = named("arm", name or digest(arm))
         path = self.root / "arms" / name / "arm.json"
         if not path.exists():
             self.write_json(path, arm)
@@ -169,7 +167,7 @@ class Store:
 
     def arm(self, name: str) -> dict[str, Any]:
         """An arm's record; ``UnknownName`` where there is none."""
-        path = self.root / "arms" / _name("arm", name) / "arm.json"
+        path = self.root / "arms" / named("arm", name) / "arm.json"
         if not path.exists():
             raise UnknownName("arm", name, self.arms())
         raw = read_json(path)
@@ -179,7 +177,7 @@ class Store:
 
     def arms(self) -> list[str]:
         """Hashes of all arms, sorted."""
-        return [name for name in _folders(self.root / "arms") if (self.root / "arms" / name / "arm.json").exists()]
+        return [name for name in folders(self.root / "arms") if (self.root / "arms" / name / "arm.json").exists()]
 
     # ---------------------------------------------------------------------------------------------------------- samples
 
@@ -195,42 +193,13 @@ class Store:
         if not samples:
             raise BadInput("an empty batch of samples; give at least one")
         for arm in {s.arm for s in samples}:
-            if not arm or not (self.root / "arms" / _name("arm", arm) / "arm.json").exists():
+            if not arm or not (self.root / "arms" / named("arm", arm) / "arm.json").exists():
                 raise StoreError(f"arm {arm!r} of these samples was not written; call put_arm before put_samples")
         outputs = [None if sample.output is None else self._named(sample.output) for sample in samples]
-        made = [self._row(sample, output[0] if output else "") for sample, output in zip(samples, outputs, strict=True)]
+        made = [row_of(sample, output[0] if output else "") for sample, output in zip(samples, outputs, strict=True)]
         self._put_files([output[1:] for output in outputs if output is not None])
         columns = {name: [row[name] for row in made] for name in parts.SAMPLES.names}
         return parts.write_part(self.root, self.root / "samples", key, columns, parts.SAMPLES)
-
-    def _row(self, sample: Sample, sha: str) -> dict[str, Any]:
-        if sample.status not in STATUSES:
-            raise BadInput(
-                f"sample {sample.case.id!r} has status {sample.status!r}; it is one of {', '.join(STATUSES)}"
-            )
-        if sample.status == "ok" and sample.output is None:
-            raise BadInput(
-                f"sample {sample.case.id!r} is ok and has no output; give one, or status error with a reason"
-            )
-        try:
-            identity = sample.id
-        except UnicodeEncodeError as error:
-            raise BadInput(
-                f"sample {ascii(sample.case.id)}: its case holds half of a surrogate pair ({error.reason}); it is not "
-                "text"
-            ) from error
-        return dict(zip(CASE, sample.case, strict=True)) | {
-            "id": identity,
-            "arm": sample.arm,
-            "status": sample.status,
-            "why": sample.why,
-            "output": sha,
-            "mime": "" if sample.output is None else sample.output.mime,
-            "inputs": json.dumps(dict(sample.case.inputs), ensure_ascii=False),
-            "notes": json.dumps(plain(sample.notes), ensure_ascii=False, allow_nan=False),
-            "seconds": float(sample.seconds),
-            "costs": json.dumps(plain(sample.costs), ensure_ascii=False, allow_nan=False),
-        }
 
     def samples(self, arms: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """All rows, or those of some arms, sorted by arm, case and id.
@@ -368,7 +337,7 @@ class Store:
         listed = [Score(*s) for s in scores]
         if not listed:
             raise BadInput("an empty batch of scores; a judge that cannot judge says NaN and why")
-        folder = self.root / "scores" / _name("judge", judge)
+        folder = self.root / "scores" / named("judge", judge)
         known = {k: plain(v) for k, v in (("card", card), ("spec", spec)) if v is not None}
         before = self.judge(judge)
         if {**before, **known} != before or not (folder / "judge.json").exists():
@@ -383,7 +352,7 @@ class Store:
         """Rows ``{sample, label, value, why}`` sorted by sample and label. Of several, one with a number wins, then the
         first part by name."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in parts.rows(self.root / "scores" / _name("judge", judge), parts.SCORES):
+        for row in parts.rows(self.root / "scores" / named("judge", judge), parts.SCORES):
             there = found.get((row["sample"], row["label"]))
             if there is None or (there["value"] != there["value"] and row["value"] == row["value"]):
                 found[row["sample"], row["label"]] = row
@@ -391,17 +360,17 @@ class Store:
 
     def judged(self, judge: str) -> set[str]:
         """Ids of the samples that the judge has scored."""
-        files = parts.part_files(self.root / "scores" / _name("judge", judge))
+        files = parts.part_files(self.root / "scores" / named("judge", judge))
         return {s for path in files for s in parts.read_part(path, parts.SCORES, ("sample",))["sample"].to_pylist()}
 
     def judge(self, judge: str) -> dict[str, Any]:
         """``{"card": …, "spec": …}`` as far as they were given; empty for a judge that is not here."""
-        path = self.root / "scores" / _name("judge", judge) / "judge.json"
+        path = self.root / "scores" / named("judge", judge) / "judge.json"
         return dict(read_json(path)) if path.exists() else {}
 
     def judges(self) -> list[str]:
         """Hashes of the judges that have scored something, sorted."""
-        return _folders(self.root / "scores")
+        return folders(self.root / "scores")
 
     def put_features(self, judge: str, features: Mapping[str, Any], key: str = "") -> Path:
         """Write one batch of feature vectors: sample id -> (d,) numbers, kept as float32; NaN where there was no
@@ -417,13 +386,13 @@ class Store:
             raise BadInput(f"feature vectors cannot be kept: {error}; all of one judge have the same width") from error
         if matrix.ndim != 2 or not matrix.shape[1]:
             raise BadInput(f"features of shape {matrix.shape[1:]} a sample; a vector is wanted")
-        folder = self.root / "features" / _name("judge", judge)
+        folder = self.root / "features" / named("judge", judge)
         return parts.write_features(self.root, folder, key or digest(sorted(ids)), ids, matrix)
 
     def features(self, judge: str) -> dict[str, np.ndarray]:
         """Sample id -> (d,) float32; of several, one without NaN wins, then the first part by name."""
         found: dict[str, np.ndarray] = {}
-        for path in parts.part_files(self.root / "features" / _name("judge", judge)):
+        for path in parts.part_files(self.root / "features" / named("judge", judge)):
             ids, matrix = parts.read_features(path)
             whole = [bool(np.isfinite(v).all()) for v in matrix]
             for k, sample in enumerate(ids):
@@ -475,26 +444,4 @@ class Store:
 
     def check(self) -> list[str]:
         """Read and verify everything: one line a problem, none if all is well. Files in the making are no problem."""
-        from genward.store.check import problems
-
         return problems(self)
-
-
-def case_of(row: Mapping[str, Any]) -> Case:
-    """The case of a sample's row, as ``Store.samples`` gives it or as its part holds it."""
-    given = row["inputs"]
-    inputs = Inputs(json.loads(given) if isinstance(given, str) else given)
-    return Case(**{**{name: row[column] for name, column in zip(Case._fields, CASE, strict=True)}, "inputs": inputs})
-
-
-def _name(kind: str, name: str) -> str:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise StoreError(
-            f"{kind} {str(name)[:80]!r} cannot be a folder's name; use up to 120 letters, digits and . _ + @ -"
-        )
-    return name
-
-
-def _folders(folder: Path) -> list[str]:
-    with said(folder, "read"):
-        return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
