@@ -45,7 +45,7 @@ def test_fields_are_read_in_order_with_the_line_under_them() -> None:
     assert [(f.name, f.type, f.default, f.doc) for f in entry.fields] == [
         ("strength", "float", "1.0", "How much."),
         ("site", "str", None, ""),
-        ("during", "tuple[float, float]", "(0.0, 1.0)", "Part of the loop. Second line."),
+        ("during", "tuple[float, float]", "(0.0, 1.0)", "Part of the loop."),
     ]
 
 

@@ -362,7 +362,7 @@ def _build_part(
 
 def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:
     """The card: plan, counts by split and label, flips between seeds."""
-    harm, known = data.harm.tolist(), ~_isnan(data.truth)
+    harm, known = data.harm.tolist(), ~data.truth.isnan()
     counts = {}
     for s in SPLITS:
         mine = [k for k, r in enumerate(data.rows) if r["split"] == s]
@@ -382,12 +382,6 @@ def summary(data: Dataset, plan: Mapping[str, Any]) -> dict[str, Any]:
     }
     changing = flips([r["prompt"] for r in data.rows], harm, [r["variant"] for r in data.rows])
     return {"format": 1, "plan": dict(plan), "judged": judged, "splits": counts, "flips": changing}
-
-
-def _isnan(x: Tensor) -> Tensor:
-    import torch
-
-    return torch.isnan(x)
 
 
 def load(folder: Path, *, states: bool = True) -> Dataset:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept, Frame
 from genward.errors import BadInput, UnknownName
@@ -179,8 +180,8 @@ class Aeiou:
         if concepts:
             card = artifacts.fit_card(self, concepts, model, captions, (), 0.0)
         else:
-            fields = [f.name for f in dataclasses.fields(self) if f.name not in self.at_attach]
-            card = {"method": self.name, "settings": {f: getattr(self, f) for f in fields}, "torch": torch.__version__}
+            settings = {k: v for k, v in defending.fields(self).items() if k not in self.at_attach}
+            card = {"method": self.name, "settings": settings, "torch": torch.__version__}
         card |= {
             "categories": list(harmful),
             "heads": about.heads,

@@ -104,8 +104,8 @@ class Irece:
     def __post_init__(self) -> None:
         choices = (("readout", READOUTS), ("decide", DECISIONS), ("control", CONTROLS), ("form", localize.FORMS))
         for field, known in choices:
-            if getattr(self, field) not in known:
-                raise BadInput(f"irece: {field} {getattr(self, field)!r}; {', '.join(map(repr, known))} are possible")
+            if vars(self)[field] not in known:
+                raise BadInput(f"irece: {field} {vars(self)[field]!r}; {', '.join(map(repr, known))} are possible")
         if not 0 <= self.strength <= 1 or not 0 < self.fpr < 1 or not 0 <= self.shrinkage <= 1:
             raise BadInput("irece: strength and shrinkage must lie in [0, 1], fpr between 0 and 1")
         if not math.isfinite(self.threshold):

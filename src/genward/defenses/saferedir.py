@@ -108,8 +108,8 @@ class SafeRedir:
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UnknownName(f"saferedir {name}", str(getattr(self, name)), known)
+            if vars(self)[name] not in known:
+                raise UnknownName(f"saferedir {name}", str(vars(self)[name]), known)
         if not 0 <= self.threshold <= 1 or self.every < 1 or self.hold < 0 or self.strength < 0:
             raise BadInput(
                 "saferedir: threshold must lie between 0 and 1, every be at least 1, hold and strength at least 0"

@@ -70,7 +70,7 @@ class SafeLatentDiffusion:
     @property
     def settings(self) -> SldSettings:
         """The preset with the given fields in place of its own."""
-        given = {k: getattr(self, k) for k in SldSettings._fields if getattr(self, k) is not None}
+        given = {k: v for k in SldSettings._fields if (v := vars(self)[k]) is not None}
         return PRESETS[self.preset]._replace(**given)
 
     @classmethod

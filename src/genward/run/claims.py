@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genward.catalog import plugins
+from genward.core import defending
 from genward.core.files import finite
 from genward.core.reading import short
 from genward.core.typed import build, read_toml
@@ -249,9 +250,18 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
     return Estimate(min(d.value for d in drops), min(d.low for d in drops), min(d.high for d in drops))
 
 
+CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "needs_guidance": defending.needs_guidance,
+    "learns": defending.learns,
+}
+"""What an exact claim can be about: a defense's own word."""
+
+
 def _exact(claim: Claim) -> Estimate:
     """A check that needs no run: 1 if it passes, 0 if not."""
-    value = float(bool(getattr(plugins.find("defense", claim.arm), claim.check, False)))
+    if claim.check not in CHECKS:
+        raise UnknownName("check of a claim", claim.check, CHECKS)
+    value = float(CHECKS[claim.check](plugins.find("defense", claim.arm)))
     return Estimate(value, value, value)
 
 
