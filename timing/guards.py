@@ -19,9 +19,9 @@ from genward import lab
 from genward.catalog.fitting import parse_defense, ready
 from genward.core import Case, Sampler, load_concept
 from genward.defenses.aeiou import Aeiou
-from genward.models.rig import Run
+from genward.models import safety_checker
+from genward.models.ports import Run
 from genward.models.text import TextEncoder
-from genward.ops import safety_checker
 from genward.serve.protect import protect
 
 BATCHES = (16, 64)

@@ -17,16 +17,19 @@ MOVED = {
     "genward.ops.early": "genward.ops.activations",
     "genward.benchmarks.prompt_sets": "genward.benchmarks.prompt_guard.sets",
     "genward.benchmarks.prompts_csv": "genward.core.prompts_csv",
+    "genward.ops.safety_checker": "genward.models.safety_checker",
     "genward.run.audit": "genward.serve.audit",
     "genward.run.calibrate": "genward.serve.calibrate",
     "genward.run.catalog": "genward.catalog.plugins",
     "genward.run.dataset": "genward.catalog.dataset",
     "genward.run.fit": "genward.catalog.fitting",
-    "genward.run.guarded": "genward.serve.guarded",
+    "genward.run.guarded": "genward.serve.call",
     "genward.run.models": "genward.catalog.opening",
     "genward.run.policy": "genward.serve.policy",
-    "genward.run.prompts": "genward.serve.prompts",
+    "genward.run.prompts": "genward.core.texts",
     "genward.run.protect": "genward.serve.protect",
+    "genward.serve.guarded": "genward.serve.call",
+    "genward.serve.prompts": "genward.core.texts",
 }
 """Old name -> new name (0.1.0: the rooms ``catalog`` and ``serve`` came out of ``run``; one recorder of states;
 benchmarks became folders)"""

@@ -72,4 +72,7 @@ class DefenseInactive(GuardError):
 
 
 class Blocked(GuardError):
-    """Raised inside a run when every row has been refused; carries no picture."""
+    """Rows are refused. The rig raises it when none is left; a guard may raise it to refuse all that are."""
+
+    owner = ""
+    """Who raised it, where a guard did"""

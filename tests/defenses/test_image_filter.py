@@ -13,8 +13,8 @@ import torch
 from genward.core import Sampler, Score, Spec, load_concept
 from genward.defenses.image_filter import ImageFilter
 from genward.errors import BadInput, UnknownName
+from genward.models import safety_checker
 from genward.models.sd import StableDiffusion
-from genward.ops import safety_checker
 from genward.ops.asking import scores, thresholds
 from genward.serve.protect import protect, with_probe
 from genward.testing import defense_laws, tiny_pipeline

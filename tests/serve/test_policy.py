@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genward.core.records import concept_names, load_concept
+from genward.core.texts import BENIGN_LABELS, read_prompts
 from genward.errors import BadInput, UnknownName
 from genward.serve.calibrate import lowest_cut
 from genward.serve.policy import (
@@ -29,7 +30,6 @@ from genward.serve.policy import (
     parse_policy,
     policy_names,
 )
-from genward.serve.prompts import BENIGN_LABELS, read_prompts
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 NAME = TEXT.filter(lambda t: t.strip())

@@ -468,7 +468,14 @@ def test_wrong_shapes_and_changed_guidance_refuse(pipe: Any) -> None:
             callback_on_step_end=halve,
             callback_on_step_end_tensor_inputs=["prompt_embeds"],
         )
-        assert out.images == [None] and "row order" in out.verdicts[0].why
+        assert out.index == [0] and out.verdicts[0].nfe == 2 + 1 + 1, "rows follow the guidance of each call"
+        out = guarded(
+            ["a cat", "a dog"],
+            num_inference_steps=3,
+            callback_on_step_end=halve,
+            callback_on_step_end_tensor_inputs=["prompt_embeds"],
+        )
+        assert out.images == [None, None] and "row order" in out.verdicts[0].why
 
 
 def test_what_the_pipeline_raises_is_raised_and_leaves_nothing(pipe: Any) -> None:

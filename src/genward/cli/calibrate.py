@@ -47,9 +47,9 @@ def main(
         raise BadInput(f"--out {out}: a policy file ends in .toml")
     if not 0 <= fpr < 1:
         raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
+    from genward.core.texts import BENIGN_LABELS, checked_prompts, read_prompts
     from genward.serve import calibrate as calibration
     from genward.serve.policy import dump_policy, load_policy
-    from genward.serve.prompts import BENIGN_LABELS, checked_prompts, read_prompts
 
     request = calibration.one_request(defense)
     base = load_policy(policy) if policy else None

@@ -24,7 +24,7 @@ def read_rows(file: Path) -> list[str | tuple[str, str]]:
         BadInput: it cannot be read or holds no prompt.
     """
     from genward.core.tables import read_table
-    from genward.serve.prompts import read_prompts
+    from genward.core.texts import read_prompts
 
     if file.suffix.lower() != ".csv":
         return list(read_prompts(file))

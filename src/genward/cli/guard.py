@@ -13,7 +13,7 @@ from genward.core.media import Image
 from genward.errors import BadInput
 
 if TYPE_CHECKING:
-    from genward.serve.guarded import RowVerdict
+    from genward.serve.call import RowVerdict
 
 COLUMNS = (
     "row",
@@ -123,7 +123,7 @@ def main(
             f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024"
         )
 
-    from genward.serve.prompts import checked_prompts
+    from genward.core.texts import checked_prompts
 
     checked_prompts(list(prompt))
 

@@ -1,185 +1,50 @@
-"""The rig: the one door through which a method touches a live model.
+"""The rig: the one way in which a method touches a live model.
 
-Nothing else in genward registers hooks, replaces weights or steps into a sampling loop. Everything a defense attaches
-carries its owner's name, is counted while the rig is open, and is gone when it closes, after an exception as well.
-Stock pipelines run as they
-are: rows blocked in mid-loop are gathered out before the denoiser and scattered back after it, the sampler's state
-    keeps its size.
+Nothing else in genward steps into a sampling loop; hooks and weight edits themselves are put on by ``models.hooks``,
+for the rig alone. Everything a defense attaches carries its owner's name, is counted while the rig is open, and is gone
+when it closes, after an exception as well. Stock pipelines run as they are: rows blocked in mid-loop are gathered out
+before the denoiser and scattered back after it, the sampler's state keeps its size.
 
-Rows. A denoiser call under guidance has ``[unconditional; conditional]`` rows, else only conditional ones.
-``Frame.case`` and ``Frame.conditional`` say which is which; rows of blocked cases are no longer among them."""
+Rows. A denoiser call under guidance has ``[unconditional; conditional]`` rows, else only conditional ones; which it is,
+is read from each call (``Backbone.layout``), since guidance may be switched off in mid-loop. ``Frame.case`` and
+``Frame.conditional`` say which row is which; rows of blocked cases are no longer among them."""
 
 from __future__ import annotations
 
-import copy
-import re
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor
 
-from genward.core.contracts import Defense, Site, Window
+from genward.core.contracts import Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
-from genward.errors import BadInput, Blocked, Conflict, DefenseInactive, GenwardError, GuardError, UnknownName
+from genward.errors import BadInput, Conflict, DefenseInactive, GuardError
+from genward.models.hooks import read_site
+from genward.models.ports import Port, PortError, Run
 from genward.models.sites import lookup, refuse_fused
+from genward.models.wiring import Wiring, rig_on
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from genward.models.sd import StableDiffusion
+    from genward.models.backbone import Backbone
+
+__all__ = ["LiveRig", "PortError", "Run", "rig_on"]
 
 
-LEFT: WeakKeyDictionary[torch.nn.Module, set[threading.Thread]] = WeakKeyDictionary()
-"""Denoiser -> guards that were left behind in it; a pipeline may be guarded through several models, one after the
-other."""
-
-
-class PortError(GuardError):
-    """A defense's own code failed inside a port; the rows it should have guarded are refused."""
-
-    def __init__(self, owner: str, port: str, error: BaseException) -> None:
-        super().__init__(f"{owner} failed in its {port} port: {type(error).__name__}: {error}")
-        self.owner = owner
-
-
-@dataclass
-class Port:
-    """One attached function: who attached it, to which port, in which part of the loop, and how often it was called."""
-
-    owner: str
-    kind: str
-    fn: Callable[..., Any]
-    during: Window = (0.0, 1.0)
-    site: Site | None = None
-    calls: int = 0
-
-    def active(self, step: int, steps: int) -> bool:
-        """Whether ``step`` of ``steps`` lies in the window (always outside a sampler, where rows are selected by
-        timestep)."""
-        start, end = self.during
-        return step < 0 or (start * steps <= step and (end >= 1.0 or step < end * steps))
-
-    def ever(self, steps: int) -> bool:
-        return any(self.active(k, steps) for k in range(steps))
-
-    def __call__(self, *args: Any) -> Any:
-        self.calls += 1
-        try:
-            return self.fn(*args)
-        except GenwardError:  # what the user can fix, a step that the loop does not have, say
-            raise
-        except Exception as error:
-            raise PortError(self.owner, self.kind, error) from error
-
-
-@dataclass
-class Run:
-    """The rows of one batch on its way through a pipeline."""
-
-    cases: int
-    steps: int
-    guidance: float
-    device: Any
-    step: int = 0
-    timesteps: Tensor | None = None
-    alive: Tensor = field(init=False)
-    why: dict[int, str] = field(default_factory=dict)
-    notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
-    verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
-    nfe: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.alive = torch.ones(self.cases, dtype=torch.bool)
-        self.nfe = torch.zeros(self.cases, dtype=torch.float64)
-
-    @property
-    def doubled(self) -> bool:
-        return self.guidance > 1.0
-
-
-class LiveRig:
+class LiveRig(Wiring):
     """``core.contracts.Rig`` on one model. Use it through ``StableDiffusion.rig(defenses)``; see the module's text.
 
     Counters: ``calls`` (denoiser calls), ``rows`` (denoiser rows, ``predict`` included), ``predicted`` (rows of
     ``predict`` alone), ``encoded`` (texts of ``encode``), ``port_calls`` (by owner and port)."""
 
-    def __init__(self, model: StableDiffusion) -> None:
-        self.model = model
-        self.ports: list[Port] = []
-        self.run: Run | None = None
-        self.now: Frame | None = None
+    def __init__(self, model: Backbone) -> None:
+        super().__init__(model)
         self.trace: list[tuple[Frame, dict[str, Tensor]]] | None = None
         """Set to a list to keep noted signals with their graph (adaptive attacks read them)."""
-        self.calls = self.rows = self.predicted = self.encoded = 0
-        self._owner = "?"
-        self._inner = False
-        self._handles: list[Any] = []
-        self._saved: dict[str, Tensor] = {}
-        self._edited: list[tuple[str, str]] = []
-        self._scatter: tuple[Tensor, int] | None = None
-        self._call: tuple[Call, Frame] | None = None
-        self._texts: list[str] = []
-        self._encoding: tuple[Tensor, Tensor] | None = None
-        """Ids and mask (rows, t) of the texts in the encoder"""
-        self._open = False
-
-    # ------------------------------------------------------------------------------------------------- opening, closing
-
-    @contextmanager
-    def opened(self, defenses: Sequence[Defense]) -> Iterator[LiveRig]:
-        """Attach the defenses in order; undo everything on leaving, whatever happened."""
-        if self._open or self.model.open_rig is not None:
-            raise Conflict("this model already has an open rig; close it first (one guard a model at a time)")
-        self.refuse_left()
-        self._open = True
-        self.model.open_rig = self
-        try:
-            for defense in defenses:
-                self._owner = type(defense).name
-                defense.attach(self)
-            self._hook()
-            yield self
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        parameters = dict(self.model.unet.named_parameters())
-        for name, value in self._saved.items():
-            parameters[name].data = value.to(parameters[name].device)
-        self._saved.clear()
-        self.ports.clear()
-        self.run = self.now = None
-        self._open = False
-        self.model.open_rig = None
-
-    @property
-    def left(self) -> set[threading.Thread]:
-        """Guards that took too long and still run on this denoiser, under this rig or an earlier one."""
-        return LEFT.setdefault(self.model.unet, set())
-
-    def refuse_left(self) -> None:
-        """``GuardError`` while a guard that took too long still runs: what it does to the model would reach this rig's
-        pictures."""
-        self.left.difference_update([thread for thread in self.left if not thread.is_alive()])
-        if self.left:
-            name = next(iter(self.left)).name
-            raise GuardError(
-                f"{name} took too long and still runs on this model; wait for it, then give the guard more time "
-                "(timeout)"
-            )
-
-    def of(self, kind: str) -> list[Port]:
-        return [p for p in self.ports if p.kind == kind]
 
     def _add(self, kind: str, fn: Callable[..., Any], during: Window = (0.0, 1.0), site: Site | None = None) -> None:
         if not 0.0 <= during[0] < during[1] <= 1.0:
@@ -205,7 +70,7 @@ class LiveRig:
         """
         found = lookup(self.model.site_table, site)
         if found.stream == "probs":
-            refuse_fused(self.model.unet, found)
+            refuse_fused(self.model.denoiser, found)
         self._add("text" if site.startswith("text.") else "tap", fn, during, found)
 
     def inputs(self, fn: Callable[[Call, Frame], Call], *, during: Window = (0.0, 1.0)) -> None:
@@ -234,43 +99,12 @@ class LiveRig:
         self._add("latents", fn, during)
 
     def weights(self, match: str, edit: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace every U-Net parameter whose name matches the pattern by ``edit(name, tensor)``; restored bit for bit
-        on close.
+        """Replace every parameter of the denoiser whose name matches the pattern by ``edit(name, tensor)``; restored
+        bit for bit on close.
 
         Several owners compose in order. Raises ``UnknownName`` where nothing matches, ``Conflict`` for fused or
         offloaded weights, ``BadInput`` where the edit changes a shape or yields numbers that are not finite."""
-        parameters = dict(self.model.unet.named_parameters())
-        names = [n for n in parameters if re.search(match, n)]
-        if not names:
-            raise UnknownName("parameter pattern", match, parameters)
-        for name in names:
-            parameter = parameters[name]
-            if parameter.is_meta:
-                raise Conflict(
-                    f"{self._owner}: weight {name} is offloaded to disk or meta, where an edit does nothing; load the "
-                    "model without it"
-                )
-            module = self.model.unet.get_submodule(name.rsplit(".", 2)[0])
-            if getattr(module, "fused_projections", False):
-                raise Conflict(
-                    f"{self._owner}: {name} is fused and its edit would be ignored; call pipe.unfuse_qkv_projections() "
-                    "first"
-                )
-            with torch.no_grad():
-                new = edit(name, parameter.data.clone()).to(parameter.dtype).to(parameter.device)
-            if new.shape != parameter.shape:
-                raise BadInput(
-                    f"{self._owner}: edit of {name} gives shape {tuple(new.shape)}, the weight has "
-                    f"{tuple(parameter.shape)}"
-                )
-            if not torch.isfinite(new).all():
-                raise BadInput(
-                    f"{self._owner}: edit of {name} holds numbers that are not finite; check the artifact or its "
-                    "strength"
-                )
-            self._saved.setdefault(name, parameter.data)
-            parameter.data = new.contiguous()
-            self._edited.append((self._owner, name))
+        self.edits.apply(self._owner, self.model.denoiser, match, edit)
 
     def images(self, fn: Callable[[list[Image]], Sequence[Image | None]]) -> None:
         """``fn(images) -> images`` of the surviving rows; ``None`` in a place refuses that row."""
@@ -297,8 +131,11 @@ class LiveRig:
             tokens: a list a row of the frame: token and its share of the score.
         """
         run = self._running("block")
+        numbers = None if score is None else score.detach().float().flatten().cpu()
         for row in self._rows(frame, rows):
             case = int(frame.case[row])
+            if bool(run.alive[case]) and numbers is not None and not bool(torch.isfinite(numbers[row])):
+                run.failed.add(case)
             run.alive[case] = False
             if run.why.setdefault(case, f"{self._speaker()}: {why}") == f"{self._speaker()}: {why}":
                 self._verdict(frame, row, "blocked", why, score, threshold, category, tokens)
@@ -358,16 +195,9 @@ class LiveRig:
             return Tokens(*self._encoding, self.model.pipe.tokenizer.convert_ids_to_tokens)
         return self.model.tokens(self._texts)
 
-    def _encoded(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the text encoder: keep the ids and the mask that it is given, which are then not worked out again;
-        without a mask they are."""
-        ids, mask = args[0] if args else kwargs.get("input_ids"), kwargs.get("attention_mask")
-        self._encoding = (
-            None if self.now is None or self._inner or ids is None or mask is None else (ids.cpu(), mask.bool().cpu())
-        )
-
     def note(self, frame: Frame, **signals: Tensor) -> None:
-        """Store per-row evidence (rows,) under each case; of unconditional rows nothing is kept."""
+        """Store per-row evidence (rows,) under each case; of unconditional rows nothing is kept. A row whose
+        ``….score`` is not a number is refused: its guard cannot tell."""
         run = self._running("note")
         if self.trace is not None:
             self.trace.append((frame, dict(signals)))
@@ -376,6 +206,21 @@ class LiveRig:
             for case, keep, number in zip(frame.case.tolist(), frame.conditional.tolist(), flat, strict=True):
                 if keep:
                     run.notes.setdefault(case, {}).setdefault(name, []).append(number)
+            if name.endswith(".score") or name == self._speaker().partition(":")[0]:
+                broken = ~torch.isfinite(value.detach().float().flatten().cpu()) & frame.conditional.cpu()
+                cases = sorted(set(frame.case.cpu()[broken].tolist()))
+                self.refuse(cases, self._speaker(), frame.stage, frame.step, f"{name} is not a number")
+
+    def refuse(self, cases: Iterable[int], by: str, stage: str, step: int, why: str, *, failed: bool = True) -> None:
+        """End cases for a reason that is no defense's decision (``failed``), or by the word of one that has no frame."""
+        run = self._running("refuse")
+        for case in cases:
+            if bool(run.alive[case]):
+                run.alive[case] = False
+                run.why.setdefault(case, why if why.startswith(f"{by} ") else f"{by}: {why}")
+                run.verdicts.setdefault(case, []).append(Verdict("blocked", by, stage, step, why=why))
+                if failed:
+                    run.failed.add(case)
 
     def fits(self, text: str) -> bool:
         """Whether the model's text encoder takes a text whole."""
@@ -396,7 +241,9 @@ class LiveRig:
         handles = [
             h
             for name in read
-            for h in self._reader(lookup(self.model.site_table, name), partial(found.__setitem__, name))
+            for h in read_site(
+                self.model.denoiser, lookup(self.model.site_table, name), partial(found.__setitem__, name)
+            )
         ]
         rows = len(call.latents)
         self.predicted += rows
@@ -404,216 +251,17 @@ class LiveRig:
         if self.run is not None:
             live = self.run.alive
             self.run.nfe[live] += rows / max(1, int(live.sum()))
-        swapped = self._swap() if weights == "clean" else {}
+        swapped = self.edits.swap() if weights == "clean" else {}
         try:
             with self._untapped():
                 noise = self.model.denoise(call)
         finally:
-            if (
-                self._open
-            ):  # a guard that was left behind comes back after closing: the original weights are in place then and stay
+            if self._open:  # a guard that was left behind comes back after closing: the originals are in place and stay
                 for parameter, edited in swapped.items():
                     parameter.data = edited
             for handle in handles:
                 handle.remove()
         return Prediction(noise, found)
-
-    def _swap(self) -> dict[Any, Tensor]:
-        parameters = dict(self.model.unet.named_parameters())
-        swapped = {}
-        for name, original in self._saved.items():
-            swapped[parameters[name]] = parameters[name].data
-            parameters[name].data = original.to(parameters[name].device)
-        return swapped
-
-    def _speaker(self) -> str:
-        return self._owner
-
-    def _running(self, what: str) -> Run:
-        if self.run is None:
-            raise GuardError(f"rig.{what} was called outside a generation")
-        return self.run
-
-    @contextmanager
-    def _untapped(self) -> Iterator[None]:
-        before, self._inner = self._inner, True
-        try:
-            yield
-        finally:
-            self._inner = before
-
-    # ------------------------------------------------------------------------------------------------------------ hooks
-
-    def _hook(self) -> None:
-        unet = self.model.unet
-        self._handles.append(unet.register_forward_pre_hook(self._before, with_kwargs=True))
-        self._handles.append(unet.register_forward_hook(self._after, with_kwargs=True))
-        if self.of("text"):
-            self._handles.append(self.model.text_encoder.register_forward_pre_hook(self._encoded, with_kwargs=True))
-        for port in self.of("tap") + self.of("text"):
-            assert port.site is not None
-            self._handles += self._reader(port.site, self._tapped(port))
-
-    def _tapped(self, port: Port) -> Callable[[Tensor], Tensor | None]:
-        def call(tensor: Tensor) -> Tensor | None:
-            frame = self.now
-            if self._inner or frame is None or not port.active(frame.step, frame.steps):
-                return None
-            self._owner = port.owner
-            new = port(tensor, frame)
-            if new is None or (port.site is not None and port.site.stream == "probs"):
-                return None
-            if new.shape != tensor.shape:
-                raise GuardError(
-                    f"{port.owner}: tap at {port.site.name if port.site else '?'} returned {tuple(new.shape)}, not "
-                    f"{tuple(tensor.shape)}"
-                )
-            return self._windowed(port, frame, new.to(tensor.dtype), tensor)
-
-        return call
-
-    @staticmethod
-    def _windowed(port: Port, frame: Frame, new: Tensor, old: Tensor) -> Tensor:
-        """Outside a sampler a window selects rows by their timestep: a loop goes from 1000 down to 0."""
-        if frame.step >= 0 or frame.timestep is None or port.during == (0.0, 1.0):
-            return new
-        done = 1 - frame.timestep.to(old.device, torch.float32) / 1000
-        inside = (done >= port.during[0]) & ((done < port.during[1]) | (port.during[1] >= 1.0))
-        return torch.where(inside.view(-1, *[1] * (old.ndim - 1)), new, old)
-
-    def _reader(self, site: Site, fn: Callable[[Tensor], Tensor | None]) -> list[Any]:
-        root = self.model.text_encoder if site.name.startswith("text.") else self.model.unet
-        module = root.get_submodule(site.path)
-        if site.stream == "probs":
-            return self._probs_reader(module, fn)
-        if site.stream == "heads":
-
-            def before(_: Any, args: tuple[Any, ...]) -> Any:
-                new = fn(args[0])
-                return None if new is None else (new, *args[1:])
-
-            return [module.register_forward_pre_hook(before)]
-
-        def after(_: Any, __: Any, output: Any) -> Any:
-            whole = isinstance(output, tuple)
-            index = site.element or 0
-            new = fn(output[index] if whole else output)
-            if new is None:
-                return None
-            return (*output[:index], new, *output[index + 1 :]) if whole else new
-
-        return [module.register_forward_hook(after)]
-
-    @staticmethod
-    def _probs_reader(attention: Any, fn: Callable[[Tensor], Tensor | None]) -> list[Any]:
-        """Attention probabilities computed beside the block from ``to_q``/``to_k``: the picture stays bit-equal."""
-        kept: dict[str, Tensor] = {}
-
-        def split(x: Tensor) -> Tensor:
-            heads: Tensor = x.unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-            return heads
-
-        def after(_: Any, __: Any, ___: Any) -> None:
-            q, k = split(kept.pop("q")), split(kept.pop("k"))
-            if attention.norm_q is not None:
-                q, k = attention.norm_q(q), attention.norm_k(k)
-            fn(torch.softmax(q @ k.transpose(-1, -2) * attention.scale, dim=-1))
-
-        return [
-            attention.to_q.register_forward_hook(lambda _, __, out: kept.__setitem__("q", out)),
-            attention.to_k.register_forward_hook(lambda _, __, out: kept.__setitem__("k", out)),
-            attention.register_forward_hook(after),
-        ]
-
-    def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before the U-Net: count, gather live rows, call the ``inputs`` ports."""
-        if self._inner:  # inside predict: the outer call's own scatter stays
-            return None
-        self._scatter = None
-        run = self.run
-        if run is None:
-            return None
-        sample, timestep, text = (
-            args[0],
-            args[1] if len(args) > 1 else kwargs["timestep"],
-            kwargs["encoder_hidden_states"],
-        )
-        rows = len(sample)
-        case = torch.arange(run.cases).repeat(2 if run.doubled else 1)
-        if rows != len(case):
-            raise GuardError(
-                f"the denoiser got {rows} rows for {run.cases} cases; genward does not know this pipeline's row order"
-            )
-        conditional = torch.arange(rows) >= (rows - run.cases)
-        live = run.alive[case]
-        if not live.any():
-            raise Blocked("every row was refused")
-        if not live.all():
-            index = live.nonzero().flatten()
-            self._scatter = (index, rows)
-            sample, text = sample[index], text[index]
-            case, conditional = case[index], conditional[index]
-        t = timestep if torch.is_tensor(timestep) else torch.tensor(timestep)
-        frame = Frame(
-            "denoise", run.step, run.steps, t.reshape(-1).expand(len(sample)), run.guidance, "", conditional, case
-        )
-        call = Call(sample, t.to(sample.device).reshape(-1).expand(len(sample)), text)
-        self.now = frame
-        asked = call
-        for port in self.of("inputs"):
-            if port.active(run.step, run.steps):
-                self._owner = port.owner
-                call = port(call, frame)
-        self._call = (call, frame)
-        self.calls += 1
-        self.rows += len(sample)
-        run.nfe += torch.bincount(case, minlength=run.cases).double()
-        kwargs = {**kwargs, "encoder_hidden_states": call.text}
-        if call.skips is not None:
-            kwargs |= {
-                "down_block_additional_residuals": call.skips[:-1],
-                "mid_block_additional_residual": call.skips[-1],
-            }
-        when = timestep if call.timestep is asked.timestep else call.timestep
-        kwargs.pop("timestep", None)
-        return (call.latents, when, *args[2:]), kwargs
-
-    def _after(self, _: Any, __: Any, ___: Any, output: Any) -> Any:
-        """After the U-Net: the ``guidance`` port, then scatter the live rows back to full size."""
-        if self._inner or self.run is None or self._call is None:
-            return None
-        noise = output[0]
-        call, frame = self._call
-        self._call = None
-        for port in self.of("guidance"):
-            if port.active(frame.step, frame.steps):
-                self._owner = port.owner
-                noise = self._guide(port, noise, call, frame)
-        if self._scatter is not None:
-            index, rows = self._scatter
-            full = noise.new_zeros((rows, *noise.shape[1:]))
-            full[index.to(noise.device)] = noise
-            noise = full
-        self.now = None
-        return (noise, *output[1:]) if isinstance(output, tuple) else type(output)(sample=noise)
-
-    def _guide(self, port: Port, noise: Tensor, call: Call, frame: Frame) -> Tensor:
-        keep = frame.conditional
-        pick = keep.to(noise.device)
-        conditional = Call(
-            call.latents[pick], call.timestep[pick], call.text[pick], call.skips and tuple(s[pick] for s in call.skips)
-        )
-        inner = frame._replace(
-            conditional=keep[keep],
-            case=frame.case[keep],
-            timestep=frame.timestep[keep] if frame.timestep is not None else None,
-        )
-        uncond = noise[~pick] if not keep.all() else None
-        chosen = port(uncond, noise[pick], conditional, inner)
-        if chosen.shape != noise[pick].shape:
-            raise GuardError(f"{port.owner}: guidance returned {tuple(chosen.shape)}, not {tuple(noise[pick].shape)}")
-        chosen = chosen.to(noise.dtype)
-        return torch.cat([chosen, chosen]) if uncond is not None else chosen
 
     # ---------------------------------------------------------------------------------------------- what the loop calls
 
@@ -728,10 +376,31 @@ class LiveRig:
         self.now = None
         return images
 
+    def stepped(self, step: int) -> None:
+        """Told by the pipeline itself that ``step`` is finished.
+
+        Raises:
+            DefenseInactive: in this step the attached denoiser was not called, or a port was not that should have been.
+            GuardError: the pipeline's parts are not those that were attached.
+        """
+        run = self._running("step")
+        run.seen, calls, run.calls = step, run.calls, self.calls
+        self.inspect(weights=False)
+        if not self.guarding:
+            return
+        if self.calls == calls:
+            raise DefenseInactive(
+                f"the denoiser that the guards are attached to was not called in step {step}, so nothing was guarded; "
+                "what runs in its place (another model, a cache) must be taken out"
+            )
+        for port in self.ports:
+            if port.kind in ("tap", "inputs", "guidance") and port.active(step, run.steps) and port.last != step:
+                self._inactive(port, f"in step {step}")
+
     def verify(self) -> None:
-        """Raise ``DefenseInactive`` for every attached port that should have been called in this run and was not."""
+        """Look back on a batch: ``DefenseInactive`` for every attached port that should have been called and was not,
+        ``GuardError`` for parts or weights that were changed."""
         run = self._running("verify")
-        reached_loop = self.calls > 0
         survived = bool(run.alive.any())
         for port in self.ports:
             if port.kind in ("prompts", "text"):
@@ -739,27 +408,37 @@ class LiveRig:
             elif port.kind == "images":
                 due = survived
             else:
-                due = reached_loop and port.ever(run.steps) and (survived or port.active(0, run.steps))
+                due = run.entered and port.ever(run.steps) and (survived or port.active(0, run.steps))
             if due and port.calls == 0:
-                where = f" at {port.site.name}" if port.site else ""
-                raise DefenseInactive(
-                    f"{port.owner}: its {port.kind} port{where} was never called, so nothing was guarded; a model "
-                    "compiled before the guard was "
-                    "attached ignores hooks (attach first, or use the uncompiled model), and an offloaded one can lose "
-                    "them"
-                )
+                self._inactive(port)
+        if survived and run.entered and self.guarding and bool((run.nfe[run.alive] == 0).any()):
+            raise DefenseInactive("rows went through sampling without the denoiser that the guards are attached to")
+        self.inspect()
+
+    @staticmethod
+    def _inactive(port: Port, when: str = "") -> None:
+        raise DefenseInactive(
+            f"{port.owner}: {port.where} was never called{when and ' '}{when}, so nothing was guarded; a model compiled "
+            "before the guard was attached ignores hooks (attach first, or use the uncompiled model), an offloaded one "
+            "can lose them, and a cache skips blocks"
+        )
 
     def begin(self, run: Run) -> None:
         """Start counting a new batch."""
+        self._reset()
         self.run = run
         self.calls = 0
         for port in self.ports:
-            port.calls = 0
+            port.calls, port.last = 0, -2
+
+    def end(self) -> None:
+        """Forget the batch, one that was interrupted as well."""
+        self._reset()
 
     @property
     def edited(self) -> list[str]:
         """Names of the weights that were edited, once for each edit."""
-        return [name for _, name in self._edited]
+        return [name for _, name in self.edits.owners]
 
     @property
     def port_calls(self) -> dict[str, int]:
@@ -767,61 +446,6 @@ class LiveRig:
         out: dict[str, int] = {}
         for port in self.ports:
             out[f"{port.owner}.{port.kind}" + (f"@{port.site.name}" if port.site else "")] = port.calls
-        for owner, _ in self._edited:
+        for owner, _ in self.edits.owners:
             out[f"{owner}.weights"] = out.get(f"{owner}.weights", 0) + 1
         return out
-
-
-@contextmanager
-def learned_tokens(model: StableDiffusion, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are
-    as before on leaving.
-
-    Args:
-        vectors: token text (``<3f9a12b4>``) -> (width,) embedding.
-
-    Raises:
-        BadInput: an embedding of another width than the encoder's, or one that is not finite; BadInput for a text that
-            is a token already.
-    """
-    if not vectors:
-        yield
-        return
-    table = model.text_encoder.get_input_embeddings()
-    for text, vector in vectors.items():
-        if tuple(vector.shape) != (table.embedding_dim,):
-            raise BadInput(
-                f"learned token {text}: shape {tuple(vector.shape)}, this text encoder takes ({table.embedding_dim},); "
-                "learn it on this model"
-            )
-        if not torch.isfinite(vector).all():
-            raise BadInput(
-                f"learned token {text} holds numbers that are not finite; the attack diverged, lower its rate"
-            )
-    kept = model.pipe.tokenizer
-    known = sorted(set(vectors) & set(kept.get_vocab()))
-    if known:
-        raise BadInput(f"learned token {known[0]} is a token of the vocabulary already; name it otherwise")
-    tokenizer = copy.deepcopy(kept)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in vectors])
-    places = dict(zip(tokenizer.convert_tokens_to_ids(list(vectors)), vectors.values(), strict=True))
-    asked: list[Tensor] = []
-
-    def before(_: Any, args: tuple[Any, ...]) -> Any:
-        asked.append(args[0])
-        return (torch.where(args[0] < table.num_embeddings, args[0], 0), *args[1:])
-
-    def after(_: Any, __: Any, output: Tensor) -> Tensor:
-        ids = asked.pop()
-        for place, vector in places.items():
-            output = torch.where((ids == place)[..., None], vector.to(output.device, output.dtype), output)
-        return output
-
-    handles = [table.register_forward_pre_hook(before), table.register_forward_hook(after)]
-    model.pipe.tokenizer = tokenizer
-    try:
-        yield
-    finally:
-        model.pipe.tokenizer = kept
-        for handle in handles:
-            handle.remove()

@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x/2.x family: any stock ``StableDiffusionPipeline``, the lab's included.
 
-The pipeline's own ``__call__`` does the sampling; everything that acts on it goes through ``genward.models.rig``.
-"""
+What the family looks like (its parts, how its denoiser is called, its row order) and how it is loaded. Rows are sampled
+by ``models.sampling``; everything that acts on the pipeline goes through ``models.rig``."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ from genward.core.reading import short
 from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
-from genward.errors import BadInput, Blocked, Conflict, GenwardError, Inapplicable, UnknownName
+from genward.errors import BadInput, Conflict, GenwardError, Inapplicable, UnknownName
+from genward.models.backbone import Layout
+from genward.models.hooks import learned_tokens
 from genward.models.identity import HOW, folder_spec, read_folder, spec_of
-from genward.models.rig import LiveRig, PortError, Run, learned_tokens
+from genward.models.ports import PortError
+from genward.models.rig import LiveRig, rig_on
+from genward.models.sampling import Job, Outcome, sample
 from genward.models.sites import text_sites, unet_sites
 
 Progress = Callable[[int, int], None]
@@ -45,12 +49,23 @@ class StableDiffusion:
     family = DIFFUSION.name
     makes: ClassVar[str] = DIFFUSION.makes
     sampler_class: ClassVar[type[Sampler]] = Sampler
+    needed: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    """What a pipeline must have"""
+    networks: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
+    """Parts with weights"""
+    parts: tuple[str, ...] = ("unet", "text_encoder", "vae", "scheduler")
+    state_names: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
 
     def __init__(self, pipe: Any, spec: Spec) -> None:
         self.pipe, self.spec = pipe, spec
         pipe.set_progress_bar_config(disable=True)
         self.site_table: dict[str, Site] = {**unet_sites(pipe.unet), **text_sites(pipe.text_encoder)}
-        self.open_rig: LiveRig | None = None
+
+    @property
+    def open_rig(self) -> LiveRig | None:
+        """The rig that is open on this model's denoiser, opened through whatever model or pipeline."""
+        found = rig_on(self.denoiser)
+        return found if isinstance(found, LiveRig) else None
 
     # ------------------------------------------------------------------------------------------------------ plain parts
 
@@ -61,6 +76,24 @@ class StableDiffusion:
     @property
     def unet(self) -> Any:
         return self.pipe.unet
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts the noise; ``predict`` calls it."""
+        return self.pipe.unet
+
+    @property
+    def scheduler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.pipe.tokenizer
+
+    @property
+    def distilled(self) -> bool:
+        """Whether guidance is an input of the denoiser, so that there is no unconditional branch."""
+        return self.denoiser.config.time_cond_proj_dim is not None
 
     @property
     def text_encoder(self) -> Any:
@@ -86,14 +119,34 @@ class StableDiffusion:
         edge = self.unet.config.sample_size * self.pipe.vae_scale_factor
         return sampler.height or edge, sampler.width or edge
 
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Text states (n, t, c) exactly as the pipeline makes them for its denoiser; no gradient is kept unless grad
-        mode is on."""
-        return self._encode(list(texts))
+    def latent_shape(self, height: int = 0, width: int = 0) -> tuple[int, int, int]:
+        """(channels, h, w) of one row's latents; a height or width of 0 pixels takes the model's own size."""
+        own, scale = self.denoiser.config.sample_size, self.pipe.vae_scale_factor
+        edges = own if isinstance(own, list | tuple) else (own, own)
+        return (self.denoiser.config.in_channels, height // scale or edges[0], width // scale or edges[1])
 
-    def _encode(self, texts: list[str]) -> Tensor:
-        states: Tensor = self.pipe.encode_prompt(texts, self.device, 1, False)[0]
+    def encode(self, texts: Sequence[str], copies: int = 1, **options: Any) -> Tensor:
+        """Text states (n · copies, t, c) exactly as the pipeline makes them for its denoiser; no gradient is kept
+        unless grad mode is on. Options are those of the pipeline's ``encode_prompt``."""
+        states: Tensor = self.pipe.encode_prompt(list(texts), self.device, copies, False, **options)[0]
         return states
+
+    def encode_beside(self, states: Tensor, texts: Sequence[str], copies: int = 1, **options: Any) -> Tensor:
+        """States of negative texts as long as the given states (n, t, c) of prompts, as the pipeline makes them.
+
+        Raises:
+            BadInput: states longer than the encoder's window, for which it can make no negative ones.
+        """
+        window = int(self.pipe.tokenizer.model_max_length)
+        if states.shape[1] > window:
+            raise BadInput(
+                f"prompt_embeds hold {states.shape[1]} tokens and this text encoder makes at most {window}; give "
+                "negative_prompt_embeds of the same length"
+            )
+        found: Tensor = self.pipe.encode_prompt(
+            None, self.device, copies, True, negative_prompt=list(texts), prompt_embeds=states, **options
+        )[1]
+        return found
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's
@@ -117,7 +170,7 @@ class StableDiffusion:
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:
         """Inside, token texts like ``<3f9a12b4>`` stand for these (width,) embeddings, with gradient; see
-        ``models.rig.learned_tokens``."""
+        ``models.hooks.learned_tokens``."""
         with learned_tokens(self, vectors):
             yield
 
@@ -133,6 +186,49 @@ class StableDiffusion:
             call.latents, call.timestep, encoder_hidden_states=call.text, return_dict=False, **extra
         )[0]
         return noise
+
+    def layout(self, rows: int, cases: int) -> Layout | None:
+        """``[unconditional; conditional]`` rows, or conditional ones alone."""
+        index = torch.arange(cases)
+        if rows == cases:
+            return Layout(index, torch.ones(cases, dtype=torch.bool))
+        if rows == 2 * cases:
+            return Layout(index.repeat(2), torch.arange(rows) >= cases)
+        return None
+
+    def read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any, Tensor]:
+        """(latents, timestep, text states) of a U-Net call's arguments."""
+        latents = args[0] if args else kwargs["sample"]
+        timestep = args[1] if len(args) > 1 else kwargs["timestep"]
+        return latents, timestep, args[2] if len(args) > 2 else kwargs["encoder_hidden_states"]
+
+    def write(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], call: Call, timestep: Any
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with a call's tensors in their places."""
+        named = {k: v for k, v in kwargs.items() if k not in ("sample", "timestep")}
+        named["encoder_hidden_states"] = call.text
+        if call.skips is not None:
+            named |= {
+                "down_block_additional_residuals": call.skips[:-1],
+                "mid_block_additional_residual": call.skips[-1],
+            }
+        if len(args) > 2:
+            del named["encoder_hidden_states"]
+            return (call.latents, timestep, call.text, *args[3:]), named
+        return (call.latents, timestep), named
+
+    def text_arguments(self, states: tuple[Tensor, Tensor | None]) -> dict[str, Any]:
+        """The pipeline's arguments that hand it text states in the place of texts."""
+        texts = dict.fromkeys(("prompt", "negative_prompt"))
+        return {**texts, **dict(zip(self.state_names, states, strict=True)), "num_images_per_prompt": 1}
+
+    def decode_pixels(self, latents: Tensor, generator: Any = None) -> Tensor:
+        """Latents (n, c, h, w) -> pixels (n, 3, h·f, w·f) as the pipeline's decoder gives them."""
+        pixels: Tensor = self.pipe.vae.decode(
+            latents / self.pipe.vae.config.scaling_factor, return_dict=False, generator=generator
+        )[0]
+        return pixels
 
     def predict(self, call: Call) -> Tensor:
         """The undefended denoiser's prediction (rows, c, h, w); gradients flow to the call's tensors."""
@@ -188,28 +284,36 @@ class StableDiffusion:
         progress: Progress | None = None,
         rig: LiveRig | None = None,
     ) -> list[Sample]:
-        """Sample every case; one ``Sample`` a case, in order.
+        """Sample every case; one ``Sample`` per case, in order.
 
         Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts`` under the hash
         that ``case.inputs["latents"]`` names, (c, h, w)), so its neighbors in the batch do not matter. ``vectors`` holds
         the learned embeddings by content hash; ``case.inputs`` names each under its token's text, which is
-        ``token_text(hash)`` as the prompt writes it. A row is ``ok`` with a
-        picture, ``refused`` by a defense, or ``error``.
+        ``token_text(hash)`` as the prompt writes it. A row is ``ok`` with a picture, ``refused`` by a defense, or
+        ``error`` where a defense did not do its work or nothing can be shown.
 
         Raises:
             BadInput: a case, a size or a start latent cannot be used.
             Conflict, Inapplicable: the defenses contradict each other, the pipeline or the sampler.
-            DefenseInactive: an attached defense was never called; no picture is returned.
+            GuardError: an attached defense was never called (``DefenseInactive``), or the model was changed under it; no
+                picture is returned.
         """
         cases = [c.checked() for c in cases]
         self.refuse(sampler, defenses)
+        if sampler.guidance > 1 and self.distilled:
+            raise Conflict(
+                "this model takes its guidance as an embedding (a distilled model), so there is no unconditional "
+                "branch; use guidance 1"
+            )
         done: list[Sample] = []
 
         def work(open_rig: LiveRig) -> None:
             for k in range(0, len(cases), batch):
                 part = cases[k : k + batch]
                 with self.learned(_learned(part, vectors or {})):
-                    done.extend(self._batch(open_rig, part, sampler, keep_latents, starts or {}, gradients))
+                    began = time.perf_counter()
+                    outcome = sample(open_rig, self._job(part, sampler, starts or {}, gradients=gradients))
+                    done.extend(samples(part, outcome, time.perf_counter() - began, keep=keep_latents))
                 if progress is not None:
                     progress(len(done), len(cases))
 
@@ -235,12 +339,7 @@ class StableDiffusion:
             raise BadInput(f"{height}×{width} pixels; both edges must be multiples of {self.pipe.vae_scale_factor}")
 
     def _start(self, case: Case, sampler: Sampler, starts: Mapping[str, Tensor]) -> Tensor:
-        height, width = self.size(sampler)
-        shape = (
-            self.unet.config.in_channels,
-            height // self.pipe.vae_scale_factor,
-            width // self.pipe.vae_scale_factor,
-        )
+        shape = self.latent_shape(*self.size(sampler))
         name = case.inputs.get(LATENTS)
         if name:
             if name not in starts:
@@ -251,142 +350,25 @@ class StableDiffusion:
                     f"case {case.id!r}: start latents have shape {tuple(start.shape)}, the model wants {shape}"
                 )
             return start.to(self.dtype)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(case.seed), dtype=torch.float32).to(
-            self.dtype
-        )
+        return start_noise(case.seed, shape).to(self.dtype)
 
-    def _batch(
-        self,
-        rig: LiveRig,
-        cases: Sequence[Case],
-        sampler: Sampler,
-        keep: bool,
-        starts: Mapping[str, Tensor],
-        gradients: bool,
-    ) -> list[Sample]:
-        began = time.perf_counter()
-        self.pipe.scheduler.set_timesteps(sampler.steps)
-        run = Run(len(cases), len(self.pipe.scheduler.timesteps), sampler.guidance, self.device)
-        rig.begin(run)
-        failure = ""
-        latents: Tensor | None = None
-        pictures: dict[int, Any] = {}
-        try:
-            latents = self._sample(rig, run, cases, sampler, starts, gradients)
-            pictures = self._finish(rig, run, latents)
-        except Blocked:
-            pass
-        except PortError as error:
-            failure = str(error)
-        if not failure:
-            rig.verify()
-        seconds = (time.perf_counter() - began) / len(cases)
-        out = []
-        for k, case in enumerate(cases):
-            sample = Sample(
-                case, status="ok", notes=run.notes.get(k, {}), seconds=seconds, costs={"nfe": round(float(run.nfe[k]))}
-            )
-            sample.verdicts = run.verdicts.get(k, [])
-            if failure:
-                sample.status, sample.why = "error", failure
-            elif not run.alive[k]:
-                sample.status, sample.why = "refused", run.why.get(k, "refused")
-            elif k not in pictures:
-                sample.status, sample.why = (
-                    "error",
-                    "the final latents hold numbers that are not finite; lower the guidance or the defense's strength",
-                )
-            else:
-                sample.output = Image(pictures[k])
-                sample.latents = latents[k] if keep and latents is not None else None
-            out.append(sample)
-        rig.run = None
-        return out
-
-    def _texts(self, rig: LiveRig, run: Run, cases: Sequence[Case]) -> tuple[Tensor, Tensor | None]:
-        prompts = rig.prompt_stage([Prompt(c.prompt, c.negative) for c in cases])
-        with rig.text_stage("prompt", [p.text for p in prompts]):
-            positive = self._encode([p.text for p in prompts])
-        if not run.doubled:
-            return positive, None
-        unique = list(dict.fromkeys(p.negative for p in prompts))
-        if rig.of("text"):  # a text tap is told its rows: encode one row a case
-            with rig.text_stage("negative", [p.negative for p in prompts]):
-                return positive, self._encode([p.negative for p in prompts])
-        states = self._encode(unique)
-        return positive, states[torch.tensor([unique.index(p.negative) for p in prompts], device=states.device)]
-
-    def _sample(
-        self,
-        rig: LiveRig,
-        run: Run,
-        cases: Sequence[Case],
-        sampler: Sampler,
-        starts: Mapping[str, Tensor],
-        gradients: bool,
-    ) -> Tensor:
-        pipe = self.pipe
-        if sampler.guidance > 1 and self.unet.config.time_cond_proj_dim is not None:
-            raise Conflict(
-                "this model takes its guidance as an embedding (a distilled model), so there is no unconditional "
-                "branch; use guidance 1"
-            )
-        with torch.set_grad_enabled(gradients):
-            positive, negative = self._texts(rig, run, cases)
-            if not run.alive.any():
-                raise Blocked("every row was refused")
-            latents = torch.stack([self._start(c, sampler, starts) for c in cases]).to(self.device)
-            timesteps = pipe.scheduler.timesteps
-            scale = pipe.scheduler.init_noise_sigma
-            latents = rig.latents_stage(latents * scale, 0, timesteps[0]) / scale if rig.of("latents") else latents
-
-            def after_step(_: Any, i: int, __: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-                if i + 1 < run.steps:
-                    return {"latents": rig.latents_stage(kwargs["latents"], i + 1, timesteps[i + 1])}
-                return {}
-
-            height, width = self.size(sampler)
-            arguments: dict[str, Any] = {
-                "prompt_embeds": positive,
-                "negative_prompt_embeds": negative,
-                "latents": latents,
-                "num_inference_steps": sampler.steps,
-                "guidance_scale": sampler.guidance,
-                "height": height,
-                "width": width,
-                "eta": sampler.eta,
-                "generator": [torch.Generator().manual_seed(c.seed + 2**62) for c in cases],
-                "output_type": "latent",
-                "callback_on_step_end": after_step,
-            }
-            stock: Any = type(pipe).__call__
-            call = stock.__wrapped__ if gradients else stock  # __call__ is under no_grad, whatever the caller's mode
-            final: Tensor = call(pipe, **arguments).images
-            return final
-
-    def _finish(self, rig: LiveRig, run: Run, latents: Tensor) -> dict[int, Any]:
-        """Decode the survivors, run the image ports and the pipeline's own safety checker on them."""
-        finite = torch.isfinite(latents.detach()).flatten(1).all(1).cpu()
-        index = (run.alive & finite).nonzero().flatten()
-        if not len(index):
-            return {}
-        images = rig.image_stage(self.decode(latents[index.to(latents.device)]), index)
-        if getattr(self.pipe, "safety_checker", None) is not None:
-            flagged = self._safety(images)
-            for k, bad in enumerate(flagged):
-                if bad:
-                    case = int(index[k])
-                    run.alive[case] = False
-                    run.why.setdefault(case, "safety checker: the pipeline's own checker flagged the picture")
-        return {int(case): image for case, image in zip(index, images, strict=True)}
-
-    def _safety(self, images: list[Any]) -> list[bool]:
-        import numpy as np
-
-        pixels = np.stack([np.asarray(i.convert("RGB"), dtype=np.float32) / 255 for i in images])
-        features = self.pipe.feature_extractor(images, return_tensors="pt").to(self.device)
-        _, flagged = self.pipe.safety_checker(images=pixels, clip_input=features.pixel_values.to(self.dtype))
-        return list(flagged)
+    def _job(
+        self, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], *, gradients: bool = False
+    ) -> Job:
+        """The cases as a call of the pipeline: each row's start and its random numbers are its own."""
+        height, width = self.size(sampler)
+        self.scheduler.set_timesteps(sampler.steps)
+        arguments: dict[str, Any] = {
+            "latents": torch.stack([self._start(c, sampler, starts) for c in cases]).to(self.device),
+            "num_inference_steps": sampler.steps,
+            "guidance_scale": sampler.guidance,
+            "height": height,
+            "width": width,
+            "eta": sampler.eta,
+            "generator": [step_generator(c.seed) for c in cases],
+        }
+        prompts = [Prompt(c.prompt, c.negative) for c in cases]
+        return Job(prompts, self.scheduler.timesteps, sampler.guidance, arguments, gradients=gradients)
 
     # ----------------------------------------------------------------------------------------------------------- export
 
@@ -409,6 +391,41 @@ class StableDiffusion:
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
         return folder
+
+
+def start_noise(seed: int, shape: Sequence[int]) -> Tensor:
+    """(c, h, w) float32: the latents that a row of this seed starts from, whatever its neighbors in the batch."""
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+
+
+def step_generator(seed: int) -> torch.Generator:
+    """Where the sampler's own noise of a row of this seed comes from."""
+    return torch.Generator().manual_seed(seed + 2**62)
+
+
+def samples(cases: Sequence[Case], outcome: Outcome, seconds: float, *, keep: bool = False) -> list[Sample]:
+    """A batch's outcome as one sample per case.
+
+    Raises:
+        GuardError: a guard was not called, or the model is not what it was opened on; every further batch would end the
+            same way. What a defense's own code raises makes rows ``error``.
+    """
+    if outcome.failure is not None and not isinstance(outcome.failure, PortError):
+        raise outcome.failure
+    run, pictures = outcome.run, dict(zip(outcome.index, outcome.data, strict=True))
+    made = []
+    for k, case in enumerate(cases):
+        costs: dict[str, float] = {"nfe": round(float(run.nfe[k]))}
+        one = Sample(case, notes=run.notes.get(k, {}), seconds=seconds / len(cases), costs=costs)
+        one.verdicts = run.verdicts.get(k, [])
+        if k in pictures:
+            one.output = Image(pictures[k])
+            one.latents = outcome.latents[k] if keep and outcome.latents is not None else None
+        else:
+            one.status = "error" if k in run.failed else "refused"
+            one.why = run.why.get(k, "refused")
+        made.append(one)
+    return made
 
 
 def token_text(name: str) -> str:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from genward.core.contracts import Site
 from genward.errors import BadInput
+from genward.models.hooks import inputs_of
 from genward.models.sites import text_sites
 
 _T5_HEADS = re.compile(r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.o$")
@@ -67,20 +66,6 @@ class TextEncoder:
         clean = [t.encode("utf-8", "ignore").decode("utf-8") for t in texts]
         return self.tokenizer(clean, padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
 
-    @contextmanager
-    def _read(self, sites: Sequence[str], found: dict[str, Tensor]) -> Iterator[None]:
-        def keep(name: str, _: Any, args: tuple[Any, ...]) -> None:
-            found[name] = args[0]
-
-        handles = [
-            self.encoder.get_submodule(self.sites[s].path).register_forward_pre_hook(partial(keep, s)) for s in sites
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def heads(
         self,
         texts: Sequence[str],
@@ -99,13 +84,13 @@ class TextEncoder:
             if not isinstance(text, str):
                 raise BadInput(f"text {k} is {type(text).__name__}; give strings only")
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
-        names = list(self.sites if sites is None else sites)
+        read = {s: self.encoder.get_submodule(self.sites[s].path) for s in (self.sites if sites is None else sites)}
         for start in range(0, len(order), self.batch):
             rows = order[start : start + self.batch]
             inputs = self.tokenize([texts[k] for k in rows])
             found: dict[str, Tensor] = {}
             device = next(self.encoder.parameters()).device
-            with torch.no_grad(), self._read(names, found):
+            with torch.no_grad(), inputs_of(read, found):
                 output = self.encoder(
                     input_ids=inputs.input_ids.to(device), attention_mask=inputs.attention_mask.to(device)
                 )

@@ -14,7 +14,8 @@ from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Call, Case, Prompt, Sample, Sampler
 from genward.errors import BadArtifact, Conflict, UnknownName
-from genward.models.rig import LiveRig, Run
+from genward.models.ports import Run
+from genward.models.rig import LiveRig
 
 if TYPE_CHECKING:
     from PIL.Image import Image

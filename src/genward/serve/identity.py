@@ -1,0 +1,120 @@
+"""Which model a live pipeline is: on its device, its settings left alone, with the identity of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genward.core.spec import Spec
+from genward.errors import GenwardError
+from genward.models.backbone import check_pipe, family
+
+if TYPE_CHECKING:
+    from genward.models.sd import StableDiffusion
+
+
+def as_model(given: Any) -> StableDiffusion:
+    """A stock pipeline as a genward model, on its device, its settings left alone; a model is itself.
+
+    Raises:
+        BadInput: no pipeline of the family, or one that lacks a part. Conflict: compiled, or offloaded.
+    """
+    from genward.models.sd import StableDiffusion
+
+    if isinstance(given, StableDiffusion):
+        check_pipe(given.pipe)
+        return given
+    check_pipe(given)
+    before = getattr(given, "_progress_bar_config", None)
+    model = family(given)(given, identity(given))
+    if before is None:
+        del given._progress_bar_config
+    else:
+        given._progress_bar_config = before
+    return model
+
+
+def identity(pipe: Any) -> Spec:
+    """Who a live pipeline is: the folder it was loaded from, if its weights are still those, so that what was fitted on
+    the folder fits; else its weights.
+
+    Reads every weight once (seconds for a model of gigabytes); pass an opened model to spare it.
+    """
+    for spec in (_lab(pipe), _folder(pipe)):
+        if spec is not None:
+            return spec
+    from genward.ops.artifacts import content_hash
+
+    weights = {part: content_hash(dict(getattr(pipe, part).state_dict()))[:16] for part in family(pipe).networks}
+    return Spec("model", "sd", {"source": "live", "dtype": _dtype(pipe), "weights": weights})
+
+
+def _dtype(pipe: Any) -> str:
+    return str(next(pipe.unet.parameters()).dtype).removeprefix("torch.")
+
+
+def _lab(pipe: Any) -> Spec | None:
+    """The lab's identity, if this is the lab's pipeline, unchanged."""
+    from genward import lab
+    from genward.catalog.opening import lab_spec
+
+    root = lab.weights_folder()
+    source = Path(str(pipe.unet.config.get("_name_or_path", "")))
+    if source.parent != root or source.name not in ("unet", "oracle"):
+        return None
+    try:
+        lab.manifest()
+        same = (
+            unchanged(pipe.unet, source)
+            and unchanged(pipe.vae, root / "vae")
+            and unchanged(pipe.text_encoder, lab.encoder_folder())
+        )
+        return lab_spec("lab" if source.name == "unet" else "oracle", _dtype(pipe)) if same else None
+    except GenwardError:
+        return None
+
+
+def _folder(pipe: Any) -> Spec | None:
+    """The identity of the folder (or hub snapshot on this machine) that a pipeline was loaded from, if its weights are
+    unchanged."""
+    from genward.models.sd import folder_spec
+
+    source = str(pipe.config.get("_name_or_path", "") or "")
+    folder = Path(source) if source else None
+    if folder is not None and not folder.is_dir():
+        folder = _snapshot(source)
+    if folder is None or not (folder / "model_index.json").is_file():
+        return None
+    if not all(unchanged(getattr(pipe, part), folder / part) for part in family(pipe).networks):
+        return None
+    return folder_spec(folder, folder.name if Path(source).is_dir() else source, _dtype(pipe))
+
+
+def _snapshot(source: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+
+
+def unchanged(module: Any, folder: Path) -> bool:
+    """Whether a module's weights are those of the safetensors files in a folder, cast to the module's dtype."""
+    import torch
+    from safetensors import safe_open
+
+    state: Mapping[str, Any] = module.state_dict()
+    missing = {name for name, _ in module.named_parameters()}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():
+                if name not in state:
+                    continue
+                kept = tensors.get_tensor(name)
+                if kept.shape != state[name].shape or not torch.equal(kept.to(state[name].dtype), state[name].cpu()):
+                    return False
+                missing.discard(name)
+    return not missing
