@@ -194,7 +194,7 @@ def tiny_checker(pixels: torch.Tensor, hits: bool) -> Any:
 
 
 def part_safety_checker(model: Any, timed: Any, batches: Sequence[int] = BATCHES, repeats: int = 10) -> dict[str, Any]:
-    """diffusers' safety checker, its loop against ``ops.safety_checker``: the same network on the same pixels,
+    """diffusers' safety checker, its loop against ``models.safety_checker``: the same network on the same pixels,
     decisions asserted equal.
 
     The loop also paints flagged pictures black, 8 × 8 ones here; without hits (``quiet``) it does not.

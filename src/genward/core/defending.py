@@ -97,7 +97,7 @@ def at_attach(defense: Any) -> frozenset[str]:
 def check(defense: Any, rig: Rig) -> None:
     """Ask a defense whether it can act on what is behind the rig now; what it raises says why not."""
     asked = _said(defense, "check")
-    if asked is not None:
+    if callable(asked):  # a field may have the name
         asked(rig)
 
 

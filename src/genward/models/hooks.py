@@ -191,6 +191,15 @@ class Edit:
             self.parameter.data.cpu(), self.edited.cpu().to(self.parameter.dtype)
         )
 
+    def other(self) -> list[str]:
+        """Why the model does not hold the original numbers, where it does not; asked after they were put back."""
+        now = self.module._parameters.get(self.leaf)
+        if now is None or now.is_meta:
+            return ["offloaded or taken out"]
+        original = self.original.to(now.device, now.dtype)
+        same = now is self.parameter or (now.shape == original.shape and torch.equal(now.data, original))
+        return [] if same else ["another parameter is in its place"]
+
     def put(self, value: Tensor) -> None:
         self.parameter.data = value.to(self.parameter.device, self.parameter.dtype)
 
@@ -251,10 +260,9 @@ class Edits:
         for edit in self.known.values():
             for attempt in range(2):
                 try:
-                    if edit.parameter.is_meta:
-                        stuck.append(f"{edit.name} (offloaded to meta)")
-                    else:
+                    if not edit.parameter.is_meta:
                         edit.put(edit.original)
+                    stuck += [f"{edit.name} ({why})" for why in edit.other()]
                     break
                 except (KeyboardInterrupt, SystemExit) as error:  # once more, then go on with the others
                     interrupt = error

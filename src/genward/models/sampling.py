@@ -234,7 +234,10 @@ class _Batch:
         """The user's callback, then the guards' turn before the next step."""
         job, run, rig = self.job, self.run, self.rig
         told = {k: kwargs[k] for k in job.wanted}
-        out = dict((job.callback(pipe, i, t, told) if job.callback is not None else None) or {})
+        given = job.callback(pipe, i, t, told) if job.callback is not None else None
+        out = dict(given or {})
+        if given is told:  # handed back as it was given: what is still the same object is no change
+            out = {k: v for k, v in out.items() if v is not kwargs.get(k)}
         if rig.of("prompts") or rig.of("text"):
             self._same_states(out, kwargs)
         if not self.model.distilled:  # a callback may have switched guidance off

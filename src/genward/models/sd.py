@@ -26,6 +26,7 @@ from genward.core.reading import short
 from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
+from genward.core.texts import checked_text
 from genward.errors import BadInput, Conflict, GenwardError, Inapplicable, UnknownName
 from genward.models.backbone import Layout
 from genward.models.hooks import learned_tokens
@@ -299,6 +300,9 @@ class StableDiffusion:
                 picture is returned.
         """
         cases = [c.checked() for c in cases]
+        for case in cases:
+            checked_text(case.prompt, f"case {case.id!r}: the prompt")
+            checked_text(case.negative, f"case {case.id!r}: the negative prompt")
         self.refuse(sampler, defenses)
         if sampler.guidance > 1 and self.distilled:
             raise Conflict(

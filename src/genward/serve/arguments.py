@@ -108,18 +108,38 @@ def known_arguments(kind: type) -> dict[str, Any]:
     return {**known, "callback": None, "callback_steps": None}
 
 
+def bound(kind: type, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name. Where a derived class takes ``*args``, their order is that of the class it hands them to.
+
+    Raises:
+        BadInput: more arguments than the call takes, one given twice, or one that is missing.
+    """
+    try:
+        signature = inspect.signature(kind.__call__)  # type: ignore[operator]
+        if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
+            for cls in kind.__mro__:
+                own = inspect.signature(vars(cls)["__call__"]) if "__call__" in vars(cls) else None
+                if own is not None and not any(p.kind is p.VAR_POSITIONAL for p in own.parameters.values()):
+                    signature = own
+                    break
+            placed = signature.bind_partial(pipe, *args).arguments
+            twice = sorted(set(placed) & set(kwargs))
+            if twice:
+                raise TypeError(f"multiple values for argument {twice[0]!r}")
+            return {**placed, **kwargs}
+        found = signature.bind(pipe, *args, **kwargs).arguments
+    except TypeError as error:
+        raise BadInput(f"{kind.__name__}: {error}") from error
+    return {**found, **found.get("kwargs", {})}
+
+
 def read_call(guarded: Caller, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
     """Bind and check a call's arguments; see ``serve.call.Guarded.__call__`` for what is raised."""
     pipe, known = guarded.pipe, guarded.known
     for key in kwargs:
         if key not in known:
             raise UnknownName(f"argument of {type(pipe).__name__}", key, known)
-    try:
-        bound = inspect.signature(type(pipe).__call__).bind(pipe, *args, **kwargs)
-    except TypeError as error:
-        raise BadInput(f"{type(pipe).__name__}: {error}") from error
-    mine = {**bound.arguments, **bound.arguments.get("kwargs", {})}
-    mine = {k: v for k, v in mine.items() if k in known}
+    mine = {k: v for k, v in bound(type(pipe), pipe, args, kwargs).items() if k in known}
     given = {**known, **mine}
     if given["output_type"] not in OUTPUTS:
         raise UnknownName("output_type", str(given["output_type"]), OUTPUTS)

@@ -152,6 +152,7 @@ def timed(rig: GuardRig, fn: Callable[..., Any], args: tuple[Any, ...], seconds:
         PortError: it took longer. What ``fn`` raises is raised here.
     """
     out: dict[str, Any] = {}
+    done = threading.Event()
     grad, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
     def work() -> None:
@@ -160,15 +161,17 @@ def timed(rig: GuardRig, fn: Callable[..., Any], args: tuple[Any, ...], seconds:
                 out["value"] = fn(*args)
         except BaseException as error:
             out["error"] = error
+        finally:
+            done.set()
 
     thread = threading.Thread(target=work, name=owner, daemon=True)
     try:
         thread.start()
-        thread.join(seconds)
+        done.wait(seconds)  # not join: an interrupted join may take a running thread for one that has ended
     finally:  # an interrupted wait (Ctrl-C) leaves the guard behind as well
-        if thread.is_alive():
+        if not done.is_set():
             rig.left.add(thread)
-    if thread.is_alive():
+    if not done.is_set():
         raise PortError(owner, kind, TimeoutError(f"it took longer than {seconds:g} s"))
     if "error" in out:
         raise out["error"]

@@ -6,11 +6,13 @@ Importable by anyone who writes a plug-in: ``from genward.testing import tiny_sd
 
 from genward.testing.examples import EXAMPLES
 from genward.testing.judge import FakeJudge
+from genward.testing.parity import parity_laws
 from genward.testing.scoring import scoring_laws
 from genward.testing.suites import defense_laws
 from genward.testing.tiny import tiny_pipeline, tiny_sd
 from genward.testing.tone import ToneJudge, ToneModel, ToneSampler
 
 __all__ = [
-    "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "defense_laws", "scoring_laws", "tiny_pipeline", "tiny_sd",
+    "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "defense_laws",
+    "parity_laws", "scoring_laws", "tiny_pipeline", "tiny_sd",
 ]  # fmt: skip
