@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -305,13 +304,13 @@ def test_blocked_raised_by_a_guard_is_a_block(kind: str, timeout: float | None) 
 def test_an_interrupted_wait_leaves_a_whole_state() -> None:
     """Ctrl-C while a guard with a timeout is inside the model: the next call refuses until it is out, then acts."""
     state = {"slow": True}
-    entered = threading.Event()
+    entered, go = threading.Event(), threading.Event()
 
     def slow(rig: Any, latents: Any, frame: Frame) -> Any:
         if state["slow"] and frame.step == 0:
             with rig._untapped():
                 entered.set()
-                time.sleep(1.0)
+                go.wait(30)
         return latents
 
     seen: list[int] = []
@@ -340,6 +339,7 @@ def test_an_interrupted_wait_leaves_a_whole_state() -> None:
         state["slow"] = False
         with pytest.raises(GuardError, match="still runs"):
             guarded(**CALL)
+        go.set()
         for thread in list(guarded.rig.left):
             thread.join()
         seen.clear()

@@ -115,7 +115,7 @@ def bound(kind: type, pipe: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         BadInput: more arguments than the call takes, one given twice, or one that is missing.
     """
     try:
-        signature = inspect.signature(kind.__call__)  # type: ignore[operator]
+        signature = inspect.signature(kind.__call__)
         if any(p.kind is p.VAR_POSITIONAL for p in signature.parameters.values()):
             for cls in kind.__mro__:
                 own = inspect.signature(vars(cls)["__call__"]) if "__call__" in vars(cls) else None
