@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,14 +12,19 @@ from typing import Any, ClassVar
 import pytest
 
 from genward.catalog import plugins
-from genward.core import Case
+from genward.core import Audio, Case, decode
 from genward.core.benchmark import Benchmark, Evidence, Setting
+from genward.core.blocks import Player, Section
 from genward.core.settings import DIFFUSION
 from genward.errors import BadInput
 from genward.metrics import erasure
+from genward.report import build
 from genward.run.costs import dry_run
 from genward.run.loop import run_plan
 from genward.run.plan import Plan, from_tables, load_plan, match
+from genward.run.reporting import sections_of
+from genward.sections import samples
+from genward.sections.arms import arms
 from genward.store import Store
 from genward.testing import FakeJudge, ToneJudge, ToneSampler
 
@@ -50,6 +57,17 @@ class Tones(Benchmark):
         shared = {"arms": evidence.arms, "base": evidence.base, "concepts": evidence.concepts, "card": evidence.card}
         found = erasure.cells(evidence.rows, evidence.scores, evidence.features, **shared, prepare=evidence.prepare)
         return {"cells": found, "grids": evidence.strips()}
+
+    @classmethod
+    def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
+        first = metrics["grids"][0]
+        sha = next(iter(first["images"].values()))
+        player = Section("sound", "A sound", (Player(first["prompt"], sha),))
+        return [
+            *super().sections(metrics),
+            player,
+            samples.section(metrics, arms(metrics), "Sounds: same prompt and seed"),
+        ]
 
 
 class Point:
@@ -102,9 +120,24 @@ def test_the_whole_loop_without_a_picture(plan: Plan, tmp_path: Path) -> None:
     assert crr == {"base": pytest.approx(1.0), "calm": pytest.approx(1.0)}, "a word before it does not change the pitch"
     kept = {p.suffix for p in (store.root / "media").rglob("*.*")}
     assert kept == {".wav"} and not list(store.root.rglob("*.png")) and store.check() == []
-    assert {g["mime"] for g in found["grids"]} == {"audio/wav"}
+    assert {mime for g in found["grids"] for mime in g["mimes"].values()} == {"audio/wav"}
     again = run_plan(plan, store)
     assert (again["run"]["stages"]["made"], again["run"]["stages"]["there"]) == (0, 16)
+
+
+def test_the_report_plays_the_sounds(plan: Plan, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    found = run_plan(plan, store)
+    page = build(store, plan.name, sections=sections_of).read_text("utf-8")
+    played = [base64.b64decode(x) for x in re.findall(r'<audio[^>]*src="data:audio/wav;base64,([^"]+)"', page)]
+    assert len(played) >= 1 + sum(len(g["images"]) for g in found["grids"]), "the player, and a tile per arm and row"
+    kept = {p.read_bytes() for p in (store.root / "media").rglob("*.wav")}
+    assert set(played) <= kept and all(isinstance(decode(data, "audio/wav"), Audio) for data in played)
+    (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert "default-src 'none'" in policy and "media-src data:" in policy
+    assert "<img" not in page and "data:image" not in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]+"', page), "nothing is fetched"
+    assert "seconds 0.1, rate 8000" in page and "vibrato" not in page
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_spent(plan: Plan, tmp_path: Path) -> None:

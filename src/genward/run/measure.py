@@ -151,7 +151,7 @@ def strips(
                     "seed": one["seed"],
                     "unsafe": one["label"] == "harm",
                     "images": {**start, **{label: row["output"] or None for label, row in there.items()}},
-                    "mime": next((row["mime"] for row in there.values() if row["mime"]), ""),
+                    "mimes": {label: row["mime"] for label, row in there.items() if row["mime"]},
                     "status": {**dict.fromkeys(start, "ok"), **status},
                 }
             )
