@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from genward.core.blocks import Cell
+from genward.core.files import finite
 from genward.errors import BadInput
 
 DASH = "–"
@@ -39,7 +39,7 @@ def number(value: Any, where: str) -> float | None:
         raise BadInput(
             f"{where} is {str(value)[:60]!r}, not a number; measure the run again with this version of genward"
         )
-    return float(value) if math.isfinite(value) else None
+    return finite(value)
 
 
 def percent(value: float | None, digits: int = 0) -> str:

@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from genward.core.contracts import Defense
+from genward.core.files import finite
 from genward.core.records import Prompt, Verdict
 from genward.core.spec import Spec, digest
 from genward.errors import Conflict, GuardError
@@ -186,7 +185,7 @@ class Guarded:
         for row, (verdict, text) in enumerate(zip(output.verdicts, texts, strict=True)):
             record = {key: getattr(verdict, key) for key in keys}
             for key in ("score", "threshold"):
-                record[key] = None if record[key] is None or not np.isfinite(record[key]) else record[key]
+                record[key] = finite(record[key])
             out.append(
                 {
                     **known,
