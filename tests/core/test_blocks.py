@@ -11,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from genward.core import blocks as b
+from genward.core.plain import plain_table
 from genward.errors import BadInput
 
 HEAD = (b.Column("arm", "text"), b.Column("name"))
@@ -60,12 +61,12 @@ def test_a_plain_table_shows_what_rows_hold_and_dashes_for_what_they_lack() -> N
         {"guard": "aeiou", "auroc": 0.96740312, "n": 500, "split": "own"},
         {"guard": "probe", "auroc": float("nan"), "n": None, "split": 3},
     ]
-    found = b.plain_table(rows, ("guard", "auroc", "n", "split", "missing"))
+    found = plain_table(rows, ("guard", "auroc", "n", "split", "missing"))
     assert [c.kind for c in found.columns] == ["text", "number", "number", "number", "text"]
     assert [[c.text for c in r.cells if c] for r in found.rows] == [["0.9674", "500", "own", "–"], ["–", "–", "3", "–"]]
     assert [r.cells[0].value for r in found.rows if r.cells[0]] == [0.96740312, None]
-    assert [c.name for c in b.plain_table(rows).columns] == ["guard", "auroc", "n", "split"]
-    assert b.plain_table([]).rows == () and b.plain_table([], ("arm",)).columns[0].name == "arm"
+    assert [c.name for c in plain_table(rows).columns] == ["guard", "auroc", "n", "split"]
+    assert plain_table([]).rows == () and plain_table([], ("arm",)).columns[0].name == "arm"
 
 
 def test_every_block_is_frozen_and_says_what_it_is() -> None:

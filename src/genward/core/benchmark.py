@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from genward.core.blocks import Section, plain_table
+from genward.core.blocks import Section
+from genward.core.plain import plain_table
 from genward.core.records import Case, Concept
 from genward.errors import BadInput
 

@@ -14,8 +14,10 @@ from typing import Any
 from genward.core.blocks import Section, Term
 from genward.core.files import write_file
 from genward.errors import BadInput, StoreError
-from genward.report import claims, judges
+from genward.report.claims import section as claims_of
 from genward.report.header import facts
+from genward.report.judges import pairs
+from genward.report.judges import section as judges_of
 from genward.report.media import Album
 from genward.report.reading import Sections, Source, read
 from genward.report.rendering import Renderer, asset, environment
@@ -54,7 +56,7 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
         store: where samples are read from.
         run: a name for the page where the metrics have none.
     """
-    own = [claims.section(metrics), judges.section(metrics)]
+    own = [claims_of(metrics), judges_of(metrics)]
     ids = [*(s.id for s in sections), *OWN]
     if len(set(ids)) < len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})
@@ -69,7 +71,7 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
         facts=facts(about),
         run={"commit": "", "dirty": None, **about},
         command=_command(about.get("command")) if about.get("command") else "",
-        versions=judges.pairs(about.get("versions")),
+        versions=pairs(about.get("versions")),
         findings=[f for s in sections for f in s.summary.findings],
         cautions=[*(c for s in (*sections, *own) for c in s.summary.cautions), *cautions(metrics, album)],
         sections=drawn,
