@@ -60,3 +60,19 @@ def test_export_loads_without_genward(capsys: pytest.CaptureFixture[str]) -> Non
     changed = {name for name in base if not base[name].equal(edited[name])}
     assert changed
     assert all("attn2.to_k" in name or "attn2.to_v" in name for name in changed)
+
+
+def test_check_sees_what_was_fitted(capsys: pytest.CaptureFixture[str]) -> None:
+    from genward.store import Store
+
+    Store("s")
+    assert status(["generate", "a cat", "--steps", "2", "-d", "uce:weapons", "--store", "s", "--json"]) == 0
+    (card,) = Path("s/fits").glob("*.json")
+    assert status(["check", "--store", "s"]) == 0
+    card.write_text(card.read_text("utf-8").replace('"lam": ', '"lam": 9'), "utf-8")
+    capsys.readouterr()
+    assert status(["check", "--store", "s"]) == 3
+    assert "were changed" in capsys.readouterr().out
+    card.unlink()
+    assert status(["check", "--store", "s"]) == 3
+    assert "an artifact is two files" in capsys.readouterr().out
