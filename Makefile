@@ -1,11 +1,11 @@
-# make bench: a result in minutes. make test: everything that is tested. See README.md.
+# make bench: a first result in minutes. make full: every attack vector. make test: everything that is tested. See README.md.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 STORE  ?= genward-store
 
-.PHONY: setup browser bench erasure standard test check clean
+.PHONY: setup browser bench full erasure standard test check clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,13 @@ browser:
 bench: setup
 	$(BIN)/genward run m-erasure --preset quick --store $(STORE)
 	@$(BIN)/genward report m-erasure-quick --store $(STORE)
+	@$(BIN)/genward claims --store $(STORE)
+
+# Every eraser, every attack vector, learned embeddings among them: hours. make full PRESET=full: a day.
+PRESET ?= standard
+full: setup
+	$(BIN)/genward run m-erasure --preset $(PRESET) --store $(STORE)
+	@$(BIN)/genward report m-erasure-$(PRESET) --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
 erasure: setup

@@ -96,12 +96,12 @@ def part_grid(n: int = 2) -> dict[str, Any]:
     A row with gradient is among ``nfe``; the last figure counts it as three rows, since its way back costs about
     two."""
     from genward.catalog.opening import opener
-    from genward.run.costs import measured_rate
     from genward.run.loop import run_plan
     from genward.run.plan import make_plan
+    from genward.run.speed import speed_of
 
     models, plan = opener(), make_plan("m-erasure-quick", n=n)
-    rate = measured_rate(models("lab"), plan.batch)
+    rate = speed_of(models("lab"), plan.sampler, plan.batch).rows_per_second
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         found = run_plan(plan, folder, models=models)

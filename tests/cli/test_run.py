@@ -111,7 +111,7 @@ def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
     costs = told(capsys, "run", "erasure", "--dry-run", "--store", str(store))
     assert costs["rows"] > 0
     assert costs["nfe"] > costs["rows"]
-    assert costs["minutes"] > 0
+    assert costs["left"]["minutes"] > 0 and costs["left"]["rows"] == costs["rows"]
     assert (
         status(
             [

@@ -11,7 +11,7 @@ from genward.benchmarks.erasure import ErasureBenchmark
 from genward.core.records import Sampler, concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 from genward.run import plan as p
-from genward.run.costs import ROWS_PER_SECOND, dry_run
+from genward.run.costs import dry_run
 
 
 def tiny(**changes: object) -> p.Plan:
@@ -53,12 +53,10 @@ def test_what_the_oracle_never_saw_is_left_out_of_what_must_stay() -> None:
     assert not any(w in c.prompt for c in benign for w in ("banana", "monotone"))
 
 
-def test_a_dry_run_counts_pictures_passes_and_minutes() -> None:
+def test_a_dry_run_counts_pictures_and_passes() -> None:
     plan = tiny(arms=(p.ArmPlan("base", control="base"),))
     figures = dry_run(plan)
     assert figures["rows"] == 54 and figures["nfe"] == 54 * 40 and figures["cells"] == 12
-    assert figures["minutes"] == round(54 * 40 / 200 / 60, 1)
-    assert dry_run(plan, rate=54 * 40 / 60)["minutes"] == 1.0
     assert dry_run(replace(plan, sampler=Sampler(steps=10, guidance=1.0)))["nfe"] == 54 * 10
 
 
@@ -74,9 +72,11 @@ def test_a_plan_survives_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", p.recipe_names())
 def test_every_recipe_makes_a_plan_with_controls(name: str) -> None:
     plan = p.make_plan(name)
-    wanted = {"base", "oracle"} if name == "m-erasure-quick" else {"base", "oracle", "zero"}
+    first = name == "m-erasure-quick"  # the first result: minutes on two slow cores
+    wanted = {"base", "oracle"} if first else {"base", "oracle", "zero"}
     assert wanted <= {a.control for a in plan.arms}
-    assert len(plan.arms) >= 6 and len(plan.concepts) >= (1 if name.startswith("guards-") else 2)
+    assert len(plan.arms) >= (4 if first else 6)
+    assert len(plan.concepts) >= (1 if first or name.startswith("guards-") else 2)
 
 
 def test_the_presets_keep_their_time() -> None:
@@ -85,7 +85,7 @@ def test_the_presets_keep_their_time() -> None:
         rows = len(p.plan_cases(plan))
         nfe = rows * len(plan.arms) * plan.sampler.steps * 2
         third = rows * plan.sampler.steps * sum("sld" in a.defenses for a in plan.arms)
-        assert (nfe + third) / ROWS_PER_SECOND / 60 < most
+        assert (nfe + third) / 200 / 60 < most
     assert len([a for a in standard.arms if a.control != "oracle"]) >= 7 and standard.benchmark.n >= 24
 
 

@@ -86,6 +86,10 @@ class TextualInversion:
         above."""
         return len({c.concept for c in cases}) * len(self.words) * (self.steps * self.rows + 2 * self.heldout)
 
+    def gradient_nfe(self, cases: Sequence[Case]) -> int:
+        """Rows of ``nfe`` with a backward pass behind them."""
+        return len({c.concept for c in cases}) * len(self.words) * self.steps * self.rows
+
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
         """One derived case a parent: the learned word in the prompt's ``{}``, its hash among the inputs under the
         word as written there, the parent's

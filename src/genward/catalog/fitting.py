@@ -178,6 +178,29 @@ def ready(
     return Ready(defenses, seconds, artifacts)
 
 
+def unfitted(
+    requests: Sequence[DefenseRequest],
+    model: StableDiffusion,
+    store: Store | Path | str | None = None,
+    refit: bool = False,
+) -> list[str]:
+    """Texts of the parts that ``ready`` would have to fit for this model.
+
+    Raises:
+        BadInput: a part needs a concept and has none. BadArtifact: what is at hand is damaged.
+    """
+    found = []
+    for request in requests:
+        defense = None if request.artifact else template(request)
+        if defense is None or artifact_field(defense) is None or defending.artifact_of(defense) is not None:
+            continue
+        key = fit_key(defense, _learned(request), model.spec.hash)
+        places = [place for place in (_fits_folder(store), shipped_artifacts()) if place is not None and not refit]
+        if not any(_found(place / key, request.text, lambda _: None) for place in places):
+            found.append(request.text)
+    return found
+
+
 def with_probe(defense: Any) -> Any:
     """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened."""
     if not dataclasses.is_dataclass(defense) or isinstance(defense, type):
@@ -207,12 +230,7 @@ def shipped_artifacts() -> Path:
 def _artifact(
     request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
 ) -> Artifact:
-    if not request.concept:
-        raise BadInput(
-            f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward "
-            "list concepts)"
-        )
-    concept = load_concept(request.concept)
+    concept = _learned(request)
     key = fit_key(defense, concept, model.spec.hash)
     for place in (folder, shipped_artifacts()):
         if not refit and place is not None:
@@ -224,6 +242,16 @@ def _artifact(
         return fit_artifact(request.name, defense, concept, model, folder / key, say)
     with tempfile.TemporaryDirectory() as aside:
         return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say)
+
+
+def _learned(request: DefenseRequest) -> Concept:
+    """The concept that a part learns; ``BadInput`` where it names none."""
+    if not request.concept:
+        raise BadInput(
+            f"defense {request.text!r} learns a concept and names none; write {request.name}:weapons, say (genward "
+            "list concepts)"
+        )
+    return load_concept(request.concept)
 
 
 def _found(stem: Path, text: str, say: Say) -> Artifact | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,6 +13,7 @@ from genward.cli import common
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
+    from genward.catalog.opening import Opener
     from genward.run.plan import Plan
 
 PROMPT_COLUMNS = (
@@ -51,25 +53,32 @@ SPENT = {"nfe": "denoiser rows"}
 
 
 def show_costs(costs: Mapping[str, Any]) -> None:
-    """The dry run's table, printed."""
+    """The dry run's table, printed: the whole run by arm, then what is left of it on this machine."""
+    from genward.run.outlook import in_words
+
     common.table(costs["arms"], ["arm", "rows", *costs["costs"]])
     spent = "".join(f", {costs[name]:,} {SPENT.get(name, name)}" for name in costs["costs"])
-    took = (
-        "" if costs["minutes"] is None else f", about {costs['minutes']} minutes at {costs['rate']:.3g} rows per second"
-    )
-    common.say(f"{costs['plan']}: {costs['rows']:,} rows{spent}{took}")
+    common.say(f"{costs['plan']}: {costs['rows']:,} rows{spent} in all")
+    common.say(in_words(costs["left"]))
 
 
-def rate_of(plan: Plan, device: str | None, dtype: str | None, download: bool) -> float | None:
-    """Denoiser rows per second: recorded for the lab on a CPU (``None``), measured for any other model or device;
-    ``None`` as well for a family without a denoiser."""
-    from genward.catalog.opening import LAB, family_of, open_model
-    from genward.core.settings import DIFFUSION
-    from genward.run.costs import measured_rate
+def costs_of(plan: Plan, store: Path, models: Opener, refit: bool) -> dict[str, Any]:
+    """``costs.dry_run``, with ``costs.expected`` for the store as ``left``; a store that does not exist holds nothing
+    and is not made."""
+    from genward.run.costs import dry_run
+    from genward.run.outlook import expected
+    from genward.run.storing import open_store
 
-    if (plan.model in LAB and device is None) or family_of(plan.model) != DIFFUSION:
-        return None
-    return measured_rate(open_model(plan.model, device, dtype, download=download))
+    if (store / "schema.json").is_file():
+        return {**dry_run(plan), "left": expected(plan, models, open_store(store), refit=refit)}
+    with TemporaryDirectory() as folder:
+        return {**dry_run(plan), "left": expected(plan, models, open_store(folder, create=True), refit=refit)}
+
+
+def show_first(metrics: Mapping[str, Any]) -> None:
+    """The table of the rows that no search added."""
+    show({**metrics, "cells": [c for c in metrics["cells"] if c["n"] or c.get("n_unscored")]})
+    common.note("the first table: attacks are searched now, their columns follow")
 
 
 def show(metrics: Mapping[str, Any]) -> None:
@@ -180,7 +189,10 @@ def main(
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
     retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
-    dry: bool = typer.Option(False, "--dry-run", help="Say what it costs and stop."),
+    search: bool = typer.Option(False, "--search", help="Search attacks again, even where found ones are at hand."),
+    dry: bool = typer.Option(
+        False, "--dry-run", help="Say what it costs here, build every chain, open every judge, and stop."
+    ),
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
@@ -203,6 +215,7 @@ def main(
             "--references": references,
             "--refit": refit,
             "--retry": retry,
+            "--search": search,
         }
         unused = [key for key, value in {**used, "--dry-run": dry}.items() if value]
         if unused:
@@ -212,8 +225,8 @@ def main(
             )
         prompt_guard(data, out, n, seed or 0, guard, as_json)
         return
+    from genward.catalog.opening import opener
     from genward.catalog.plugins import entry
-    from genward.run.costs import dry_run
     from genward.run.loop import named, run_plan
     from genward.run.plan import make_plan
     from genward.run.storing import open_store
@@ -233,7 +246,7 @@ def main(
         **fields_given(benchmark, given, {**own, "n": n or None}),
     )
     if dry:
-        cost = dry_run(plan, rate_of(plan, device, dtype, download))
+        cost = costs_of(plan, store, opener(device, dtype, download=download), refit)
         common.emit(cost) if as_json else show_costs(cost)
         return
 
@@ -249,8 +262,10 @@ def main(
             download=download,
             refit=refit,
             retry=retry,
+            search_again=search,
             progress=update,
             say=say,
+            first=None if as_json else show_first,
         )
     if as_json:
         common.emit({"cells": found[type(plan.benchmark).table], "run": found["run"]})

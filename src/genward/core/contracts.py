@@ -244,7 +244,10 @@ class Target(Protocol):
 
 class Attack(Protocol):
     """A frozen dataclass. ``search`` yields cases derived from the given ones, each with its ``parent``, in order,
-    batched inside."""
+    batched inside.
+
+    One that takes gradients may say with ``gradient_nfe(cases)`` how many of the rows of ``nfe`` have a way back; see
+    ``gradient_rows``."""
 
     name: ClassVar[str]
     access: ClassVar[str]
@@ -256,6 +259,12 @@ class Attack(Protocol):
         ...
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]: ...
+
+
+def gradient_rows(attack: Attack, cases: Sequence[Case]) -> int:
+    """Denoiser rows with a backward pass behind them that a search will cost; 0 of an attack that does not say."""
+    asked = getattr(attack, "gradient_nfe", None)
+    return 0 if asked is None else int(asked(cases))
 
 
 @dataclass(frozen=True)

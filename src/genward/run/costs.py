@@ -1,4 +1,4 @@
-"""What a run will cost, before anything is spent."""
+"""What a whole run costs, counted before anything is spent; ``outlook`` has what is left of one on this machine."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from genward.catalog.opening import family_of
 from genward.core.settings import changed, summed
 from genward.run.plan import Plan, batches, match, planned, setting_of, work
 
-ROWS_PER_SECOND = 200.0
-"""Denoiser rows a second of the lab on two CPU cores: what a dry run assumes until a rate was measured."""
 SURROGATE = "(black-box surrogate)"
 
 
-def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
-    """What a run will cost, before anything is spent.
-
-    Args:
-        rate: denoiser rows per second; a measured one, or the recorded 200 of the lab on two CPU cores.
+def dry_run(plan: Plan) -> dict[str, Any]:
+    """The rows of a whole run, counted from its plan alone: no model is opened, nothing in a store is looked at.
 
     Returns:
-        ``rows`` (samples), what they cost together under each name of ``costs`` (``nfe``: denoiser rows), ``minutes``
-        of sampling (``None`` where there is no denoiser to count), ``rate``, ``cells`` of the matrix and the same
-        figures by arm; time to fit defenses is not in it. Every arm is counted as searched by itself, the surrogate
-        once more.
+        ``rows`` (samples), what they cost together under each name of ``costs`` (``nfe``: denoiser rows), ``cells`` of
+        the matrix, ``batches``, and the same figures by arm. Every arm is counted as searched by itself, the surrogate
+        once more; fits are not in it.
 
     Raises:
         BadInput: model, judge and benchmark are about different media.
@@ -37,7 +31,6 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     setting = setting_of(plan)
     rows = planned(plan, setting)
     pieces = work(plan, rows.cases)
-    speed = rate or ROWS_PER_SECOND
     arms: dict[str, Line] = {}
     for piece in pieces:
         line = arms.setdefault(piece.label, Line(piece.label))
@@ -46,8 +39,9 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
     for piece in work(plan, rows.parents):
         outlook, line = plan.benchmark.outlook(piece.cases, setting), arms[piece.label]
         line.add(0, {}, {"nfe": outlook.nfe} if outlook.nfe else {})
+        extra = extra_nfe(piece.defenses)
         for count, guidance in outlook.rows:
-            line.add(count, changed(plan.sampler, plan.model, guidance=guidance).costs())
+            line.add(count, changed(plan.sampler, plan.model, guidance=guidance).costs(extra))
     if rows.parents:
         surrogate = plan.benchmark.outlook(rows.parents, setting).nfe
         arms["(surrogate)"] = Line(SURROGATE, ["none"], costs={"nfe": surrogate})
@@ -59,8 +53,6 @@ def dry_run(plan: Plan, rate: float | None = None) -> dict[str, Any]:
         "rows": sum(line.rows for line in arms.values()),
         **total,
         "costs": list(total),
-        "minutes": round(total["nfe"] / speed / 60, 1) if "nfe" in total else None,
-        "rate": speed,
         "batches": len(batches(plan, pieces)),
         "cells": len(plan.arms) * len(plan.concepts) * len(columns) if columns else len(harm),
         "arms": [line.table() for line in arms.values()],
@@ -85,26 +77,3 @@ class Line:
         """The arm as JSON, its costs under their names."""
         costs = {name: round(value) for name, value in self.costs.items()}
         return {"arm": self.label, "defenses": self.defenses, "rows": self.rows, **costs}
-
-
-def measured_rate(model: Any, rows: int = 32) -> float:
-    """Denoiser rows a second of ``model`` on this machine, from two calls of ``rows`` rows (the first warms up)."""
-    import time
-
-    import torch
-
-    from genward.core.records import Call
-
-    edge, channels = model.unet.config.sample_size, model.unet.config.in_channels
-    text = model.encode(["a cat"]).expand(rows, -1, -1)
-    call = Call(
-        torch.zeros(rows, channels, edge, edge, dtype=text.dtype, device=text.device),
-        torch.full((rows,), 500, device=text.device),
-        text,
-    )
-    began = 0.0
-    with torch.no_grad():
-        for _ in range(2):
-            began = time.perf_counter()
-            model.denoise(call)
-    return rows / max(1e-9, time.perf_counter() - began)

@@ -53,6 +53,16 @@ class Tally(NamedTuple):
     seconds: float
     costs: Mapping[str, float]
 
+    def plus(self, other: Tally) -> Tally:
+        """Both together."""
+        return Tally(
+            self.made + other.made,
+            self.there + other.there,
+            self.errors + other.errors,
+            self.seconds + other.seconds,
+            summed([self.costs, other.costs]),
+        )
+
 
 def prepare(
     plan: Plan,

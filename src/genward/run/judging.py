@@ -78,19 +78,25 @@ def _judge_batch(store: Store, name: str, judge: Any, samples: Sequence[Any]) ->
 
 
 def judge_run(
-    store: Store | Path | str, name: str, judge: Any = None, *, progress: Progress | None = None
+    store: Store | Path | str,
+    name: str,
+    judge: Any = None,
+    *,
+    first: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a run's samples that the judge (the plan's by default) has not seen. Returns ``{"judge", "hash", "scored",
+    """Score a run's samples that the judge (the plan's by default) has not seen; with ``first`` those of its own rows
+    alone, before a search adds others. Returns ``{"judge", "hash", "scored",
     "there", "seconds"}``; nothing is scored where the benchmark makes nothing."""
     store = opened(store)
     plan = load_plan(store, name)
     if plan.benchmark.media == "text":
         return {"judge": "", "hash": "", **Judged(0, 0, 0.0)._asdict()}
     judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge
-    arms, scenes = run_arms(store, name), run_scenes(store, name)
+    arms, scenes = run_arms(store, name), [] if first else run_scenes(store, name)
     only = set(planned_ids(plan, planned(plan).cases, arms)) | {i for s in scenes for i in s["ids"]}
     hashes = {h for row in arms for h in row["hashes"].values()} | {s["hash"] for s in scenes if s["hash"]}
-    about = f"{type(judge).name}, then figures"
+    about = f"{type(judge).name}, then {'searches' if first else 'figures'}"
     told = None if progress is None else lambda done, total: progress("judge", done, total, about)
     done = judge_samples(store, hashes, judge, only=only, progress=told)
     return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}

@@ -6,6 +6,7 @@ pictures costs no generation, new statistics cost neither."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,11 +19,16 @@ from genward.run.generate import Progress, Say, Tally, describe, generate, prepa
 from genward.run.judging import judge_run, open_judge
 from genward.run.masks import mask_strips
 from genward.run.measure import measure, opened
+from genward.run.outlook import expected, in_words
 from genward.run.plan import Plan, match, planned, run_name, save_plan, setting_of, work
 from genward.run.workbench import Bench, placed, search
 
 if TYPE_CHECKING:
     from genward.store import Store
+
+
+First = Callable[[dict[str, Any]], None]
+"""``first(metrics)``: shown the figures of the rows that no search added"""
 
 
 class Made(NamedTuple):
@@ -44,8 +50,10 @@ def run_plan(
     refit: bool = False,
     retry: bool = False,
     command: str = "",
+    search_again: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
+    first: First | None = None,
 ) -> dict[str, Any]:
     """Work a plan off, resuming whatever of it is in the store.
 
@@ -54,8 +62,11 @@ def run_plan(
         models: opens a model by name; by default ``catalog.opening.opener`` with device, dtype and download.
         judge: a judge; the plan's by default.
         refit: fit defenses again even where fitted ones are at hand. retry: make rows again that ended as errors.
+        search_again: search even where the store, or the package, holds what this very search found.
         command: as typed, for the record.
-        progress: see ``generate.Progress``; say: told in words what is fitted, reused or searched.
+        progress: see ``generate.Progress``; say: told in words what the run will take on this machine, what is fitted,
+            reused or searched.
+        first: shown the metrics of the benchmark's own rows as soon as they are judged, where a search follows.
 
     Returns:
         The metrics, as ``measure`` writes them. ``run.errors`` counts rows that ended as errors; ``run.stages`` the
@@ -70,12 +81,33 @@ def run_plan(
     judge = open_judge(plan.judge) if judge is None and makes else judge
     if makes:  # before anything is spent
         match(plan, judge, lambda name: Family.of(models(name)))
-    made = generate_run(plan, store, models, refit=refit, retry=retry, progress=progress, say=say)
+    ahead = expected(plan, models, store, judge=judge, refit=refit)
+    if say is not None and makes:
+        say(in_words(ahead))
+
+    def early() -> None:
+        judge_run(store, plan.name, judge, first=True, progress=progress)
+        if first is not None:
+            first(measure(store, plan.name, judge, first=True))
+
+    made = generate_run(
+        plan,
+        store,
+        models,
+        refit=refit,
+        retry=retry,
+        search_again=search_again,
+        progress=progress,
+        say=say,
+        early=early,
+    )
     generated = time.perf_counter()
     judge_run(store, plan.name, judge, progress=progress)
     judged = time.perf_counter()
     where = str(models(plan.model).device) if makes else "cpu"
-    found = measure(store, plan.name, judge, command=command or results.command_line(), device=where)
+    found = measure(
+        store, plan.name, judge, command=command or results.command_line(), device=where, rate=ahead["rows_per_second"]
+    )
     spent = {**made.seconds, "judge": judged - generated, "measure": time.perf_counter() - judged}
     found["run"]["stages"] = {k: round(v, 3) for k, v in spent.items()}
     store.write_json(store.run_folder(plan.name) / "metrics.json", found)
@@ -89,10 +121,13 @@ def generate_run(
     *,
     refit: bool = False,
     retry: bool = False,
+    search_again: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
+    early: Callable[[], None] | None = None,
 ) -> Made:
-    """The stages up to the pictures: write the plan, prepare the arms, search, make what is missing.
+    """The stages up to the pictures: write the plan, prepare the arms, make the benchmark's own rows, search, make what
+    the search added. ``early`` is called between the two, where there is something to search.
 
     Writes ``plan.toml``, ``arms.json``, ``scenes.json`` and ``masks.json`` into the run's folder.
     """
@@ -108,14 +143,19 @@ def generate_run(
     bound = prepare(plan, work(plan, rows.cases), models, store, refit=refit, progress=say)
     store.write_json(folder / "arms.json", {"arms": describe(bound, plan.sampler)})
     prepared = time.perf_counter()
-    searched = search(Bench(plan, setting, bound, models, store, progress, say), rows.parents)
+    own = generate(plan, bound, models, store, retry=retry, progress=progress)
+    if rows.parents and early is not None:
+        early()
+    texts = time.perf_counter()
+    searched = search(Bench(plan, setting, bound, models, store, progress, say, search_again), rows.parents)
     more = prepare(plan, searched.pieces, models, store)
     store.write_json(folder / "scenes.json", {"scenes": placed(searched.scenes, more)})
     attacked = time.perf_counter()
-    tally = generate(plan, [*bound, *more], models, store, tensors=searched.tensors, retry=retry, progress=progress)
+    rest = generate(plan, more, models, store, tensors=searched.tensors, retry=retry, progress=progress)
+    tally = own.plus(rest)
     grids = mask_strips(plan.benchmark, more, models, store, searched.tensors)
     store.write_json(folder / "masks.json", {"grids": grids})
-    stages = {"prepare": prepared - began, "search": attacked - prepared, "generate": tally.seconds}
+    stages = {"prepare": prepared - began, "search": attacked - texts, "generate": tally.seconds}
     return Made(tally, {**stages, "made": tally.made, "there": tally.there})
 
 

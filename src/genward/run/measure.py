@@ -29,6 +29,8 @@ Scene = Mapping[str, Any]
 
 GRIDS = 2
 """Sample grids per concept and variant."""
+MEASURED = "rows_per_second_measured"
+"""Where the ``run`` section says how fast the machine was before the run."""
 SHOWN = 256
 """Edge of a reference picture in a sample grid, pixels."""
 
@@ -220,8 +222,10 @@ def run_table(
     }
 
 
-def evidence_of(store: Store, plan: Plan, judge: Any, cases: Sequence[Case], setting: Setting) -> Evidence:
-    """Everything that the run's figures are computed from.
+def evidence_of(
+    store: Store, plan: Plan, judge: Any, cases: Sequence[Case], setting: Setting, scenes: Sequence[Scene]
+) -> Evidence:
+    """Everything that the run's figures are computed from; ``scenes`` are what its search added.
 
     Raises:
         StoreError: planned rows missing, or not judged by this judge yet.
@@ -229,7 +233,7 @@ def evidence_of(store: Store, plan: Plan, judge: Any, cases: Sequence[Case], set
     name = plan.name
     if plan.benchmark.media == "text":
         return Evidence(cases, folder=store.run_folder(name), setting=setting)
-    arms, scenes = run_arms(store, name), run_scenes(store, name)
+    arms = run_arms(store, name)
     rows = run_rows(store, plan, cases, arms, scenes)
     ids, by = {r["id"] for r in rows}, judge_hash(judge)
     unseen = ids - store.judged(by)
@@ -289,13 +293,22 @@ def search_cards(store: Store, scenes: Sequence[Scene]) -> dict[str, Mapping[str
 
 
 def measure(
-    store: Store | Path | str, name: str, judge: Any = None, *, command: str = "", device: str = "cpu"
+    store: Store | Path | str,
+    name: str,
+    judge: Any = None,
+    *,
+    command: str = "",
+    device: str = "cpu",
+    rate: float | None = None,
+    first: bool = False,
 ) -> dict[str, Any]:
     """Compute a finished run's metrics and write them to ``runs/<name>/metrics.json``.
 
     Args:
         judge: the judge whose scores are used; the plan's by default.
-        command, device: for the record.
+        command, device: for the record. rate: denoiser rows per second that this machine was measured at before the
+            run (``run.rows_per_second_measured``); the one that the run had before where it is not given.
+        first: only of the rows that no search added, before there are others; nothing is written.
 
     Returns:
         ``{"schema", "run", "arms", …the benchmark's sections…, "judges", "claims"}``
@@ -309,7 +322,7 @@ def measure(
     judge = open_judge(plan.judge) if judge is None and made else judge
     setting = setting_of(plan)
     cases = planned(plan, setting).cases
-    evidence = evidence_of(store, plan, judge, cases, setting)
+    evidence = evidence_of(store, plan, judge, cases, setting, () if first or not made else run_scenes(store, name))
     found = plan.benchmark.measure(evidence)
     if not isinstance(found.get("cells"), list):
         raise BadInput(f"benchmark {plan.benchmark.name!r} measured no cells; its `measure` must return a list of them")
@@ -321,9 +334,14 @@ def measure(
         **found,
         "judges": [judge_table(judge)] if made else [],
     }
+    if first:
+        return table
+    path = store.run_folder(name) / "metrics.json"
+    earlier = store.read_json(path)["run"].get(MEASURED) if path.is_file() else None
+    table["run"][MEASURED] = rate or earlier
     table["claims"] = claims(table)["claims"]
-    store.write_json(store.run_folder(name) / "metrics.json", table)
-    return dict(store.read_json(store.run_folder(name) / "metrics.json"))
+    store.write_json(path, table)
+    return dict(store.read_json(path))
 
 
 def opened(store: Store | Path | str, create: bool = False) -> Store:

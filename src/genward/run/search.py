@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,28 @@ def attack_key(
     )
 
 
+def shipped_searches() -> Path:
+    """Folder of what recorded searches on the lab found; it comes with the package. A file is used where its key is the
+    search's own (attack, model, defenses, rows, references, sampler) and its content has the hash on its card."""
+    return Path(str(resources.files("genward").joinpath("lab", "attacks")))
+
+
+def known_search(
+    attack: Any,
+    cases: Sequence[Case],
+    model: StableDiffusion,
+    defenses: Sequence[Defense],
+    sampler: Sampler,
+    references: Mapping[str, Sequence[Image]],
+    store: Store | None,
+) -> tuple[str, Found | None]:
+    """The identity of a search through an arm, and what it found where the store, or the package, holds it."""
+    met = looked_through(model, defenses, getattr(attack, "guidance", None))
+    key = attack_key(attack, model, met, cases, references, sampler)
+    places = () if store is None else (store.attacks, shipped_searches())
+    return key, next((found for place in places if (found := _read(place / key, key)) is not None), None)
+
+
 def attack_arm(
     attack: Any,
     cases: Sequence[Case],
@@ -91,6 +114,7 @@ def attack_arm(
     references: Mapping[str, Sequence[Image]],
     store: Store,
     *,
+    again: bool = False,
     say: Say | None = None,
 ) -> Found:
     """Search derived cases against an arm, or take them from the store where this very search was made before.
@@ -99,12 +123,15 @@ def attack_arm(
         cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is
             left out of its identity.
     """
-    met = looked_through(model, defenses, getattr(attack, "guidance", None))
-    key = attack_key(attack, model, met, cases, references, sampler)
+    key, there = known_search(attack, cases, model, defenses, sampler, references, None if again else store)
     stem = store.attacks / key
-    there = _read(stem, key)
     if there is not None:
+        if not stem.with_name(f"{key}.json").is_file():
+            _write(stem, there, attack)  # one of the package's: the run's own record stays whole without it
+            if say is not None:
+                say(f"{type(attack).name}: taking what a recorded search found ({key}); --search searches again")
         return there
+    met = looked_through(model, defenses, getattr(attack, "guidance", None))
     if say is not None:
         say(
             f"{type(attack).name}: {len(cases)} cases through "

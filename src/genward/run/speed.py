@@ -3,11 +3,12 @@ cost."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.core.records import Case, Sampler
+from genward.core.records import Case
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +23,7 @@ class Speed(NamedTuple):
     """What a picture costs on this machine: its denoiser rows and, once, everything else."""
 
     rows_per_second: float
-    """Denoiser rows per second."""
+    """Denoiser rows per second; infinite of a family without a denoiser."""
     seconds_per_picture: float
     """What does not grow with the steps: encoding the text, decoding the latents."""
 
@@ -34,7 +35,7 @@ class Speed(NamedTuple):
 _measured: dict[tuple[Any, ...], Speed] = {}
 
 
-def speed_of(model: Any, sampler: Sampler, batch: int) -> Speed:
+def speed_of(model: Any, sampler: Any, batch: int) -> Speed:
     """The speed of an opened model on this machine, from ``timed`` at the first call of the process with these
     settings. No rig may be open on the model."""
     key = (model.spec.hash, str(model.device), sampler, batch)
@@ -43,7 +44,7 @@ def speed_of(model: Any, sampler: Sampler, batch: int) -> Speed:
     return _measured[key]
 
 
-def timed(model: Any, sampler: Sampler, batch: int, clock: Callable[[], float] = time.perf_counter) -> Speed:
+def timed(model: Any, sampler: Any, batch: int, clock: Callable[[], float] = time.perf_counter) -> Speed:
     """Sample undefended pictures twice, with few steps and with more, and keep nothing but the times.
 
     The difference of the two gives the denoiser's rate; what the shorter one took beyond it is the rest of a picture.
@@ -58,10 +59,14 @@ def timed(model: Any, sampler: Sampler, batch: int, clock: Callable[[], float] =
 
     def once(rows: int, steps: int) -> tuple[float, float]:
         cases = [Case(f"speed-{k}", "a picture", seed=k) for k in range(rows)]
+        settings = replace(sampler, steps=steps) if steps else sampler
         began = clock()
-        made = model.generate(cases, replace(sampler, steps=steps), (), batch=rows)
+        made = model.generate(cases, settings, (), batch=rows)
         return clock() - began, float(sum(sample.nfe for sample in made))
 
+    if not any(f.name == "steps" for f in fields(sampler)):  # no denoiser: what takes time is all of a row
+        once(1, 0)
+        return Speed(math.inf, once(1, 0)[0])
     once(1, SHORT)
     one, _ = once(1, SHORT)
     rows = min(batch, max(1, round(WORTH[0] / max(one, 1e-3))))

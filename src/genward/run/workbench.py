@@ -55,6 +55,8 @@ class Bench:
     store: Store
     progress: Progress | None = None
     say: Say | None = None
+    again: bool = False
+    """Search even where the store or the package holds what was found"""
     tensors: dict[str, Any] = field(default_factory=dict)
     """All that the searches found, by content hash"""
     _black: dict[str, Found] = field(default_factory=dict)
@@ -102,20 +104,25 @@ class Bench:
             return there  # to this attack the arm is the undefended model
         return self._attacked(attack, cases, piece.work.model, piece.defenses, references)
 
-    def _attacked(self, attack: Any, cases: Sequence[Case], model: str, defenses: Any, references: str) -> Found:
+    def held(self, references: str) -> Mapping[str, Sequence[Image]]:
+        """Reference pictures by concept, those of what must stay under ``apart`` names as well; read once."""
         if references not in self._held:
             size = self.models(self.plan.model).size(self.plan.sampler)
             held = Held(references, self.plan.model, self.setting.concepts, self.setting.avoid).pictures(size)
             kept: Sequence[Image] = held.get(KEEP, [])
             self._held[references] = {**held, **{apart(c.name): kept for c in self.setting.concepts}}
+        return self._held[references]
+
+    def _attacked(self, attack: Any, cases: Sequence[Case], model: str, defenses: Any, references: str) -> Found:
         found = attack_arm(
             attack,
             cases,
             self.models(model),
             defenses,
             self.plan.sampler,
-            self._held[references],
+            self.held(references),
             self.store,
+            again=self.again,
             say=self.say,
         )
         self.tensors.update(found.tensors)
