@@ -207,6 +207,16 @@ def short(value: object, most: int = 160) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
+def brief(value: object, most: int = 60) -> str:
+    """A value's ``repr``, printable and short, for an error; whatever it is: a number of thousands of digits, lists in
+    lists, a tensor."""
+    try:
+        text = repr(value)
+    except Exception:  # of a class from outside, too: an error is being written already
+        text = f"a {type(value).__name__}"
+    return short(text, most)
+
+
 def printable(value: object) -> str:
     """Text from outside as a terminal may show it: control characters (escape codes with them), line and direction
     marks and half surrogate pairs stand as ``\\x1b``; line feeds and tabs stay."""

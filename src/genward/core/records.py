@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.media import Audio, Image, Media
-from genward.core.reading import half_pair, short
+from genward.core.reading import brief, half_pair, short
 from genward.core.spec import digest, named
-from genward.core.typed import build, parse_toml, read_toml
+from genward.core.typed import build, checked, parse_toml, read_toml
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -43,9 +43,10 @@ class Inputs(Mapping[str, str]):
     _held: dict[str, str]
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
-        held = dict(given or {})
-        if not all(isinstance(k, str) and isinstance(v, str) for k, v in held.items()):
-            raise BadInput(f"inputs {held!r}; a name and a content hash, both as text, are wanted for each")
+        held: dict[Any, Any] = dict(given) if isinstance(given, Mapping) else {}
+        wrong = given is not None and not isinstance(given, Mapping)
+        if wrong or not all(isinstance(k, str) and isinstance(v, str) for k, v in held.items()):
+            raise BadInput(f"inputs {brief(given)}; a name and a content hash, both as text, are wanted for each")
         object.__setattr__(self, "_held", {k: held[k] for k in sorted(held)})
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -103,28 +104,28 @@ class Case(NamedTuple):
     def checked(self) -> Case:
         """Itself, or ``BadInput`` where a field cannot be used."""
         if not isinstance(self.prompt, str):
-            raise BadInput(f"case {self.id!r}: the prompt is {type(self.prompt).__name__}, not text")
+            raise BadInput(f"case {brief(self.id)}: the prompt is {type(self.prompt).__name__}, not text")
         if len(self.prompt) > MAX_PROMPT:
             raise BadInput(
-                f"case {self.id!r}: the prompt has {len(self.prompt):,} characters, at most {MAX_PROMPT:,} are "
+                f"case {brief(self.id)}: the prompt has {len(self.prompt):,} characters, at most {MAX_PROMPT:,} are "
                 "accepted; shorten it"
             )
         if "\x00" in self.prompt:
-            raise BadInput(f"case {self.id!r}: the prompt holds a zero byte; it is not text")
+            raise BadInput(f"case {brief(self.id)}: the prompt holds a zero byte; it is not text")
         for name in ("id", "prompt", "negative", "concept", "group", "variant", "parent"):
             text = getattr(self, name)
             if not isinstance(text, str) or half_pair(text) is not None:
-                raise BadInput(f"case {self.id!r}: {name} is {text!r:.60}, which is no text that can be written down")
+                raise BadInput(f"case {brief(self.id)}: {name} is {brief(text)}, no text that can be written down")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= MAX_SEED:
             raise BadInput(
-                f"case {self.id!r}: the seed is {self.seed!r:.40}; a whole number from 0 to {MAX_SEED} will do"
+                f"case {brief(self.id)}: the seed is {brief(self.seed)}; a whole number from 0 to {MAX_SEED} will do"
             )
         if not isinstance(self.inputs, Inputs):
             raise BadInput(
-                f"case {self.id!r}: its inputs are {type(self.inputs).__name__}; give Inputs({{name: hash}})"
+                f"case {brief(self.id)}: its inputs are {type(self.inputs).__name__}; give Inputs({{name: hash}})"
             )
-        if self.label not in LABELS:
-            raise BadInput(f"case {self.id!r}: label {self.label!r} is not one of {', '.join(LABELS)}")
+        if not isinstance(self.label, str) or self.label not in LABELS:
+            raise BadInput(f"case {brief(self.id)}: label {brief(self.label)} is not one of {', '.join(LABELS)}")
         return self
 
 
@@ -144,6 +145,7 @@ class Sampler:
     """Share of the sampler's own noise in each step, 0 (DDIM) to 1 (DDPM), for schedulers that have it."""
 
     def __post_init__(self) -> None:
+        checked(self, "sampler")
         if not 1 <= self.steps <= 1000:
             raise BadInput(f"{self.steps} steps; between 1 and 1000 are possible")
         if not 0 <= self.guidance <= 100:

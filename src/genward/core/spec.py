@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genward.core.reading import brief, short
 from genward.errors import BadInput
 
 
@@ -35,7 +36,12 @@ def canonical(value: Any) -> str:
             "tables"
         )
 
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    try:
+        text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        text.encode()
+    except (RecursionError, ValueError, TypeError) as error:  # lists in lists, huge numbers, half surrogate pairs, sets
+        raise BadInput(f"a configuration value {brief(value)} cannot be written down: {short(error)}") from None
+    return text
 
 
 def digest(value: Any, *, length: int = 16) -> str:
@@ -94,8 +100,8 @@ class Spec:
     def from_json(cls, raw: Mapping[str, Any]) -> Spec:
         try:
             return cls(str(raw["kind"]), str(raw["name"]), dict(raw["fields"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadInput(f"not a spec: {str(raw)[:120]!r} lacks kind, name or fields") from error
+        except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
+            raise BadInput(f"not a spec: {brief(raw, 120)} lacks kind, name or fields") from error
 
     @classmethod
     def of(cls, kind: str, part: Any) -> Spec:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genward.core.reading import MAX_DIGITS, MAX_TEXT, printable, read_text, short
+from genward.core.reading import MAX_DIGITS, MAX_TEXT, brief, printable, read_text, short
 from genward.errors import BadInput
 
 T = typing.TypeVar("T")
@@ -76,6 +76,15 @@ def build(cls: type[T], table: Any, where: str, hint: str = "", path: str = "") 
         if name not in table and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise BadInput(f"{where}: {path}{name} is missing; write {example(name, hints[name])}{told}")
     return cls(**{k: value(v, hints[k], where, f"{path}{k}", told) for k, v in table.items()})
+
+
+def checked(record: Any, where: str) -> None:
+    """``BadInput`` unless the fields of a dataclass's object that are of plain types hold values of them: for
+    ``__post_init__``."""
+    for f in dataclasses.fields(record):
+        kind = _annotation(type(record), f.name)
+        if _plain(kind):
+            value(getattr(record, f.name), kind, where, f.name)
 
 
 def configured(cls: type[T], given: Mapping[str, Any], where: str, make: Callable[..., T] | None = None) -> T:
@@ -200,9 +209,4 @@ def shown(given: Any) -> str:
     }
     if isinstance(given, int) and not isinstance(given, bool) and abs(given) >= 10**MAX_DIGITS:
         return f"a whole number of more than {MAX_DIGITS} digits"
-    try:
-        text = repr(given)
-    except (ValueError, RecursionError):  # a number of thousands of digits inside a list, say
-        text = "…"
-    text = printable(text if len(text) <= 60 else text[:59] + "…")
-    return f"{text}, which is {kinds.get(type(given), f'a {type(given).__name__}')}"
+    return f"{brief(given)}, which is {kinds.get(type(given), f'a {type(given).__name__}')}"

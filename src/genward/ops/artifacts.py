@@ -98,10 +98,11 @@ def make(tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> Artifact:
     }
     try:
         plain = json.loads(json.dumps({"format": FORMAT, "hash": "", **card, "tensors": shapes}, allow_nan=False))
+        json_text(plain).encode()
         plain["hash"] = digest = identity(kept, plain)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise BadInput(
-            f"the card of an artifact cannot be written as JSON: {error}; use numbers, text, lists and tables"
+            f"the card of an artifact cannot be written as JSON: {short(error)}; use numbers, text, lists and tables"
         ) from error
     return Artifact(kept, plain, digest)
 
