@@ -34,13 +34,13 @@ from genward.core.prompts_csv import CsvPrompts, read_rows
 from genward.core.reading import lines, parse_json, printable
 from genward.core.records import Case, Inputs, Sampler, concept_names, load_concept, row_seed
 from genward.core.spec import Spec, digest
+from genward.core.texts import checked_negatives, checked_prompts, read_prompts
 from genward.core.weights import problem
 from genward.errors import GenwardError
 from genward.models.identity import read_folder
 from genward.ops import artifacts
 from genward.run.plan import from_tables, from_toml, read_recipe, to_toml
 from genward.serve.policy import dump_policy, load_policy, parse_policy
-from genward.serve.prompts import checked_negatives, checked_prompts, read_prompts
 from genward.testing import tiny_pipeline
 
 SECONDS = 10.0
