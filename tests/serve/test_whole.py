@@ -488,3 +488,27 @@ def test_generate_stops_where_protect_refuses() -> None:
         model.unet.__class__ = Elsewhere
         with pytest.raises(DefenseInactive, match="not called in step 0"):
             model.generate([Case("a", "a cat")], Sampler(2, 3.0), rig=rig)
+
+
+@pytest.mark.parametrize("notes", [True, False])
+def test_a_detector_without_a_score_at_its_last_look_refuses(notes: bool) -> None:
+    @dataclass(frozen=True)
+    class Detector:
+        name: ClassVar[str] = "detector"
+
+        def last_look(self, steps: int) -> int:
+            return steps // 2
+
+        def attach(self, rig: Any) -> None:
+            def fn(x: Any, frame: Frame) -> None:
+                if frame.step == frame.steps // 2 - (not notes):
+                    rig.note(frame, **{"detector.score": torch.zeros(len(frame.case))})
+
+            rig.tap("mid_block", fn)
+
+    model = tiny_sd()
+    with protect(model, "weapons", [Detector()]) as guarded:
+        out = guarded(**CALL)
+        assert out.index == [0] if notes else refused(out, "no score at step 2")
+    sample = model.generate([Case("a", "a cat")], Sampler(4, 3.0), [Detector()])[0]
+    assert sample.status == ("ok" if notes else "error")

@@ -5,6 +5,7 @@ A defense needs none of these members; one that has them is asked through this m
 - ``needs_guidance``: whether it acts only under classifier-free guidance. Missing: it does not.
 - ``extra_nfe``: denoiser rows per step and picture beyond guidance's two. Missing: 0.
 - ``last_look(steps)``: the last 0-based step of a loop at which it decides. Missing: each step of its ports' windows.
+  One that has it notes its score there (``rig.note``): a row without is refused.
 - ``at_attach``: names of the fields that act on attaching, so that another value needs no new fit. Missing:
   ``strength``.
 - ``check(rig)``: raises where it cannot act on the model or the sampler behind the rig. ``attach`` calls it; whoever
@@ -81,6 +82,8 @@ def last_look(defense: Any, steps: int) -> int | None:
     if asked is None:
         return None
     found = asked(steps)
+    if found is None:
+        return None
     if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < steps:
         raise BadInput(f"{named(defense)}: last_look({steps}) is {found!r}; a step from 0 to {steps - 1} is wanted")
     return found

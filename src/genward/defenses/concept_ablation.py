@@ -258,4 +258,4 @@ def fit_concept_ablation(
         unet.parameters(), loss, steps=settings.steps, lr=settings.lr, who="concept_ablation", random=random,
         tools=tools, before=settings.images,
     )  # fmt: skip
-    return changed(unet, model.unet)
+    return changed(unet, model.denoiser)

@@ -175,4 +175,4 @@ def fit_esd(model: Any, captions: Sequence[str], settings: Esd, tools: FitTools 
     unet, random = model.trainable(VARIANTS[settings.variant]), torch.Generator().manual_seed(fit_seed(settings))
     loss = esd_step(model, unet, captions, settings, random)
     optimize(unet.parameters(), loss, steps=settings.iterations, lr=settings.lr, who="esd", random=random, tools=tools)
-    return changed(unet, model.unet)
+    return changed(unet, model.denoiser)

@@ -186,7 +186,7 @@ def fit_uce(model: Any, concepts: Sequence[Concept], settings: Uce) -> dict[str,
     if settings.mode == "replace":
         return {SHARED: edit_delta(source, guides, preserve, **weights).float()}
     out = {}
-    for name, weight in model.unet.named_parameters():
+    for name, weight in model.denoiser.named_parameters():
         if re.search(KV_MAPS, name):
             delta = tensor_delta(weight.detach(), source, guides, preserve, sizes=tuple(sizes), **weights)
             out[name] = (weight.detach().double() @ delta).float()

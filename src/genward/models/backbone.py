@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,9 +18,6 @@ from genward.core.records import Call, Tokens
 from genward.core.spec import Spec
 from genward.errors import BadInput, Conflict
 from genward.models.hooks import compiled, offloaded
-
-if TYPE_CHECKING:
-    from genward.models.sd import StableDiffusion
 
 FAMILIES: dict[str, str] = {
     "StableDiffusionPipeline": "genward.models.sd:StableDiffusion",
@@ -90,7 +87,7 @@ class Backbone(Protocol):
     def learned(self, vectors: Mapping[str, Tensor]) -> AbstractContextManager[None]: ...
 
 
-def family(pipe: Any) -> type[StableDiffusion]:
+def family(pipe: Any) -> type[Any]:
     """The backbone class of a live pipeline.
 
     Raises:
@@ -99,7 +96,7 @@ def family(pipe: Any) -> type[StableDiffusion]:
     for cls in type(pipe).__mro__:
         if cls.__name__ in FAMILIES:
             module, _, name = FAMILIES[cls.__name__].partition(":")
-            found: type[StableDiffusion] = getattr(importlib.import_module(module), name)
+            found: type[Any] = getattr(importlib.import_module(module), name)
             return found
     raise BadInput(
         f"a {type(pipe).__name__} cannot be guarded; give a {' or '.join(FAMILIES)}, or what genward.open_model returns"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tokenizers import AddedToken
@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from genward.core.contracts import Site
 from genward.errors import BadInput, Conflict, UnknownName
-
-if TYPE_CHECKING:
-    from genward.models.backbone import Backbone
 
 Reader = Callable[[Tensor], Tensor | None]
 """Told a site's tensor; what it returns replaces it, ``None`` leaves it."""
@@ -103,11 +100,12 @@ def inputs_of(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Ite
 
 
 @contextmanager
-def learned_tokens(model: Backbone, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+def learned_tokens(model: Any, vectors: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are
     as before on leaving.
 
     Args:
+        model: a backbone; its text encoder and its pipeline's tokenizer are used.
         vectors: token text (``<3f9a12b4>``) -> (width,) embedding.
 
     Raises:

@@ -87,6 +87,8 @@ class Run:
     why: dict[int, str] = field(default_factory=dict)
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
+    looked: dict[str, dict[int, int]] = field(default_factory=dict)
+    """Owner -> case -> last step at which it noted something about the case"""
     nfe: Tensor = field(init=False)
     thread: int = field(default_factory=threading.get_ident)
     """Where the batch runs; denoiser calls of other threads are none of its own"""

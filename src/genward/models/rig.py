@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
 from genward.errors import BadInput, Conflict, DefenseInactive, GuardError
@@ -205,6 +206,7 @@ class LiveRig(Wiring):
             flat = value.detach().float().flatten().tolist()
             for case, keep, number in zip(frame.case.tolist(), frame.conditional.tolist(), flat, strict=True):
                 if keep:
+                    run.looked.setdefault(self._speaker(), {})[case] = frame.step
                     run.notes.setdefault(case, {}).setdefault(name, []).append(number)
             if name.endswith(".score") or name == self._speaker().partition(":")[0]:
                 broken = ~torch.isfinite(value.detach().float().flatten().cpu()) & frame.conditional.cpu()
@@ -413,7 +415,18 @@ class LiveRig(Wiring):
                 self._inactive(port)
         if survived and run.entered and self.guarding and bool((run.nfe[run.alive] == 0).any()):
             raise DefenseInactive("rows went through sampling without the denoiser that the guards are attached to")
+        self._looked(run)
         self.inspect()
+
+    def _looked(self, run: Run) -> None:
+        """Refuse rows that a detector let through without a score at the step at which it says that it decides."""
+        for defense in self.defenses if run.entered else ():
+            last, owner = defending.last_look(defense, run.steps), type(defense).name
+            if last is not None and run.alive.any():
+                seen = run.looked.get(owner, {})
+                unseen = [case for case in run.alive.nonzero().flatten().tolist() if seen.get(case, -1) < last]
+                why = f"it noted no score at step {last}, where it decides, so nobody knows what it saw"
+                self.refuse(unseen, owner, "denoise", last, why)
 
     @staticmethod
     def _inactive(port: Port, when: str = "") -> None:
@@ -434,18 +447,3 @@ class LiveRig(Wiring):
     def end(self) -> None:
         """Forget the batch, one that was interrupted as well."""
         self._reset()
-
-    @property
-    def edited(self) -> list[str]:
-        """Names of the weights that were edited, once for each edit."""
-        return [name for _, name in self.edits.owners]
-
-    @property
-    def port_calls(self) -> dict[str, int]:
-        """``owner.port[@site]`` -> calls in the present batch; weight edits count their parameters."""
-        out: dict[str, int] = {}
-        for port in self.ports:
-            out[f"{port.owner}.{port.kind}" + (f"@{port.site.name}" if port.site else "")] = port.calls
-        for owner, _ in self.edits.owners:
-            out[f"{owner}.weights"] = out.get(f"{owner}.weights", 0) + 1
-        return out

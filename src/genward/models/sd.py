@@ -19,11 +19,10 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.contracts import Defense, Site
-from genward.core.media import Image
 from genward.core.precision import device_of, dtype_of
 from genward.core.quiet import quiet_loading
 from genward.core.reading import short
-from genward.core.records import LATENTS, Call, Case, Prompt, Sample, Sampler, Tokens
+from genward.core.records import Call, Case, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
 from genward.core.texts import checked_text
@@ -31,9 +30,9 @@ from genward.errors import BadInput, Conflict, GenwardError, Inapplicable, Unkno
 from genward.models.backbone import Layout
 from genward.models.hooks import learned_tokens
 from genward.models.identity import HOW, folder_spec, read_folder, spec_of
-from genward.models.ports import PortError
 from genward.models.rig import LiveRig, rig_on
-from genward.models.sampling import Job, Outcome, sample
+from genward.models.rows import job_of, learned_of, samples, token_text
+from genward.models.sampling import sample
 from genward.models.sites import text_sites, unet_sites
 
 Progress = Callable[[int, int], None]
@@ -53,7 +52,7 @@ class StableDiffusion:
     needed: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     """What a pipeline must have"""
     networks: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
-    """Parts with weights"""
+    """Parts with weights, the denoiser first"""
     parts: tuple[str, ...] = ("unet", "text_encoder", "vae", "scheduler")
     state_names: tuple[str, ...] = ("prompt_embeds", "negative_prompt_embeds")
 
@@ -314,9 +313,9 @@ class StableDiffusion:
         def work(open_rig: LiveRig) -> None:
             for k in range(0, len(cases), batch):
                 part = cases[k : k + batch]
-                with self.learned(_learned(part, vectors or {})):
+                with self.learned(learned_of(part, vectors or {})):
                     began = time.perf_counter()
-                    outcome = sample(open_rig, self._job(part, sampler, starts or {}, gradients=gradients))
+                    outcome = sample(open_rig, job_of(self, part, sampler, starts or {}, gradients=gradients))
                     done.extend(samples(part, outcome, time.perf_counter() - began, keep=keep_latents))
                 if progress is not None:
                     progress(len(done), len(cases))
@@ -342,38 +341,6 @@ class StableDiffusion:
         if height % self.pipe.vae_scale_factor or width % self.pipe.vae_scale_factor:
             raise BadInput(f"{height}×{width} pixels; both edges must be multiples of {self.pipe.vae_scale_factor}")
 
-    def _start(self, case: Case, sampler: Sampler, starts: Mapping[str, Tensor]) -> Tensor:
-        shape = self.latent_shape(*self.size(sampler))
-        name = case.inputs.get(LATENTS)
-        if name:
-            if name not in starts:
-                raise BadInput(f"case {case.id!r}: start latents {name} were not supplied")
-            start = starts[name]
-            if tuple(start.shape) != shape:
-                raise BadInput(
-                    f"case {case.id!r}: start latents have shape {tuple(start.shape)}, the model wants {shape}"
-                )
-            return start.to(self.dtype)
-        return start_noise(case.seed, shape).to(self.dtype)
-
-    def _job(
-        self, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], *, gradients: bool = False
-    ) -> Job:
-        """The cases as a call of the pipeline: each row's start and its random numbers are its own."""
-        height, width = self.size(sampler)
-        self.scheduler.set_timesteps(sampler.steps)
-        arguments: dict[str, Any] = {
-            "latents": torch.stack([self._start(c, sampler, starts) for c in cases]).to(self.device),
-            "num_inference_steps": sampler.steps,
-            "guidance_scale": sampler.guidance,
-            "height": height,
-            "width": width,
-            "eta": sampler.eta,
-            "generator": [step_generator(c.seed) for c in cases],
-        }
-        prompts = [Prompt(c.prompt, c.negative) for c in cases]
-        return Job(prompts, self.scheduler.timesteps, sampler.guidance, arguments, gradients=gradients)
-
     # ----------------------------------------------------------------------------------------------------------- export
 
     def export(self, folder: str | Path, defenses: Sequence[Defense]) -> Path:
@@ -395,55 +362,6 @@ class StableDiffusion:
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
         return folder
-
-
-def start_noise(seed: int, shape: Sequence[int]) -> Tensor:
-    """(c, h, w) float32: the latents that a row of this seed starts from, whatever its neighbors in the batch."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
-
-
-def step_generator(seed: int) -> torch.Generator:
-    """Where the sampler's own noise of a row of this seed comes from."""
-    return torch.Generator().manual_seed(seed + 2**62)
-
-
-def samples(cases: Sequence[Case], outcome: Outcome, seconds: float, *, keep: bool = False) -> list[Sample]:
-    """A batch's outcome as one sample per case.
-
-    Raises:
-        GuardError: a guard was not called, or the model is not what it was opened on; every further batch would end the
-            same way. What a defense's own code raises makes rows ``error``.
-    """
-    if outcome.failure is not None and not isinstance(outcome.failure, PortError):
-        raise outcome.failure
-    run, pictures = outcome.run, dict(zip(outcome.index, outcome.data, strict=True))
-    made = []
-    for k, case in enumerate(cases):
-        costs: dict[str, float] = {"nfe": round(float(run.nfe[k]))}
-        one = Sample(case, notes=run.notes.get(k, {}), seconds=seconds / len(cases), costs=costs)
-        one.verdicts = run.verdicts.get(k, [])
-        if k in pictures:
-            one.output = Image(pictures[k])
-            one.latents = outcome.latents[k] if keep and outcome.latents is not None else None
-        else:
-            one.status = "error" if k in run.failed else "refused"
-            one.why = run.why.get(k, "refused")
-        made.append(one)
-    return made
-
-
-def token_text(name: str) -> str:
-    """How a learned embedding of that content hash is written in a prompt: ``<`` + 12 hex digits + ``>``."""
-    return f"<{name[:12]}>"
-
-
-def _learned(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Token text -> embedding of every learned embedding that the cases name."""
-    wanted = [(c.id, text, name) for c in cases for text, name in c.inputs.items() if text != LATENTS]
-    missing = [(case, name) for case, _, name in wanted if name not in vectors]
-    if missing:
-        raise BadInput(f"case {missing[0][0]!r}: learned embedding {missing[0][1]} was not supplied")
-    return {text: vectors[name] for _, text, name in wanted}
 
 
 def load_pipeline(
@@ -513,4 +431,4 @@ def _snapshot(source: str, download: bool) -> Path:
         raise BadInput(f"model {source!r} is not on this machine ({type(error).__name__}); {hint}") from error
 
 
-__all__ = ["StableDiffusion", "file_hash", "folder_spec", "load_pipeline"]
+__all__ = ["StableDiffusion", "token_text", "file_hash", "folder_spec", "load_pipeline"]

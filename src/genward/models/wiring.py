@@ -171,6 +171,21 @@ class Wiring:
                 f"{' …' if len(lost) > 3 else ''}); open the guard again after changing the model"
             )
 
+    @property
+    def edited(self) -> list[str]:
+        """Names of the weights that were edited, once for each edit."""
+        return [name for _, name in self.edits.owners]
+
+    @property
+    def port_calls(self) -> dict[str, int]:
+        """``owner.port[@site]`` -> calls in the present batch; weight edits count their parameters."""
+        out: dict[str, int] = {}
+        for port in self.ports:
+            out[f"{port.owner}.{port.kind}" + (f"@{port.site.name}" if port.site else "")] = port.calls
+        for owner, _ in self.edits.owners:
+            out[f"{owner}.weights"] = out.get(f"{owner}.weights", 0) + 1
+        return out
+
     def of(self, kind: str) -> list[Port]:
         return [p for p in self.ports if p.kind == kind]
 

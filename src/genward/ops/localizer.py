@@ -125,10 +125,10 @@ def localizer(model: Any, concepts: Sequence[Concept], settings: Localizing) -> 
         states = model.encode(texts).detach().cpu()
     words = [word_positions(model.pipe.tokenizer, settings.template, t, states.shape[1]) for t in texts]
     names = [n for n in model.sites if n.endswith(".attn2.probs") and re.search(settings.layers, n)]
-    edge = int(model.unet.config.sample_size)
+    channels, edge, _ = model.latent_shape()
     found, largest = [], 0
     with model.rig() as rig, torch.no_grad():
-        empty = torch.zeros(1, model.unet.config.in_channels, edge, edge, device=model.device, dtype=model.dtype)
+        empty = torch.zeros(1, channels, edge, edge, device=model.device, dtype=model.dtype)
         call = Call(empty, torch.ones(1, dtype=torch.long, device=model.device), states[:1].to(model.device))
         for name, probs in rig.predict(call, read=names).sites.items():
             side = localize.grid(probs.shape[2], edge, edge)[0]
@@ -155,7 +155,7 @@ def refuse_sigmas(scheduler: Any) -> None:
 
 def blank_latents(model: Any) -> Tensor:
     """Latents (c, h, w) of a white picture of the model's size."""
-    edge = int(model.unet.config.sample_size * model.pipe.vae_scale_factor)
+    edge = model.latent_shape()[1] * model.pipe.vae_scale_factor
     white: Tensor = model.encode_images(torch.ones(1, 3, edge, edge))[0]
     return white.float().cpu()
 

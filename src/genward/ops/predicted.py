@@ -68,7 +68,7 @@ def watch(rig: Rig, wanted: Callable[[Frame], bool], act: Callable[[Seen], None]
     if not isinstance(rig, Rig):
         raise GuardError("the predicted noise is read off the model's own layers, and this rig has no model")
     model: Any = rig.model
-    unet, held = model.unet, dict[str, Tensor]()
+    unet, held = model.denoiser, dict[str, Tensor]()
     last = max(
         (n for n in model.sites if n.startswith("up_blocks.") and n.count(".") == 1), key=lambda n: int(n.split(".")[1])
     )

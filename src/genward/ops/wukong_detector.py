@@ -151,7 +151,7 @@ def site_block(model: Any, site: str) -> Any:
     """
     if site not in model.sites:
         raise UnknownName("site", site, model.sites)
-    block = model.unet.get_submodule(model.sites[site].path)
+    block = model.denoiser.get_submodule(model.sites[site].path)
     if getattr(block, "attn2", None) is None or getattr(block, "norm2", None) is None:
         raise BadInput(
             f"wukong reads transformer blocks, and {site} is none; name sites such as mid_block.attentions.0.tb.0 "

@@ -27,7 +27,7 @@ def as_model(given: Any) -> StableDiffusion:
         return given
     check_pipe(given)
     before = getattr(given, "_progress_bar_config", None)
-    model = family(given)(given, identity(given))
+    model: StableDiffusion = family(given)(given, identity(given))
     if before is None:
         del given._progress_bar_config
     else:
@@ -50,8 +50,12 @@ def identity(pipe: Any) -> Spec:
     return Spec("model", "sd", {"source": "live", "dtype": _dtype(pipe), "weights": weights})
 
 
+def _denoiser(pipe: Any) -> Any:
+    return getattr(pipe, family(pipe).networks[0])
+
+
 def _dtype(pipe: Any) -> str:
-    return str(next(pipe.unet.parameters()).dtype).removeprefix("torch.")
+    return str(next(_denoiser(pipe).parameters()).dtype).removeprefix("torch.")
 
 
 def _lab(pipe: Any) -> Spec | None:
@@ -60,13 +64,13 @@ def _lab(pipe: Any) -> Spec | None:
     from genward.catalog.opening import lab_spec
 
     root = lab.weights_folder()
-    source = Path(str(pipe.unet.config.get("_name_or_path", "")))
+    source = Path(str(_denoiser(pipe).config.get("_name_or_path", "")))
     if source.parent != root or source.name not in ("unet", "oracle"):
         return None
     try:
         lab.manifest()
         same = (
-            unchanged(pipe.unet, source)
+            unchanged(_denoiser(pipe), source)
             and unchanged(pipe.vae, root / "vae")
             and unchanged(pipe.text_encoder, lab.encoder_folder())
         )

@@ -138,6 +138,9 @@ def ruled(defense: Defense, rule: Rule, name: str) -> Any:
             rig.rule = rule
             defense.attach(rig)
 
+        def last_look(self, steps: int) -> int | None:
+            return defending.last_look(defense, steps)
+
         def check(self, rig: GuardRig) -> None:
             defending.check(defense, rig)
 

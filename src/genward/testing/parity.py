@@ -15,7 +15,8 @@ import torch
 
 from genward.core.records import Case, Sample, Sampler
 from genward.errors import BadInput, Blocked, GuardError
-from genward.models.sd import StableDiffusion, start_noise, step_generator
+from genward.models.rows import start_noise, step_generator
+from genward.models.sd import StableDiffusion
 from genward.testing.suites import CASES
 
 

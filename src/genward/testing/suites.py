@@ -31,13 +31,13 @@ def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
 
 def hooks(model: StableDiffusion) -> int:
     """Number of hooks on any module of the denoiser and the text encoder."""
-    modules = [*model.unet.modules(), *model.text_encoder.modules()]
+    modules = [*model.denoiser.modules(), *model.text_encoder.modules()]
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
 
 
 def weights(model: StableDiffusion) -> dict[str, Any]:
-    """Copies of all U-Net parameters, for bit comparison."""
-    return {n: p.detach().clone() for n, p in model.unet.named_parameters()}
+    """Copies of all parameters of the denoiser, for bit comparison."""
+    return {n: p.detach().clone() for n, p in model.denoiser.named_parameters()}
 
 
 class _Broken:

@@ -53,6 +53,20 @@ def _bert(seed: int, folder: Path) -> tuple[Any, Any]:
     return tokenizer, encoder
 
 
+def _vae() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=64,
+    ).eval()
+
+
 def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None = None, deep: bool = False) -> Any:
     """A stock ``StableDiffusionPipeline`` of tiny width, 64×64 pixels (8×8 latents), DDIM.
 
@@ -62,7 +76,7 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
         deep: the block layout of Stable Diffusion 1.5 (16 transformer blocks) instead of a shallow one (7).
     """
     import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
     tokenizer, text_encoder = _clip(seed) if encoder == "clip" else _bert(seed, folder or Path("."))
     torch.manual_seed(seed + 1)
@@ -85,15 +99,7 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
         attention_head_dim=2,
         **layout,
     ).eval()
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=64,
-    ).eval()
+    vae = _vae()
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
