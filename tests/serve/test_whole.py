@@ -310,7 +310,7 @@ def test_an_interrupted_wait_leaves_a_whole_state() -> None:
         if state["slow"] and frame.step == 0:
             with rig._untapped():
                 entered.set()
-                go.wait(30)
+                go.wait()
         return latents
 
     seen: list[int] = []
@@ -330,10 +330,10 @@ def test_an_interrupted_wait_leaves_a_whole_state() -> None:
     with protect(tiny_pipeline(), "weapons", [Port("latents", slow), Early()], timeout=60.0) as guarded:
 
         def interrupt() -> None:
-            entered.wait(10)
+            entered.wait()  # without a limit: a machine that stands still for a while must not interrupt too early
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-        threading.Thread(target=interrupt).start()
+        threading.Thread(target=interrupt, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             guarded(**CALL)
         state["slow"] = False
