@@ -208,10 +208,14 @@ def test_modules_put_around_the_edited_ones_hide_no_edit() -> None:
         def forward(self, x: Any, *_: Any, **__: Any) -> Any:
             return self.base_layer(x)
 
-    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    attention_name = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    attention = pipe.unet.get_submodule(attention_name)
     with protect(pipe, "weapons", [Fade()]) as guarded:
         attention.to_k = Wrapped(attention.to_k)
         assert guarded(**CALL).index == [0]
+    with protect(pipe, "weapons", [Fade()]) as guarded:
+        assert guarded(**CALL).index == [0] and f"{attention_name}.to_k.weight" in guarded.rig.edited
+        assert torch.equal(attention.to_k.base_layer.weight, before[f"{attention_name}.to_k.weight"] * 0.5)
     attention.to_k = attention.to_k.base_layer
     assert all(torch.equal(p, before[n]) for n, p in pipe.unet.named_parameters())
 
