@@ -213,9 +213,6 @@ def test_modules_put_around_the_edited_ones_hide_no_edit() -> None:
     with protect(pipe, "weapons", [Fade()]) as guarded:
         attention.to_k = Wrapped(attention.to_k)
         assert guarded(**CALL).index == [0]
-    with protect(pipe, "weapons", [Fade()]) as guarded:
-        assert guarded(**CALL).index == [0] and f"{attention_name}.to_k.weight" in guarded.rig.edited
-        assert torch.equal(attention.to_k.base_layer.weight, before[f"{attention_name}.to_k.weight"] * 0.5)
     attention.to_k = attention.to_k.base_layer
     assert all(torch.equal(p, before[n]) for n, p in pipe.unet.named_parameters())
 

@@ -202,12 +202,6 @@ class Edit:
         self.parameter.data = value.to(self.parameter.device, self.parameter.dtype)
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name without the wrapper that an adapter (peft) has put around its layer; edits act on the layer
-    itself, the adapter's own weights stay as they are."""
-    return name.replace(".base_layer.", ".")
-
-
 class Edits:
     """Parameters of one denoiser that hold other numbers for a while. They are known as objects, not by name, so that
     adapters, compilation or a move to another device in between do not hide them."""
@@ -221,14 +215,8 @@ class Edits:
         """See ``LiveRig.weights``."""
         parameters = dict(root.named_parameters())
         for name in named(parameters, match):
-        parameters = {plain_name(n): p for n, p in root.named_parameters() if ".lora_" not in n}
-        paths = {plain_name(n): n.rpartition(".")[0] for n, _ in root.named_parameters()}
-        names = [n for n in parameters if re.search(match, n)]
-        if not names:
-            raise UnknownName("parameter pattern", match, parameters)
-        for name in names:
             parameter = parameters[name]
-            path, leaf = paths[name], name.rpartition(".")[2]
+            path, _, leaf = name.rpartition(".")
             if parameter.is_meta:
                 raise Conflict(
                     f"{owner}: weight {name} is offloaded to disk or meta, where an edit does nothing; load the "
