@@ -76,19 +76,20 @@ class Update(Protocol):
 
 
 class Lines:
-    """Progress as plain lines, one at each tenth of the way: for logs."""
+    """Progress as plain lines, one at each tenth of the way: for logs. A stage with another total is another stretch of
+    it."""
 
     def __init__(self) -> None:
-        self.told: dict[str, int] = {}
-        self.began: dict[str, tuple[float, int]] = {}
+        self.told: dict[tuple[str, int], int] = {}
+        self.began: dict[tuple[str, int], tuple[float, int]] = {}
 
     def __call__(self, stage: str, done: int, total: int, about: str = "") -> None:
         now = time.monotonic()
-        began, before = self.began.setdefault(stage, (now, done))
+        began, before = self.began.setdefault((stage, total), (now, done))
         tenth = 10 * done // max(1, total)
-        if tenth <= self.told.get(stage, -1):
+        if tenth <= self.told.get((stage, total), -1):
             return
-        self.told[stage] = tenth
+        self.told[stage, total] = tenth
         left = (now - began) / (done - before) * (total - done) if done > before else math.nan
         time_left = f", {left / 60:.1f} min left" if math.isfinite(left) and done < total else ""
         note(f"{stage} {done}/{total}{time_left}{f': {about}' if about else ''}")
@@ -121,13 +122,13 @@ def stages(quiet: bool = False) -> Iterator[Update]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[about]}"),
     )
-    tasks: dict[str, TaskID] = {}
+    tasks: dict[tuple[str, int], TaskID] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120) as bar:
 
         def update(stage: str, done: int, total: int, about: str = "") -> None:
-            if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=total, completed=done, about=about)
-            bar.update(tasks[stage], completed=done, total=total, about=about)
+            if (stage, total) not in tasks:
+                tasks[stage, total] = bar.add_task(stage, total=total, completed=done, about=about)
+            bar.update(tasks[stage, total], completed=done, total=total, about=about)
 
         yield update
 

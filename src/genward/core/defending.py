@@ -4,6 +4,7 @@ A defense needs none of these members; one that has them is asked through this m
 
 - ``needs_guidance``: whether it acts only under classifier-free guidance. Missing: it does not.
 - ``extra_nfe``: denoiser rows per step and picture beyond guidance's two. Missing: 0.
+- ``fit_nfe``: denoiser rows that its fit costs; 0 of a closed form. Missing: nobody knows.
 - ``last_look(steps)``: the last 0-based step of a loop at which it decides. Missing: each step of its ports' windows.
   One that has it notes its score there (``rig.note``): a row without is refused.
 - ``at_attach``: names of the fields that act on attaching, so that another value needs no new fit. Missing:
@@ -25,7 +26,7 @@ from genward.core.contracts import Artifact, Judge, Rig
 from genward.core.records import Concept
 from genward.errors import BadInput
 
-OPTIONAL = ("needs_guidance", "extra_nfe", "last_look", "at_attach", "check", "for_concept", "fit")
+OPTIONAL = ("needs_guidance", "extra_nfe", "fit_nfe", "last_look", "at_attach", "check", "for_concept", "fit")
 """Names of the optional members."""
 AT_ATTACH = frozenset({"strength"})
 """``at_attach`` of a defense that does not say."""
@@ -70,6 +71,18 @@ def extra_nfe(defense: Any) -> float:
     if not isinstance(found, int | float) or not (math.isfinite(found) and found >= 0):
         raise BadInput(f"{named(defense)}: extra_nfe is {found!r}; a number of denoiser rows, at least 0, is wanted")
     return float(found)
+
+
+def fit_nfe(defense: Any) -> float | None:
+    """Denoiser rows that fitting a defense (or its class) costs, ``None`` where it does not say.
+
+    Raises:
+        BadInput: it says something else than a finite number of at least 0.
+    """
+    found = _said(defense, "fit_nfe")
+    if found is not None and (not isinstance(found, int | float) or not (math.isfinite(found) and found >= 0)):
+        raise BadInput(f"{named(defense)}: fit_nfe is {found!r}; a number of denoiser rows, at least 0, is wanted")
+    return None if found is None else float(found)
 
 
 def last_look(defense: Any, steps: int) -> int | None:

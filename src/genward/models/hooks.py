@@ -5,6 +5,7 @@ Everything here is undone by its own handle or context; ``models.rig`` decides w
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from genward.core.contracts import Site
-from genward.errors import BadInput, Conflict
-from genward.models.sites import named
+from genward.errors import BadInput, Conflict, UnknownName
 
 Reader = Callable[[Tensor], Tensor | None]
 """Told a site's tensor; what it returns replaces it, ``None`` leaves it."""
@@ -214,7 +214,10 @@ class Edits:
     def apply(self, owner: str, root: nn.Module, match: str, edit: Callable[[str, Tensor], Tensor]) -> None:
         """See ``LiveRig.weights``."""
         parameters = dict(root.named_parameters())
-        for name in named(parameters, match):
+        names = [n for n in parameters if re.search(match, n)]
+        if not names:
+            raise UnknownName("parameter pattern", match, parameters)
+        for name in names:
             parameter = parameters[name]
             path, _, leaf = name.rpartition(".")
             if parameter.is_meta:

@@ -18,7 +18,7 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = run.get("seconds")
     if not isinstance(seconds, (int, float)):
         seconds = run["minutes"] * 60 if isinstance(run.get("minutes"), (int, float)) else None
-    rate = run.get("rows_per_second")
+    rate = run.get("rows_per_second_measured") or run.get("rows_per_second")  # before the run, else during it
     known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
     rows = [
         ("Benchmark", run.get("benchmark")),

@@ -62,7 +62,7 @@ def run_plan(
         models: opens a model by name; by default ``catalog.opening.opener`` with device, dtype and download.
         judge: a judge; the plan's by default.
         refit: fit defenses again even where fitted ones are at hand. retry: make rows again that ended as errors.
-        search_again: search even where the store, or the package, holds what this very search found.
+        search_again: search even where the store holds what this very search found.
         command: as typed, for the record.
         progress: see ``generate.Progress``; say: told in words what the run will take on this machine, what is fitted,
             reused or searched.

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from genward.catalog import plugins
 from genward.catalog.fitting import extra_nfe, parse_defense, ready, shipped_artifacts, unfitted
 from genward.catalog.opening import LAB, Opener
+from genward.core import defending
 from genward.core.benchmark import Found
 from genward.core.contracts import gradient_rows
 from genward.core.records import Case
@@ -157,8 +159,12 @@ def _minutes(plan: Plan, left: Left, speed: Speed | None) -> dict[str, Any]:
 
 
 def _fit_seconds(text: str, speed: Speed) -> float | None:
-    """How long fitting a part takes here, from the longest fit of its method that comes with the lab."""
+    """How long fitting a part takes here: by its own word, else by the longest fit of its method that comes with the
+    lab."""
     method = parse_defense(text)[0].name
+    rows = defending.fit_nfe(plugins.find("defense", method))
+    if rows is not None:
+        return rows / speed.rows_per_second
     cards = [json.loads(p.read_text("utf-8")) for p in shipped_artifacts().glob("*.json")]
     seconds = [float(c.get("seconds", 0.0)) for c in cards if c.get("method") == method]
     return round(max(seconds) * RECORDED / speed.rows_per_second, 1) if seconds else None
@@ -170,11 +176,11 @@ def in_words(costs: Mapping[str, Any]) -> str:
         return f"{costs['plan']}: everything is there" if costs["there"] else f"{costs['plan']}: nothing to sample"
     parts = [f"{costs['rows']:,} rows" + (f" ({costs['there']:,} more are there)" if costs["there"] else "")]
     if costs["searches"]:
-        parts.append(f"{costs['searches']} searches")
+        parts.append(f"{costs['searches']} search{'es' if costs['searches'] > 1 else ''}")
     if costs["fits"]:
         unknown = [text for text, seconds in costs["fits"].items() if seconds is None]
         rest = f" (not counted: {', '.join(unknown)})" if unknown else ""
-        parts.append(f"{len(costs['fits'])} fits{rest}")
+        parts.append(f"{len(costs['fits'])} fit{'s' if len(costs['fits']) > 1 else ''}{rest}")
     speed = costs["rows_per_second"]
     rate = "" if speed is None else f" ({speed:.3g} denoiser rows per second)"
     return f"{costs['plan']}: {', '.join(parts)}; about {costs['minutes']:g} minutes on this machine{rate}"

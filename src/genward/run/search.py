@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +82,6 @@ def attack_key(
     )
 
 
-def shipped_searches() -> Path:
-    """Folder of what recorded searches on the lab found; it comes with the package. A file is used where its key is the
-    search's own (attack, model, defenses, rows, references, sampler) and its content has the hash on its card."""
-    return Path(str(resources.files("genward").joinpath("lab", "attacks")))
-
-
 def known_search(
     attack: Any,
     cases: Sequence[Case],
@@ -98,11 +91,10 @@ def known_search(
     references: Mapping[str, Sequence[Image]],
     store: Store | None,
 ) -> tuple[str, Found | None]:
-    """The identity of a search through an arm, and what it found where the store, or the package, holds it."""
+    """The identity of a search through an arm, and what it found where the store holds it."""
     met = looked_through(model, defenses, getattr(attack, "guidance", None))
     key = attack_key(attack, model, met, cases, references, sampler)
-    places = () if store is None else (store.attacks, shipped_searches())
-    return key, next((found for place in places if (found := _read(place / key, key)) is not None), None)
+    return key, None if store is None else _read(store.attacks / key, key)
 
 
 def attack_arm(
@@ -124,14 +116,9 @@ def attack_arm(
             left out of its identity.
     """
     key, there = known_search(attack, cases, model, defenses, sampler, references, None if again else store)
-    stem = store.attacks / key
     if there is not None:
-        if not stem.with_name(f"{key}.json").is_file():
-            _write(stem, there, attack)  # one of the package's: the run's own record stays whole without it
-            if say is not None:
-                say(f"{type(attack).name}: taking what a recorded search found ({key}); --search searches again")
         return there
-    met = looked_through(model, defenses, getattr(attack, "guidance", None))
+    met, stem = looked_through(model, defenses, getattr(attack, "guidance", None)), store.attacks / key
     if say is not None:
         say(
             f"{type(attack).name}: {len(cases)} cases through "

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.catalog import plugins, text_guards
+from genward.catalog import plugins
 from genward.catalog.opening import Opener
 from genward.core import defending
 from genward.core.benchmark import KEEP, ArmView, Found, Scene, Setting, apart
@@ -56,7 +56,7 @@ class Bench:
     progress: Progress | None = None
     say: Say | None = None
     again: bool = False
-    """Search even where the store or the package holds what was found"""
+    """Search even where the store holds what was found"""
     tensors: dict[str, Any] = field(default_factory=dict)
     """All that the searches found, by content hash"""
     _black: dict[str, Found] = field(default_factory=dict)
@@ -82,9 +82,6 @@ class Bench:
 
     def plugin(self, kind: str, name: str) -> Any:
         return plugins.find(kind, name)
-
-    def text_guard(self, text: str) -> Any:
-        return text_guards.adapter(text)
 
     def text_encoder(self, tokens: int) -> Any:
         from genward import lab
