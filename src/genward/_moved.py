@@ -24,6 +24,8 @@ MOVED = {
     "genward.run.dataset": "genward.catalog.dataset",
     "genward.run.fit": "genward.catalog.fitting",
     "genward.run.guarded": "genward.serve.call",
+    "genward.run.moderation": "genward.catalog.text_guards",
+    "genward.run.prompt_guard": "genward.benchmarks.prompt_guard",
     "genward.run.models": "genward.catalog.opening",
     "genward.run.policy": "genward.serve.policy",
     "genward.run.prompts": "genward.core.texts",

@@ -102,8 +102,12 @@ def test_prompts_from_a_file(tiny: None, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_prompt_guard_names_options_it_has_no_use_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert status(["run", "prompt-guard", "--data", ".", "--dry-run", "--defense", "uce:{concept}"]) == 3
-    assert "no use for --defense, --dry-run" in capsys.readouterr().err
+    assert status(["run", "prompt-guard", "--data", ".", "--concept", "cat"]) == 3
+    assert "'prompt-guard' has no concepts; it has data, sets" in capsys.readouterr().err
+    assert status(["run", "prompt-guard", "--data", ".", "--defense", "uce:weapons"]) == 3
+    assert "prompt-guard wants no arms, since it makes nothing" in capsys.readouterr().err
+    assert status(["run", "prompt_guard"]) == 3
+    assert "name it with --data" in capsys.readouterr().err
 
 
 def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ class FakeRig:
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None:
         self.attached["prompts"] = fn
 
+    def readings(self, fn: Callable[[list[str]], list[str]]) -> None:
+        self.attached["readings"] = fn
+
     def guidance(self, fn: Any, *, during: tuple[float, float] = (0.0, 1.0)) -> None:
         self.attached["guidance"] = fn
 

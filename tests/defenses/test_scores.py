@@ -106,8 +106,10 @@ def test_what_irece_cannot_see_is_refused(
 
     monkeypatch.setattr(localizer.Reader, "look", blind)
     found = model.generate(CASES, SAMPLER, [fitted["irece"]])
-    assert all(s.status == "refused" and s.image is None and "is not a number" in s.why for s in found)
-    assert all(v.action == "blocked" and v.score is not None and math.isnan(v.score) for s in found for v in s.verdicts)
+    assert all(s.status == "error" and s.image is None and "not a number" in s.why for s in found), (
+        "a guard that cannot tell has failed, which is no decision of its"
+    )
+    assert all(v.action == "blocked" and (v.score is None or math.isnan(v.score)) for s in found for v in s.verdicts)
 
 
 @pytest.mark.parametrize("shape", ["(1, rows)", "(rows, 2)", "()"])
@@ -120,7 +122,7 @@ def test_a_probe_of_another_shape_is_refused(
     real = noise_probe.probability
     monkeypatch.setattr(noise_probe, "probability", lambda tensors, x: change[shape](real(tensors, x)))
     found = model.generate(CASES, SAMPLER, [fitted["noise_probe"]])
-    assert all(s.status == "refused" and s.image is None for s in found)
+    assert all(s.status == "error" and s.image is None for s in found)
 
 
 # ---------------------------------------------------------------------------------------------------------------- cards

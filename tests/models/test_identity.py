@@ -166,3 +166,37 @@ def test_names_that_are_none(plain: Path) -> None:
     for device in ("zzz", "cuda:99", "meta", "cpu:x"):
         with pytest.raises(BadInput, match="cannot be used"):
             load_pipeline(str(plain), device=device)
+
+
+def test_a_live_pipeline_is_the_folder_and_the_variant_it_was_loaded_from(copied: Path, tmp_path: Path) -> None:
+    from diffusers import StableDiffusionPipeline
+
+    from genward.serve.identity import identity
+
+    def loaded(folder: Path, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
+        return StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, dtype=dtype, **more)
+
+    other = tiny_pipeline(seed=5)
+    for part in ("unet", "vae", "text_encoder"):
+        getattr(other, part).save_pretrained(tmp_path / "other" / part, variant="non_ema")
+        for path in (tmp_path / "other" / part).glob("*.safetensors"):
+            shutil.copy(path, copied / part)
+    assert identity(loaded(copied)) == opened(copied).spec
+    assert identity(loaded(copied, variant="non_ema")) == opened(copied, variant="non_ema").spec
+    half().save_pretrained(tmp_path / "half", variant="fp16")
+    assert identity(loaded(tmp_path / "half", variant="fp16")) == opened(tmp_path / "half").spec
+    changed = loaded(copied)
+    changed.unet.conv_in.weight.data += 1
+    assert identity(changed).fields["source"] == "live"
+
+
+def test_an_edit_under_a_lora_says_fuse_it_first() -> None:
+    from genward.errors import Conflict
+    from genward.models.sites import CROSS_ATTENTION_KV, named
+
+    plain = [n for n, _ in tiny_pipeline().unet.named_parameters()]
+    assert named(plain, CROSS_ATTENTION_KV)
+    adapted = [n.replace("to_k.weight", "to_k.base_layer.weight") for n in plain]
+    with pytest.raises(Conflict, match=r"fuse it first: pipe.fuse_lora\(\); pipe.unload_lora_weights\(\)"):
+        named(adapted, CROSS_ATTENTION_KV)
+    assert named([n.replace("to_q.weight", "to_q.base_layer.weight") for n in plain], CROSS_ATTENTION_KV)

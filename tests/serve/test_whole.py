@@ -208,7 +208,8 @@ def test_modules_put_around_the_edited_ones_hide_no_edit() -> None:
         def forward(self, x: Any, *_: Any, **__: Any) -> Any:
             return self.base_layer(x)
 
-    attention = pipe.unet.mid_block.attentions[0].transformer_blocks[0].attn2
+    attention_name = "mid_block.attentions.0.transformer_blocks.0.attn2"
+    attention = pipe.unet.get_submodule(attention_name)
     with protect(pipe, "weapons", [Fade()]) as guarded:
         attention.to_k = Wrapped(attention.to_k)
         assert guarded(**CALL).index == [0]

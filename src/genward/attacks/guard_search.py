@@ -188,5 +188,5 @@ class _Limit:
         if sample.status != "refused":
             return PASSED
         told = sample.notes.get(signal)
-        value = float(told[-1]) if told else 0.0
+        value = max(map(float, told), key=lambda x: math.inf if x != x else x) if told else 0.0
         return REFUSED + 1 / (1 + math.exp(-max(-50.0, min(50.0, value)))) if value == value else REFUSED + 1.0

@@ -16,22 +16,6 @@ if TYPE_CHECKING:
     from genward.catalog.opening import Opener
     from genward.run.plan import Plan
 
-PROMPT_COLUMNS = (
-    "guard",
-    "dataset",
-    "split",
-    "auroc",
-    "low",
-    "high",
-    "auprc",
-    "accuracy",
-    "tpr_at_fpr1",
-    "tpr_at_fpr5",
-    "fpr",
-    "n",
-    "ms_per_prompt",
-)
-
 
 def recipe_of(benchmark: str, preset: str) -> str:
     """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
@@ -82,12 +66,13 @@ def show_first(metrics: Mapping[str, Any]) -> None:
 
 
 def show(metrics: Mapping[str, Any]) -> None:
-    """A run's table as text, as its benchmark wants it printed."""
+    """A run's tables as text, as its benchmark wants them printed."""
     from genward.catalog.plugins import find
 
-    kind = find("benchmark", str(metrics["run"]["benchmark"]))
-    rows = kind.printed(metrics)
-    common.table(rows, kind.columns or (list(rows[0]) if rows else ()))
+    for part in find("benchmark", str(metrics["run"]["benchmark"])).printed(metrics):
+        common.table(part.rows, part.columns)
+        if part.note:
+            common.note(part.note)
 
 
 def fields_given(benchmark: str, texts: list[str], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,33 +91,6 @@ def fields_given(benchmark: str, texts: list[str], own: Mapping[str, Any]) -> di
         )
     given = {k: v for text in texts for k, v in parts("field", f"{benchmark},{text}")[1].items()}
     return {k: v for k, v in own.items() if k in known} | options("benchmark", benchmark, given)
-
-
-def prompt_guard(data: Path | None, out: Path, limit: int, seed: int, guards: list[str], as_json: bool) -> None:
-    """``genward run prompt-guard``: prompt guards on the prompt sets of a folder; no picture is made."""
-    from genward.run.prompt_guard import SPLITS, run_prompt_guard
-
-    if data is None:
-        raise BadInput("prompt-guard reads prompt sets from a folder; name it with --data")
-    from genward.run.moderation import adapter
-    from genward.run.results import command_line, provenance
-
-    others = [adapter(text) for text in guards]
-    with common.stages(as_json) as update:
-        found = run_prompt_guard(data, out=out, limit=limit or None, seed=seed, progress=update, others=others)
-    found["run"] |= provenance(command_line())
-    if as_json:
-        common.emit(found)
-        return
-    common.table([c for c in found["cells"] if not c["category"]], PROMPT_COLUMNS)
-    common.table(
-        [{"guard": guard, **row} for guard, row in found["run"]["means"].items()],
-        ["guard", *(f"auroc_{s}{end}" for s in SPLITS for end in ("", "_pool"))],
-    )
-    common.note(
-        "the second table has mean AUROC over sets; _pool: over sets of harmful rows only, against benign rows of "
-        "others. --json has each category too"
-    )
 
 
 def main(
@@ -177,10 +135,7 @@ def main(
         "--prompts",
         help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated.",
     ),
-    data: Path | None = typer.Option(None, "--data", help="Folder of prompt sets, for prompt-guard."),
-    out: Path = typer.Option(
-        Path("prompt-guard"), "--out", "-o", help="Folder for what prompt-guard encodes and finds."
-    ),
+    data: str = typer.Option("", "--data", help="Folder of prompt sets, for prompt-guard."),
     guard: list[str] = typer.Option(
         [],
         "--guard",
@@ -199,32 +154,6 @@ def main(
     as_json: bool = common.Json,
 ) -> None:
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
-    if benchmark == "prompt-guard":
-        used: dict[str, Any] = {
-            "--preset": preset,
-            "--model": model,
-            "--concept": concept,
-            "--defense": defense,
-            "--prompts": prompts,
-            "--judge": judge,
-        }
-        used |= {
-            "--name": name,
-            "--steps": steps,
-            "--guidance": guidance is not None,
-            "--references": references,
-            "--refit": refit,
-            "--retry": retry,
-            "--search": search,
-        }
-        unused = [key for key, value in {**used, "--dry-run": dry}.items() if value]
-        if unused:
-            raise BadInput(
-                f"prompt-guard makes no pictures and has no use for {', '.join(unused)}; leave it out (--data, --out, "
-                "--n and --seed are its own)"
-            )
-        prompt_guard(data, out, n, seed or 0, guard, as_json)
-        return
     from genward.catalog.opening import opener
     from genward.catalog.plugins import entry
     from genward.run.loop import named, run_plan
@@ -234,6 +163,7 @@ def main(
     benchmark = entry("benchmark", benchmark).name
     files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
     own = {"concepts": tuple(concept), "n": n, "seed": seed, "references": references, "prompts": files}
+    own |= {"data": str(Path(data).resolve()) if data else "", "others": tuple(guard)}
     plan = make_plan(
         recipe_of(benchmark, preset),
         benchmark=benchmark,

@@ -147,6 +147,10 @@ class Workbench(Protocol):
         """A plug-in's class by kind and name, as ``("defense", "aeiou")``."""
         ...
 
+    def text_guard(self, text: str) -> Any:
+        """A prompt guard of another maker from ``name,field=value,…``: ``name``, ``threshold``, ``scores(texts)``."""
+        ...
+
     def text_encoder(self, tokens: int) -> Any:
         """The embedded model's text encoder with its attention heads readable; texts are cut at ``tokens``."""
         ...
@@ -216,6 +220,15 @@ class Outlook(NamedTuple):
     """(rows that it adds to the arm, their guidance or ``None`` for the plan's)."""
 
 
+class Printed(NamedTuple):
+    """One table of those that ``genward run`` prints."""
+
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
+    note: str = ""
+    """How to read it, on stderr"""
+
+
 class Benchmark(ABC):
     """Derive from it with a frozen dataclass in a folder or module of its own: ``cases`` and ``measure`` are needed.
 
@@ -229,6 +242,8 @@ class Benchmark(ABC):
     """What its rows become: ``image``, ``audio``, or ``text`` where rows are prompts and nothing is made."""
     table: ClassVar[str] = "cells"
     """The section of its metrics that ``genward run`` prints."""
+    figure: ClassVar[str] = ""
+    """The figure of that section whose interval, ``<figure>_low`` to ``<figure>_high``, is printed as ``interval``."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the table that ``genward run`` prints; empty: those of the first row."""
     concepts: tuple[str, ...] = ()
@@ -266,9 +281,10 @@ class Benchmark(ABC):
         return ()
 
     @classmethod
-    def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Rows of the table that ``genward run`` prints, with ``columns``; default those of the section ``table``."""
-        return list(metrics[cls.table])
+    def printed(cls, metrics: Mapping[str, Any]) -> list[Printed]:
+        """The tables that ``genward run`` prints; default the section ``table``, the interval of ``figure`` as text."""
+        rows = [{**row, "interval": interval(row, cls.figure)} for row in metrics[cls.table]]
+        return [Printed(rows, cls.columns or (list(metrics[cls.table][0]) if rows else ()))]
 
     @classmethod
     def kept(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,11 +293,18 @@ class Benchmark(ABC):
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
-        """Its part of a run's report, in reading order; default the table that ``genward run`` prints.
+        """Its part of a run's report, in reading order; default the tables that ``genward run`` prints.
 
         Claims and judges have sections of the page's own. ``genward.sections`` has what benchmarks share.
 
         Raises:
             BadInput: metrics that it cannot read.
         """
-        return [Section("figures", "Figures", (plain_table(cls.printed(metrics), cls.columns),))]
+        tables = (plain_table(list(part.rows), part.columns) for part in cls.printed(metrics))
+        return [Section("figures", "Figures", tuple(tables))]
+
+
+def interval(row: Mapping[str, Any], figure: str) -> str:
+    """``0.12 … 0.40`` of a figure, or a dash where it has no interval; without a figure that of the row's ``low``."""
+    low, high = (row.get(f"{figure}_{end}" if figure else end) for end in ("low", "high"))
+    return "-" if low is None or high is None else f"{low:.2f} … {high:.2f}"

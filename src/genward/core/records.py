@@ -253,7 +253,7 @@ class Frame(NamedTuple):
     timestep: Tensor | None
     guidance: float
     role: str
-    """Text stage: ``prompt`` | ``negative``"""
+    """Text stage: ``prompt`` | ``negative`` | ``reading``, a prompt as a reader takes it, which is not drawn"""
     conditional: Tensor
     """bool (rows,): which rows carry the prompt"""
     case: Tensor

@@ -315,7 +315,7 @@ class _Watch:
 
     def at(self, site: str) -> Callable[[Tensor, Frame], Tensor | None]:
         def fn(states: Tensor, frame: Frame) -> Tensor | None:
-            if frame.role != "prompt":
+            if frame.role not in ("prompt", "reading"):
                 return None
             if site in self.seen:  # a pass that never came to its end
                 self.seen.clear()

@@ -1,8 +1,8 @@
-"""Text normalizer: undo what hides a word before the text encoder reads it. A defense of its own, a baseline, and the
-first link of guard chains.
+"""Text normalizer: what guards on the text read beside what was written, a word without its disguise.
 
-Not from a paper; the steps are in ``ops.text_normal``. Benign text in any script passes unchanged.
-"""
+It changes no picture. The pipeline draws the user's own text; text guards are shown the reading as well wherever it
+differs, and the worse of the two counts (``rig.readings``). Alone it does nothing; in front of a text guard it is the
+first link of a chain. Not from a paper; the rules are in ``ops.text_normal``."""
 
 from __future__ import annotations
 
@@ -10,26 +10,23 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from genward.core.contracts import Rig
-from genward.core.records import Concept, Prompt
-from genward.errors import BadInput, UnknownName
-from genward.ops.text_normal import STEPS, normalize
-
-FORMS = ("NFKC", "NFKD")
+from genward.core.records import Concept
+from genward.errors import UnknownName
+from genward.ops.text_normal import SHORT, STEPS, normalize
 
 
 @dataclass(frozen=True)
 class TextNormalizer:
-    """Text normalizer: undoes look-alike letters, invisible characters, leetspeak, spelled-out words and repeats before
-    encoding; free to run."""
+    """Text normalizer: text guards also read the prompt without look-alike letters, invisible characters, leetspeak,
+    spelled-out words and repeats; the picture stays the user's own; free to run."""
 
     name: ClassVar[str] = "normalize"
     at_attach: ClassVar[frozenset[str]] = frozenset()
     steps: tuple[str, ...] = STEPS
-    """Steps to take; none leaves prompts as they are."""
-    form: str = "NFKC"
-    """Unicode form; ``NFKD`` also takes accents off Latin letters."""
+    """Disguises to undo; none reads prompts as they are."""
     words: tuple[str, ...] = ()
-    """Words that decide between one and two of a repeated letter, and where two spelled-out letters are one word."""
+    """Words that any disguise of is undone, even one that could be an ordinary spelling; others must be in the English
+    dictionary."""
     concept: str = ""
     """Name of the concept that the words were taken from, for the record."""
 
@@ -37,21 +34,20 @@ class TextNormalizer:
         for step in self.steps:
             if step not in STEPS:
                 raise UnknownName("normalization step", step, STEPS)
-        if self.form not in FORMS:
-            raise BadInput(f"normalize: form {self.form!r}; {' or '.join(map(repr, FORMS))} are possible")
 
     @classmethod
     def for_concept(cls, concept: Concept, **fields: Any) -> Self:
-        """With the words of the concept's phrases and targets (never its held-out ones)."""
-        found = dict.fromkeys(
-            w.casefold() for p in (*concept.targets, *concept.phrases) for w in p.split() if len(w) > 1
-        )
-        return cls(**{"words": tuple(found), "concept": concept.name, **fields})
+        """With the last word of each of the concept's targets and phrases (never of its held-out ones): in English the
+        thing itself, ``knife`` of "a kitchen knife", while the words before it (kitchen, time, stick) are everyday
+        ones that no disguise is looked for of."""
+        found = dict.fromkeys(p.split()[-1].casefold() for p in (*concept.targets, *concept.phrases) if p.split())
+        kept = tuple(w for w in found if len(w) >= SHORT)
+        return cls(**{"words": kept, "concept": concept.name, **fields})
 
     def text(self, text: str) -> str:
-        """One text without disguise."""
-        return normalize(text, steps=self.steps, words=self.words, form=self.form)
+        """One text as guards read it."""
+        return normalize(text, steps=self.steps, words=self.words)
 
     def attach(self, rig: Rig) -> None:
-        """Rewrite prompts and negative prompts."""
-        rig.prompts(lambda rows: [Prompt(self.text(p.text), self.text(p.negative)) for p in rows])
+        """Show readings of the prompts to the text guards."""
+        rig.readings(lambda texts: [self.text(text) for text in texts])

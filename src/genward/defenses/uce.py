@@ -9,7 +9,6 @@ first row (BOS or CLS)."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from torch import Tensor
 from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
+from genward.models.sites import named
 from genward.ops import artifacts, phrases
 from genward.ops.closed_form import edit_delta, tensor_delta
 from genward.ops.finetune import edit_named
@@ -186,9 +186,9 @@ def fit_uce(model: Any, concepts: Sequence[Concept], settings: Uce) -> dict[str,
     source, guides, preserve = torch.cat(from_rows), torch.cat(to_rows), torch.cat(kept)
     if settings.mode == "replace":
         return {SHARED: edit_delta(source, guides, preserve, **weights).float()}
-    out = {}
-    for name, weight in model.denoiser.named_parameters():
-        if re.search(KV_MAPS, name):
-            delta = tensor_delta(weight.detach(), source, guides, preserve, sizes=tuple(sizes), **weights)
-            out[name] = (weight.detach().double() @ delta).float()
+    out, parameters = {}, dict(model.denoiser.named_parameters())
+    for name in named(parameters, KV_MAPS):
+        weight = parameters[name].detach()
+        delta = tensor_delta(weight, source, guides, preserve, sizes=tuple(sizes), **weights)
+        out[name] = (weight.double() @ delta).float()
     return out

@@ -5,7 +5,6 @@ Everything here is undone by its own handle or context; ``models.rig`` decides w
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ from tokenizers import AddedToken
 from torch import Tensor, nn
 
 from genward.core.contracts import Site
-from genward.errors import BadInput, Conflict, UnknownName
+from genward.errors import BadInput, Conflict
+from genward.models.sites import named
 
 Reader = Callable[[Tensor], Tensor | None]
 """Told a site's tensor; what it returns replaces it, ``None`` leaves it."""
@@ -214,10 +214,7 @@ class Edits:
     def apply(self, owner: str, root: nn.Module, match: str, edit: Callable[[str, Tensor], Tensor]) -> None:
         """See ``LiveRig.weights``."""
         parameters = dict(root.named_parameters())
-        names = [n for n in parameters if re.search(match, n)]
-        if not names:
-            raise UnknownName("parameter pattern", match, parameters)
-        for name in names:
+        for name in named(parameters, match):
             parameter = parameters[name]
             path, _, leaf = name.rpartition(".")
             if parameter.is_meta:

@@ -8,6 +8,7 @@ single file, transformers a single file."""
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +83,21 @@ def read_folder(path: str | Path, variant: str = "") -> Folder:
         else:
             files += [p for p in (folder / name).iterdir() if p.suffix in (".json", ".txt", ".model") and p.is_file()]
     return Folder(folder, chosen, str(index["_class_name"]), tuple(sorted(set(files))), weights)
+
+
+def variants(folder: Path) -> list[str]:
+    """Names of the variants that any component of a model folder has, beside the plain weights."""
+    return sorted({v for part in folder.iterdir() if part.is_dir() for v in _variants(part) if v})
+
+
+def stored_dtype(path: Path) -> str:
+    """In which dtype most of a safetensors file's tensors are stored, by torch's name."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as opened:
+        kinds = Counter(str(opened.get_slice(name).get_dtype()) for name in opened.keys())  # noqa: SIM118 - no mapping
+    most = kinds.most_common(1)[0][0] if kinds else ""
+    return {"F16": "float16", "F32": "float32", "BF16": "bfloat16", "F64": "float64"}.get(most, most)
 
 
 def _index(folder: Path) -> dict[str, Any]:

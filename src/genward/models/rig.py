@@ -61,6 +61,13 @@ class LiveRig(Wiring):
         """``fn(list[Prompt]) -> list[Prompt]`` of equal length, before the text encoder."""
         self._add("prompts", fn)
 
+    def readings(self, fn: Callable[[list[str]], list[str]]) -> None:
+        """``fn(list[str]) -> list[str]`` of equal length: what guards on the text read beside the prompts themselves.
+
+        Rows whose reading is another text than the prompt are encoded once more, for text taps alone
+        (``Frame.role`` is ``reading``); a guard that scores both acts on the worse. The pipeline draws the prompt."""
+        self._add("readings", fn)
+
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None:
         """``fn(tensor, frame)`` at a named place; a returned tensor of equal shape replaces it, ``None`` leaves it.
         Gradients flow through.
@@ -277,22 +284,46 @@ class LiveRig(Wiring):
             if len(new) != run.cases or not all(isinstance(p, Prompt) for p in new):
                 raise GuardError(f"{port.owner}: its prompts port returned {len(new)} values for {run.cases} prompts")
             prompts = new
+        self._readings = read = [p.text for p in prompts]
+        for port in self.of("readings"):
+            self._owner = port.owner
+            read = list(port(list(read)))
+            if len(read) != run.cases or not all(isinstance(text, str) for text in read):
+                raise GuardError(f"{port.owner}: its readings port returned {len(read)} values for {run.cases} prompts")
+            self._readings = read
         self.now = None
         return prompts
 
     def text_frame(self, role: str) -> Frame:
         run = self._running("text")
         index = torch.arange(run.cases)
-        return Frame("text", -1, run.steps, None, run.guidance, role, torch.full((run.cases,), role == "prompt"), index)
+        mine = torch.full((run.cases,), role != "negative")
+        return Frame("text", -1, run.steps, None, run.guidance, role, mine, index)
 
     @contextmanager
     def text_stage(self, role: str, texts: Sequence[str] = ()) -> Iterator[None]:
-        """Text taps fire inside, told which role is being encoded; ``texts`` is what ``tokens`` speaks of."""
+        """Text taps fire inside, told which role is being encoded; ``texts`` is what ``tokens`` speaks of. After the
+        prompts they are shown the readings of those that read as something else."""
         self.now, self._texts = self.text_frame(role), list(texts)
         try:
             yield
+            if role == "prompt" and self.of("readings"):
+                self._read_again()
         finally:
             self.now, self._texts, self._encoding = None, [], None
+
+    def _read_again(self) -> None:
+        """Encode the readings that differ from the texts at hand, for the taps; the states are dropped."""
+        if len(self._readings) != len(self._texts):
+            raise GuardError(f"{len(self._readings)} readings for {len(self._texts)} texts: nobody read these texts")
+        rows = [k for k, (text, read) in enumerate(zip(self._texts, self._readings, strict=True)) if text != read]
+        if not rows:
+            return
+        frame, index = self.text_frame("reading"), torch.tensor(rows)
+        self.now = frame._replace(conditional=frame.conditional[index], case=frame.case[index])
+        self._texts, self._encoding = [self._readings[k] for k in rows], None
+        with torch.no_grad():
+            self.model.encode(self._texts)
 
     def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
         """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box
@@ -405,7 +436,7 @@ class LiveRig(Wiring):
         run = self._running("verify")
         survived = bool(run.alive.any())
         for port in self.ports:
-            if port.kind in ("prompts", "text"):
+            if port.kind in ("prompts", "readings", "text"):
                 due = True
             elif port.kind == "images":
                 due = survived

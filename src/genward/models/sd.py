@@ -26,14 +26,14 @@ from genward.core.records import Call, Case, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
 from genward.core.texts import checked_text
-from genward.errors import BadInput, Conflict, GenwardError, Inapplicable, UnknownName
+from genward.errors import BadInput, Conflict, GenwardError, Inapplicable
 from genward.models.backbone import Layout
 from genward.models.hooks import learned_tokens
 from genward.models.identity import HOW, folder_spec, read_folder, spec_of
 from genward.models.rig import LiveRig, rig_on
 from genward.models.rows import job_of, learned_of, samples, token_text
 from genward.models.sampling import sample
-from genward.models.sites import text_sites, unet_sites
+from genward.models.sites import named, text_sites, unet_sites
 
 Progress = Callable[[int, int], None]
 
@@ -237,12 +237,9 @@ class StableDiffusion:
     def trainable(self, match: str) -> Any:
         """A detached float32 copy of the U-Net whose parameters matching the pattern require gradients (no others)."""
         unet = copy.deepcopy(self.unet).float()
-        found = 0
+        found = set(named(dict(unet.named_parameters()), match))
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(bool(re.search(match, name)))
-            found += parameter.requires_grad
-        if not found:
-            raise UnknownName("parameter pattern", match, dict(self.unet.named_parameters()))
+            parameter.requires_grad_(name in found)
         return unet
 
     def decode(self, latents: Tensor) -> list[Any]:

@@ -20,7 +20,7 @@ Works on modules on any device, ``meta`` included, so the table of a full-size m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from genward.core.contracts import Site
@@ -28,6 +28,30 @@ from genward.errors import Conflict, UnknownName
 
 CROSS_ATTENTION_KV = r"attn2\.to_[kv]\.weight$"
 """Pattern of the parameters through which a prompt enters the U-Net."""
+
+
+ADAPTED = ".base_layer."
+"""In the name of a parameter that an adapter (LoRA) is laid over, by peft's naming"""
+
+
+def named(names: Iterable[str], match: str) -> list[str]:
+    """Those of a denoiser's parameter names that a pattern finds.
+
+    Raises:
+        Conflict: an adapter is laid over one of them: what is edited there would not be the whole weight.
+        UnknownName: there is none.
+    """
+    known = list(names)
+    for name in known:
+        if ADAPTED in name and re.search(match, name.replace(ADAPTED, ".")):
+            raise Conflict(
+                f"a LoRA is laid over {name.replace(ADAPTED, '.')}, and an edit would reach only a part of that weight; "
+                "fuse it first: pipe.fuse_lora(); pipe.unload_lora_weights()"
+            )
+    found = [name for name in known if re.search(match, name)]
+    if not found:
+        raise UnknownName("parameter pattern", match, known)
+    return found
 
 
 def _short(path: str) -> str:

@@ -90,21 +90,35 @@ def fit_categories(
         chosen[category] = [[*names[h], round(q, 6)] for h, q in zip(fit.chosen, fit.auroc, strict=True)]
         if progress is not None:
             progress(step, len(harmful), float("nan"))
-    widths = {site: sample[site].shape[1] for site in counts}
-    by_site = heads.site_weights(torch.stack(weights), counts, widths)
+    quiet = {site: sample[site][[place[t] for t, _ in benign]].double().mean(0) for site in counts}
+    return packed(torch.stack(weights), biases, limits, counts, quiet), chosen
+
+
+def packed(
+    weight: Tensor,
+    bias: Sequence[float],
+    limits: Sequence[float],
+    counts: Mapping[str, int],
+    quiet: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """The tensors of an artifact.
+
+    Args:
+        weight: (k, heads, dim) of each category over all heads. bias, limits: k numbers.
+        counts: site -> heads. quiet: site -> (heads · dim,) mean state of benign prompts.
+    """
+    by_site = heads.site_weights(weight, counts, {site: len(mean) for site, mean in quiet.items()})
     tensors = {
-        "bias": torch.tensor(biases, dtype=torch.float64),
-        "threshold": torch.tensor(limits, dtype=torch.float64),
+        "bias": torch.tensor(list(bias), dtype=torch.float64),
+        "threshold": torch.tensor(list(limits), dtype=torch.float64),
     }
-    for site, weight in by_site.items():
-        if bool((weight != 0).any()):
-            own = weight.unflatten(1, (counts[site], -1))
-            quiet = sample[site][[place[t] for t, _ in benign]].double().unflatten(1, (counts[site], -1)).mean(0)
-            tensors |= {
-                f"weight.{site}": weight.float(),
-                f"center.{site}": torch.einsum("khd,hd->kh", own, quiet).float(),
-            }
-    return tensors, chosen
+    for site, own in by_site.items():
+        if bool((own != 0).any()):
+            apart = own.unflatten(1, (counts[site], -1))
+            mean = quiet[site].unflatten(0, (counts[site], -1))
+            center = torch.einsum("khd,hd->kh", apart, mean).float()
+            tensors |= {f"weight.{site}": own.float(), f"center.{site}": center}
+    return tensors
 
 
 def read_artifact(artifact: Artifact) -> Guarding:

@@ -1,299 +1,378 @@
-"""Text normalization against disguised words: compatibility forms, invisible characters, look-alike letters,
-spelled-out words, leetspeak, repeats.
+"""Text normalization against disguised words: what a reader makes of compatibility forms, invisible characters,
+look-alike letters, spelled-out words, leetspeak and repeats.
 
-Each step is one pure function on a string; ``normalize`` runs the chosen ones until nothing changes. The rule for every
-step: text in its own script stays. Look-alikes are mapped only in words that mix scripts, or in words made of nothing
-but look-alikes inside Latin text, so Russian, Greek, Arabic, Hindi, Thai, Chinese, Korean and Japanese pass unchanged,
-joiners included.
+A spelling is replaced only where that yields a word: one of the English dictionary where the disguise is plain (digits
+between letters, mixed scripts, letters of another alphabet for mathematics), one of the caller's own ``words`` where it
+could as well be somebody's spelling (accents, letters of other languages, digits at an end, hyphens). All else stays as
+it was written, name, prompt syntax, script and form. Only characters that show nothing go always.
 
-Not from a paper: the steps are those that prompt-attack papers undo or exploit (zero-width characters and homoglyphs as
-in Boucher et al., arXiv 2106.09898). The look-alike table is ours, a part of what Unicode's confusables (UTS 39) list:
-letters that read as a Latin one."""
+Not from a paper: the spellings are those that prompt-attack papers undo or exploit (zero-width characters and
+homoglyphs as in Boucher et al., arXiv 2106.09898)."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Collection
-from functools import cache, partial
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
+from itertools import product
+from typing import NamedTuple
 
 from genward.errors import BadInput, UnknownName
+from genward.ops.code_points import (
+    ALIKE,
+    BLANKS,
+    BOXED,
+    IDENTICAL,
+    OTHER_LATIN,
+    SMALL_CAPITALS,
+    script,
+    scripts,
+    visible_text,
+)
+from genward.ops.dictionary import english
 
 STEPS = ("unicode", "invisible", "confusables", "spaced", "leet", "repeats")
-"""The steps in their order of application."""
+"""What can be undone: compatibility forms and accents, characters that show nothing, letters of other scripts, words
+taken apart or run together, leetspeak, repeated letters."""
 ROUNDS = 12
-"""Most rounds of all steps; ordinary text is stable after one or two."""
-MAX_MARKS = {"LATIN": 2, "": 1}
-"""Most combining marks on one letter after composition, by script; on a letter of any other ``OTHER_MARKS``."""
-OTHER_MARKS = 4
+"""Most rounds; ordinary text is stable after one or two."""
+SHORT, LONG = 3, 4
+"""Letters of the shortest word that is read: one of the caller's, one of the dictionary."""
+GLUED = 5
+"""Letters of the shortest of the caller's words that is cut off the end of another: shorter ones end many a compound
+(watermark, mailbox)."""
+CHOICES = 64
+"""Most readings of one word that are tried."""
+LONGEST = 32
+"""Characters of the longest spelling that is looked at, runs of one letter shortened to three."""
+SLACK = 4
+"""Characters more than the caller's longest word that one of them, taken apart, may have."""
 
-_ALIKE = {
-    # Cyrillic
-    **dict(zip("аеорсухіјѕԁһкмтвнпгԛԝзцүп", "aeopcyxijsdhkmtbhnrqw3uyn", strict=True)),
-    **dict(zip("АВЕКМНОРСТУХІЈЅԌԚԜЗ", "ABEKMHOPCTYXIJSGQW3", strict=True)),
-    # Greek
-    **dict(zip("αβγεηικνορτυχωμσς", "abyenikvoptuxwmos", strict=True)),
-    **dict(zip("ΑΒΕΖΗΙΚΜΝΟΡΤΥΧ", "ABEZHIKMNOPTYX", strict=True)),
-    # Armenian, Hebrew, Cherokee look-alikes
-    **dict(zip("օսոհցքԼՕՍ", "ounhgpLOU", strict=True)),
-    **dict(zip("ᎠᎡᎢᎪᎬᎳᎷᎻᏀᏃᏒᏔᏚᏞᏟᏢ", "DRTAEWMHGZRWSLCP", strict=True)),
-}
-"""Letter of another script -> the Latin letter (or leet digit) it reads as; used in words that mix scripts only."""
-_IDENTICAL = frozenset("аеорсухіјѕԛԝАВЕКМНОРСТХІЈЅοΟΑΒΕΖΗΙΚΜΝΡΤΥΧ")
-"""Those that no typeface tells apart: what a word may consist of wholly and still be taken for a disguised Latin one.
-"""
-_LATIN_FORMS = {
-    **dict(zip("ɑɡıȷɩʟʀɴɢʙᴀᴄᴅᴇꜰʜᴊᴋᴍᴏᴘꜱᴛᴜᴠᴡʏᴢɪ", "agijilrngbacdefhjkmopstuvwyzi", strict=True)),
-    **{chr(0x1F130 + k): chr(65 + k) for k in range(26)},
-    **{chr(0x1F150 + k): chr(65 + k) for k in range(26)},
-    **{chr(0x1F170 + k): chr(65 + k) for k in range(26)},
-}
-"""Small capitals and letters in boxes, which no language's spelling needs beside plain Latin letters; mapped always."""
-_LEET = {
-    "0": "o",
-    "1": "i",
-    "3": "e",
-    "4": "a",
-    "5": "s",
-    "7": "t",
-    "@": "a",
-    "$": "s",
-    "!": "i",
-    "|": "l",
-    "€": "e",
+LEET = {
+    "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "il", "|": "li", "€": "e",
     "+": "t",
-}
-_DOUBLES = frozenset("oelsOELS")
-"""Letters that English doubles most; a longer run of one becomes two of it, a run of any other becomes one."""
-_VOWELS = frozenset("aeiouyAEIOUY")
+}  # fmt: skip
+"""Digit or sign -> letters that it stands for inside a word."""
+RARE_LEET = {"2": "z", "6": "gb", "8": "b", "9": "g", "(": "c", "{": "c", "<": "c"}
+"""Those that only one of the caller's words is read from."""
+_SIGNS = "@$!|€+"
+_MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_CHARACTER = rf"(?:[^\W_]|[{_SIGNS}\u24b6-\u24e9\U0001f130-\U0001f1ff])[{_MARKS}]*"
+_TOKEN = re.compile(rf"(?:{_CHARACTER})+")
+_APART = re.compile(
+    rf"(?<![^\W_])(?<!['’]){_CHARACTER}(?:[\s.\-_*·•/'’~,:;\u2800\u3164]{{1,3}}{_CHARACTER}){{2,}}(?![^\W_])"
+)
+_PARTS = re.compile(r"[^\W_]++(?:[.\-_*·•'’~][^\W_]++)+")
+_ONE, _PIECE = re.compile(_CHARACTER), re.compile(r"[^\W_]+")
+_NAME = re.compile(r"<[^<>\s]*>")
+_SAME = re.compile(r"(.)\1+")
+_RUN = re.compile(r"(.)\1{2,}")
 
 
-def normalize(text: str, *, steps: Collection[str] = STEPS, words: Collection[str] = (), form: str = "NFKC") -> str:
-    """The text without disguise; running it again changes nothing.
+def normalize(
+    text: str, *, steps: Collection[str] = STEPS, words: Collection[str] = (), dictionary: Collection[str] | None = None
+) -> str:
+    """The text as a reader takes it; running it again changes nothing.
 
     Args:
         text: any string; lone surrogates are dropped in step ``invisible``.
         steps: which of ``STEPS``; none leaves the text as it is.
-        words: words that decide between one and two of a repeated letter and where spelled-out letters are read
-            together.
-        form: Unicode form of step ``unicode``: ``NFKC`` or ``NFKD`` (accents of Latin letters are then taken off as
-            well).
+        words: words that are looked for, a policy's say: any disguise of one is undone.
+        dictionary: lower-case words that a plain disguise may yield; ``None`` for the English ones
+            (``ops.dictionary``).
 
     Raises:
-        BadInput: not a text, or another form. UnknownName: an unknown step.
+        BadInput: not a text. UnknownName: an unknown step. BadArtifact: the dictionary is not installed.
     """
     if not isinstance(text, str):
         raise BadInput(f"a text to normalize is {type(text).__name__}; give a string")
-    if form not in ("NFKC", "NFKD"):
-        raise BadInput(f"Unicode form {form!r}; 'NFKC' or 'NFKD' are possible")
     for step in steps:
         if step not in STEPS:
             raise UnknownName("normalization step", step, STEPS)
-    known = frozenset(w.casefold() for w in words)
-    table: dict[str, Callable[[str], str]] = {
-        "unicode": lambda s: compatible(s, form),
-        "invisible": without_invisible,
-        "confusables": latin_letters,
-        "spaced": lambda s: joined_letters(s, known),
-        "leet": without_leet,
-        "repeats": lambda s: without_repeats(s, known),
-    }
+    reader = Reader(frozenset(steps), own_words(words), english() if dictionary is None else frozenset(dictionary))
     for _ in range(ROUNDS):
         before = text
-        for step in STEPS:
-            if step in steps:
-                text = table[step](text)
+        text = reader(text)
         if text == before:
-            return text
+            break
     return text
 
 
-# ---------------------------------------------------------------------------------------------------------------- steps
-
-
-def compatible(text: str, form: str = "NFKC") -> str:
-    """Compatibility form: full-width, mathematical, circled and ligature letters become plain. ``NFKD`` also strips
-    accents of Latin letters."""
-    if text.isascii():
-        return text
-    text = unicodedata.normalize("NFKC", "".join(_LATIN_FORMS.get(c, c) for c in unicodedata.normalize("NFKC", text)))
-    if form == "NFKC":
-        return text
-    out: list[str] = []
-    latin = False
-    for c in unicodedata.normalize("NFKD", text):
-        if unicodedata.category(c) == "Mn" and latin:
-            continue
-        latin = _script(c) == "LATIN" if unicodedata.category(c) != "Mn" else False
-        out.append(c)
-    return unicodedata.normalize("NFC", "".join(out))
-
-
-def without_invisible(text: str) -> str:
-    """Without control, format, private and unassigned characters, lone surrogates, overlays and piled-up marks.
-
-    Line ends and tabs become spaces. Zero-width joiners stay between letters of scripts that spell with them and inside
-    emoji, variation selectors behind a pictograph."""
-    if text.isascii() and text.isprintable():
-        return text
-    out: list[str] = []
-    marks, base = 0, ""
-    for k, c in enumerate(text):
-        kind = unicodedata.category(c)
-        if c in "\t\n\v\f\r\x85\u2028\u2029":
-            out.append(" ")
-        elif kind == "Cf":
-            if c in "\u200c\u200d" and _joins(out[-1] if out else "", text[k + 1 : k + 2]):
-                out.append(c)
-        elif kind in ("Mn", "Me"):
-            marks += 1
-            if _mark_stays(c, out[-1] if out else "", base, marks):
-                out.append(c)
-            continue
-        elif kind not in ("Cc", "Cs", "Co", "Cn"):
-            out.append(c)
-        marks, base = 0, c
-    return "".join(out)
-
-
-def latin_letters(text: str) -> str:
-    """Look-alike letters of other scripts as Latin ones, in words that mix scripts and in disguised words inside Latin
-    text.
-
-    A word that mixes scripts is mapped where all its foreign letters are look-alikes; a word of one other script only
-    where all its letters are identical in shape to Latin ones, the text has Latin words and none of that script with a
-    letter of its own."""
-    if text.isascii():
-        return text
-    found = [(m.start(), m.end()) for m in re.finditer(r"[^\W_]+", text)]
-    scripts = [_scripts(text[a:b]) for a, b in found]
-    latin = any("LATIN" in s for s in scripts)
-    spelled = {
-        s
-        for (a, b), own in zip(found, scripts, strict=True)
-        for s in own
-        if any(_script(c) == s and c not in _ALIKE for c in text[a:b])
-    }
-    out: list[str] = []
-    last = 0
-    for (a, b), own in zip(found, scripts, strict=True):
-        word = text[a:b]
-        others = own - {"LATIN"}
-        all_alike = all(c in _ALIKE for c in word if c.isalpha() and _script(c) != "LATIN")
-        whole = latin and not others & spelled and all(c in _IDENTICAL for c in word if c.isalpha())
-        if len(word) == 1 and others == {"GREEK"}:  # a symbol of the sciences
-            continue
-        if others and all_alike and ("LATIN" in own or whole):
-            word = "".join(_ALIKE.get(c, c) for c in word)
-        out += [text[last:a], word]
-        last = b
-    return "".join([*out, text[last:]])
-
-
-def joined_letters(text: str, words: Collection[str] = ()) -> str:
-    """Words spelled out letter by letter are read together: ``b.o.m.b``, ``g-u-n`` (three letters or more), ``b o m b``
-    (four or more).
-
-    With ``words``, letters that spell one of these are joined at any length above 1.
-    """
-
-    def join(match: re.Match[str]) -> str:
-        letters = re.sub(r"[^A-Za-z]", "", match[0])
-        short = len(letters) < (4 if match[0][1] == " " else 3)
-        return match[0] if short and letters.casefold() not in words else letters
-
-    return _SPELLED_SPACE.sub(join, _SPELLED.sub(join, text))
-
-
-_SPELLED = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z]([.\-_*·•/])[A-Za-z](?:\1[A-Za-z])*(?![A-Za-z0-9'])")
-_SPELLED_SPACE = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z] [A-Za-z](?: [A-Za-z])*(?![A-Za-z0-9'])")
-
-
-def without_leet(text: str) -> str:
-    """Digits and signs that stand for letters inside a word: ``b0mb``, ``kn1fe``, ``@ss`` -> ``bomb``, ``knife``,
-    ``ass``.
-
-    Between Latin letters, at most two in a row, or ``@``/``$`` in front of two letters and ``$`` behind two. ``4k``,
-    ``mp3``, ``1980s``, ``35mm``, ``r2d2`` and ``2nd`` stay. ``1`` reads as ``l`` in front of a vowel, else as ``i``.
-    """
-
-    def inner(match: re.Match[str]) -> str:
-        run, after = match[0], match.string[match.end()]
-        return "".join(("l" if after in _VOWELS else "i") if c == "1" and len(run) == 1 else _LEET[c] for c in run)
-
-    text = re.sub(r"(?<=[A-Za-z])[013457@$!|€+]{1,2}(?=[A-Za-z])", inner, text)
-    text = re.sub(r"(?<![\w@$])[@$](?=[A-Za-z]{2})", lambda m: _LEET[m[0]], text)
-    return re.sub(r"(?<=[A-Za-z]{2})\$(?![\w$])", "s", text)
-
-
-def without_repeats(text: str, words: Collection[str] = ()) -> str:
-    """Three or more of one Latin letter in a word become two (e, l, o, s) or one; ``words`` decide where they know one
-    of the spellings.
-
-    Words of one letter only (``www``, ``xxx``) and Roman numerals stay.
-    """
-
-    def shorten(match: re.Match[str]) -> str:
-        word = match[0]
-        if not _RUN.search(word) or len(set(word.casefold())) == 1 or re.fullmatch(r"[IVXLCDM]+", word):
-            return word
-        for keep in (1, 2):
-            spelled = _RUN.sub(partial(_kept, keep), word)
-            if spelled.casefold() in words:
-                return spelled
-        return _RUN.sub(lambda m: m[1] * (2 if m[1] in _DOUBLES else 1), word)
-
-    return re.sub(r"[A-Za-z]+", shorten, text)
-
-
-_RUN = re.compile(r"([A-Za-z])\1{2,}")
-
-
-def _kept(count: int, match: re.Match[str]) -> str:
-    return match[1] * count
-
-
-# -------------------------------------------------------------------------------------------------------------- scripts
-
-
 @cache
-def _script(c: str) -> str:
-    """First word of a letter's Unicode name (``LATIN``, ``CYRILLIC``, ``CJK`` …), ``""`` for what is no letter."""
-    return unicodedata.name(c, "").split(" ")[0].split("-")[0] if c.isalpha() else ""
+def _own(words: frozenset[str]) -> frozenset[str]:
+    kept = {w for w in words if len(w) >= SHORT and w.isascii() and w.isalpha()}
+    return frozenset(kept | {w + "s" for w in kept if not w.endswith("s")})
 
 
-def _scripts(word: str) -> set[str]:
-    return {s for s in map(_script, word) if s}
+def own_words(words: Collection[str]) -> frozenset[str]:
+    """The caller's words in lower case with their plurals, those of fewer than ``SHORT`` letters left out."""
+    return _own(frozenset(w.casefold() for w in words))
 
 
-_JOINING = frozenset(
-    "ARABIC SYRIAC MONGOLIAN NKO DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA MALAYALAM SINHALA KHMER MYANMAR TIBETAN".split()
-)
+class Letter(NamedTuple):
+    """What one character may be read as."""
+
+    options: str
+    """Lower-case letters, the likeliest first; empty for a mark that is dropped"""
+    weak: bool = False
+    """Whether it may as well be meant as it is written, so that only one of the caller's words is read from it"""
+    changed: bool = True
+    """Whether it is another character than its reading"""
 
 
-def _letter_of_joining_script(c: str) -> bool:
-    return bool(c) and unicodedata.name(c, "").split(" ")[0] in _JOINING
+class Reader:
+    """The steps over one set of words; see ``normalize``."""
+
+    def __init__(self, steps: frozenset[str], own: frozenset[str], dictionary: frozenset[str]) -> None:
+        self.steps, self.own, self.dictionary = steps, own, dictionary
+        self.single = {_SAME.sub(r"\1", w) for w in own}
+        """The caller's words with every letter once in a row"""
+        self.heads = sorted((w for w in own if len(w) >= GLUED), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        """One round."""
+        if "invisible" in self.steps:
+            text = self.without_blanks(text)
+            text = visible_text(text)
+        latin = text.isascii() or "LATIN" in scripts(unicodedata.normalize("NFKC", text))
+        foreign = set() if text.isascii() else self.foreign(text)
+        east = not text.isascii() and any(script(c) in ("CJK", "HIRAGANA", "KATAKANA", "HANGUL") for c in text)
+        self.around = (latin, frozenset(foreign), east)
+        if "spaced" in self.steps:
+            text = _APART.sub(self.together, text)
+            text = _PARTS.sub(self.parts, text)
+        names = [m.span() for m in _NAME.finditer(text)]  # of loaded embeddings and extra networks
+
+        def one(match: re.Match[str]) -> str:
+            self.named = any(a < match.start() < b for a, b in names)
+            return self.token(match[0])
+
+        return _TOKEN.sub(one, text)
+
+    around: tuple[bool, frozenset[str], bool] = (True, frozenset(), False)
+    """Of the text: whether it has Latin words, scripts in which it really writes, whether it is East Asian"""
+
+    named: bool = False
+    """Whether the word at hand is in the name of an embedding, ``<my-t0y>``, say"""
+
+    @staticmethod
+    def foreign(text: str) -> set[str]:
+        """Scripts of which the text has a letter that looks like no Latin one."""
+        text = unicodedata.normalize("NFKC", text)
+        return {script(c) for c in text if c.isalpha() and c not in ALIKE and not c.isascii()} - {"LATIN"}
+
+    def without_blanks(self, text: str) -> str:
+        """Empty cells between letters: nothing where the letters make a word without them, else a space."""
+        if not any(c in BLANKS for c in text):
+            return text
+
+        def shown(match: re.Match[str]) -> str:
+            joined = re.sub(rf"[{''.join(BLANKS)}]+", "", match[0])
+            found = self.word([joined], spelled=True) or (joined if joined.casefold() in self.dictionary else "")
+            return found or re.sub(rf"[{''.join(BLANKS)}]+", " ", match[0])
+
+        return re.sub(rf"[A-Za-z0-9]+(?:[{''.join(BLANKS)}]+[A-Za-z0-9]+)+", shown, text)
+
+    # ------------------------------------------------------------------------------------------------------- characters
+
+    def letter(self, c: str, mixed: bool, whole: bool) -> Letter | None:
+        """What a character reads as under the steps; ``None`` where it is no letter of any word."""
+        if c.isascii() and c.isalpha():
+            return Letter(c.lower(), changed=False)
+        if "unicode" in self.steps and not c.isascii():
+            plain = unicodedata.normalize("NFKC", c)
+            if len(plain) == 1 and plain.isascii() and plain != c:
+                read = Letter(plain.lower()) if plain.isalpha() else self.letter(plain, mixed, whole)
+                return read and Letter(read.options, read.weak or self.around[2])
+            if c in SMALL_CAPITALS or c in BOXED:
+                return Letter((SMALL_CAPITALS.get(c) or BOXED[c]).lower(), weak=not whole)
+            if c in OTHER_LATIN:
+                return Letter(OTHER_LATIN[c].lower(), weak=True)
+            base = unicodedata.normalize("NFD", c)[0]
+            if base.isascii() and base.isalpha():
+                return Letter(base.lower(), weak=True)
+            if base in OTHER_LATIN:
+                return Letter(OTHER_LATIN[base].lower(), weak=True)
+        if "confusables" in self.steps and c in ALIKE and mixed:
+            return Letter(ALIKE[c].lower())
+        if "leet" in self.steps:
+            if c in LEET:
+                return Letter(LEET[c])
+            if c in RARE_LEET:
+                return Letter(RARE_LEET[c], weak=True)
+        return None
+
+    def letters(self, characters: Sequence[str]) -> list[Letter] | None:
+        """Readings of a word given as pieces, one character with its marks or several; ``None`` where one has none."""
+        text = unicodedata.normalize("NFC", "".join(characters))
+        own = scripts(unicodedata.normalize("NFKC", text))
+        others = own - {"LATIN"}
+        bare = [c for c in text if c.isalpha()]
+        disguised = self.around[0] and not others & self.around[1] and all(c in IDENTICAL for c in bare)
+        mixed = bool(others) and ("LATIN" in own or disguised)
+        whole = all(c in SMALL_CAPITALS or c in BOXED or c in "sxqSXQ" for c in text if c.isalnum() or c in BOXED)
+        found: list[Letter] = []
+        for c, marks in _clusters(text):
+            read = self.letter(c, mixed, whole)
+            if read is None:
+                return None
+            if marks:
+                if "unicode" not in self.steps:
+                    return None
+                covered = any(0x334 <= ord(m) <= 0x338 or 0x20D0 <= ord(m) <= 0x20FF for m in marks)
+                read = Letter(read.options, read.weak or not (covered or len(marks) > 2))
+            found.append(read)
+        return found
+
+    # ------------------------------------------------------------------------------------------------------------ words
+
+    def word(self, characters: Sequence[str], *, spelled: bool = False, own_only: bool = False) -> str:
+        """The word that a spelling disguises, in its case; ``""`` where it disguises none.
+
+        Args:
+            spelled: whether the letters stood apart, which is a disguise even where each of them is plain.
+            own_only: whether only the caller's words count.
+        """
+        if sum(map(len, characters)) > LONGEST:
+            characters = [_RUN.sub(r"\1\1\1", "".join(characters))]
+            if len(characters[0]) > LONGEST:
+                return ""
+        found = self.letters(characters)
+        if not found or not any(read.changed for read in found) and not spelled and not self.repeats(characters):
+            return ""
+        text = "".join(characters)
+        weak = own_only or self.named or any(read.weak for read in found) or designation(text)
+        for candidate in _readings(found):
+            for shorter in self.shortened(candidate):
+                if shorter in self.own or (not weak and len(shorter) >= LONG and shorter in self.dictionary):
+                    return _cased(shorter, text)
+                split = self.split(shorter)
+                if split:
+                    return split
+        return "a" if not weak and text in ALIKE and found[0].options == "a" else ""
+
+    def repeats(self, characters: Sequence[str]) -> bool:
+        return "repeats" in self.steps and _RUN.search("".join(characters).casefold()) is not None
+
+    def shortened(self, word: str) -> Iterator[str]:
+        """The word, and where a letter stands three times or more those with one or two of it."""
+        yield word
+        if "repeats" in self.steps and (runs := len(_RUN.findall(word))):
+            for counts in product((1, 2), repeat=min(runs, 5)):
+                left = list(counts)
+                yield _RUN.sub(lambda m: m[1] * (left.pop(0) if left else 1), word)  # noqa: B023 - used at once
+
+    def split(self, word: str) -> str:
+        """``catpistol`` -> ``cat pistol``: a word of the dictionary in front of one of the caller's, where both
+        together are none."""
+        if "spaced" not in self.steps or word in self.dictionary or word in self.own:
+            return ""
+        for head in self.heads:
+            front = word.removesuffix(head)
+            if front != word and len(front) >= SHORT and front in self.dictionary:
+                return f"{front} {head}"
+        return ""
+
+    def token(self, text: str) -> str:
+        """A word, or a run of words and signs, with what is disguised in it undone."""
+        if text.isascii() and text.isalpha():
+            if text.casefold() in self.own or text.casefold() in self.dictionary:
+                return text
+            return self.split(text) or self.word([text]) or text
+        if found := self.word([text]):
+            return found
+        core = text.strip(_SIGNS)
+        if core and core != text:
+            return text.replace(core, self.token(core), 1)
+        parts = re.split(rf"([{re.escape(_SIGNS)}]+)", text)
+        return (
+            "".join(self.token(p) if k % 2 == 0 and p else p for k, p in enumerate(parts)) if len(parts) > 1 else text
+        )
+
+    # ------------------------------------------------------------------------------------------------- words taken apart
+
+    def together(self, match: re.Match[str]) -> str:
+        """Letters that stand apart, read together: all of them where they spell a word of the dictionary (``initials``
+        none), some in a row where they spell one of the caller's."""
+        text = match[0]
+        places = [(m.start(), m.end()) for m in _ONE.finditer(text)]
+        for first in (0, 1):  # "a b o m b": the article may stand in front
+            whole = [text[a:b] for a, b in places[first:]]
+            if LONG <= len(whole) <= LONGEST and not text.isupper() and (first == 0 or text[0] in "aA"):
+                if found := self.word(whole, spelled=True):
+                    return text[: places[first][0]] + found + text[places[-1][1] :]
+        return self.within(text, places, range(LONGEST, SHORT - 1, -1))
+
+    def within(self, text: str, places: Sequence[tuple[int, int]], sizes: Sequence[int]) -> str:
+        """The text with pieces in a row read together where they spell one of the caller's words, longest first."""
+        out, last, k = [], 0, 0
+        plain = text.isascii() and all(text[a:b].isalpha() for a, b in places)
+        most = max(map(len, self.own), default=0) + SLACK
+        while k < len(places):
+            for size in (n for n in sizes if n <= len(places) - k):
+                pieces = [text[a:b] for a, b in places[k : k + size]]
+                if sum(map(len, pieces)) > most:
+                    continue
+                if plain and not self.likely("".join(pieces)):
+                    continue
+                if found := self.word(pieces, spelled=True, own_only=True):
+                    out += [text[last : places[k][0]], found]
+                    k += size
+                    last = places[k - 1][1]
+                    break
+            else:
+                k += 1
+        return "".join([*out, text[last:]])
+
+    def likely(self, plain: str) -> bool:
+        """Whether plain letters may be one of the caller's words, its repeats undone."""
+        lower = plain.casefold()
+        return lower in self.own or ("repeats" in self.steps and _SAME.sub(r"\1", lower) in self.single)
+
+    def parts(self, match: re.Match[str]) -> str:
+        """Pieces of a word with hyphens or the like between them, read together where they spell one of the
+        caller's."""
+        return self.within(match[0], [(m.start(), m.end()) for m in _PIECE.finditer(match[0])], range(6, 1, -1))
 
 
-def _pictograph(c: str) -> bool:
-    return bool(c) and (unicodedata.category(c) in ("So", "Sk") or c == "\ufe0f") and ord(c) > 0x2000
+def designation(word: str) -> bool:
+    """Whether a word looks like the name of a model, a unit or a year rather than like leetspeak: a digit at either
+    end, different digits side by side, or few letters beside them (``C3PO``, ``AK47s``, ``T34s``, ``1980s``)."""
+    digits = [c for c in word if c.isdigit()]
+    runs = re.findall(r"\d{2,}", word)
+    ends = bool(word) and (word[0].isdigit() or word[-1].isdigit())
+    signs = word[:1] in _SIGNS or word[-1:] in _SIGNS
+    few = len(word) - len(digits) < len(digits) + (len(set(digits)) > 1)
+    return ends or signs or few or any(len(set(r)) > 1 for r in runs)
 
 
-def _joins(before: str, after: str) -> bool:
-    """Whether a joiner between these two has a use."""
-    return (_letter_of_joining_script(before) and _letter_of_joining_script(after)) or (
-        _pictograph(before) and _pictograph(after)
-    )
+def _clusters(text: str) -> Iterator[tuple[str, str]]:
+    """Characters with the marks that do not compose with them."""
+    base, marks = "", ""
+    for c in text:
+        if base and unicodedata.category(c) in ("Mn", "Me"):
+            marks += c
+            continue
+        if base:
+            yield base, marks
+        base, marks = c, ""
+    if base:
+        yield base, marks
 
 
-def _mark_stays(c: str, before: str, base: str, count: int) -> bool:
-    if 0xFE00 <= ord(c) <= 0xFE0F or 0xE0100 <= ord(c) <= 0xE01EF:
-        return _pictograph(before) and before != "\ufe0f"
-    if (
-        0x0334 <= ord(c) <= 0x0338
-        or unicodedata.category(c) == "Me"
-        or 0x20D0 <= ord(c) <= 0x20FF
-        or c in "\u034f\u115f\u1160"
-    ):
-        return False
-    return bool(before) and before != " " and count <= MAX_MARKS.get(_script(base), OTHER_MARKS)
+def _readings(letters: Sequence[Letter]) -> Iterator[str]:
+    """Words that the letters may spell, at most ``CHOICES``."""
+    for count, chosen in enumerate(product(*(read.options for read in letters))):
+        if count >= CHOICES:
+            return
+        yield "".join(chosen)
+
+
+def _cased(word: str, like: str) -> str:
+    """The word in the case of its spelling."""
+    letters: Callable[[str], bool] = lambda c: c.isalpha() or c in BOXED  # noqa: E731
+    found = [c for c in like if letters(c)]
+    if len(found) > 1 and all(c.isupper() or c in BOXED for c in found):
+        return word.upper()
+    return word.capitalize() if like[:1].isupper() and like[:1] not in BOXED else word

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from genward.catalog import plugins
+from genward.catalog import plugins, text_guards
 from genward.catalog.opening import Opener
 from genward.core import defending
 from genward.core.benchmark import KEEP, ArmView, Found, Scene, Setting, apart
@@ -82,6 +82,9 @@ class Bench:
 
     def plugin(self, kind: str, name: str) -> Any:
         return plugins.find(kind, name)
+
+    def text_guard(self, text: str) -> Any:
+        return text_guards.adapter(text)
 
     def text_encoder(self, tokens: int) -> Any:
         from genward import lab

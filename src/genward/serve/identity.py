@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.core.spec import Spec
-from genward.errors import GenwardError
+from genward.errors import BadInput, GenwardError
 from genward.models.backbone import check_pipe, family
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ def _lab(pipe: Any) -> Spec | None:
     try:
         lab.manifest()
         same = (
-            unchanged(_denoiser(pipe), source)
-            and unchanged(pipe.vae, root / "vae")
-            and unchanged(pipe.text_encoder, lab.encoder_folder())
+            unchanged(_denoiser(pipe), source.glob("*.safetensors"))
+            and unchanged(pipe.vae, (root / "vae").glob("*.safetensors"))
+            and unchanged(pipe.text_encoder, lab.encoder_folder().glob("*.safetensors"))
         )
         return lab_spec("lab" if source.name == "unet" else "oracle", _dtype(pipe)) if same else None
     except GenwardError:
@@ -81,8 +81,11 @@ def _lab(pipe: Any) -> Spec | None:
 
 def _folder(pipe: Any) -> Spec | None:
     """The identity of the folder (or hub snapshot on this machine) that a pipeline was loaded from, if its weights are
-    unchanged."""
-    from genward.models.sd import folder_spec
+    unchanged.
+
+    A pipeline does not say which variant it was loaded from: it is the one whose weights it has; of several, the one
+    that is stored in the pipeline's own dtype, else the plain one."""
+    from genward.models.identity import read_folder, spec_of, stored_dtype, variants
 
     source = str(pipe.config.get("_name_or_path", "") or "")
     folder = Path(source) if source else None
@@ -90,9 +93,18 @@ def _folder(pipe: Any) -> Spec | None:
         folder = _snapshot(source)
     if folder is None or not (folder / "model_index.json").is_file():
         return None
-    if not all(unchanged(getattr(pipe, part), folder / part) for part in family(pipe).networks):
+    same = []
+    for variant in ("", *variants(folder)):
+        try:
+            found = read_folder(folder, variant)
+        except BadInput:
+            continue
+        if all(unchanged(getattr(pipe, part), found.weights.get(part, ())) for part in family(pipe).networks):
+            same.append(found)
+    if not same:
         return None
-    return folder_spec(folder, folder.name if Path(source).is_dir() else source, _dtype(pipe))
+    chosen = next((f for f in same if stored_dtype(f.weights[family(pipe).networks[0]][0]) == _dtype(pipe)), same[0])
+    return spec_of(folder, chosen.files, folder.name if Path(source).is_dir() else source, _dtype(pipe))
 
 
 def _snapshot(source: str) -> Path | None:
@@ -105,14 +117,14 @@ def _snapshot(source: str) -> Path | None:
         return None
 
 
-def unchanged(module: Any, folder: Path) -> bool:
-    """Whether a module's weights are those of the safetensors files in a folder, cast to the module's dtype."""
+def unchanged(module: Any, files: Iterable[Path]) -> bool:
+    """Whether a module's weights are those of safetensors files, cast to the module's dtype."""
     import torch
     from safetensors import safe_open
 
     state: Mapping[str, Any] = module.state_dict()
     missing = {name for name, _ in module.named_parameters()}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(files):
         with safe_open(path, "pt") as tensors:
             for name in tensors.keys():
                 if name not in state:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import genward.store.parts as parts
 from genward.core.media import MEDIA
+from genward.core.reading import parse_json
 from genward.core.records import Sample
+from genward.core.typed import read_toml
 from genward.errors import GenwardError
 from genward.store.files import read_json
 from genward.store.rows import PURPOSES, case_of
@@ -45,7 +47,14 @@ def _json(store: Readable) -> Iterator[str]:
     ]
     for path in files:
         try:
-            read_json(path)
+            if not isinstance(read_json(path), dict):
+                yield f"{path} holds no table; delete it and run again"
+        except GenwardError as error:
+            yield str(error)
+    for path in sorted((store.root / "runs").glob("*/*.toml")):
+        try:
+            if not read_toml(path):
+                yield f"{path} is empty; it was cut short: delete it and run again"
         except GenwardError as error:
             yield str(error)
 
@@ -75,6 +84,10 @@ def _samples(store: Readable, ids: set[str]) -> Iterator[str]:
             yield wrong
         for row in rows:
             ids.add(row["id"])
+            unreadable = _row(row)
+            if unreadable:
+                yield f"{path}: sample {row['id']}: {unreadable}; delete the part and resume"
+                continue
             if Sample(case_of(row), row["arm"]).id != row["id"]:
                 yield f"{path}: sample {row['id']} is not the hash of its arm and case; delete the part and resume"
             if row["arm"] not in arms:
@@ -85,6 +98,24 @@ def _samples(store: Readable, ids: set[str]) -> Iterator[str]:
                     sound[sha] = _media(store, sha, row["mime"])
                 if sound[sha]:
                     yield f"{path}: sample {row['id']}: {sound[sha]}; delete the part and resume"
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    """What cannot be read of a row that its part's checksums vouch for: of another program's making, then."""
+    for name in ("notes", "costs", "inputs"):
+        try:
+            table = parse_json(row[name], name)
+        except (GenwardError, TypeError, AttributeError) as error:
+            return str(error)
+        if not isinstance(table, dict):
+            return f"its {name} are no table"
+    if row["mime"] and row["mime"] not in MEDIA:
+        return f"its output is of the unknown type {row['mime'][:40]!r}"
+    try:
+        case_of(row)
+    except (GenwardError, TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _media(store: Readable, sha: str, mime: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from genward.core import files
-from genward.errors import StoreError
+from genward.core.reading import parse_json
+from genward.errors import BadInput, StoreError
 
 SCHEMA = 2
 """The layout of a store that this version reads and writes."""
@@ -61,15 +61,21 @@ def read_json(path: Path) -> Any:
     """What ``path`` holds; ``StoreError`` where it is missing, cannot be read or is not JSON."""
     with said(path, "read"):
         try:
-            return json.loads(path.read_text("utf-8"))
+            text = path.read_text("utf-8")
         except FileNotFoundError:
             raise StoreError(
                 f"{path} is missing; run again to make it, or check the folder that you named with --store"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except UnicodeDecodeError as error:
             raise StoreError(
                 f"{path} is not JSON ({error}); it was changed or cut short: delete it and run again"
             ) from error
+    try:
+        return parse_json(text, "it")
+    except BadInput as error:
+        raise StoreError(
+            f"{path} is not JSON ({error}); it was changed or cut short: delete it and run again"
+        ) from None
 
 
 def named(kind: str, name: str) -> str:

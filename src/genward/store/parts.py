@@ -93,7 +93,8 @@ def read_part(path: Path, schema: Any, columns: Sequence[str] | None = None) -> 
     names = list(schema.names if columns is None else columns)
     try:
         table = pq.ParquetFile(path, page_checksum_verification=True).read(columns=names)
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # texts in UTF-8 among others: a flipped bit of a header can pass the checksums
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise StoreError(
             f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
         ) from error
@@ -114,7 +115,8 @@ def read_key(path: Path) -> str:
     """The key that a part was written under; ``StoreError`` where the file is damaged or not ours."""
     try:
         meta = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError) as error:
+        key = meta.get(KEY, b"").decode()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise StoreError(
             f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
         ) from error
@@ -122,7 +124,7 @@ def read_key(path: Path) -> str:
         raise StoreError(
             f"{path} was not written by this schema of the store; delete it and resume, or use a new store"
         )
-    return bytes(meta[KEY]).decode()
+    return str(key)
 
 
 def rows(folder: Path, schema: Any) -> Iterator[dict[str, Any]]:

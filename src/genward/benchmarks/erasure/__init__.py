@@ -23,6 +23,7 @@ class ErasureBenchmark(Benchmark):
     """Erasure of concepts in all variants of a prompt and in scenes, with what must stay."""
 
     name: ClassVar[str] = "erasure"
+    figure: ClassVar[str] = "crr"
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "concept", "variant", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet"),
         *("seconds_per_image", "extra_nfe"),
@@ -63,16 +64,6 @@ class ErasureBenchmark(Benchmark):
         }
 
     @classmethod
-    def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The cells, CRR's interval as text."""
-        return [{**c, "interval": interval(c.get("crr_low"), c.get("crr_high"))} for c in metrics["cells"]]
-
-    @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:
         """See ``sections``."""
         return sections.sections(metrics)
-
-
-def interval(low: float | None, high: float | None) -> str:
-    """``0.12 … 0.40``, or a dash where there is none."""
-    return "-" if low is None or high is None else f"{low:.2f} … {high:.2f}"

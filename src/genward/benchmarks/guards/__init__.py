@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genward.benchmarks.erasure import ErasureBenchmark, interval
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.benchmarks.guards import sections
 from genward.core.benchmark import Evidence
 from genward.core.blocks import Section
@@ -22,6 +22,7 @@ class GuardsBenchmark(ErasureBenchmark):
 
     name: ClassVar[str] = "guards"
     table: ClassVar[str] = "guards"
+    figure: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy"),
         *("nfe_per_released", "nfe_per_blocked", "seconds_per_image"),
@@ -39,11 +40,6 @@ class GuardsBenchmark(ErasureBenchmark):
         more = guard_pairs(evidence.rows, evidence.scores, **shared, compare=evidence.compare)
         cells = guard_cells(evidence.rows, evidence.scores, **shared)
         return {**found, "guards": cells, "pairs": [*found["pairs"], *more]}
-
-    @classmethod
-    def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """One row per arm and policy, the interval of what was released as text."""
-        return [{**c, "interval": interval(c.get("low"), c.get("high"))} for c in metrics["guards"]]
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:

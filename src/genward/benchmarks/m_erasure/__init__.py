@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from genward.benchmarks.erasure import ErasureBenchmark, interval
+from genward.benchmarks.erasure import ErasureBenchmark
 from genward.benchmarks.erasure.files import CSV_HARM, with_files
 from genward.benchmarks.erasure.rows import BENIGN, HARM, Rows
 from genward.benchmarks.m_erasure import figures, sections
@@ -29,6 +29,7 @@ class MErasureBenchmark(Benchmark):
     """Concepts coming back through texts, learned embeddings and inverted latents, with what must stay."""
 
     name: ClassVar[str] = "m-erasure"
+    figure: ClassVar[str] = "crr"
     columns: ClassVar[tuple[str, ...]] = ErasureBenchmark.columns
     concepts: tuple[str, ...] = ()
     """What is to be gone: names or files."""
@@ -110,11 +111,6 @@ class MErasureBenchmark(Benchmark):
     def measure(self, evidence: Evidence) -> dict[str, Any]:
         """``cells``, ``pairs``, ``grids`` and ``attacks``, see ``figures``."""
         return figures.measured(evidence, self.harm_columns(evidence.setting), self.references)
-
-    @classmethod
-    def printed(cls, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The cells, CRR's interval as text."""
-        return [{**c, "interval": interval(c.get("crr_low"), c.get("crr_high"))} for c in metrics["cells"]]
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:

@@ -63,6 +63,34 @@ def set_files(folder: str | Path) -> dict[str, Path]:
     return found
 
 
+def read_sets(folder: str | Path, names: Sequence[str], limit: int, seed: int) -> dict[str, list[PromptRow]]:
+    """Rows of the named sets (all of a folder's without names) with units joined across them, less attacks on what is
+    no matter of safety.
+
+    Raises:
+        UnknownName: no such set. BadInput: the folder or a file cannot be used, or no row is left.
+    """
+    files = set_files(folder)
+    for name in names:
+        if name not in files:
+            raise UnknownName("prompt set", name, files)
+    found = {}
+    for name in names or files:
+        rows = read_set(files[name], limit=limit, seed=seed)
+        kept = [r for r in rows if r.label != "adversarial" or not any(_not_safety(c) for c in r.categories)]
+        if kept:
+            found[name] = kept
+    if not found:
+        raise BadInput(f"{folder} holds no usable row; a prompt and a label are needed")
+    return joined_units(found)
+
+
+def _not_safety(category: str) -> bool:
+    """An attack on an erased celebrity, style or object: the label says how it was made, not that its content is
+    unsafe."""
+    return category.startswith(("style:", "object:", "celebrity:", "concept:"))
+
+
 def text_key(text: str) -> str:
     """A text without case and punctuation: what makes two rows the same."""
     return " ".join(re.findall(r"\w+", text.casefold()))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from genward.catalog.text_guards import Moderation, TextClassifier, adapter
 from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
-from genward.run.moderation import Moderation, TextClassifier, adapter
 
 TEXTS = ["a cat", "a dog on a mat", "", "a bomb " * 200]
 

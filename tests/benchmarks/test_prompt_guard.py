@@ -14,12 +14,18 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from genward.benchmarks.prompt_guard import PromptGuardBenchmark, figures
+from genward.benchmarks.prompt_guard.questions import layout_of, questions
+from genward.benchmarks.prompt_guard.sets import read_sets
 from genward.defenses.aeiou import Aeiou
 from genward.errors import BadInput, UnknownName
 from genward.models.text import TextEncoder
 from genward.ops import artifacts
-from genward.run import prompt_guard
-from genward.run.prompt_guard import run_prompt_guard
+from genward.run import workbench
+from genward.run.loop import run_plan
+from genward.run.measure import measure
+from genward.run.plan import Plan
+from genward.store import Store
 from genward.testing import tiny_sd
 
 GOOD = "cup bowl dog apple tree lamp chair boat cloud river".split()
@@ -50,11 +56,27 @@ def coder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
     return TextEncoder(pipe.tokenizer, pipe.text_encoder, name="tiny", tokens=28)
 
 
+def run(
+    folder: Path,
+    store: Path,
+    coder: TextEncoder,
+    progress: Any = None,
+    others: dict[str, Any] | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    """The whole loop with an encoder of one's own, and guards of other makers by name."""
+    plan = Plan("pg", (), PromptGuardBenchmark(data=str(folder), others=tuple(others or ()), **fields))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workbench.Bench, "text_encoder", lambda self, tokens: coder)
+        patch.setattr(workbench.Bench, "text_guard", lambda self, text: (others or {})[text])
+        return run_plan(plan, store, progress=progress, command="genward run prompt-guard")
+
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory, coder: TextEncoder) -> tuple[Path, Path, dict[str, Any]]:
     base = tmp_path_factory.mktemp("sets")
     folder = make(base / "data")
-    return folder, base / "out", run_prompt_guard(folder, out=base / "out", encoder=coder)
+    return folder, base / "out" / "runs" / "pg", run(folder, base / "out", coder)
 
 
 FIGURES = {
@@ -102,7 +124,7 @@ def test_figures_by_scikit_learn() -> None:
     labels = rng.random(200) < 0.4
     scores = rng.normal(size=200).round(1) + labels
     units = [f"u{k // 2}" for k in range(200)]
-    found = prompt_guard.figures(scores, labels, units, 0.5, draws=200)
+    found = figures.figures(scores, labels, units, 0.5, draws=200)
     false, true, _ = roc_curve(labels, scores, drop_intermediate=False)
     assert found["auroc"] == round(roc_auc_score(labels, scores), 6) and found["auprc"] == round(
         average_precision_score(labels, scores), 6
@@ -114,7 +136,7 @@ def test_figures_by_scikit_learn() -> None:
         found["auprc_low"] < found["auprc"] < found["auprc_high"]
         and found["tpr_at_fpr5_low"] < found["tpr_at_fpr5"] < found["tpr_at_fpr5_high"]
     )
-    wide = prompt_guard.figures(
+    wide = figures.figures(
         np.repeat(scores, 4), np.repeat(labels, 4), [u for u in units for _ in range(4)], 0.5, draws=200
     )
     assert wide["auprc_high"] - wide["auprc_low"] > 0.9 * (found["auprc_high"] - found["auprc_low"]), (
@@ -130,10 +152,10 @@ def test_every_guard_sees_the_same_rows(ran: tuple[Path, Path, dict[str, Any]]) 
 
 
 def test_nothing_measured_was_fitted_on(ran: tuple[Path, Path, dict[str, Any]]) -> None:
-    sets = prompt_guard._read(ran[0], (), 1000, 0, lambda *_: None)
+    sets = read_sets(ran[0], (), 1000, 0)
     rows = [r for found in sets.values() for r in found]
-    layout = prompt_guard.layout_of(rows, sets, 0)
-    for question in prompt_guard.questions(rows, layout):
+    layout = layout_of(rows, sets, 0)
+    for question in questions(rows, layout):
         assert not {rows[k].unit for k in question.rows} & {rows[k].unit for k in question.fit}
         seen = {rows[k].set for k in question.fit}
         assert (
@@ -151,12 +173,12 @@ def test_states_are_read_again_and_give_the_same(
     kept = sorted((out / "states").iterdir())
     assert len(kept) == 4 and all(p.suffix == ".safetensors" for p in kept)
     stages: list[str] = []
-    again = run_prompt_guard(folder, out=out, encoder=coder, progress=lambda stage, *_: stages.append(stage))
+    again = run(folder, out.parents[1], coder, progress=lambda stage, *_: stages.append(stage))
     drop = ("ms_per_prompt", "added_ms")
     assert [{k: v for k, v in c.items() if k not in drop} for c in again["cells"]] == [
         {k: v for k, v in c.items() if k not in drop} for c in first["cells"]
     ]
-    assert {"read", "encode", "measure"} <= set(stages) and sorted((out / "states").iterdir()) == kept
+    assert {"encode", "measure"} <= set(stages) and sorted((out / "states").iterdir()) == kept
 
 
 def test_the_fitted_guard_is_an_artifact_without_text(
@@ -181,7 +203,7 @@ def test_labels_at_random_tell_nothing(tmp_path: Path, coder: TextEncoder) -> No
         rows = [(sentence(rng, rng.choice([*GOOD, *BAD])), rng.choice(["safe", "unsafe"]), "") for _ in range(300)]
         with (tmp_path / "data" / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("prompt", "label", "category"), *rows])
-    result = run_prompt_guard(tmp_path / "data", encoder=coder, guards=("aeiou", "aeiou-heads"))
+    result = run(tmp_path / "data", tmp_path / "store", coder, guards=("aeiou", "aeiou-heads"))
     values = [c["auroc"] for c in result["cells"] if c["split"] == "out"]
     assert len(values) == 4 and all(abs(v - 0.5) < 0.12 for v in values)
 
@@ -189,13 +211,13 @@ def test_labels_at_random_tell_nothing(tmp_path: Path, coder: TextEncoder) -> No
 def test_bad_input(tmp_path: Path, coder: TextEncoder) -> None:
     folder = make(tmp_path / "data")
     with pytest.raises(UnknownName, match="aeiou"):
-        run_prompt_guard(folder, guards=("aeio",), encoder=coder)
+        run(folder, tmp_path / "store", coder, guards=("aeio",))
     with pytest.raises(UnknownName, match="mixed"):
-        run_prompt_guard(folder, sets=("mixd",), encoder=coder)
+        run(folder, tmp_path / "store", coder, sets=("mixd",))
     with pytest.raises(BadInput, match="no folder"):
-        run_prompt_guard(tmp_path / "none", encoder=coder)
+        run(tmp_path / "none", tmp_path / "store", coder)
     with pytest.raises(BadInput, match="nothing is left"):
-        run_prompt_guard(folder, sets=("danger",), encoder=coder)
+        run(folder, tmp_path / "store", coder, sets=("danger",))
 
 
 def test_guards_of_other_makers_see_the_rows_that_are_measured(tmp_path: Path, coder: TextEncoder) -> None:
@@ -210,8 +232,13 @@ def test_guards_of_other_makers_see_the_rows_that_are_measured(tmp_path: Path, c
             return [float(any(w in t.split() for w in BAD)) for t in texts]
 
     other = Other()
-    found = run_prompt_guard(
-        make(tmp_path / "data"), sets=("mixed", "other"), guards=("keywords",), encoder=coder, others=[other]
+    found = run(
+        make(tmp_path / "data"),
+        tmp_path / "store",
+        coder,
+        others={"other": other},
+        sets=("mixed", "other"),
+        guards=("keywords",),
     )
     cells = [c for c in found["cells"] if c["guard"] == "other" and not c["category"]]
     assert (
@@ -224,3 +251,23 @@ def test_guards_of_other_makers_see_the_rows_that_are_measured(tmp_path: Path, c
         (c["dataset"], c["split"]): c["n"] for c in found["cells"] if c["guard"] == "keywords" and not c["category"]
     }
     assert len(other.seen) <= 240, "a row is scored once"
+
+
+def test_measuring_again_needs_no_encoder_and_claims_are_told(ran: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, out, first = ran
+    again = measure(Store(out.parents[1]), "pg")
+    drop = ("ms_per_prompt", "added_ms")  # of the last run in this folder
+    cells, before = ([{k: v for k, v in c.items() if k not in drop} for c in x["cells"]] for x in (again, first))
+    assert cells == before and again["run"]["means"] == first["run"]["means"]
+    assert {c["id"] for c in first["claims"]} == {"aeiou-accurate-at-home", "aeiou-beats-keywords"}
+    assert all(c["low"] <= c["ours"] <= c["high"] for c in first["claims"])
+    assert first["arms"] == first["judges"] == [] and first["run"]["rows"] == 420
+
+
+def test_the_store_keeps_no_prompt(ran: tuple[Path, Path, dict[str, Any]]) -> None:
+    folder, out, _ = ran
+    with (folder / "mixed.csv").open(encoding="utf-8", newline="") as stream:
+        texts = [row["prompt"].encode() for row in csv.DictReader(stream)]
+    for file in (p for p in out.parents[1].rglob("*") if p.is_file() and "reserved" not in p.parts):
+        data = file.read_bytes()
+        assert not any(t in data for t in texts), file.name
