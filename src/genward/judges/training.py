@@ -62,60 +62,56 @@ def train(
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net.to(where)
     optimizer = torch.optim.AdamW(net.parameters(), peak, weight_decay=1e-2)
-    average = {k: v.detach().clone() for k, v in net.state_dict().items()}
-    step, spent = 0, 0.0
-    if file.exists():
-        state = load_checkpoint(file, where)
-        if {k: v.shape for k, v in state["weights"].items()} != {k: v.shape for k, v in net.state_dict().items()}:
-            raise BadInput(f"{file} belongs to a judge of another shape; remove it and train anew")
-        net.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, spent = state["average"], int(state["step"]), float(state["seconds"])
+    average, step, spent = _resumed(net, optimizer, file, where)
     began, saved, smooth = time.monotonic() - spent, time.monotonic(), 0.0
     net.train()
     for x, labels, weights in ahead(batches):
         if spent >= seconds:
             break
-        rate = (
-            peak
-            * min(1.0, (step + 1) / 100)
-            * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, spent / seconds))))
-        )
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = _rate(peak, step, spent / seconds)
         with autocast(where):
             logits = net(x.to(where)).float()
-        loss = (
-            (F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none") * weights.to(where))
-            .sum(1)
-            .mean()
-        )
+        each = F.binary_cross_entropy_with_logits(logits, labels.to(where), reduction="none")
+        loss = (each * weights.to(where)).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        keep = min(0.998, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in net.state_dict().items():
-                average[name] = (
-                    torch.lerp(average[name], value, 1 - keep) if value.is_floating_point() else value.clone()
-                )
-        step += 1
-        spent = time.monotonic() - began
+        _average(average, net.state_dict(), min(0.998, (1 + step) / (10 + step)))
+        step, spent = step + 1, time.monotonic() - began
         smooth = 0.98 * smooth + 0.02 * loss.item() if smooth else loss.item()
         if step % 50 == 0:
             report({"step": step, "samples": step * len(x), "seconds": spent, "loss": smooth})
         if time.monotonic() - saved > 60 or spent >= seconds:
-            state = {
-                "weights": net.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average,
-                "step": step,
-                "seconds": spent,
-            }
-            save_checkpoint(file, state)
+            state = {"weights": net.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            save_checkpoint(file, {**state, "step": step, "seconds": spent})
             saved = time.monotonic()
     net.cpu()
     return {k: v.cpu() for k, v in average.items()}
+
+
+def _resumed(net: Any, optimizer: Any, file: Path, where: torch.device) -> tuple[dict[str, Tensor], int, float]:
+    """Averaged weights, step and seconds spent: of the checkpoint, which is loaded, or of the beginning."""
+    if not file.exists():
+        return {k: v.detach().clone() for k, v in net.state_dict().items()}, 0, 0.0
+    state = load_checkpoint(file, where)
+    if {k: v.shape for k, v in state["weights"].items()} != {k: v.shape for k, v in net.state_dict().items()}:
+        raise BadInput(f"{file} belongs to a judge of another shape; remove it and train anew")
+    net.load_state_dict(state["weights"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["average"], int(state["step"]), float(state["seconds"])
+
+
+def _rate(peak: float, step: int, done: float) -> float:
+    """Learning rate: 100 steps of warm-up, a cosine to 1 % of the peak at the end of the time."""
+    return peak * min(1.0, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+@torch.no_grad()
+def _average(average: dict[str, Tensor], live: dict[str, Tensor], keep: float) -> None:
+    """Move the averaged weights towards the live ones; counters are copied."""
+    for name, value in live.items():
+        average[name] = torch.lerp(average[name], value, 1 - keep) if value.is_floating_point() else value.clone()
 
 
 @torch.no_grad()

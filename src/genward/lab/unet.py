@@ -232,6 +232,50 @@ def schedule(step: int, seconds: float, budget: float, *, peak: float, decay: bo
     return rate
 
 
+class Averaged:
+    """A denoiser in training with the moving average of its weights, kept in a checkpoint of ``folder``.
+
+    Args:
+        unet: on its device.
+        ema: share of the average that stays with each step, once the average is warm.
+    """
+
+    def __init__(self, unet: Any, optimizer: Optimizers, folder: Path, ema: float) -> None:
+        self.unet, self.optimizer, self.file, self.ema = unet, optimizer, folder / CHECKPOINT, ema
+        self.live = unet.state_dict()
+        self.average = {k: v.detach().clone() for k, v in self.live.items()}
+        self.step, self.spent = 0, 0.0
+
+    def load(self, where: torch.device) -> None:
+        """Take up the checkpoint, if there is one."""
+        if not self.file.exists():
+            return
+        state = load_checkpoint(self.file, where)
+        self.unet.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = state["average"]
+        self.step, self.spent = int(state["step"]), float(state["seconds"])
+
+    def save(self) -> None:
+        """Write weights, average, optimizer, step and seconds spent, whole or not at all."""
+        state = {"weights": self.live, "average": self.average, "optimizer": self.optimizer.state_dict()}
+        save_checkpoint(self.file, {**state, "step": self.step, "seconds": self.spent})
+
+    def learn(self, value: Tensor, rate: float) -> None:
+        """One step of the optimizer on a loss, gradients clipped to norm 1, and of the average."""
+        if not math.isfinite(value.item()):
+            raise FloatingPointError(
+                f"the loss became {value.item()} at step {self.step}; lower the learning rate and resume from {self.file}"
+            )
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step(rate)
+        keep = min(self.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), [self.live[k] for k in self.average], 1 - keep)
+        self.step += 1
+
+
 def train(
     unet: Any,
     pool: Pool,
@@ -262,49 +306,21 @@ def train(
     unet.to(where := device())
     if start is not None:
         unet.load_state_dict(start)
-    optimizer = Optimizers(unet, peak, muon)
+    kept = Averaged(unet, Optimizers(unet, peak, muon), folder, ema)
+    kept.load(where)
     forward = torch.compile(unet) if compiled else unet
-    average = {k: v.detach().clone() for k, v in unet.state_dict().items()}
-    step, spent = 0, 0.0
-    file = folder / CHECKPOINT
-    if file.exists():
-        state = load_checkpoint(file, where)
-        unet.load_state_dict(state["weights"])
-        average = state["average"]
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = int(state["step"]), float(state["seconds"])
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    live = unet.state_dict()
-    began, saved, smooth = time.monotonic() - spent, time.monotonic(), 0.0
-    while (spent < seconds) if steps is None else (step < steps):
-        done = min(1.0, spent / seconds if steps is None else step / steps)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + kept.step)
+    began, saved, smooth = time.monotonic() - kept.spent, time.monotonic(), 0.0
+    while (kept.spent < seconds) if steps is None else (kept.step < steps):
+        done = min(1.0, kept.spent / seconds if steps is None else kept.step / steps)
         z, text = pool.batch(batch, scene(done), generator)
         value = loss(forward, sched, z.to(where), text.to(where), generator)
-        if not math.isfinite(value.item()):
-            raise FloatingPointError(
-                f"the loss became {value.item()} at step {step}; lower the learning rate and resume from {file}"
-            )
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step(schedule(step, done * seconds, seconds, peak=peak, decay=decay))
-        keep = min(ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [live[k] for k in average], 1 - keep)
-        step += 1
-        spent = time.monotonic() - began
+        kept.learn(value, schedule(kept.step, done * seconds, seconds, peak=peak, decay=decay))
+        kept.spent = time.monotonic() - began
         smooth = 0.98 * smooth + 0.02 * value.item() if smooth else value.item()
-        if step % 50 == 0:
-            report({"step": step, "samples": step * batch, "seconds": spent, "loss": smooth})
-        if time.monotonic() - saved > 60 or (spent >= seconds if steps is None else step == steps):
-            save_checkpoint(
-                file,
-                {
-                    "weights": live,
-                    "average": average,
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "seconds": spent,
-                },
-            )
+        if kept.step % 50 == 0:
+            report({"step": kept.step, "samples": kept.step * batch, "seconds": kept.spent, "loss": smooth})
+        if time.monotonic() - saved > 60 or (kept.spent >= seconds if steps is None else kept.step == steps):
+            kept.save()
             saved = time.monotonic()
-    return {k: v.cpu() for k, v in average.items()}
+    return {k: v.cpu() for k, v in kept.average.items()}
