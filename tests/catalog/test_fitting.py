@@ -110,7 +110,7 @@ def test_every_shipped_artifact_is_found_under_its_key() -> None:
     """What the lab's arms name is there: the key of its defense, fields, concept and the lab, and not a fit anew."""
     from genward.catalog.opening import open_model
     from genward.ops import artifacts
-    from genward.recipe.build import SHIPPED
+    from genward.recipe.package import SHIPPED
 
     lab = open_model("lab")
     keys = set()

@@ -21,6 +21,7 @@ from genward.judges.lab import LabJudge
 from genward.lab import autoencoder, data
 from genward.lab import unet as net
 from genward.recipe import build as labbuild
+from genward.recipe import denoiser, package, workshop
 from genward.recipe import judges as labjudge
 
 WORDS = data.vocabulary()
@@ -109,7 +110,7 @@ def test_no_round_trips() -> None:
     ],
 )
 def test_icons_that_show_an_object_are_no_strangers(icon: str, known: bool) -> None:
-    assert labbuild.names_known(icon, WORDS) is known
+    assert workshop.names_known(icon, WORDS) is known
 
 
 def test_one_judge_from_pictures_to_verdicts(tmp_path: Path) -> None:
@@ -152,11 +153,11 @@ def test_unknown_stages_and_missing_earlier_ones(tmp_path: Path) -> None:
     (tmp_path / "icons").mkdir()
     with pytest.raises(BadInput, match="icon sets noto"):
         labbuild.build(["references"], work=tmp_path, icons=tmp_path / "icons")
-    shop = labbuild.Workshop(tmp_path)
+    shop = workshop.Workshop(tmp_path)
     with pytest.raises(BadInput, match="run the autoencoder stage first"):
         _ = shop.vae
     with pytest.raises(BadInput, match="run the unet stage first"):
-        labbuild.stage_oracles(shop)
+        denoiser.stage_oracles(shop)
 
 
 class Small(torch.nn.Module):
@@ -178,7 +179,7 @@ class Small(torch.nn.Module):
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labbuild.Workshop:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> workshop.Workshop:
     few = torch.randn(8, 4, 16, 16).half()
     pool = net.Pool(
         few,
@@ -189,25 +190,25 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> labbuild.Workshop:
     )
     monkeypatch.setattr(net, "build", Small)
     monkeypatch.setattr(net, "eager_attention", lambda unet: None)
-    monkeypatch.setattr(labbuild, "_pool", lambda shop, which: pool)
-    made = labbuild.Workshop(tmp_path, minutes=1e-4, steps=2)
+    monkeypatch.setattr(denoiser, "_pool", lambda shop, which: pool)
+    made = workshop.Workshop(tmp_path, minutes=1e-4, steps=2)
     made._cache.update(sprites=SPRITES, others=OTHERS, unknown=OTHERS)
     return made
 
 
-def test_every_stage_then_a_package_that_reads_back(shop: labbuild.Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_then_a_package_that_reads_back(shop: workshop.Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     autoencoder.build().save_pretrained(shop.work / "vae")
     with pytest.raises(BadInput, match="run the stages before package"):
-        labbuild.stage_package(shop, shop.work / "weights")
-    labbuild.stage_unet(shop)
-    labbuild.stage_oracles(shop)
+        package.stage_package(shop, shop.work / "weights")
+    denoiser.stage_unet(shop)
+    denoiser.stage_oracles(shop)
     steps = {p: load_checkpoint(shop.work / p / CHECKPOINT)["step"] for p in ("trunk", "lab", "oracle")}
     assert steps == {"trunk": 2, "lab": 2, "oracle": 2}
     for which in labjudge.NETWORKS:
         labjudge.fit(which, lambda s: pictures(), seconds=0.01, work=shop.work, out=shop.work / "out" / which, rows=64)
-    labbuild.stage_references(shop)
-    out = labbuild.stage_package(shop, shop.work / "weights")
+    package.stage_references(shop)
+    out = package.stage_package(shop, shop.work / "weights")
     monkeypatch.setattr(lab, "weights_folder", lambda: out)
     lab.manifest.cache_clear()
     names = lab.manifest()
@@ -227,11 +228,11 @@ def test_every_stage_then_a_package_that_reads_back(shop: labbuild.Workshop, mon
     assert not out.with_name("weights.part").exists()
 
 
-def test_references_are_the_same_each_time_and_never_two_alike_sizes(shop: labbuild.Workshop) -> None:
-    labbuild.stage_references(shop)
+def test_references_are_the_same_each_time_and_never_two_alike_sizes(shop: workshop.Workshop) -> None:
+    package.stage_references(shop)
     folder = shop.work / "out" / "references"
     first = {p.name: p.read_bytes() for p in folder.glob("*.png")}
-    labbuild.stage_references(shop)
+    package.stage_references(shop)
     assert first == {p.name: p.read_bytes() for p in folder.glob("*.png")}
     assert all(np.asarray(Image.open(folder / n)).shape == (64, 64, 3) for n in first)
 
@@ -247,11 +248,11 @@ def test_what_is_said_to_come_with_the_lab_does(tmp_path: Path) -> None:
     from genward.catalog.opening import open_model
 
     model = open_model("lab")
-    for texts in labbuild.SHIPPED.values():
+    for texts in package.SHIPPED.values():
         for text in texts:
             assert fit_once(text, model, shipped_artifacts()).with_suffix(".json").is_file()
     names = {p.stem for p in shipped_artifacts().glob("*.safetensors")}
-    assert len(names) == sum(map(len, labbuild.SHIPPED.values()))
+    assert len(names) == sum(map(len, package.SHIPPED.values()))
 
 
 def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(
@@ -263,13 +264,13 @@ def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(
     model = tiny_sd()
     monkeypatch.setattr("genward.catalog.opening.open_model", lambda name: model)
     monkeypatch.setattr("genward.catalog.fitting.shipped_artifacts", lambda: tmp_path / "lab")
-    monkeypatch.setitem(labbuild.SHIPPED, "guards", ("aeiou:weapons",))
-    work = labbuild.Workshop(tmp_path / "work", report=lambda stage, done, whole, text: told.append(text))
-    labbuild.stage_guards(work)
+    monkeypatch.setitem(package.SHIPPED, "guards", ("aeiou:weapons",))
+    work = workshop.Workshop(tmp_path / "work", report=lambda stage, done, whole, text: told.append(text))
+    package.stage_guards(work)
     (made,) = (tmp_path / "lab").glob("*.safetensors")
     first = (tmp_path / "work" / "fits" / made.name).stat().st_mtime_ns
     assert json.loads(made.with_suffix(".json").read_text())["method"] == "aeiou"
     told.clear()
-    labbuild.stage_guards(work)
+    package.stage_guards(work)
     assert told == ["aeiou:weapons", "1 artifacts"]
     assert (tmp_path / "work" / "fits" / made.name).stat().st_mtime_ns == first

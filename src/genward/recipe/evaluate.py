@@ -219,7 +219,7 @@ def _oracle(per: int, seed: int, batch: int, judge: Any, names: list[str], progr
     """How often the oracle's and the lab's pictures show what was asked for by name, on the concepts that only the lab
     saw."""
     from genward.lab.data import caption, vocabulary
-    from genward.recipe.build import unseen
+    from genward.recipe.workshop import unseen
 
     words = vocabulary()
     objects = [t for t in unseen() if t in words.names]
