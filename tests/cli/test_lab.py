@@ -93,6 +93,7 @@ def test_build_passes_its_options_on(
         "minutes": 0.5,
         "steps": None,
         "scale": 1.0,
+        "second": False,
     }
     assert capsys.readouterr().out == f"{tmp_path}\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,29 +12,55 @@ from genward.cli import common
 from genward.core.files import write_file
 from genward.errors import BadInput
 
+if TYPE_CHECKING:
+    from genward.serve.calibrate import Calibrated
+
+
+def printed(found: Calibrated, fpr: float) -> None:
+    """The threshold, what it blocks, and whether the prompts were enough."""
+    common.note(
+        f"{found.defense}, {found.category}: threshold {found.threshold:.6g}, reached by {found.measured:.2%} of "
+        f"{found.n} benign prompts"
+    )
+    common.note(f"95 % interval of that rate on prompts like these: {found.low:.2%} to {found.high:.2%}")
+    if fpr and found.n * fpr < 1:
+        common.note(
+            f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give "
+            f"{math.ceil(1 / fpr):,} or more"
+        )
+
+
+Defense = typer.Argument(..., help="A guard with a score, as aeiou:weapons.")
+Benign = typer.Option(
+    ..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."
+)
+Fpr = typer.Option(0.01, "--fpr", help="Share of benign prompts that may be blocked.")
+Out = typer.Option(Path("policy.toml"), "--out", "-o", help="Policy file to write; give it to --policy.")
+Policy = typer.Option(
+    None,
+    "--policy",
+    "-p",
+    help="Policy that gets the threshold; by default one of the guard's concept. May be --out itself.",
+)
+Steps = typer.Option(
+    20, "--steps", min=1, max=1000, help="Sampling steps, as you will use them; guards of the text alone take none."
+)
+Guidance = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance, as you will use it.")
+Seed = typer.Option(0, "--seed", min=0, help="Seed of the first prompt's noise; the next ones count up.")
+Batch = typer.Option(32, "--batch", min=1, max=1024, help="Prompts at a time.")
+
 
 def main(
-    defense: str = typer.Argument(..., help="A guard with a score, as aeiou:weapons."),
-    benign: Path = typer.Option(
-        ..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."
-    ),
-    fpr: float = typer.Option(0.01, "--fpr", help="Share of benign prompts that may be blocked."),
-    out: Path = typer.Option(Path("policy.toml"), "--out", "-o", help="Policy file to write; give it to --policy."),
-    policy: str | None = typer.Option(
-        None,
-        "--policy",
-        "-p",
-        help="Policy that gets the threshold; by default one of the guard's concept. May be --out itself.",
-    ),
+    defense: str = Defense,
+    benign: Path = Benign,
+    fpr: float = Fpr,
+    out: Path = Out,
+    policy: str | None = Policy,
     model: str = common.ModelName,
-    steps: int = typer.Option(
-        20, "--steps", min=1, max=1000, help="Sampling steps, as you will use them; guards of the text alone take none."
-    ),
-    guidance: float = typer.Option(
-        4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance, as you will use it."
-    ),
-    seed: int = typer.Option(0, "--seed", min=0, help="Seed of the first prompt's noise; the next ones count up."),
-    batch: int = typer.Option(32, "--batch", min=1, max=1024, help="Prompts at a time."),
+    steps: int = Steps,
+    guidance: float = Guidance,
+    seed: int = Seed,
+    batch: int = Batch,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
@@ -68,22 +95,8 @@ def main(
     text = dump_policy(found.policy)
     write_file(out, text)
     if as_json:
-        common.emit(
-            {
-                "out": str(out),
-                **{k: v for k, v in found._asdict().items() if k not in ("policy", "scores")},
-                "scores": found.scores,
-            }
-        )
+        facts = {k: v for k, v in found._asdict().items() if k not in ("policy", "scores")}
+        common.emit({"out": str(out), **facts, "scores": found.scores})
         return
-    common.note(
-        f"{found.defense}, {found.category}: threshold {found.threshold:.6g}, reached by {found.measured:.2%} of "
-        f"{found.n} benign prompts"
-    )
-    common.note(f"95 % interval of that rate on prompts like these: {found.low:.2%} to {found.high:.2%}")
-    if fpr and found.n * fpr < 1:
-        common.note(
-            f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give "
-            f"{math.ceil(1 / fpr):,} or more"
-        )
+    printed(found, fpr)
     common.say(out)

@@ -4,13 +4,17 @@ detectors fitted on it."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from genward.cli import common
 from genward.errors import BadInput
+
+if TYPE_CHECKING:
+    from genward.catalog.gates import Gate
 
 app = typer.Typer(
     no_args_is_help=True, help="Data for early detectors: prompts × seeds, labels of this very picture, early features."
@@ -41,42 +45,62 @@ def listed(names: str) -> tuple[str, ...]:
     return tuple(n.strip() for n in names.split(",") if n.strip())
 
 
+def shares(text: str) -> tuple[float, ...]:
+    """``"0,0.1"`` -> ``(0.0, 0.1)``."""
+    try:
+        return tuple(float(s) for s in listed(text))
+    except ValueError:
+        raise BadInput(f"--at {text!r}: give numbers, as in 0,0.1,0.2") from None
+
+
 @app.callback()
 def root() -> None:
     """Data for early detectors."""
 
 
+Out = typer.Option(..., "--out", "-o", help="Folder to write; a stopped build goes on in it.")
+Concept = typer.Option([], "--concept", "-c", help="Concepts or concept files: their captions and labels.")
+Prompts = typer.Option(None, "--prompts", help="Own prompts: a text file, one a line, or a CSV (prompt, family).")
+Label = typer.Option("", "--label", help="Judge's labels, comma-separated; by default the concepts' own.")
+Images = typer.Option(960, "--images", "-n", help="Pictures, of concepts' captions.")
+Seeds = typer.Option(4, "--seeds", help="Pictures a prompt.")
+Judge = typer.Option(
+    ["lab"],
+    "--judge",
+    "-j",
+    help="Judge, with its fields if need be; may be repeated: where judges differ, a label is unknown.",
+)
+Sites = typer.Option("", "--sites", help="Sites to read, comma-separated (genward show model lab).")
+Parts = typer.Option("text", "--parts", help="text, latents, noise: read beside the sites.")
+Steps = typer.Option("0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps.")
+SamplingSteps = typer.Option(20, "--steps", help="Sampling steps.")
+Guidance = typer.Option(4.0, "--guidance", help="Guidance scale.")
+Pool = typer.Option(8, "--pool", help="Edge of the grid that features are averaged to; 0 for none.")
+TestFamilies = typer.Option(
+    "", "--test-families", help="Wordings or families kept for the test alone, comma-separated."
+)
+Seed = typer.Option(0, "--seed", help="Of captions, noise and splits.")
+Batch = typer.Option(32, "--batch", help="Pictures at a time.")
+
+
 @app.command("build")
 def build(
-    out: Path = typer.Option(..., "--out", "-o", help="Folder to write; a stopped build goes on in it."),
-    concept: list[str] = typer.Option(
-        [], "--concept", "-c", help="Concepts or concept files: their captions and labels."
-    ),
-    prompts: Path | None = typer.Option(
-        None, "--prompts", help="Own prompts: a text file, one a line, or a CSV (prompt, family)."
-    ),
-    label: str = typer.Option("", "--label", help="Judge's labels, comma-separated; by default the concepts' own."),
-    images: int = typer.Option(960, "--images", "-n", help="Pictures, of concepts' captions."),
-    seeds: int = typer.Option(4, "--seeds", help="Pictures a prompt."),
-    judge: list[str] = typer.Option(
-        ["lab"],
-        "--judge",
-        "-j",
-        help="Judge, with its fields if need be; may be repeated: where judges differ, a label is unknown.",
-    ),
-    sites: str = typer.Option("", "--sites", help="Sites to read, comma-separated (genward show model lab)."),
-    parts: str = typer.Option("text", "--parts", help="text, latents, noise: read beside the sites."),
-    steps: str = typer.Option(
-        "0,0.1,0.2,0.4,0.99", "--at", help="Steps to read: shares of the loop below 1, or 0-based steps."
-    ),
-    sampling_steps: int = typer.Option(20, "--steps", help="Sampling steps."),
-    guidance: float = typer.Option(4.0, "--guidance", help="Guidance scale."),
-    pool: int = typer.Option(8, "--pool", help="Edge of the grid that features are averaged to; 0 for none."),
-    test_families: str = typer.Option(
-        "", "--test-families", help="Wordings or families kept for the test alone, comma-separated."
-    ),
-    seed: int = typer.Option(0, "--seed", help="Of captions, noise and splits."),
-    batch: int = typer.Option(32, "--batch", help="Pictures at a time."),
+    out: Path = Out,
+    concept: list[str] = Concept,
+    prompts: Path | None = Prompts,
+    label: str = Label,
+    images: int = Images,
+    seeds: int = Seeds,
+    judge: list[str] = Judge,
+    sites: str = Sites,
+    parts: str = Parts,
+    steps: str = Steps,
+    sampling_steps: int = SamplingSteps,
+    guidance: float = Guidance,
+    pool: int = Pool,
+    test_families: str = TestFamilies,
+    seed: int = Seed,
+    batch: int = Batch,
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
@@ -94,10 +118,7 @@ def build(
     labels = listed(label) or tuple(dict.fromkeys(x for c in concepts for x in c.judge))
     if not labels:
         raise BadInput("no label to judge by; name them with --label (genward list judges)")
-    try:
-        at = tuple(float(s) for s in listed(steps))
-    except ValueError:
-        raise BadInput(f"--at {steps!r}: give numbers, as in 0,0.1,0.2") from None
+    at = shares(steps)
     written = read_rows(prompts) if prompts is not None else []
 
     from genward.catalog import dataset
@@ -124,16 +145,22 @@ def build(
     show(card, as_json)
 
 
+FitFolder = typer.Argument(..., help="Folder of a dataset.")
+FitOut = typer.Option(
+    ..., "--out", "-o", help="File to write, as in fitted/wukong.safetensors; its card goes beside it."
+)
+FitMethod = typer.Option("wukong", "--method", help="The detector; fields after commas, as in wukong,epochs=40.")
+FitConcept = typer.Option(
+    [], "--concept", "-c", help="Concepts or concept files; by default those that the dataset was built for."
+)
+
+
 @app.command("fit")
 def fit(
-    folder: Path = typer.Argument(..., help="Folder of a dataset."),
-    out: Path = typer.Option(
-        ..., "--out", "-o", help="File to write, as in fitted/wukong.safetensors; its card goes beside it."
-    ),
-    method: str = typer.Option("wukong", "--method", help="The detector; fields after commas, as in wukong,epochs=40."),
-    concept: list[str] = typer.Option(
-        [], "--concept", "-c", help="Concepts or concept files; by default those that the dataset was built for."
-    ),
+    folder: Path = FitFolder,
+    out: Path = FitOut,
+    method: str = FitMethod,
+    concept: list[str] = FitConcept,
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
@@ -174,15 +201,15 @@ def fit(
         )
     path = stem.with_name(stem.name + ".safetensors")
     if as_json:
-        common.emit(
-            {
-                "out": str(path),
-                "hash": artifact.hash,
-                "card": dict(artifact.card),
-                "gates": [g._asdict() for g in gates],
-            }
-        )
+        facts = {"out": str(path), "hash": artifact.hash, "card": dict(artifact.card)}
+        common.emit({**facts, "gates": [g._asdict() for g in gates]})
         return
+    judged(gates)
+    common.note(str(path))
+
+
+def judged(gates: Sequence[Gate]) -> None:
+    """The sanity gates as a table, reasons below it."""
     said = {True: "yes", False: "no", None: None}
     told = [
         {"gate": g.name, "auroc": g.value, "against": g.against, "holds": said[g.holds], "rows": g.n} for g in gates
@@ -191,7 +218,6 @@ def fit(
     for gate in gates:
         if gate.why:
             common.note(f"{gate.name}: {gate.why}")
-    common.note(str(path))
 
 
 @app.command("show")

@@ -69,21 +69,27 @@ def told(defense: str, sample: Sample) -> dict[str, Any]:
     return {**row, "arm": sample.arm, "seconds": sample.seconds, "nfe": sample.nfe}
 
 
+Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns.")
+Out = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write.")
+Defense = typer.Option(
+    ["none"],
+    "--defense",
+    "-d",
+    help="As uce:weapons, sld:weapons,preset=strong, a+b for a chain; several make rows.",
+)
+N = typer.Option(1, "--n", min=1, max=1024, help="Pictures a prompt.")
+
+
 def main(
-    prompt: list[str] = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns."),
-    out: Path = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write."),
-    defense: list[str] = typer.Option(
-        ["none"],
-        "--defense",
-        "-d",
-        help="As uce:weapons, sld:weapons,preset=strong, a+b for a chain; several make rows.",
-    ),
+    prompt: list[str] = Prompt,
+    out: Path = Out,
+    defense: list[str] = Defense,
     model: str = common.ModelName,
     negative: str = common.Negative,
     seed: int = common.FirstSeed,
     steps: int = common.Steps,
     guidance: float = common.Guidance,
-    n: int = typer.Option(1, "--n", min=1, max=1024, help="Pictures a prompt."),
+    n: int = N,
     refit: bool = common.Refit,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,

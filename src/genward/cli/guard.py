@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from genward.core.media import Image
 from genward.errors import BadInput
 
 if TYPE_CHECKING:
-    from genward.serve.call import RowVerdict
+    from genward.serve.call import GuardedOutput, RowVerdict
 
 COLUMNS = (
     "row",
@@ -78,30 +79,55 @@ def shown(row: int, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def saved(out: Path, rows: Sequence[tuple[str, int]], made: GuardedOutput, n: int) -> list[dict[str, Any]]:
+    """Write the pictures that were released; one row of the JSON for each."""
+    data = []
+    for k, ((text, number), image, verdict) in enumerate(zip(rows, made.images, made.verdicts, strict=True)):
+        picture = out / f"{k // n:03d}-{number}.png"
+        if image is None:
+            picture.unlink(missing_ok=True)  # of an earlier call; it would pass for this row's
+        else:
+            write_file(picture, Image(image).encoded())
+        data.append(told(text, number, verdict, None if image is None else picture))
+    return data
+
+
+def printed(data: Sequence[dict[str, Any]]) -> None:
+    """The table, and the reasons below it."""
+    columns = [*COLUMNS, "tokens"] if any(row["tokens"] for row in data) else COLUMNS
+    common.table([shown(k, row) for k, row in enumerate(data)], columns)
+    for row in data:
+        if row["why"]:
+            common.note(f"{row['verdict']}: {row['why']}")
+
+
+Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make several rows.")
+Policy = typer.Option("weapons", "--policy", "-p", help="Policy, concept, or a policy file (.toml).")
+Defense = typer.Option(
+    ["aeiou", "wukong"],
+    "--defense",
+    "-d",
+    help="As aeiou, sld:weapons, image_filter; several make a chain, in order.",
+)
+Out = typer.Option(Path("genward-guard"), "--out", "-o", help="Folder for the pictures that are released.")
+N = typer.Option(1, "--n", min=1, max=256, help="Pictures a prompt.")
+Audit = typer.Option(None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts.")
+Timeout = typer.Option(None, "--timeout", help="Seconds that a guard may take each time it is called.")
+
+
 def main(
-    prompt: list[str] = typer.Argument(
-        ..., help="What to draw, as in 'a cat in twemoji style'; several make several rows."
-    ),
-    policy: str = typer.Option("weapons", "--policy", "-p", help="Policy, concept, or a policy file (.toml)."),
-    defense: list[str] = typer.Option(
-        ["aeiou", "wukong"],
-        "--defense",
-        "-d",
-        help="As aeiou, sld:weapons, image_filter; several make a chain, in order.",
-    ),
-    out: Path = typer.Option(Path("genward-guard"), "--out", "-o", help="Folder for the pictures that are released."),
+    prompt: list[str] = Prompt,
+    policy: str = Policy,
+    defense: list[str] = Defense,
+    out: Path = Out,
     model: str = common.ModelName,
     negative: str = common.Negative,
     seed: int = common.FirstSeed,
     steps: int = common.Steps,
     guidance: float = common.Guidance,
-    n: int = typer.Option(1, "--n", min=1, max=256, help="Pictures a prompt."),
-    audit: Path | None = typer.Option(
-        None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts."
-    ),
-    timeout: float | None = typer.Option(
-        None, "--timeout", help="Seconds that a guard may take each time it is called."
-    ),
+    n: int = N,
+    audit: Path | None = Audit,
+    timeout: float | None = Timeout,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
@@ -147,29 +173,11 @@ def main(
             guidance_scale=guidance,
             generator=generators,
         )
-    data = []
-    for k, ((text, number), image, verdict) in enumerate(zip(rows, made.images, made.verdicts, strict=True)):
-        picture = out / f"{k // n:03d}-{number}.png"
-        if image is None:
-            picture.unlink(missing_ok=True)  # of an earlier call; it would pass for this row's
-        else:
-            write_file(picture, Image(image).encoded())
-        data.append(told(text, number, verdict, None if image is None else picture))
+    data = saved(out, rows, made, n)
     if as_json:
-        common.emit(
-            {
-                "policy": rules.name,
-                "guard": guarded.hash,
-                "model": opened.spec.hash,
-                "seconds": made.seconds,
-                "rows": data,
-            }
-        )
+        facts = {"policy": rules.name, "guard": guarded.hash, "model": opened.spec.hash, "seconds": made.seconds}
+        common.emit({**facts, "rows": data})
     else:
-        columns = [*COLUMNS, "tokens"] if any(row["tokens"] for row in data) else COLUMNS
-        common.table([shown(k, row) for k, row in enumerate(data)], columns)
-        for row in data:
-            if row["why"]:
-                common.note(f"{row['verdict']}: {row['why']}")
+        printed(data)
     if any(v.failed for v in made.verdicts):
         raise typer.Exit(1)

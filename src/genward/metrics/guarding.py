@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genward.metrics.erasure import HARM, Inputs, View, arm_hash, json_numbers, pooled_card
+from genward.metrics.cards import pooled_card
+from genward.metrics.erasure import HARM, Inputs, View, arm_hash, json_numbers
 from genward.metrics.intervals import Estimate, clustered_rate, paired_difference
 
 Row = Mapping[str, Any]
