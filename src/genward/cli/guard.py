@@ -162,17 +162,12 @@ def main(
     rows = [(p, seed + j) for p in prompt for j in range(n)]
     generators = [torch.Generator().manual_seed(s) for _, s in rows]
     chain = [d for d in defense if d != "none"]
-    with protect(
-        opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=None if as_json else common.note
-    ) as guarded:
+    say = None if as_json else common.note
+    with protect(opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=say) as guarded:
         made = guarded(
-            list(prompt),
-            negative_prompt=negative or None,
-            num_images_per_prompt=n,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=generators,
-        )
+            list(prompt), negative_prompt=negative or None, num_images_per_prompt=n, num_inference_steps=steps,
+            guidance_scale=guidance, generator=generators,
+        )  # fmt: skip
     data = saved(out, rows, made, n)
     if as_json:
         facts = {"policy": rules.name, "guard": guarded.hash, "model": opened.spec.hash, "seconds": made.seconds}
