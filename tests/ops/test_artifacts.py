@@ -259,6 +259,7 @@ def test_files_of_another_kind_are_named(tmp_path: Path, tensors: dict[str, Tens
     for old, new, match in (
         ('"seconds": 1.5', '"seconds": "long"', "seconds is 'long', which is text, where a number belongs"),
         ('"seconds": 1.5', '"seconds": -1', "seconds is -1"),
+        ('"seconds": 1.5', '"seconds": null', "seconds is None"),
         ('"seconds": 1.5', '"seconds": 1.5, "settings": []', r"settings is \[\], which is a list, where a table"),
         ('"a cat"', "5", "5, which is a whole number stands among its captions"),
         ('"seconds": 1.5', '"seconds": NaN', "NaN is no JSON number"),

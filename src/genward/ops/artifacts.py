@@ -264,7 +264,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         )
     for key, (kinds, said) in KINDS.items():
         value = card.get(key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
+        if key in card and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise BadArtifact(f"{short(path)}: {key} is {shown(value)}, where {said} belongs; fit again")
     for key in ("captions", "seeds"):
         kind = str if key == "captions" else int
