@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from genward import lab
 from genward.core import Sampler, Score, Spec, load_concept
 from genward.defenses.image_filter import ImageFilter
 from genward.errors import BadInput, UnknownName
@@ -71,7 +72,7 @@ def test_the_judge_comes_with_the_chain() -> None:
     assert thresholds(made.probe, made.labels, 0.25, "image_filter").tolist() == [0.25] * len(made.labels)
     assert Spec.from_json(Spec.of("defense", made).to_json()).hash == Spec.of("defense", made).hash
     assert Spec.of("defense", made).hash != Spec.of("defense", replace(made, judge_hash="other")).hash
-    with protect(tiny_pipeline(), "weapons", ["image_filter"]) as guarded:
+    with protect(lab.pipeline(), "weapons", ["image_filter"]) as guarded:
         out = guarded(["a cat", "a key"], num_inference_steps=1)
         assert all("image_filter.score" in v.notes for v in out.verdicts) and guarded.defenses[0].concept == "weapons"  # type: ignore[attr-defined]
     with pytest.raises(UnknownName, match="lab"):
@@ -216,3 +217,18 @@ def test_the_pipelines_own_checker_blocks_instead_of_painting_black(checker: Any
     with protect(pipe, "weapons", []) as guarded:
         out = guarded(**call, generator=generators())
         assert len(out.images) == 0 and all(v.failed and v.by == "safety_checker" for v in out.verdicts)
+
+
+def test_the_labs_judge_looks_at_the_labs_pictures_alone() -> None:
+    with pytest.raises(BadInput, match="knows the lab's drawings alone.*open_nsfw"):
+        with protect(tiny_pipeline(), "weapons", ["image_filter:weapons"]):
+            raise AssertionError("opened")
+
+
+def test_real_pictures_have_an_embedded_judge_where_the_labels_are_its_own() -> None:
+    chosen = with_probe(ImageFilter(labels=("nsfw",)))
+    assert chosen.judge == "open_nsfw" and chosen.probe.name == "open_nsfw" and chosen.judge_hash
+    assert with_probe(ImageFilter(labels=("nsfw", "bomb"))).judge == "lab"
+    with protect(tiny_pipeline(), "weapons", [chosen]) as guarded:
+        verdict = guarded("a red cat", num_inference_steps=2, guidance_scale=3.0).verdicts[0]
+    assert 0 <= verdict.notes["image_filter.score"][0] <= 1 and not verdict.failed

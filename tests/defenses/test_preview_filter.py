@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from genward import lab
 from genward.catalog import plugins as catalog
 from genward.core import Concept, Sampler, Score, Spec, load_concept
 from genward.defenses.preview_filter import PreviewFilter
@@ -17,7 +18,7 @@ from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops.asking import scores, thresholds
 from genward.serve.protect import protect, with_probe
-from genward.testing import defense_laws, tiny_pipeline, tiny_sd
+from genward.testing import defense_laws, tiny_sd
 from genward.testing.judge import FakeJudge
 from genward.testing.suites import CASES, same
 
@@ -142,7 +143,7 @@ def test_the_judge_comes_with_the_chain() -> None:
         == Spec.of("defense", made).hash
         != Spec.of("defense", replace(made, step=5)).hash
     )
-    with protect(tiny_pipeline(), "weapons", ["preview_filter,step=1"]) as guarded:
+    with protect(lab.pipeline(), "weapons", ["preview_filter,step=1"]) as guarded:
         out = guarded(["a cat", "a key"], num_inference_steps=2)
         assert all("preview_filter.score" in v.notes for v in out.verdicts) and guarded.defenses[0].concept == "weapons"  # type: ignore[attr-defined]
         seen = guarded.observe(["a cat"], num_inference_steps=6, generator=torch.Generator().manual_seed(0))

@@ -138,3 +138,14 @@ def test_no_shipped_recipe_generates_a_caption_that_methods_fit_on() -> None:
         plan = p.make_plan(name, n=40)
         rows = {c.prompt for c in p.plan_cases(plan) if c.variant not in ("embedding", "keep-latent")}
         assert not rows & fitted, name
+
+
+def test_the_labs_judge_serves_the_lab_alone() -> None:
+    from genward.catalog.judges import open_judge
+    from genward.catalog.opening import family_of
+
+    plan = p.make_plan("erasure-quick", model="some/folder")
+    with pytest.raises(BadInput, match="knows the lab's drawings alone.*some/folder.*open_nsfw"):
+        p.match(plan, open_judge("lab"), family_of)
+    p.match(plan, open_judge("open_nsfw"), family_of)
+    p.match(p.make_plan("erasure-quick"), open_judge("lab"), family_of)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from genward import lab
 from genward.core import Artifact, Case, Frame, Sampler
 from genward.errors import BadInput, Conflict, GuardError, Inapplicable, StoreError, UnknownName
 from genward.serve.audit import Audit, read_audit
@@ -587,7 +588,7 @@ def test_texts_take_the_policys_concept(pipe: Any) -> None:
         assert guarded.defenses[0].concept == "weapons+substances+death+rude"  # type: ignore[attr-defined]
     with protect(pipe, "weapons", ["sld:rude", "none"]) as guarded:
         assert guarded.defenses[0].concept == "rude"  # type: ignore[attr-defined]
-    with protect(pipe, "all", ["image_filter"]) as guarded:
+    with protect(lab.pipeline(), "all", ["image_filter"]) as guarded:
         assert list(guarded.named) == [f"image_filter:{c}" for c in ("weapons", "substances", "death", "rude")]
     for bad, error in (("aeio", UnknownName), ("sld,presett=max", UnknownName), ("sld:weapon", UnknownName)):
         with pytest.raises(error), protect(pipe, "weapons", [bad]):

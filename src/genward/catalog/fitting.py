@@ -201,8 +201,13 @@ def unfitted(
     return found
 
 
+EMBEDDED = ("open_nsfw", frozenset({"nsfw"}))
+"""The judge of real pictures that needs no download, and its labels."""
+
+
 def with_probe(defense: Any) -> Any:
-    """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened."""
+    """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened: the embedded one for
+    real pictures where no other is named and the labels are its own."""
     if not dataclasses.is_dataclass(defense) or isinstance(defense, type):
         raise BadInput(
             f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense "
@@ -211,8 +216,12 @@ def with_probe(defense: Any) -> Any:
     if defending.judge_field(defense) and defending.judge_of(defense) is None:
         from genward.catalog.judges import judge_hash, open_judge
 
-        judge = open_judge(str(defending.fields(defense)["judge"]))
-        return dataclasses.replace(defense, probe=judge, judge_hash=judge_hash(judge))
+        told = defending.fields(defense)
+        name, labels = str(told["judge"]), told.get("labels", ())
+        if name == "lab" and labels and set(labels) <= EMBEDDED[1]:  # what the lab's judge never saw, another one did
+            name = EMBEDDED[0]
+        judge = open_judge(name)
+        return dataclasses.replace(defense, judge=name, probe=judge, judge_hash=judge_hash(judge))
     return defense
 
 

@@ -86,7 +86,7 @@ class PreviewFilter:
             BadInput: no judge, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
                 GuardError: a rig without a model.
         """
-        judge, limits = asking.prepared(self, "pistol;bomb")
+        judge, limits = asking.prepared(self, "pistol;bomb", getattr(rig, "model", None))
 
         def look(seen: predicted.Seen) -> None:
             frame = seen.frame

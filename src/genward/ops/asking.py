@@ -21,15 +21,33 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 
-def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
+LAB_ALONE = "lab"
+"""Name of the judge that knows the pictures of the embedded lab and no others."""
+
+
+def at_home(judge: Judge, model: Any, owner: str) -> None:
+    """``BadInput`` where the lab's judge is to look at the pictures of another model: it would find nothing in them, and
+    everything would be released."""
+    spec = getattr(model, "spec", None)
+    source = str(spec.fields.get("source", "")) if spec is not None else ""
+    if judge.name == LAB_ALONE and spec is not None and not source.startswith("lab:"):
+        raise BadInput(
+            f"{owner}: the judge 'lab' knows the lab's drawings alone, and this is another model ({source or 'unnamed'}); name a "
+            "judge of its pictures (genward list judges): judge=clip_zero_shot with a model and phrases, or "
+            "judge=open_nsfw with labels=nsfw for pornographic pictures (pip install 'genward[pictures]')"
+        )
+
+
+def prepared(defense: Any, example: str, model: Any) -> tuple[Judge, NDArray[np.float64]]:
     """The judge of a defense with the fields ``probe``, ``labels``, ``threshold`` and ``judge``, and its labels'
     thresholds (labels,).
 
     Args:
         example: a label, for the message.
+        model: whose pictures it is asked about.
 
     Raises:
-        BadInput: no judge, one that does not look at pictures, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
+        BadInput: no judge, the lab's judge on another model, one that does not look at pictures, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
     """
     name = type(defense).name
     if defense.probe is None:
@@ -40,6 +58,7 @@ def prepared(defense: Any, example: str) -> tuple[Judge, NDArray[np.float64]]:
     if not defense.labels:
         raise BadInput(f"{name} has no labels to refuse; write {name}:weapons, or give labels={example}")
     matched("image", f"before {name}", judges=[defense.probe])
+    at_home(defense.probe, model, name)
     return defense.probe, thresholds(defense.probe, defense.labels, defense.threshold, name)
 
 
