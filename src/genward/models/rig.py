@@ -11,7 +11,7 @@ is read from each call (``Backbone.layout``), since guidance may be switched off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genward.core import defending
 from genward.core.contracts import Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
-from genward.errors import BadInput, Conflict, DefenseInactive, GuardError
+from genward.errors import BadInput, Conflict, GuardError
 from genward.models.hooks import read_site
 from genward.models.ports import Port, PortError, Run
 from genward.models.sites import lookup, refuse_fused
-from genward.models.wiring import Wiring, rig_on
+from genward.models.watch import Watch
+from genward.models.wiring import rig_on
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["LiveRig", "PortError", "Run", "rig_on"]
 
 
-class LiveRig(Wiring):
+class LiveRig(Watch):
     """``core.contracts.Rig`` on one model. Use it through ``StableDiffusion.rig(defenses)``; see the module's text.
 
     Counters: ``calls`` (denoiser calls), ``rows`` (denoiser rows, ``predict`` included), ``predicted`` (rows of
@@ -220,17 +220,6 @@ class LiveRig(Wiring):
                 cases = sorted(set(frame.case.cpu()[broken].tolist()))
                 self.refuse(cases, self._speaker(), frame.stage, frame.step, f"{name} is not a number")
 
-    def refuse(self, cases: Iterable[int], by: str, stage: str, step: int, why: str, *, failed: bool = True) -> None:
-        """End cases for a reason that is no defense's decision (``failed``), or by the word of one that has no frame."""
-        run = self._running("refuse")
-        for case in cases:
-            if bool(run.alive[case]):
-                run.alive[case] = False
-                run.why.setdefault(case, why if why.startswith(f"{by} ") else f"{by}: {why}")
-                run.verdicts.setdefault(case, []).append(Verdict("blocked", by, stage, step, why=why))
-                if failed:
-                    run.failed.add(case)
-
     def fits(self, text: str) -> bool:
         """Whether the model's text encoder takes a text whole."""
         return self.model.fits(text)
@@ -408,73 +397,3 @@ class LiveRig(Wiring):
                     images[k] = picture
         self.now = None
         return images
-
-    def stepped(self, step: int) -> None:
-        """Told by the pipeline itself that ``step`` is finished.
-
-        Raises:
-            DefenseInactive: in this step the attached denoiser was not called, or a port was not that should have been.
-            GuardError: the pipeline's parts are not those that were attached.
-        """
-        run = self._running("step")
-        run.seen, calls, run.calls = step, run.calls, self.calls
-        self.inspect(weights=False)
-        if not self.guarding:
-            return
-        if self.calls == calls:
-            raise DefenseInactive(
-                f"the denoiser that the guards are attached to was not called in step {step}, so nothing was guarded; "
-                "what runs in its place (another model, a cache) must be taken out"
-            )
-        for port in self.ports:
-            if port.kind in ("tap", "inputs", "guidance") and port.active(step, run.steps) and port.last != step:
-                self._inactive(port, f"in step {step}")
-
-    def verify(self) -> None:
-        """Look back on a batch: ``DefenseInactive`` for every attached port that should have been called and was not,
-        ``GuardError`` for parts or weights that were changed."""
-        run = self._running("verify")
-        survived = bool(run.alive.any())
-        for port in self.ports:
-            if port.kind in ("prompts", "readings", "text"):
-                due = True
-            elif port.kind == "images":
-                due = survived
-            else:
-                due = run.entered and port.ever(run.steps) and (survived or port.active(0, run.steps))
-            if due and port.calls == 0:
-                self._inactive(port)
-        if survived and run.entered and self.guarding and bool((run.nfe[run.alive] == 0).any()):
-            raise DefenseInactive("rows went through sampling without the denoiser that the guards are attached to")
-        self._looked(run)
-        self.inspect()
-
-    def _looked(self, run: Run) -> None:
-        """Refuse rows that a detector let through without a score at the step at which it says that it decides."""
-        for defense in self.defenses if run.entered else ():
-            last, owner = defending.last_look(defense, run.steps), type(defense).name
-            if last is not None and run.alive.any():
-                seen = run.looked.get(owner, {})
-                unseen = [case for case in run.alive.nonzero().flatten().tolist() if seen.get(case, -1) < last]
-                why = f"it noted no score at step {last}, where it decides, so nobody knows what it saw"
-                self.refuse(unseen, owner, "denoise", last, why)
-
-    @staticmethod
-    def _inactive(port: Port, when: str = "") -> None:
-        raise DefenseInactive(
-            f"{port.owner}: {port.where} was never called{when and ' '}{when}, so nothing was guarded; a model compiled "
-            "before the guard was attached ignores hooks (attach first, or use the uncompiled model), an offloaded one "
-            "can lose them, and a cache skips blocks"
-        )
-
-    def begin(self, run: Run) -> None:
-        """Start counting a new batch."""
-        self._reset()
-        self.run = run
-        self.calls = 0
-        for port in self.ports:
-            port.calls, port.last = 0, -2
-
-    def end(self) -> None:
-        """Forget the batch, one that was interrupted as well."""
-        self._reset()
