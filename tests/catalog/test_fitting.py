@@ -183,3 +183,18 @@ def test_a_fit_without_its_card_is_made_again(model: Any, tmp_path: Path) -> Non
 def test_fields_are_checked_by_their_type(text: str, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         fit.template(fit.parse_defense(text)[0])
+
+
+def test_a_card_that_its_method_cannot_read_is_named_when_it_is_attached(tmp_path: Path) -> None:
+    from genward.ops import artifacts
+
+    model = tiny_sd()
+    made = fit.ready(fit.parse_defense("uce:banana"), model, tmp_path).artifacts[0]
+    card = {k: v for k, v in made.card.items() if k not in artifacts.RESERVED}
+    for k, broken in enumerate(({"settings": {"lam": "much"}}, {"settings": {"mode": 5}}, {"concepts": 5})):
+        artifacts.save(tmp_path / f"x{k}", made.tensors, {**card, **broken})
+        with (
+            pytest.raises(BadArtifact),
+            model.rig(fit.ready(fit.parse_defense(str(tmp_path / f"x{k}.safetensors")), model).defenses),
+        ):
+            pass

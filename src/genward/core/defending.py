@@ -23,8 +23,9 @@ import math
 from typing import Any
 
 from genward.core.contracts import Artifact, Judge, Rig
+from genward.core.reading import short
 from genward.core.records import Concept
-from genward.errors import BadInput
+from genward.errors import BadArtifact, BadInput
 
 OPTIONAL = ("needs_guidance", "extra_nfe", "fit_nfe", "last_look", "at_attach", "check", "for_concept", "fit")
 """Names of the optional members."""
@@ -115,6 +116,20 @@ def check(defense: Any, rig: Rig) -> None:
     asked = _said(defense, "check")
     if callable(asked):  # a field may have the name
         asked(rig)
+
+
+def attach(defense: Any, rig: Rig) -> None:
+    """Attach a defense. What it learned may come from a file: a card that its method cannot read is ``BadArtifact``, with
+    the method's own exception as its cause."""
+    try:
+        defense.attach(rig)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if artifact_of(defense) is None:
+            raise
+        raise BadArtifact(
+            f"what {named(type(defense))} learned cannot be attached ({type(error).__name__}: {short(error)}); its card "
+            "does not fit the method: fit it again"
+        ) from error
 
 
 def takes_concept(defense: Any) -> bool:

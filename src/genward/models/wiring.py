@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Call, Frame
 from genward.errors import Blocked, Conflict, GuardError
@@ -90,7 +91,7 @@ class Wiring:
             self.defenses = tuple(defenses)
             for defense in defenses:
                 self._owner = type(defense).name
-                defense.attach(self)  # type: ignore[arg-type]  # LiveRig has the ports
+                defending.attach(defense, self)  # type: ignore[arg-type]  # LiveRig has the ports
             self._hook()
             yield self
         finally:

@@ -136,7 +136,7 @@ def ruled(defense: Defense, rule: Rule, name: str) -> Any:
     class Ruled:
         def attach(self, rig: GuardRig) -> None:
             rig.rule = rule
-            defense.attach(rig)
+            defending.attach(defense, rig)
 
         def last_look(self, steps: int) -> int | None:
             return defending.last_look(defense, steps)
