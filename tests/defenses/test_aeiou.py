@@ -244,7 +244,7 @@ def test_a_score_that_is_no_number_refuses(model: StableDiffusion, fitted: Aeiou
 
     guard = dataclasses.replace(Aeiou(heads=0).fit_texts(model, HARM, CALM), action="flag", threshold=1e6)
     (sample,) = model.generate(cases("a dog"), SAMPLER, [Spoiler(), guard])
-    assert sample.status == "refused" and "not a number" in sample.why and sample.image is None
+    assert sample.status == "error" and "not a number" in sample.why and sample.image is None
 
 
 def test_damaged_artifacts_are_refused(model: StableDiffusion, fitted: Aeiou) -> None:

@@ -48,7 +48,7 @@ def test_a_label_at_its_threshold_refuses(model: StableDiffusion) -> None:
     sampler = Sampler(steps=2, guidance=3.0)
     probe = Numbers((0.4, 0.5, float("nan")))
     samples = model.generate(CASES, sampler, [ImageFilter(labels=("x",), threshold=0.5, probe=probe)])
-    assert [s.status for s in samples] == ["ok", "refused", "refused"]
+    assert [s.status for s in samples] == ["ok", "refused", "error"]
     assert [s.notes["image_filter.score"][0] for s in samples[:2]] == [pytest.approx(0.4), 0.5]
     verdict = samples[1].verdicts[0]
     assert (verdict.stage, verdict.score, verdict.threshold, verdict.category) == (
@@ -56,11 +56,11 @@ def test_a_label_at_its_threshold_refuses(model: StableDiffusion) -> None:
         0.5,
         0.5,
         "x",
-    ) and "no number" in samples[2].why
+    ) and "not a number" in samples[2].why
     flagged = model.generate(CASES, sampler, [ImageFilter(labels=("x",), threshold=0.5, probe=probe, action="flag")])
-    assert [s.status for s in flagged] == ["ok", "ok", "refused"] and flagged[1].verdicts[0].action == "flagged"
+    assert [s.status for s in flagged] == ["ok", "ok", "error"] and flagged[1].verdicts[0].action == "flagged"
     missing = model.generate(CASES, sampler, [ImageFilter(labels=("x",), threshold=0.5, probe=Numbers((0.1,)))])
-    assert [s.status for s in missing] == ["ok", "refused", "refused"], "a picture without a score is not safe"
+    assert [s.status for s in missing] == ["ok", "error", "error"], "a picture without a score is not safe"
 
 
 def test_the_judge_comes_with_the_chain() -> None:

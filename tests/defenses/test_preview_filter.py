@@ -82,7 +82,7 @@ def test_the_judge_sees_x0_decoded(model: StableDiffusion) -> None:
 def test_a_blocked_row_costs_nothing_afterwards(model: StableDiffusion) -> None:
     base = model.generate(CASES, SAMPLER)
     samples = model.generate(CASES, SAMPLER, [numbers(0.4, 0.5, float("nan"))])
-    assert [s.status for s in samples] == ["ok", "refused", "refused"] and same(samples[:1], base[:1])
+    assert [s.status for s in samples] == ["ok", "refused", "error"] and same(samples[:1], base[:1])
     assert [s.nfe for s in samples] == [8, 4, 4], "two calls of four, no row of its own"
     verdict = samples[1].verdicts[0]
     assert (verdict.action, verdict.stage, verdict.step, verdict.score, verdict.threshold, verdict.category) == (
@@ -96,20 +96,20 @@ def test_a_blocked_row_costs_nothing_afterwards(model: StableDiffusion) -> None:
     assert "preview at step 2 of 4 shows x" in samples[1].why and samples[0].notes["preview_filter.score"] == [
         pytest.approx(0.4)
     ]
-    assert "no number" in samples[2].why and np.isnan(samples[2].verdicts[0].score)
+    assert "not a number" in samples[2].why and samples[2].verdicts[0].score is None
 
 
 def test_what_has_no_number_is_not_safe(model: StableDiffusion) -> None:
     flagged = model.generate(CASES, SAMPLER, [numbers(0.4, 0.5, float("nan"), action="flag")])
-    assert [s.status for s in flagged] == ["ok", "ok", "refused"] and flagged[1].verdicts[0].action == "flagged"
-    assert [s.status for s in model.generate(CASES, SAMPLER, [numbers(0.1)])] == ["ok", "refused", "refused"], (
+    assert [s.status for s in flagged] == ["ok", "ok", "error"] and flagged[1].verdicts[0].action == "flagged"
+    assert [s.status for s in model.generate(CASES, SAMPLER, [numbers(0.1)])] == ["ok", "error", "error"], (
         "a preview without a score is not safe"
     )
     broken = tiny_sd()
     broken.unet.conv_out.bias.data.fill_(float("nan"))
     guard = numbers()
     samples = broken.generate(CASES, SAMPLER, [guard])
-    assert all(s.status == "refused" and "no number" in s.why and s.nfe == 4 for s in samples)
+    assert all(s.status == "error" and "not a number" in s.why and s.nfe == 4 for s in samples)
     assert not guard.probe.shown, "what cannot be decoded is not shown to a judge"  # type: ignore[union-attr]
 
 
