@@ -29,24 +29,24 @@ browser:
 
 bench: setup
 	$(BIN)/genward run m-erasure --preset quick --store $(STORE)
-	@$(BIN)/genward report m-erasure-quick --store $(STORE)
+	@$(BIN)/genward report --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
 # Every eraser, every attack vector, learned embeddings among them: hours. make full PRESET=full: a day.
 PRESET ?= standard
 full: setup
 	$(BIN)/genward run m-erasure --preset $(PRESET) --store $(STORE)
-	@$(BIN)/genward report m-erasure-$(PRESET) --store $(STORE)
+	@$(BIN)/genward report --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
 erasure: setup
 	$(BIN)/genward run erasure --preset quick --store $(STORE)
-	@$(BIN)/genward report erasure-quick --store $(STORE)
+	@$(BIN)/genward report --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
 standard: setup
 	$(BIN)/genward run erasure --preset standard --store $(STORE)
-	@$(BIN)/genward report erasure-standard --store $(STORE)
+	@$(BIN)/genward report --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
 # One thread a process: two OpenMP programs side by side slow each other down many times over.

@@ -242,17 +242,13 @@ def test_loading_is_quiet_and_levels_come_back(capfd: pytest.CaptureFixture[str]
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
-    def levels() -> tuple[int, int, bool]:
-        return (
-            of_diffusers.get_verbosity(),
-            of_transformers.get_verbosity(),
-            of_transformers.is_progress_bar_enabled(),
-        )
+    def levels() -> list[tuple[int, bool]]:
+        return [(p.get_verbosity(), p.is_progress_bar_enabled()) for p in (of_diffusers, of_transformers)]
 
     before = levels()
     with pytest.raises(ZeroDivisionError), quiet_loading():
         of_diffusers.get_logger("diffusers.x").warning("a notice")
         of_transformers.get_logger("transformers.x").warning("a notice")
-        assert not of_transformers.is_progress_bar_enabled()
+        assert not of_transformers.is_progress_bar_enabled() and not of_diffusers.is_progress_bar_enabled()
         raise ZeroDivisionError
     assert levels() == before and capfd.readouterr() == ("", "")

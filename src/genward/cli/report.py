@@ -11,7 +11,7 @@ from genward.cli import common
 
 
 def main(
-    name: str = typer.Argument(..., metavar="RUN", help="Name of the run."),
+    name: str = typer.Argument("", metavar="[RUN]", help="Name of the run; by default the one measured last."),
     store: Path = common.StoreFolder,
     out: Path | None = typer.Option(
         None, "--out", "-o", help="File to write; by default report.html beside the run's metrics."
@@ -25,9 +25,11 @@ def main(
     """Write a run's report: one self-contained HTML file. Needs the store alone."""
     from genward.report import build
     from genward.run.reporting import sections_of
-    from genward.run.storing import open_store
+    from genward.run.storing import newest, open_store
 
-    path = build(open_store(store), name, out, sections=sections_of)
+    opened = open_store(store)
+    name = name or newest(opened)
+    path = build(opened, name, out, sections=sections_of)
     if data is not None:
         from genward.run.results import keep
         from genward.run.storing import read_run

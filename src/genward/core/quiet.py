@@ -22,22 +22,20 @@ def quiet_process() -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Inside, loading a model prints errors only: no "no safety checker", no missing torchvision, no bar for 0.1 s of
-    reading weights. The levels are as before afterwards."""
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
+    """Inside, loading or saving a model prints errors only: no "no safety checker", no missing torchvision, no bars over
+    each other for a second's work. Levels and bars are as before afterwards."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
 
-    levels, bar = (
-        (diffusers_logging.get_verbosity(), transformers_logging.get_verbosity()),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    diffusers_logging.set_verbosity_error()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    packages = (of_diffusers, of_transformers)
+    before = [(package, package.get_verbosity(), package.is_progress_bar_enabled()) for package in packages]
+    for package in packages:
+        package.set_verbosity_error()
+        package.disable_progress_bar()
     try:
         yield
     finally:
-        diffusers_logging.set_verbosity(levels[0])
-        transformers_logging.set_verbosity(levels[1])
-        if bar:
-            transformers_logging.enable_progress_bar()
+        for package, level, bar in before:
+            package.set_verbosity(level)
+            if bar:
+                package.enable_progress_bar()

@@ -355,7 +355,8 @@ class StableDiffusion:
                     f"{port.owner} acts through its {port.kind} port while sampling and cannot be written into "
                     "weights; serve it with a guard instead"
                 )
-            self.pipe.save_pretrained(folder, safe_serialization=True)
+            with quiet_loading():
+                self.pipe.save_pretrained(folder, safe_serialization=True)
         card = {"model": self.spec.to_json(), "defenses": [Spec.of("defense", d).to_json() for d in defenses]}
         (folder / "genward.json").write_text(json.dumps(card, indent=1), "utf-8")
         return folder
