@@ -1,4 +1,4 @@
-"""The import table of docs/architecture.md, read from the source: no arrow between siblings, none upwards."""
+"""The import table of docs/architecture.md, read from the source: no import between siblings, none upwards."""
 
 from __future__ import annotations
 
