@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from genward.catalog.opening import words_of
 from genward.cli import common
 from genward.cli.app import status
+from genward.core.records import Score
 from genward.testing import FakeJudge, tiny_sd
 
 CELL = {
@@ -33,6 +35,9 @@ label = "uce"
 defenses = "uce:{concept}"
 """
 
+WORDS = words_of("lab")
+JUDGE = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]))
+
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
@@ -45,10 +50,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     Path("recipe.toml").write_text(RECIPE)
     monkeypatch.setattr(genward.run.loop, "opener", lambda *_, **__: lambda name: model)
-    monkeypatch.setattr(genward.run.judging, "open_judge", lambda name: FakeJudge())
-    monkeypatch.setattr(genward.run.measure, "open_judge", lambda name: FakeJudge())
-    monkeypatch.setattr(genward.catalog.judges, "open_judge", lambda name: FakeJudge())
-    monkeypatch.setattr(genward.run.loop, "open_judge", lambda name: FakeJudge())
+    monkeypatch.setattr(genward.run.judging, "open_judge", lambda name: JUDGE)
+    monkeypatch.setattr(genward.run.measure, "open_judge", lambda name: JUDGE)
+    monkeypatch.setattr(genward.catalog.judges, "open_judge", lambda name: JUDGE)
+    monkeypatch.setattr(genward.run.loop, "open_judge", lambda name: JUDGE)
     yield
 
 
@@ -84,6 +89,14 @@ def test_the_loop(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:
     assert told(capsys, "check", "--store", "store")["problems"] == []
     next(Path("store").rglob("media/*/*.png")).write_bytes(b"damaged")
     assert told(capsys, "check", "--store", "store", code=3)["problems"]
+
+
+def test_a_run_without_a_single_figure_is_no_success(
+    tiny: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(FakeJudge, "judge", lambda _, samples: [Score(s.id, "banana", float("nan")) for s in samples])
+    assert status([*RUN, "--json"]) == 1
+    assert "not scored: banana: crr has no value in any of" in capsys.readouterr().err
 
 
 def test_tables_for_people(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,9 +28,10 @@ from genward.core import defending
 from genward.core.contracts import Artifact, Defense
 from genward.core.defending import artifact_field
 from genward.core.files import json_text
+from genward.core.origin import origin
 from genward.core.reading import short
 from genward.core.records import Concept, load_concept
-from genward.core.spec import digest
+from genward.core.spec import PLUGIN, digest
 from genward.core.typed import configured, shown
 from genward.errors import BadArtifact, BadInput, UnknownName
 
@@ -112,9 +113,9 @@ def extra_nfe(text: str) -> float:
 
 def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
     """Identity of a fit: defense and its fitting fields (not those that act ``at_attach``), concept content, model."""
-    return digest(
-        {"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash}
-    )
+    about = {"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash}
+    theirs = origin(type(defense))  # a new version of an outsider's method learns anew
+    return digest({**about, PLUGIN: theirs} if theirs else about)
 
 
 def fit_fields(defense: Any) -> dict[str, Any]:

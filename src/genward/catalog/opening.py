@@ -7,13 +7,16 @@ answers to its name, alone or with a colon and more behind it (``tone``, ``tone:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins
+from genward.core.origin import origin
 from genward.core.precision import device_of, dtype_of
 from genward.core.records import load_concept
 from genward.core.settings import DIFFUSION, Family
-from genward.core.spec import Spec
+from genward.core.spec import PLUGIN, Spec
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
@@ -49,6 +52,10 @@ def open_model(
         if variant:
             raise BadInput(f"model {name[:40]!r} takes no variant, and {variant[:40]!r} was asked for; leave it out")
         made: StableDiffusion = outside.opened(name, device=device, dtype=dtype, download=download)
+        theirs = origin(outside)
+        if theirs:
+            with suppress(AttributeError):  # one that computes its spec answers for its identity itself
+                made.spec = replace(made.spec, fields={**made.spec.fields, PLUGIN: theirs})
         return made
     from genward.models.sd import StableDiffusion, load_pipeline
 

@@ -31,6 +31,7 @@ from genward.cli import (
     report,
     run,
     show,
+    verify,
 )
 from genward.core.quiet import quiet_process
 from genward.core.reading import half_pair
@@ -59,6 +60,7 @@ app.command("report")(report.main)
 app.command("claims")(claims.main)
 app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)
+app.command("verify")(verify.main)
 app.command("check")(check.main)
 app.command("doctor")(doctor.main)
 app.add_typer(dataset.app, name="dataset")

@@ -14,11 +14,14 @@ def main(
     judge: str = typer.Option(
         "", "--judge", "-j", help="Judge to use; by default the run's own. See genward list judges."
     ),
+    again: bool = typer.Option(
+        False, "--again", help="Score every picture anew, in place of the scores that are there."
+    ),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
-    """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out; nothing is
-    generated."""
+    """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out unless --again;
+    nothing is generated."""
     from genward.catalog.judges import open_judge
     from genward.run.judging import judge_run
     from genward.run.measure import measure
@@ -28,7 +31,7 @@ def main(
     opened = open_store(store)
     judging = open_judge(judge) if judge else None
     with common.stages(as_json) as update:
-        done = judge_run(opened, name, judging, progress=update)
+        done = judge_run(opened, name, judging, again=again, progress=update)
     found = measure(opened, name, judging, command=command_line())
     if as_json:
         common.emit({"judged": done, "cells": found["cells"], "run": found["run"]})

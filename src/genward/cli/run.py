@@ -144,6 +144,9 @@ def main(
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
     retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
+    fresh: bool = typer.Option(
+        False, "--fresh", help="Make every row again, and score it, in place of those that are there."
+    ),
     search: bool = typer.Option(False, "--search", help="Search attacks again, even where found ones are at hand."),
     dry: bool = typer.Option(
         False, "--dry-run", help="Say what it costs here, build every chain, open every judge, and stop."
@@ -156,6 +159,7 @@ def main(
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     from genward.catalog.opening import opener
     from genward.catalog.plugins import entry
+    from genward.run.known import unscored
     from genward.run.loop import named, run_plan
     from genward.run.plan import make_plan
     from genward.run.storing import open_store
@@ -192,6 +196,7 @@ def main(
             download=download,
             refit=refit,
             retry=retry,
+            fresh=fresh,
             search_again=search,
             progress=update,
             say=say,
@@ -207,4 +212,8 @@ def main(
             f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them "
             "again"
         )
+    empty = unscored(found, type(plan.benchmark).table, type(plan.benchmark).figure)
+    for line in empty:
+        common.note(f"not scored: {line}")
+    if found["run"]["errors"] or empty:
         raise typer.Exit(1)

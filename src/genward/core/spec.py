@@ -10,8 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from genward.core.origin import origin
 from genward.core.reading import brief, short
 from genward.errors import BadInput
+
+PLUGIN = "plug-in"
+"""Field of a spec that says where an outsider's part comes from; no field of a dataclass can be called so."""
 
 
 def canonical(value: Any) -> str:
@@ -105,7 +109,11 @@ class Spec:
 
     @classmethod
     def of(cls, kind: str, part: Any) -> Spec:
-        """The spec of a plug-in object: a frozen dataclass with a class attribute ``name``."""
+        """The spec of a plug-in object: a frozen dataclass with a class attribute ``name``.
+
+        One of another distribution has a field ``plug-in`` besides its own, see ``core.origin``: with other code it is
+        another part, and what the old code made is not taken for its work."""
         fields = {f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.metadata.get("identity", True)}
         fields = {k: v.hash if hasattr(v, "hash") and hasattr(v, "tensors") else v for k, v in fields.items()}
-        return cls(kind, type(part).name, fields)
+        theirs = origin(type(part))
+        return cls(kind, type(part).name, {**fields, PLUGIN: theirs} if theirs else fields)

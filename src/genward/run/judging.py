@@ -36,6 +36,7 @@ def judge_samples(
     judge: Any,
     *,
     only: set[str] | None = None,
+    again: bool = False,
     batch: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> Judged:
@@ -43,7 +44,7 @@ def judge_samples(
 
     Args:
         arms: hashes.
-        only: sample ids to look at; all of the arms' by default.
+        only: sample ids to look at; all of the arms' by default. again: forget what this judge said about them first.
         batch: samples read and scored at a time; the unit of writing.
         progress: ``progress(samples done, samples)``.
 
@@ -55,6 +56,8 @@ def judge_samples(
     rows = [r for r in store.samples(set(arms)) if only is None or r["id"] in only]
     for mime in sorted({r["mime"] for r in rows} - {""}):
         matched(MEDIA[mime].kind, "of these samples", judges=[judge])
+    if again:
+        store.forget({r["id"] for r in rows}, name)
     seen = store.judged(name)
     if hasattr(judge, "features"):
         seen &= set(store.features(name)) | {r["id"] for r in rows if not r["output"]}
@@ -83,10 +86,11 @@ def judge_run(
     judge: Any = None,
     *,
     first: bool = False,
+    again: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a run's samples that the judge (the plan's by default) has not seen; with ``first`` those of its own rows
-    alone, before a search adds others. Returns ``{"judge", "hash", "scored",
+    """Score a run's samples that the judge (the plan's by default) has not seen, with ``again`` all of them anew; with
+    ``first`` those of its own rows alone, before a search adds others. Returns ``{"judge", "hash", "scored",
     "there", "seconds"}``; nothing is scored where the benchmark makes nothing."""
     store = opened(store)
     plan = load_plan(store, name)
@@ -98,5 +102,5 @@ def judge_run(
     hashes = {h for row in arms for h in row["hashes"].values()} | {s["hash"] for s in scenes if s["hash"]}
     about = f"{type(judge).name}, then {'searches' if first else 'figures'}"
     told = None if progress is None else lambda done, total: progress("judge", done, total, about)
-    done = judge_samples(store, hashes, judge, only=only, progress=told)
+    done = judge_samples(store, hashes, judge, only=only, again=again, progress=told)
     return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}

@@ -6,19 +6,20 @@ pictures costs no generation, new statistics cost neither."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.opening import Opener, opener
+from genward.core.records import Case
 from genward.core.settings import Family
 from genward.errors import BadInput
 from genward.run import results
 from genward.run.generate import Progress, Say, Tally, describe, generate, prepare
 from genward.run.judging import judge_run, open_judge
 from genward.run.masks import mask_strips
-from genward.run.measure import measure, opened
+from genward.run.measure import measure, opened, planned_ids, run_scenes
 from genward.run.outlook import expected, in_words
 from genward.run.plan import Plan, match, planned, run_name, save_plan, setting_of, work
 from genward.run.workbench import Bench, placed, search
@@ -49,6 +50,7 @@ def run_plan(
     download: bool = False,
     refit: bool = False,
     retry: bool = False,
+    fresh: bool = False,
     command: str = "",
     search_again: bool = False,
     progress: Progress | None = None,
@@ -62,6 +64,7 @@ def run_plan(
         models: opens a model by name; by default ``catalog.opening.opener`` with device, dtype and download.
         judge: a judge; the plan's by default.
         refit: fit defenses again even where fitted ones are at hand. retry: make rows again that ended as errors.
+        fresh: make every row of the run again, and score it again.
         search_again: search even where the store holds what this very search found.
         command: as typed, for the record.
         progress: see ``generate.Progress``; say: told in words what the run will take on this machine, what is fitted,
@@ -96,6 +99,7 @@ def run_plan(
         models,
         refit=refit,
         retry=retry,
+        fresh=fresh,
         search_again=search_again,
         progress=progress,
         say=say,
@@ -121,6 +125,7 @@ def generate_run(
     *,
     refit: bool = False,
     retry: bool = False,
+    fresh: bool = False,
     search_again: bool = False,
     progress: Progress | None = None,
     say: Say | None = None,
@@ -141,7 +146,10 @@ def generate_run(
     if save_plan(store, plan, rows) and say is not None:
         say(f"run {plan.name} is in the store with this plan; it is resumed")
     bound = prepare(plan, work(plan, rows.cases), models, store, refit=refit, progress=say)
-    store.write_json(folder / "arms.json", {"arms": describe(bound, plan.sampler)})
+    arms = describe(bound, plan.sampler)
+    if fresh:
+        store.forget(rows_of(store, plan, rows.cases, arms))
+    store.write_json(folder / "arms.json", {"arms": arms})
     prepared = time.perf_counter()
     own = generate(plan, bound, models, store, retry=retry, progress=progress)
     if rows.parents and early is not None:
@@ -157,6 +165,13 @@ def generate_run(
     store.write_json(folder / "masks.json", {"grids": grids})
     stages = {"prepare": prepared - began, "search": attacked - texts, "generate": tally.seconds}
     return Made(tally, {**stages, "made": tally.made, "there": tally.there})
+
+
+def rows_of(store: Store, plan: Plan, cases: Sequence[Case], arms: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Ids of a run's rows: those of its plan, and of what its search added before where it came so far."""
+    there = (store.run_folder(plan.name) / "scenes.json").is_file()
+    scenes = run_scenes(store, plan.name) if there else []
+    return {*planned_ids(plan, cases, arms), *(i for s in scenes for i in s["ids"])}
 
 
 def named(plan: Plan, store: Store | None) -> Plan:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from genward.catalog.judges import judge_hash, open_judge
 from genward.core.benchmark import Evidence, Row, Setting
+from genward.core.origin import origin
 from genward.core.records import Case, Sample, load_concept
 from genward.core.settings import stated, summed
+from genward.core.spec import PLUGIN, digest
 from genward.errors import BadInput, StoreError
 from genward.run import results
 from genward.run.claims import claims, claims_of
@@ -189,7 +191,10 @@ def judge_table(judge: Any) -> dict[str, Any]:
             "facts": dict(card.facts),
         }
     )
-    return {"name": type(judge).name, "hash": judge_hash(judge), "labels": {}, **shown}
+    theirs = origin(type(judge))
+    return {"name": type(judge).name, "hash": judge_hash(judge), "labels": {}, **shown} | (
+        {PLUGIN: theirs} if theirs else {}
+    )
 
 
 def run_table(
@@ -219,7 +224,23 @@ def run_table(
         "refused": sum(r["status"] == "refused" for r in rows),
         "errors": sum(r["status"] == "error" for r in rows),
         "zero": zero_check(plan, cases, arms, rows),
+        "plugins": outsiders(plan, arms),
     }
+
+
+def outsiders(plan: Plan, arms: Arms) -> list[dict[str, str]]:
+    """``kind``, ``name``, ``distribution``, ``version`` and ``source`` hash of every part of a run that came from another
+    distribution, its judge apart, which says it in its own table; see ``core.origin``."""
+    found = (
+        [{"kind": "benchmark", "name": plan.benchmark.name, **theirs}]
+        if (theirs := origin(type(plan.benchmark)))
+        else []
+    )
+    for part in (part for a in arms for spec in a["spec"].values() for part in (spec["model"], *spec["defenses"])):
+        theirs = part["fields"].get(PLUGIN)
+        if theirs:
+            found.append({"kind": part["kind"], "name": part["name"], **theirs})
+    return list({digest(line): line for line in found}.values())
 
 
 def evidence_of(
@@ -318,8 +339,22 @@ def measure(
     """
     store = opened(store)
     plan = load_plan(store, name)
-    made = plan.benchmark.media != "text"
-    judge = open_judge(plan.judge) if judge is None and made else judge
+    judge = open_judge(plan.judge) if judge is None and plan.benchmark.media != "text" else judge
+    table = figures(store, plan, judge, command=command, device=device, first=first)
+    if first:
+        return table
+    path = store.run_folder(name) / "metrics.json"
+    earlier = store.read_json(path)["run"].get(MEASURED) if path.is_file() else None
+    table["run"][MEASURED] = rate or earlier
+    store.write_json(path, table)
+    return dict(store.read_json(path))
+
+
+def figures(
+    store: Store, plan: Plan, judge: Any, *, command: str = "", device: str = "cpu", first: bool = False
+) -> dict[str, Any]:
+    """A finished run's metrics, computed and not written; arguments as those of ``measure``."""
+    name, made = plan.name, plan.benchmark.media != "text"
     setting = setting_of(plan)
     cases = planned(plan, setting).cases
     evidence = evidence_of(store, plan, judge, cases, setting, () if first or not made else run_scenes(store, name))
@@ -334,14 +369,7 @@ def measure(
         **found,
         "judges": [judge_table(judge)] if made else [],
     }
-    if first:
-        return table
-    path = store.run_folder(name) / "metrics.json"
-    earlier = store.read_json(path)["run"].get(MEASURED) if path.is_file() else None
-    table["run"][MEASURED] = rate or earlier
-    table["claims"] = claims(table)["claims"]
-    store.write_json(path, table)
-    return dict(store.read_json(path))
+    return table if first else {**table, "claims": claims(table)["claims"]}
 
 
 def opened(store: Store | Path | str, create: bool = False) -> Store:

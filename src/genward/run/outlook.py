@@ -18,6 +18,7 @@ from genward.core.settings import changed
 from genward.run.generate import Bound, missing
 from genward.run.guard import arm_hash
 from genward.run.judging import open_judge
+from genward.run.known import check_names
 from genward.run.plan import Plan, Planned, Work, planned, setting_of, work
 from genward.run.search import known_search
 from genward.run.speed import Speed, speed_of
@@ -72,9 +73,8 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
     """
     if plan.benchmark.media == "text":
         return {"plan": plan.name, **vars(Left()), "minutes": 0.0, "rows_per_second": None, "seconds_per_picture": None}
-    if judge is None:
-        open_judge(plan.judge)
     setting = setting_of(plan)
+    check_names(plan, setting, open_judge(plan.judge) if judge is None else judge)
     rows, left = planned(plan, setting), Left()
     bound: list[Bound] = []
     for piece in work(plan, rows.cases):

@@ -135,7 +135,9 @@ def _scores(store: Readable, ids: set[str]) -> Iterator[str]:
         for path in parts.part_files(store.root / "scores" / judge):
             try:
                 wrong = _named(path)
-                rows = set(parts.read_part(path, parts.SCORES)["sample"].to_pylist())
+                rows = set(parts.read_scores(path)["sample"].to_pylist())
+                if parts.HASH not in parts.metadata_of(path):
+                    yield f"{path} carries no hash of its scores: it is of an earlier version or was edited; {parts.ANEW}"
             except GenwardError as error:
                 yield str(error)
                 continue

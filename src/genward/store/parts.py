@@ -17,6 +17,9 @@ from genward.store.files import SCHEMA, said, write_bytes
 
 KEY = b"genward.key"
 VERSION = b"genward.schema"
+ANEW = "score the pictures anew with genward judge RUN --again"
+HASH = b"genward.rows"
+"""SHA-256 of the rows of a part of scores: checksums of pages are written anew by whoever edits them, this is not"""
 
 SAMPLES = pa.schema(
     [
@@ -72,7 +75,10 @@ def write_part(root: Path, folder: Path, key: str, columns: Mapping[str, Any], s
         raise BadInput(f"a part's key is {key!r}; give a text that names the batch")
     meta = {KEY: key.encode(), VERSION: str(SCHEMA).encode()}
     try:
-        table = pa.table(dict(columns), schema=schema.with_metadata(meta))
+        table = pa.table(dict(columns), schema=schema)
+        if schema is SCORES:
+            meta[HASH] = rows_hash(table)
+        table = table.replace_schema_metadata(meta)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, write_page_checksum=True)
     except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError) as error:
@@ -113,10 +119,10 @@ def read_part(path: Path, schema: Any, columns: Sequence[str] | None = None) -> 
 
 def read_key(path: Path) -> str:
     """The key that a part was written under; ``StoreError`` where the file is damaged or not ours."""
+    meta = metadata_of(path)
     try:
-        meta = pq.read_schema(path).metadata or {}
         key = meta.get(KEY, b"").decode()
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+    except ValueError as error:
         raise StoreError(
             f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
         ) from error
@@ -125,6 +131,38 @@ def read_key(path: Path) -> str:
             f"{path} was not written by this schema of the store; delete it and resume, or use a new store"
         )
     return str(key)
+
+
+def rows_hash(table: Any) -> bytes:
+    """SHA-256 of a table's rows, hex: of each value in order, numbers bit for bit."""
+    whole = hashlib.sha256()
+    for row in table.to_pylist():
+        for value in row.values():
+            data = value.hex() if isinstance(value, float) else "" if value is None else str(value)
+            whole.update(f"{len(data)}:{data}".encode())
+    return whole.hexdigest().encode()
+
+
+def read_scores(path: Path) -> Any:
+    """A part of scores as a ``pyarrow.Table``. One without a hash (of an earlier version) is read; ``check`` names it.
+
+    Raises:
+        StoreError: damaged, or its rows are not those that a judge gave.
+    """
+    table, meta = read_part(path, SCORES), metadata_of(path)
+    if (meta[HASH] != rows_hash(table)) if HASH in meta else (KEY not in meta):
+        raise StoreError(f"{path} does not hold the scores that its judge gave: their hash is another; {ANEW}")
+    return table
+
+
+def metadata_of(path: Path) -> dict[bytes, bytes]:
+    """What stands beside a part's columns; ``StoreError`` where the file is damaged."""
+    try:
+        return dict(pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise StoreError(
+            f"{path} is truncated or damaged ({_short(error)}); delete it and resume: only its rows are made again"
+        ) from error
 
 
 def rows(folder: Path, schema: Any) -> Iterator[dict[str, Any]]:

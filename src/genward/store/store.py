@@ -35,6 +35,7 @@ from genward.core.spec import digest
 from genward.errors import BadInput, StoreError, UnknownName
 from genward.store.check import problems
 from genward.store.files import SCHEMA, TEMPORARY, folders, named, read_json, said, write_bytes, write_many
+from genward.store.forget import forget_samples, forget_scores
 from genward.store.rows import PURPOSES, case_of, row_of
 
 if TYPE_CHECKING:
@@ -352,7 +353,8 @@ class Store:
         """Rows ``{sample, label, value, why}`` sorted by sample and label. Of several, one with a number wins, then the
         first part by name."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
-        for row in parts.rows(self.root / "scores" / named("judge", judge), parts.SCORES):
+        files = parts.part_files(self.root / "scores" / named("judge", judge))
+        for row in (row for path in files for row in parts.read_scores(path).to_pylist()):
             there = found.get((row["sample"], row["label"]))
             if there is None or (there["value"] != there["value"] and row["value"] == row["value"]):
                 found[row["sample"], row["label"]] = row
@@ -400,8 +402,6 @@ class Store:
                     found[sample] = matrix[k]
         return found
 
-    # ----------------------------------------------------------------------------------------------------- reservations
-
     def reserve(self, purpose: str, keys: Iterable[str]) -> None:
         """Set keys (seeds, captions, styles …) aside for ``fit``, ``calibrate`` or ``evaluate``; the same keys for the
         same purpose change nothing.
@@ -440,7 +440,9 @@ class Store:
         """Keys set aside for a purpose."""
         return {row["key"] for row in parts.rows(self.root / "reserved" / purpose, parts.RESERVED)}
 
-    # ------------------------------------------------------------------------------------------------------------ check
+    def forget(self, ids: Iterable[str], judge: str = "") -> None:
+        """Take samples and all that was said about them out, or only what one judge said; see ``store.forget``."""
+        forget_scores(self.root, judge, set(ids)) if judge else forget_samples(self.root, set(ids), self.judges())
 
     def check(self) -> list[str]:
         """Read and verify everything: one line a problem, none if all is well. Files in the making are no problem."""
