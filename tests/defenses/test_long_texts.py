@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genward.catalog import plugins
 from genward.catalog.opening import open_model
 from genward.core import Call, Case, Frame, Sampler
 from genward.core.contracts import Rig
@@ -55,7 +56,7 @@ def test_a_long_negative_prompt_is_seen_whole(model: StableDiffusion) -> None:
 
 
 def test_repeated_states_leave_a_prediction_as_it_is(model: StableDiffusion) -> None:
-    latents = torch.randn(2, *model._start(CASES[0], Sampler(), {}).shape, generator=torch.Generator().manual_seed(3))
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     text = model.encode(["a cat", "a dog"])
     once = model.predict(Call(latents, torch.tensor([500, 100]), text))
     thrice = model.predict(Call(latents, torch.tensor([500, 100]), text.repeat(1, 3, 1)))
@@ -90,7 +91,8 @@ def test_no_text_of_a_concept_is_cut(lab: StableDiffusion, name: str) -> None:
 
 @pytest.mark.parametrize("benchmark", ["erasure", "m-erasure", "guards"])
 def test_no_row_of_a_benchmark_is_cut(lab: StableDiffusion, benchmark: str) -> None:
-    plan = Plan("rows", (ArmPlan("base", control="base"),), tuple(concept_names()), benchmark, n=40)
+    rows = plugins.find("benchmark", benchmark)(tuple(concept_names()), n=40)
+    plan = Plan("rows", (ArmPlan("base", control="base"),), rows)
     cases = plan_cases(plan)
     assert len(cases) > 1000
     assert [case.prompt for case in cases if not lab.fits(case.prompt)] == []
