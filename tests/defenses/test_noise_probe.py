@@ -214,8 +214,8 @@ def test_a_score_that_is_no_number_blocks(fitted: NoiseProbe) -> None:
     model.unet.conv_out.bias.data.fill_(float("nan"))
     for action in ("block", "flag"):
         samples = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, action=action)])
-        assert all(s.status == "refused" and "not a number" in s.why and s.nfe == 4 for s in samples)
-        assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
+        assert all(s.status == "error" and "not a number" in s.why and s.nfe == 4 for s in samples)
+        assert samples[0].verdicts[-1].action == "blocked", "a policy that only flags must not take it for a decision"
 
 
 def test_another_models_artifact_is_refused(fitted: NoiseProbe, model: StableDiffusion, deep: StableDiffusion) -> None:
