@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import pytest
@@ -228,8 +227,8 @@ def test_outside_a_loop_it_acts_with_gradient(fitted: SafeRedir, model: StableDi
 def test_a_score_that_is_no_number_blocks(fitted: SafeRedir, model: StableDiffusion) -> None:
     with scripted(torch.tensor([float("nan")])):
         samples = model.generate(CASES[:1], SAMPLER, [fitted])
-    assert samples[0].status == "refused" and "not a number" in samples[0].why
-    assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
+    assert samples[0].status == "error" and "not a number" in samples[0].why
+    assert samples[0].verdicts[-1].action == "blocked", "a policy that only flags must not take it for a decision"
 
 
 def test_saved_loaded_and_refused(

@@ -136,8 +136,8 @@ def test_a_score_that_is_no_number_blocks(fitted: Wukong) -> None:
     model = tiny_sd()
     model.unet.mid_block.attentions[0].transformer_blocks[0].norm1.weight.data.fill_(float("nan"))
     samples = model.generate(CASES, SAMPLER, [fitted])
-    assert all(s.status == "refused" and "not a number" in s.why for s in samples)
-    assert math.isnan(samples[0].verdicts[-1].score), "a policy that only flags must not take it for a decision"
+    assert all(s.status == "error" and "not a number" in s.why for s in samples)
+    assert samples[0].verdicts[-1].action == "blocked", "a policy that only flags must not take it for a decision"
 
 
 def test_another_models_artifact_is_refused(fitted: Wukong, deep: StableDiffusion) -> None:
