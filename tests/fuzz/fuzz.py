@@ -40,7 +40,8 @@ from genward.core.weights import problem
 from genward.errors import GenwardError
 from genward.models.identity import read_folder
 from genward.ops import artifacts
-from genward.run.plan import from_tables, from_toml, read_recipe, to_toml
+from genward.run.plan import from_tables, from_toml, to_toml
+from genward.run.recipes import read_recipe
 from genward.serve.policy import dump_policy, load_policy, parse_policy
 from genward.testing import tiny_pipeline
 

@@ -22,7 +22,8 @@ from genward.run.judging import judge_run
 from genward.run.loop import run_plan
 from genward.run.masks import over
 from genward.run.measure import measure
-from genward.run.plan import ArmPlan, Plan, from_toml, make_plan, plan_cases, recipe_names, to_toml
+from genward.run.plan import ArmPlan, Plan, from_toml, make_plan, plan_cases, to_toml
+from genward.run.recipes import recipe_names
 from genward.run.search import parse_attack
 from genward.store import Store
 from genward.testing import FakeJudge, tiny_sd

@@ -12,6 +12,7 @@ from genward.core.records import Sampler, concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 from genward.run import plan as p
 from genward.run.costs import dry_run
+from genward.run.recipes import recipe_names
 
 
 def tiny(**changes: object) -> p.Plan:
@@ -69,7 +70,7 @@ def test_a_plan_survives_toml(tmp_path: Path) -> None:
     assert p.from_toml(text).hash == plan.hash == replace(plan, name="other").hash
 
 
-DRAWN = [name for name in p.recipe_names() if p.make_plan(name).benchmark.media != "text"]
+DRAWN = [name for name in recipe_names() if p.make_plan(name).benchmark.media != "text"]
 
 
 @pytest.mark.parametrize("name", DRAWN)

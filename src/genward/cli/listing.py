@@ -30,9 +30,12 @@ def concepts() -> Rows:
 
 
 def recipes() -> Rows:
-    from genward.run.plan import read_recipe, recipe_names
+    from genward.run import recipes as known
 
-    return [{"name": name, "summary": recipe_summary(read_recipe(name)), "from": "genward"} for name in recipe_names()]
+    return [
+        {"name": name, "summary": recipe_summary(known.read_recipe(name)), "from": recipe.origin}
+        for name, recipe in sorted(known.recipes().items())
+    ]
 
 
 def recipe_summary(tables: dict[str, object]) -> str:

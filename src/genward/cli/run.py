@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def recipe_of(benchmark: str, preset: str) -> str:
     """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
     ``quick``, or the benchmark's first."""
-    from genward.run.plan import presets_of
+    from genward.run.recipes import presets_of
 
     if preset.endswith(".toml"):
         return preset

@@ -32,7 +32,7 @@ def concept(name: str) -> dict[str, Any]:
 
 
 def recipe(name: str) -> dict[str, Any]:
-    from genward.run.plan import read_recipe
+    from genward.run.recipes import read_recipe
 
     tables = read_recipe(name)
     arms = tables.pop("arm", [])

@@ -205,6 +205,18 @@ class Evidence:
             raise BadInput('the plan has no arm with control = "base", which everything is measured against; add one')
         return found[0]
 
+    def rows_of(self, label: str) -> list[Row]:
+        """The rows of one arm, by its label.
+
+        Raises:
+            BadInput: there is no such arm.
+        """
+        found = next((a for a in self.arms if a["label"] == label), None)
+        if found is None:
+            raise BadInput(f"no arm {label!r}; the run has {', '.join(str(a['label']) for a in self.arms)}")
+        hashes = set(found["hashes"].values())
+        return [row for row in self.rows if row["arm"] in hashes]
+
     @property
     def prepare(self) -> dict[str, float]:
         """Arm hash -> seconds that its fits cost."""

@@ -29,17 +29,15 @@ from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.settings import Family, changed, matched, read_settings
 from genward.core.spec import digest
-from genward.core.typed import build, parse_toml, read_toml
+from genward.core.typed import build, parse_toml
 from genward.errors import BadInput, StoreError, UnknownName
+from genward.run.recipes import HINT, read_recipe
 
 if TYPE_CHECKING:
     from genward.store import Store
 
 CONTROLS = ("", "base", "oracle", "zero")
-ORDER = ("quick", "standard", "full")
-"""Order of a benchmark's presets."""
 PLACEHOLDER = "{concept}"
-HINT = "see docs/recipes.md for its fields"
 
 
 @dataclass(frozen=True)
@@ -191,43 +189,6 @@ class Batch(NamedTuple):
 
 
 # --------------------------------------------------------------------------------------------------------- making plans
-
-
-def recipes() -> dict[str, Path]:
-    """``erasure-quick`` -> file of every preset that stands beside a benchmark, ours and those of plug-ins."""
-    found = {}
-    for entry in plugins.entries("benchmark").values():
-        folder = plugins.folder_of(entry)
-        for file in sorted((folder / "presets").glob("*.toml")) if folder else ():
-            found[f"{entry.name}-{file.stem}"] = file
-    return found
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the benchmarks."""
-    return sorted(recipes())
-
-
-def presets_of(benchmark: str) -> list[str]:
-    """Names of a benchmark's presets, ``quick`` first."""
-    head = f"{benchmark}-"
-    mine = [name.removeprefix(head) for name, file in recipes().items() if name == f"{head}{file.stem}"]
-    return sorted(mine, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-
-
-def read_recipe(name: str | Path) -> dict[str, Any]:
-    """The tables of a recipe by name (``erasure-quick``) or of a TOML file.
-
-    Raises:
-        UnknownName: no such recipe; BadInput: the file is missing or not TOML.
-    """
-    text = str(name)
-    if text.endswith(".toml") or "/" in text:
-        return read_toml(text, "recipe", HINT, missing=f"give a TOML file or one of: {', '.join(recipe_names())}")
-    known = {n.replace("-", "_"): file for n, file in recipes().items()}
-    if text.replace("-", "_") not in known:
-        raise UnknownName("recipe", text, recipe_names())
-    return read_toml(known[text.replace("-", "_")], "recipe", HINT)
 
 
 @dataclass(frozen=True)
