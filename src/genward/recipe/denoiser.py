@@ -7,7 +7,8 @@ from typing import Any
 
 from genward.core.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from genward.errors import BadInput
-from genward.recipe.workshop import Workshop, unseen
+from genward.recipe.start import keep, kept, start_file
+from genward.recipe.workshop import Workshop, note, unseen
 
 SECOND_STEPS = {"trunk": 15_700, "lab": 5_500, "oracle": 5_500}
 """Steps of 64 samples of the second lab's parts: a million samples on the trunk, 352,000 on each branch."""
@@ -60,6 +61,29 @@ def _packaged_oracle() -> Any:
     )
 
 
+def second_start() -> tuple[dict[str, Any], int]:
+    """Weights that the second lab's trunk begins from, and the steps behind them: the trunk on its way if the package
+    has one, else the packaged oracle."""
+    base = _packaged_oracle()
+    return kept(start_file(), base) or (base, 0)
+
+
+def before(shop: Workshop) -> int:
+    """Steps of the second lab's trunk that were made before this work folder began."""
+    return int(shop.notes.get("trunk", {}).get("before", 0))
+
+
+def stage_keep(shop: Workshop) -> None:
+    """Put the second lab's trunk on its way into the package; nothing for the first lab."""
+    file = shop.work / "trunk" / CHECKPOINT
+    if not shop.second or not file.exists():
+        return
+    state = load_checkpoint(file)
+    step = int(state["step"]) + before(shop)
+    keep(start_file(), state["average"], _packaged_oracle(), step)
+    shop.report("keep", 1, 1, f"{start_file()}: step {step}")
+
+
 def _part(shop: Workshop, part: str) -> None:
     """Train one part of the denoiser: ``trunk``, ``lab`` or ``oracle``."""
     import torch
@@ -77,7 +101,10 @@ def _part(shop: Workshop, part: str) -> None:
             raise BadInput(f"no trunk in {trunk.parent}; run the unet stage first")
         start = load_checkpoint(trunk)["average"]
     elif shop.second:
-        start = _packaged_oracle()
+        start, gone = second_start()
+        if not (shop.work / part / CHECKPOINT).exists():
+            note(shop, part, {"before": gone})
+        steps = shop.steps or SECOND_STEPS[part] - before(shop)
     if part == "oracle":
         lab_file = shop.work / "lab" / CHECKPOINT
         if not lab_file.exists():

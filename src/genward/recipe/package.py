@@ -121,7 +121,6 @@ def _card(shop: Workshop) -> dict[str, Any]:
     for part in ("trunk", "lab", "oracle"):
         state = load_checkpoint(shop.work / part / CHECKPOINT)
         parts[part] = {"steps": state["step"], "batch": 64, "minutes": round(state["seconds"] / 60, 1)}
-    notes = shop.work / "notes.json"
     return {
         "name": "genward lab",
         "data": {
@@ -143,5 +142,5 @@ def _card(shop: Workshop) -> dict[str, Any]:
         if not torch.cuda.is_available()
         else torch.cuda.get_device_name(),
         "versions": {"torch": torch.__version__},
-        "notes": json.loads(notes.read_text("utf-8")) if notes.exists() else {},
+        "notes": shop.notes,
     }

@@ -53,6 +53,13 @@ class Workshop:
         return self._cache[name]
 
     @property
+    def notes(self) -> dict[str, Any]:
+        """Facts that stages kept, by stage."""
+        file = self.work / "notes.json"
+        found: dict[str, Any] = json.loads(file.read_text("utf-8")) if file.exists() else {}
+        return found
+
+    @property
     def words(self) -> Any:
         from genward.lab.data import second_vocabulary, vocabulary
 
@@ -140,7 +147,5 @@ def unseen() -> list[str]:
 
 
 def note(shop: Workshop, stage: str, facts: dict[str, Any]) -> None:
-    file = shop.work / "notes.json"
-    notes = json.loads(file.read_text("utf-8")) if file.exists() else {}
-    notes[stage] = facts
-    file.write_text(json.dumps(notes, indent=1), "utf-8")
+    """Keep facts about a stage in ``notes.json``."""
+    (shop.work / "notes.json").write_text(json.dumps({**shop.notes, stage: facts}, indent=1), "utf-8")
