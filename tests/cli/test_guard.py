@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from genward.catalog import plugins as catalog
 from genward.cli import calibrate, guard
 from genward.core import Call, Frame
+from genward.core.records import load_concept
 from genward.serve.audit import read_audit
 from genward.serve.policy import load_policy
 from genward.testing import tiny_sd
@@ -69,7 +70,11 @@ class Early:
     def attach(self, rig: Any) -> None:
         def fn(call: Call, frame: Frame) -> Call:
             if frame.step == 1:
-                rig.note(frame, **{"early.score": call.latents.flatten(1).abs().mean(1)})
+                score = call.latents.flatten(1).abs().mean(1)
+                rig.note(frame, **{"early.score": score})
+                rig.block(
+                    frame, score >= self.threshold, "early", score=score, threshold=self.threshold, category="weapons"
+                )
             return call
 
         rig.inputs(fn)
@@ -218,6 +223,56 @@ def test_calibrate_writes_a_policy_that_guard_follows(tmp_path: Path) -> None:
         and 19.0 < load_policy(out).categories[0].thresholds["letters"] < 19.01
         and len(load_policy(out).calibration) == 1
     )
+
+
+def test_calibrate_counts_what_is_still_caught(tmp_path: Path) -> None:
+    (tmp_path / "benign.txt").write_text("a cup\na kkk cup\n")
+    (tmp_path / "harmful.txt").write_text("a kkkkk\na kkkk\na kk\na bomb\n")
+    out = tmp_path / "mine.toml"
+    arguments = ["letters:weapons", "--benign", str(tmp_path / "benign.txt"), "--fpr", "0", "--out", str(out)]
+    result = invoke(
+        "calibrate", *arguments, "--harmful", str(tmp_path / "harmful.txt"), "--chain", "early,threshold=0.8", "--json"
+    )
+    caught = {line["guard"]: line for line in json.loads(result.stdout)["caught"]}
+    assert list(caught) == ["letters", "early", "chain"]
+    mine = caught["letters"]
+    assert (mine["k"], mine["n"], mine["missed"]) == (2, 4, ["a kk", "a bomb"]) and mine["low"] < 0.5 < mine["high"]
+    assert caught["chain"]["k"] >= max(mine["k"], caught["early"]["k"])
+    assert set(caught["chain"]["missed"]) == set(mine["missed"]) & set(caught["early"]["missed"])
+    row = load_policy(out).calibration[0]
+    assert (row["caught"], row["harmful"]) == (2, 4)
+
+
+def test_without_harmful_prompts_the_concepts_own_phrases_warn(tmp_path: Path) -> None:
+    (tmp_path / "benign.txt").write_text("a kkk cup\n")
+    out = tmp_path / "mine.toml"
+    result = invoke("calibrate", "letters:weapons", "--benign", str(tmp_path / "benign.txt"), "--out", str(out))
+    phrases = load_concept("weapons").phrases
+    missed = [p for p in phrases if p.count("k") < 4]
+    assert f"letters: catches {len(phrases) - len(missed)} of {len(phrases)} harmful prompts" in result.stderr
+    assert f"warning: at this threshold it lets out '{missed[0]}'" in result.stderr
+    assert "no --harmful file" in result.stderr
+
+
+def test_a_policy_of_another_models_thresholds_is_refused(tmp_path: Path, tiny: Any) -> None:
+    from genward.errors import BadInput
+    from genward.serve.policy import dump_policy
+    from genward.serve.protect import protect
+
+    facts = {"model": "0123456789abcdef", "n": 9}
+    policy = load_policy("weapons").with_threshold("weapons", "letters", 4.0, facts)
+    (tmp_path / "theirs.toml").write_text(dump_policy(policy))
+    with pytest.raises(BadInput, match="calibrated on model 0123456789abcdef"):
+        invoke("guard", "a cat", "-d", "letters", "-p", str(tmp_path / "theirs.toml"), "-o", str(tmp_path / "o"))
+    mine = policy.with_threshold("weapons", "letters", 4.0, {**facts, "model": tiny.spec.hash})
+    by_hand = replace(policy, categories=(replace(policy.categories[0], thresholds={"letters": 5.0}),))
+    for fine in (mine, by_hand):
+        with protect(tiny, fine, [Letters()]):
+            pass
+    (tmp_path / "benign.txt").write_text("a cat\n")
+    again = ["--benign", str(tmp_path / "benign.txt"), "--policy", str(tmp_path / "theirs.toml")]
+    invoke("calibrate", "letters:weapons", *again, "--out", str(tmp_path / "mine.toml"))
+    assert load_policy(tmp_path / "mine.toml").calibration[0]["model"] == tiny.spec.hash
 
 
 def test_calibrate_stops_sampling_after_the_last_look(tmp_path: Path, tiny: Any) -> None:

@@ -23,6 +23,13 @@ def printed(found: Calibrated, fpr: float) -> None:
         f"{found.n} benign prompts"
     )
     common.note(f"95 % interval of that rate on prompts like these: {found.low:.2%} to {found.high:.2%}")
+    for line in found.caught:
+        share = f"{line.k / line.n:.0%}, 95 % interval {line.low:.0%} to {line.high:.0%}"
+        common.note(f"{line.guard}: catches {line.k} of {line.n} harmful prompts ({share})")
+    if found.caught and found.caught[-1].missed:
+        lets = found.caught[-1].missed
+        more = f" and {len(lets) - SHOWN} more" if len(lets) > SHOWN else ""
+        common.note(f"warning: at this threshold it lets out {', '.join(map(repr, lets[:SHOWN]))}{more}")
     if fpr and found.n * fpr < 1:
         common.note(
             f"{found.n} prompts are too few for a rate of {fpr:g}: the threshold lies above all of them; give "
@@ -34,6 +41,14 @@ Defense = typer.Argument(..., help="A guard with a score, as aeiou:weapons.")
 Benign = typer.Option(
     ..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."
 )
+Harmful = typer.Option(
+    None,
+    "--harmful",
+    help="Text file, one prompt a line that should be caught; by default the concept's own phrases are tried.",
+)
+Chain = typer.Option([], "--chain", help="Another guard that will stand beside this one; may be repeated.")
+SHOWN = 5
+"""Prompts that a warning names."""
 Fpr = typer.Option(0.01, "--fpr", help="Share of benign prompts that may be blocked.")
 Out = typer.Option(Path("policy.toml"), "--out", "-o", help="Policy file to write; give it to --policy.")
 Policy = typer.Option(
@@ -53,6 +68,8 @@ Batch = typer.Option(32, "--batch", min=1, max=1024, help="Prompts at a time.")
 def main(
     defense: str = Defense,
     benign: Path = Benign,
+    harmful: Path | None = Harmful,
+    chain: list[str] = Chain,
     fpr: float = Fpr,
     out: Path = Out,
     policy: str | None = Policy,
@@ -66,6 +83,7 @@ def main(
     download: bool = common.Download,
     variant: str = common.Variant,
     store: Path = common.StoreFolder,
+    fit: bool = common.Fit,
     as_json: bool = common.Json,
 ) -> None:
     """Set a guard's threshold so that at most the given share of your benign prompts is blocked, and write a policy
@@ -82,6 +100,13 @@ def main(
     base = load_policy(policy) if policy else None
     prompts = read_prompts(benign, BENIGN_LABELS)
     checked_prompts(prompts)
+    bad = read_prompts(harmful) if harmful else []
+    if harmful:
+        checked_prompts(bad)
+    else:
+        common.note(
+            "no --harmful file: what is still caught is counted on the concept's own phrases, which it was fitted on"
+        )
 
     from genward.catalog.opening import open_model
 
@@ -89,13 +114,15 @@ def main(
     say = None if as_json else common.note
     with common.progress("benign prompts", as_json) as update:
         found = calibration.calibrate(
-            opened, request, prompts, fpr,
-            policy=base, steps=steps, guidance=guidance, seed=seed, batch=batch, store=store, say=say, progress=update,
+            opened, request, prompts, fpr, harmful=bad, chain=chain,
+            policy=base, steps=steps, guidance=guidance, seed=seed, batch=batch, store=store, fit=fit,
+            say=say, progress=update,
         )  # fmt: skip
     text = dump_policy(found.policy)
     write_file(out, text)
     if as_json:
         facts = {k: v for k, v in found._asdict().items() if k not in ("policy", "scores")}
+        facts["caught"] = [line._asdict() for line in found.caught]
         common.emit({"out": str(out), **facts, "scores": found.scores})
         return
     printed(found, fpr)

@@ -32,6 +32,7 @@ FirstSeed = typer.Option(
 Steps = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps.")
 Guidance = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance.")
 Refit = typer.Option(False, "--refit", help="Fit again, even where a fitted one is at hand.")
+Fit = typer.Option(False, "--fit", help="Fit what is not at hand for this model, which may take minutes.")
 StoreFolder = typer.Option(STORE, "--store", "-s", help="Folder that keeps pictures, scores and runs.")
 
 

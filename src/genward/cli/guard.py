@@ -133,6 +133,7 @@ def main(
     download: bool = common.Download,
     variant: str = common.Variant,
     store: Path = common.StoreFolder,
+    fit: bool = common.Fit,
     as_json: bool = common.Json,
 ) -> None:
     """Make pictures under a policy: print a verdict a row, save what is released. Exit code 1 if a guard failed."""
@@ -163,7 +164,8 @@ def main(
     generators = [torch.Generator().manual_seed(s) for _, s in rows]
     chain = [d for d in defense if d != "none"]
     say = None if as_json else common.note
-    with protect(opened, rules, chain, store=store, audit=audit, timeout=timeout, progress=say) as guarded:
+    asked = {"store": store, "audit": audit, "timeout": timeout, "fit": fit, "progress": say}
+    with protect(opened, rules, chain, **asked) as guarded:  # type: ignore[arg-type]
         made = guarded(
             list(prompt), negative_prompt=negative or None, num_images_per_prompt=n, num_inference_steps=steps,
             guidance_scale=guidance, generator=generators,

@@ -22,9 +22,24 @@ from genward.serve.policy import Policy, load_policy
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
+    from genward.serve.call import Guarded
     from genward.store import Store
 
 Progress = Callable[[int, int], None]
+
+
+class Caught(NamedTuple):
+    """How many harmful prompts a guard still catches at the new threshold."""
+
+    guard: str
+    """Its name, or ``chain``: any of the guards"""
+    k: int
+    n: int
+    low: float
+    high: float
+    """Wilson's 95 % interval of the share on prompts like these"""
+    missed: tuple[str, ...]
+    """Prompts that it lets out, in order"""
 
 
 class Calibrated(NamedTuple):
@@ -44,6 +59,8 @@ class Calibrated(NamedTuple):
     """Wilson's 95 % interval of the rate on prompts like these"""
     n: int
     scores: tuple[float, ...]
+    caught: tuple[Caught, ...] = ()
+    """Harmful prompts at the new threshold: this guard, the others of the chain, then the chain"""
 
 
 def lowest_cut(scores: Sequence[float], fpr: float) -> float:
@@ -84,55 +101,97 @@ def calibrate(
     prompts: Sequence[str],
     fpr: float,
     *,
+    harmful: Sequence[str] = (),
+    chain: Sequence[str] = (),
     policy: Policy | None = None,
     steps: int = 20,
     guidance: float = 4.0,
     seed: int = 0,
     batch: int = 32,
     store: Store | Path | str | None = None,
+    fit: bool = False,
     say: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Calibrated:
-    """Score benign prompts with a defense as it acts in a chain, and set its threshold.
+    """Score benign prompts with a defense as it acts in a chain, set its threshold, and count the harmful prompts that
+    are still caught there.
 
     Args:
+        harmful: prompts that should be caught; without any, the phrases of the concept itself. chain: the other guards
+            that will stand beside this one, as texts.
         policy: what gets the threshold; without one, a policy of the defense's concept.
-        seed: of the first prompt's noise; the next ones count up.
+        seed: of the first prompt's noise; the next ones count up. fit: see ``protect``.
 
     Raises:
         BadInput: the defense notes no score, or its concept is not in the policy. GuardError: a guard failed on a
             prompt.
     """
     base, category = _place(request, policy)
-    watch = dataclasses.replace(
-        base, categories=tuple(dataclasses.replace(c, action="flag") for c in base.categories if c.name == category)
-    )
+    anew = tuple(r for r in base.calibration if (r.get("category"), r.get("defense")) != (category, request.name))
+    base = dataclasses.replace(base, calibration=anew)  # a threshold that is set now may come from another model
+    watch = _flagging(base, category)
     import torch
 
     from genward.metrics.intervals import wilson
     from genward.serve.protect import protect
 
     scores: list[float] = []
-    with protect(model, watch, [request.text], store=store, progress=say) as guarded:
+    how = {"num_inference_steps": steps, "guidance_scale": guidance}
+    with protect(model, watch, [request.text], store=store, fit=fit, progress=say) as guarded:
         name = type(guarded.defenses[0]).name
         for k in range(0, len(prompts), batch):
             part = list(prompts[k : k + batch])
             generators = [torch.Generator().manual_seed(seed + k + j) for j in range(len(part))]
-            out = guarded.observe(part, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
+            out = guarded.observe(part, **how, generator=generators)
             scores += [_score(prompt, v, name) for prompt, v in zip(part, out.verdicts, strict=True)]
             if progress is not None:
                 progress(len(scores), len(prompts))
     cut = lowest_cut(scores, fpr)
     hits = sum(s >= cut for s in scores)
     rate = wilson(hits, len(scores))
+    phrases = list(harmful) or list(base.concepts[category].phrases)
+    trial = _flagging(base.with_threshold(category, name, cut), category)
+    with protect(model, trial, [request.text, *chain], store=store, fit=fit, progress=say) as guarded:
+        caught = _caught(guarded, phrases, how, seed, batch)
     facts = {
         "fpr": float(fpr), "measured": hits / len(scores), "low": rate.low, "high": rate.high, "n": len(scores),
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16], "model": model.spec.hash,
+        "caught": caught[0].k, "harmful": len(phrases),
     }  # fmt: skip
     new = base.with_threshold(category, name, cut, facts)
+    measured = hits / len(scores)
     return Calibrated(
-        new, name, category, cut, fpr, hits / len(scores), rate.low, rate.high, len(scores), tuple(scores)
+        new, name, category, cut, fpr, measured, rate.low, rate.high, len(scores), tuple(scores), tuple(caught)
     )
+
+
+def _flagging(policy: Policy, category: str) -> Policy:
+    """One category of a policy, with nothing blocked, so that every guard gets to see every row."""
+    mine = tuple(dataclasses.replace(c, action="flag") for c in policy.categories if c.name == category)
+    return dataclasses.replace(policy, categories=mine)
+
+
+def _caught(guarded: Guarded, prompts: Sequence[str], how: dict[str, Any], seed: int, batch: int) -> list[Caught]:
+    """What each guard of an open chain catches of the prompts, and what all of them do where there are several."""
+    import torch
+
+    from genward.metrics.intervals import wilson
+
+    found: list[set[str]] = []
+    for k in range(0, len(prompts), batch):
+        part = list(prompts[k : k + batch])
+        generators = [torch.Generator().manual_seed(seed + k + j) for j in range(len(part))]
+        for prompt, verdict in zip(part, guarded.observe(part, **how, generator=generators).verdicts, strict=True):
+            if verdict.failed:
+                raise GuardError(f"the guard failed on {prompt[:60]!r}: {verdict.why}; nothing was calibrated")
+            found.append({v.defense for v in verdict.every if v.action in ("flagged", "blocked")})
+    out = []
+    for guard in [*guarded.named, *(["chain"] if len(guarded.named) > 1 else [])]:
+        hits = [bool(names) if guard == "chain" else guard in names for names in found]
+        rate = wilson(sum(hits), len(hits))
+        missed = tuple(p for p, hit in zip(prompts, hits, strict=True) if not hit)
+        out.append(Caught(guard, sum(hits), len(hits), rate.low, rate.high, missed))
+    return out
 
 
 def _score(prompt: str, verdict: Any, name: str) -> float:

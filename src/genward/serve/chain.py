@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog.fitting import DefenseRequest, ready, with_probe
+from genward.catalog.unfitted import refuse_unfitted
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.defending import artifact_field, concept_of
@@ -37,15 +38,22 @@ def build(
     model: StableDiffusion,
     store: Store | Path | str | None = None,
     progress: Callable[[str], None] | None = None,
+    *,
+    fit: bool = False,
 ) -> list[tuple[Defense, Rule]]:
     """The chain ready to attach, each defense with what the policy says about it.
 
     Raises:
-        BadInput: an action or a threshold that a defense cannot follow.
+        BadInput: an action or a threshold that a defense cannot follow; without ``fit`` a defense that is not fitted for
+            this model.
     """
     out = []
-    for part in asked:
-        for request, categories in placed(part, policy):
+    whole = [placed(part, policy) for part in asked]
+    if not fit:  # all of it, before anything is spent
+        requests = [r for mine in whole for r, _ in mine if isinstance(r, DefenseRequest)]
+        refuse_unfitted([r for r in requests if r.artifact or r.concept], model, store)
+    for mine in whole:
+        for request, categories in mine:
             defense = (
                 fitted(request, categories, policy, model, store, progress)
                 if isinstance(request, DefenseRequest)
@@ -53,13 +61,13 @@ def build(
             )
             about = concept_of(defense)
             names = {about, *about.split("+")}  # one that learned several concepts at once is about each of them
-            mine = categories or [
+            about_it = categories or [
                 c for c in policy.categories if not about or names & {c.name, policy.concepts[c.name].name}
             ]
             out.append(
                 (
-                    followed(with_probe(defense), mine),
-                    Rule(mine[0].name if len(mine) == 1 else "", {c.name: c.action for c in mine}),
+                    followed(with_probe(defense), about_it),
+                    Rule(about_it[0].name if len(about_it) == 1 else "", {c.name: c.action for c in about_it}),
                 )
             )
     return out

@@ -34,7 +34,20 @@ from genward.errors import BadInput, UnknownName
 ACTIONS = ("block", "steer", "flag")
 TOP = ("name", "summary", "categories", "calibration")
 CATEGORY = ("concept", "action", "thresholds")
-CALIBRATION = ("category", "defense", "threshold", "fpr", "measured", "low", "high", "n", "prompts", "model")
+CALIBRATION = (
+    "category",
+    "defense",
+    "threshold",
+    "fpr",
+    "measured",
+    "low",
+    "high",
+    "n",
+    "prompts",
+    "model",
+    "caught",
+    "harmful",
+)
 MAX_BYTES = 1_000_000
 
 
@@ -94,6 +107,22 @@ class Policy:
             else ({"category": category, "defense": defense, "threshold": float(threshold), **facts},)
         )
         return replace(self, categories=new, calibration=kept + note)
+
+
+def check_model(policy: Policy, model: str) -> None:
+    """Hold the model on which a policy's thresholds were calibrated against the one that it is to guard.
+
+    Raises:
+        BadInput: a threshold in force was calibrated on a model of another hash: scores of two models are two scales.
+    """
+    for row in policy.calibration:
+        place, defense = row.get("category"), str(row.get("defense"))
+        inforce = next((c.thresholds.get(defense) for c in policy.categories if c.name == place), None)
+        if row.get("model", model) != model and inforce is not None and inforce == row.get("threshold"):
+            raise BadInput(
+                f"policy {policy.name!r}: the threshold of {defense} for {place} was calibrated on model {row['model']}, and "
+                f"this one is {model}; calibrate it on this model (genward calibrate {defense}:{place} --policy …)"
+            )
 
 
 def merged(concepts: Iterable[Concept]) -> Concept:

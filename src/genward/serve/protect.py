@@ -23,7 +23,7 @@ from genward.serve.audit import Audit
 from genward.serve.call import Guarded
 from genward.serve.chain import build, named
 from genward.serve.identity import as_model, identity
-from genward.serve.policy import Policy, load_policy
+from genward.serve.policy import Policy, check_model, load_policy
 from genward.serve.rig import GuardRig, ruled
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def protect(
     store: Store | Path | str | None = None,
     audit: Audit | Path | str | None = None,
     timeout: float | None = None,
+    fit: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Guarded]:
     """Guard a pipeline while the block runs; it is as before afterwards, whatever happened.
@@ -53,12 +54,15 @@ def protect(
             text that names no concept takes the policy's: one defense per category where it learns its concept, one for
             all categories else. Objects are attached as they are.
         store: where fitted defenses are kept and looked for.
+        fit: fit what is not at hand for this model, which may take minutes; else it is an error that says why there is
+            no fit. Closed forms (``uce``), which cost no denoiser rows, are solved in any case.
         audit: a file for one JSON line per row; without its record nothing is released.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
 
     Raises:
-        BadInput, UnknownName: no such policy, defense or concept; a pipeline that lacks a part or is of another kind.
+        BadInput, UnknownName: no such policy, defense or concept; a defense that is not fitted, or a threshold that was not
+            calibrated, for this model; a pipeline that lacks a part or is of another kind.
         Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses
             own one port.
         StoreError: the audit file cannot be written.
@@ -72,7 +76,8 @@ def protect(
     if log is not None:
         log.check()
     model = as_model(pipe_or_model)
-    chain = build(asked, rules, model, store, progress)
+    check_model(rules, model.spec.hash)
+    chain = build(asked, rules, model, store, progress, fit=fit)
     names = named([d for d, _ in chain])
     rig = GuardRig(model, timeout)
     with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
