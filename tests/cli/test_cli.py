@@ -203,7 +203,7 @@ def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    code = "import sys; from genward.cli import main; sys.stdout.reconfigure(line_buffering=True); main(['list', '--json'])"
+    code = "import sys; from genward.cli.app import main; sys.stdout.reconfigure(line_buffering=True); main(['list', '--json'])"
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code],
         stdout=subprocess.PIPE,
