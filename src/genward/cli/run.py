@@ -17,6 +17,49 @@ if TYPE_CHECKING:
     from genward.run.plan import Plan
 
 
+Benchmark = typer.Argument("erasure", help="Benchmark to run; see genward list benchmarks.")
+Preset = typer.Option(
+    "", "--preset", "-p", help="quick (the default), standard, full, or a recipe file; see genward list recipes."
+)
+Name = typer.Option(
+    "", "--name", help="Name of the run; by default benchmark and preset, and a hash where the store has another."
+)
+Model = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's.")
+Concept = typer.Option([], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated.")
+Defense = typer.Option(
+    [],
+    "--defense",
+    "-d",
+    help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated.",
+)
+Rows = typer.Option(0, "--n", min=0, help="Rows per cell; 0 takes the recipe's.")
+Given = typer.Option([], "--set", help="A field of the benchmark, as n=24 or variants=name;scene; may be repeated.")
+Steps = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's.")
+Guidance = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's.")
+Seed = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere.")
+Judge = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges.")
+References = typer.Option(
+    "",
+    "--references",
+    help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own).",
+)
+Prompts = typer.Option(
+    [],
+    "--prompts",
+    help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated.",
+)
+Data = typer.Option("", "--data", help="Folder of prompt sets, for prompt-guard.")
+Guard = typer.Option(
+    [],
+    "--guard",
+    help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated.",
+)
+Retry = typer.Option(False, "--retry", help="Make rows again that ended as errors.")
+Fresh = typer.Option(False, "--fresh", help="Make every row again, and score it, in place of those that are there.")
+Search = typer.Option(False, "--search", help="Search attacks again, even where found ones are at hand.")
+Dry = typer.Option(False, "--dry-run", help="Say what it costs here, build every chain, open every judge, and stop.")
+
+
 def recipe_of(benchmark: str, preset: str) -> str:
     """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
     ``quick``, or the benchmark's first."""
@@ -61,7 +104,7 @@ def costs_of(plan: Plan, store: Path, models: Opener, refit: bool) -> dict[str, 
 
 def show_first(metrics: Mapping[str, Any]) -> None:
     """The table of the rows that no search added."""
-    show({**metrics, "cells": [c for c in metrics["cells"] if c["n"] or c.get("n_unscored")]})
+    show({**metrics, "cells": [c for c in metrics["cells"] if c.get("n", 1) or c.get("n_unscored")]})
     common.note("the first table: attacks are searched now, their columns follow")
 
 
@@ -94,63 +137,28 @@ def fields_given(benchmark: str, texts: list[str], own: Mapping[str, Any]) -> di
 
 
 def main(
-    benchmark: str = typer.Argument("erasure", help="Benchmark to run; see genward list benchmarks."),
-    preset: str = typer.Option(
-        "", "--preset", "-p", help="quick (the default), standard, full, or a recipe file; see genward list recipes."
-    ),
-    name: str = typer.Option(
-        "", "--name", help="Name of the run; by default benchmark and preset, and a hash where the store has another."
-    ),
-    model: str = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's."),
-    concept: list[str] = typer.Option(
-        [], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated."
-    ),
-    defense: list[str] = typer.Option(
-        [],
-        "--defense",
-        "-d",
-        help="Instead of the recipe's arms, as uce:{concept} or label=uce:weapons; may be repeated.",
-    ),
-    n: int = typer.Option(0, "--n", min=0, help="Rows per cell; 0 takes the recipe's."),
-    given: list[str] = typer.Option(
-        [], "--set", help="A field of the benchmark, as n=24 or variants=name;scene; may be repeated."
-    ),
-    steps: int = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 takes the recipe's."),
-    guidance: float | None = typer.Option(
-        None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's."
-    ),
-    seed: int | None = typer.Option(
-        None, "--seed", min=0, help="Another number gives other starting noise everywhere."
-    ),
-    judge: str = typer.Option(
-        "", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges."
-    ),
-    references: str = typer.Option(
-        "",
-        "--references",
-        help="Folder of reference pictures, one folder a concept (for m-erasure on a model of one's own).",
-    ),
-    prompts: list[str] = typer.Option(
-        [],
-        "--prompts",
-        help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated.",
-    ),
-    data: str = typer.Option("", "--data", help="Folder of prompt sets, for prompt-guard."),
-    guard: list[str] = typer.Option(
-        [],
-        "--guard",
-        help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated.",
-    ),
+    benchmark: str = Benchmark,
+    preset: str = Preset,
+    name: str = Name,
+    model: str = Model,
+    concept: list[str] = Concept,
+    defense: list[str] = Defense,
+    n: int = Rows,
+    given: list[str] = Given,
+    steps: int = Steps,
+    guidance: float | None = Guidance,
+    seed: int | None = Seed,
+    judge: str = Judge,
+    references: str = References,
+    prompts: list[str] = Prompts,
+    data: str = Data,
+    guard: list[str] = Guard,
     store: Path = common.StoreFolder,
     refit: bool = common.Refit,
-    retry: bool = typer.Option(False, "--retry", help="Make rows again that ended as errors."),
-    fresh: bool = typer.Option(
-        False, "--fresh", help="Make every row again, and score it, in place of those that are there."
-    ),
-    search: bool = typer.Option(False, "--search", help="Search attacks again, even where found ones are at hand."),
-    dry: bool = typer.Option(
-        False, "--dry-run", help="Say what it costs here, build every chain, open every judge, and stop."
-    ),
+    retry: bool = Retry,
+    fresh: bool = Fresh,
+    search: bool = Search,
+    dry: bool = Dry,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
     download: bool = common.Download,
@@ -159,15 +167,13 @@ def main(
     """Run a benchmark: plan, generate, judge, measure. What is finished is kept; the same command resumes."""
     from genward.catalog.opening import opener
     from genward.catalog.plugins import entry
-    from genward.run.known import unscored
-    from genward.run.loop import named, run_plan
+    from genward.run.loop import named
     from genward.run.plan import make_plan
     from genward.run.storing import open_store
 
     benchmark = entry("benchmark", benchmark).name
-    files = tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
-    own = {"concepts": tuple(concept), "n": n, "seed": seed, "references": references, "prompts": files}
-    own |= {"data": str(Path(data).resolve()) if data else "", "others": tuple(guard)}
+    own = {"concepts": tuple(concept), "n": n or None, "seed": seed, "references": references}
+    own |= {"prompts": full_paths(prompts), "data": str(Path(data).resolve()) if data else "", "others": tuple(guard)}
     plan = make_plan(
         recipe_of(benchmark, preset),
         benchmark=benchmark,
@@ -177,7 +183,7 @@ def main(
         steps=steps,
         guidance=guidance,
         judge=judge,
-        **fields_given(benchmark, given, {**own, "n": n or None}),
+        **fields_given(benchmark, given, own),
     )
     if dry:
         cost = costs_of(plan, store, opener(device, dtype, download=download), refit)
@@ -186,22 +192,30 @@ def main(
 
     opened = open_store(store, create=True)
     plan = plan if name else named(plan, opened)
-    say = None if as_json else common.note
-    with common.stages(as_json) as update:
-        found = run_plan(
-            plan,
-            opened,
-            device=device,
-            dtype=dtype,
-            download=download,
-            refit=refit,
-            retry=retry,
-            fresh=fresh,
-            search_again=search,
-            progress=update,
-            say=say,
-            first=None if as_json else show_first,
-        )
+    how = {"device": device, "dtype": dtype, "download": download, "refit": refit, "retry": retry, "fresh": fresh}
+    found = worked_off(plan, opened, as_json, search_again=search, **how)
+    if finish(plan, found, store, as_json):
+        raise typer.Exit(1)
+
+
+def worked_off(plan: Plan, store: Any, quiet: bool, **how: Any) -> dict[str, Any]:
+    """``run_plan`` with progress, words and first figures for a person, unless quiet."""
+    from genward.run.loop import run_plan
+
+    say, first = (None, None) if quiet else (common.note, show_first)
+    with common.stages(quiet) as update:
+        return run_plan(plan, store, progress=update, say=say, first=first, **how)
+
+
+def full_paths(prompts: list[str]) -> tuple[str, ...]:
+    """CSV entries, ``rows.csv,field=value``, with the whole path, so that the plan can be read from anywhere."""
+    return tuple(",".join([str(Path(path).resolve()), *rest]) for path, *rest in (text.split(",") for text in prompts))
+
+
+def finish(plan: Plan, found: dict[str, Any], store: Path, as_json: bool) -> bool:
+    """Print a run's tables; whether rows ended as errors or a column was not scored."""
+    from genward.run.known import unscored
+
     if as_json:
         common.emit({"cells": found[type(plan.benchmark).table], "run": found["run"]})
     else:
@@ -215,5 +229,4 @@ def main(
     empty = unscored(found, type(plan.benchmark).table, type(plan.benchmark).figure)
     for line in empty:
         common.note(f"not scored: {line}")
-    if found["run"]["errors"] or empty:
-        raise typer.Exit(1)
+    return bool(found["run"]["errors"] or empty)

@@ -93,25 +93,21 @@ def run_plan(
         if first is not None:
             first(measure(store, plan.name, judge, first=True))
 
-    made = generate_run(
-        plan,
-        store,
-        models,
-        refit=refit,
-        retry=retry,
-        fresh=fresh,
-        search_again=search_again,
-        progress=progress,
-        say=say,
-        early=early,
-    )
+    again = {"refit": refit, "retry": retry, "fresh": fresh, "search_again": search_again}
+    made = generate_run(plan, store, models, **again, progress=progress, say=say, early=early)
+    told = {"command": command or results.command_line(), "rate": ahead["rows_per_second"]}
+    told["device"] = str(models(plan.model).device) if makes else "cpu"
+    return _figures(plan, store, judge, made, told, progress)
+
+
+def _figures(
+    plan: Plan, store: Store, judge: Any, made: Made, told: dict[str, Any], progress: Progress | None
+) -> dict[str, Any]:
+    """Judge what was made, measure, and write the metrics with the seconds of each stage."""
     generated = time.perf_counter()
     judge_run(store, plan.name, judge, progress=progress)
     judged = time.perf_counter()
-    where = str(models(plan.model).device) if makes else "cpu"
-    found = measure(
-        store, plan.name, judge, command=command or results.command_line(), device=where, rate=ahead["rows_per_second"]
-    )
+    found = measure(store, plan.name, judge, **told)
     spent = {**made.seconds, "judge": judged - generated, "measure": time.perf_counter() - judged}
     found["run"]["stages"] = {k: round(v, 3) for k, v in spent.items()}
     store.write_json(store.run_folder(plan.name) / "metrics.json", found)
