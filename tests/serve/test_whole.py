@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -302,6 +302,15 @@ def test_blocked_raised_by_a_guard_is_a_block(kind: str, timeout: float | None) 
         assert "not today" in out.verdicts[0].why
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises ``KeyboardInterrupt``, also in a process that was started to ignore it (in the background)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_wait_leaves_a_whole_state() -> None:
     """Ctrl-C while a guard with a timeout is inside the model: the next call refuses until it is out, then acts."""
     state = {"slow": True}
