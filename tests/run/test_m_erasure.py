@@ -128,6 +128,21 @@ def test_searches_are_shared_by_arms_that_look_the_same(whole: tuple[Store, dict
     assert all(t["cost"]["seconds"] > 0 and t["facts"] for t in tables)
 
 
+def test_the_control_of_strength_zero_shares_the_base_arms_search(models: Any, tmp_path: Path) -> None:
+    zero = ArmPlan("zero strength", "uce:{concept},strength=0+sld:{concept},scale=0", control="zero")
+    bench = MErasureBenchmark(("banana",), n=2, variants=("name",), attacks=ATTACKS[:1])
+    found = run_plan(replace(PLAN, arms=(ARMS[0], zero), benchmark=bench), tmp_path / "s", models=models, judge=JUDGE)
+    assert [(t["attack"]["name"], sorted(t["arms"])) for t in found["attacks"]] == [
+        ("textual_inversion", ["base", "zero strength"])
+    ]
+    figures: dict[str, list[Any]] = {"base": [], "zero strength": []}
+    for cell in found["cells"]:
+        figures[cell["arm"]].append((cell["variant"], cell["crr"], cell["crr_low"], cell["retention"]))
+    assert figures["base"] == figures["zero strength"] and len(figures["base"]) == 3
+    told = [line for section in MErasureBenchmark.sections(found) for line in str(section).splitlines()]
+    assert not any("must equal it" in line for line in told)
+
+
 def test_strips_begin_with_the_reference(whole: tuple[Store, dict[str, Any]]) -> None:
     store, metrics = whole
     latent = [s for s in metrics["grids"] if "latent" in s["variant"]]

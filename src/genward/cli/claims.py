@@ -9,7 +9,7 @@ import typer
 
 from genward.cli import common
 
-COLUMNS = ("id", "system", "statement", "paper", "ours", "interval", "verdict")
+COLUMNS = ("id", "system", "statement", "paper", "ours", "interval", "verdict", "run")
 
 
 def interval(row: dict[str, Any]) -> str:
@@ -19,19 +19,23 @@ def interval(row: dict[str, Any]) -> str:
 
 def main(
     name: str = typer.Argument(
-        "", metavar="[RUN]", help="Name of the run; by default the newest measured one of each benchmark."
+        "",
+        metavar="[RUN]",
+        help="Name of the run; by default, for each claim, the largest one that measured it, then a recorded one.",
     ),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
     """Hold what papers claim against a run: holds, does not hold, cannot tell."""
-    from genward.run.claims import claims
-    from genward.run.storing import newest_of_each, open_store, read_run
+    from genward.run.best import best_claims, measured, recorded
+    from genward.run.storing import open_store, read_run
 
-    runs = [name] if name else newest_of_each(open_store(store))
-    found = {"claims": [row for run in runs for row in claims(read_run(store, run)[1])["claims"]]}
+    if name:
+        found = best_claims(dict([read_run(store, name)]), {})
+    else:
+        found = best_claims(measured(open_store(store)), recorded())
     if as_json:
         common.emit(found)
         return
     common.table([{**row, "interval": interval(row)} for row in found["claims"]], COLUMNS)
-    common.note(f"measured on {', '.join(runs)}; each row's command: genward claims --json")
+    common.note("each row's command: genward claims --json")

@@ -35,22 +35,6 @@ def newest(store: Store) -> str:
     return max(measured)[1]
 
 
-def newest_of_each(store: Store) -> list[str]:
-    """For each benchmark the run that was measured last, oldest first. ``StoreError`` where none has been."""
-    measured = [
-        (path.stat().st_mtime, name)
-        for name in store.runs()
-        if (path := store.run_folder(name) / "metrics.json").is_file()
-    ]
-    if not measured:
-        raise StoreError(f"no measured run in {store.root}; make one with `genward run`")
-    by = {
-        store.read_json(store.run_folder(name) / "metrics.json")["run"].get("benchmark", ""): name
-        for _, name in sorted(measured)
-    }
-    return list(by.values())
-
-
 def read_run(root: Path | str, name: str = "") -> tuple[str, Mapping[str, Any]]:
     """Name and ``metrics.json`` of a run; the newest measured one without a name.
 

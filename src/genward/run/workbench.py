@@ -100,12 +100,15 @@ class Bench:
         return found
 
     def white(self, attack: Any, cases: Sequence[Case], arm: ArmView, references: str = "") -> Found:
+        """See ``Workbench``. The control of strength zero shares the undefended model's search: it must make the base
+        arm's pictures bit for bit, and a search of its own would find others."""
         piece = next(a.piece for a in self.arms if a == arm)
-        met = looked_through(self.models(piece.work.model), piece.defenses, getattr(attack, "guidance", None))
+        through = () if piece.work.control == "zero" else piece.defenses
+        met = looked_through(self.models(piece.work.model), through, getattr(attack, "guidance", None))
         there = self._black.get(_named(attack, references))
         if there is not None and not met and piece.work.model == self.plan.model:
             return there  # to this attack the arm is the undefended model
-        return self._attacked(attack, cases, piece.work.model, piece.defenses, references)
+        return self._attacked(attack, cases, piece.work.model, through, references)
 
     def held(self, references: str) -> Mapping[str, Sequence[Image]]:
         """Reference pictures by concept, those of what must stay under ``apart`` names as well; read once."""
