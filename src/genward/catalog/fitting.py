@@ -247,7 +247,7 @@ def _artifact(
             found = _found(place / key, request.text, say)
             if found is not None:
                 return _fitting_model(found, model, str(place / key))
-    say(f"{request.text}: fitting")
+    say(f"{request.text}: {'solving its closed form' if defending.fit_nfe(defense) == 0 else 'fitting'}")
     if folder is not None:
         return fit_artifact(request.name, defense, concept, model, folder / key, say)
     with tempfile.TemporaryDirectory() as aside:

@@ -37,6 +37,18 @@ def printed(found: Calibrated, fpr: float) -> None:
         )
 
 
+def harmful_prompts(path: Path | None) -> list[str]:
+    """The prompts of the file; none, and a word about it, without one."""
+    from genward.core.texts import checked_prompts, read_prompts
+
+    if path is None:
+        common.note(
+            "no --harmful file: what is still caught is counted on the concept's own phrases, which it was fitted on"
+        )
+        return []
+    return checked_prompts(read_prompts(path))
+
+
 Defense = typer.Argument(..., help="A guard with a score, as aeiou:weapons.")
 Benign = typer.Option(
     ..., "--benign", "-b", help="Text file, one benign prompt a line; the more like your users', the better."
@@ -92,21 +104,18 @@ def main(
         raise BadInput(f"--out {out}: a policy file ends in .toml")
     if not 0 <= fpr < 1:
         raise BadInput(f"--fpr {fpr}; give a number from 0 to below 1, 0.01 say")
+    from genward.catalog.fitting import parse_defense
     from genward.core.texts import BENIGN_LABELS, checked_prompts, read_prompts
     from genward.serve import calibrate as calibration
     from genward.serve.policy import dump_policy, load_policy
 
     request = calibration.one_request(defense)
     base = load_policy(policy) if policy else None
+    for text in chain:
+        parse_defense(text)
     prompts = read_prompts(benign, BENIGN_LABELS)
     checked_prompts(prompts)
-    bad = read_prompts(harmful) if harmful else []
-    if harmful:
-        checked_prompts(bad)
-    else:
-        common.note(
-            "no --harmful file: what is still caught is counted on the concept's own phrases, which it was fitted on"
-        )
+    bad = harmful_prompts(harmful)
 
     from genward.catalog.opening import open_model
 

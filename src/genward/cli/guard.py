@@ -101,6 +101,17 @@ def printed(data: Sequence[dict[str, Any]]) -> None:
             common.note(f"{row['verdict']}: {row['why']}")
 
 
+def check_rows(prompts: list[str], n: int) -> None:
+    """``BadInput`` for texts that are no prompts, or more rows than one batch takes."""
+    from genward.core.texts import checked_prompts
+
+    if n * len(prompts) > 1024:
+        raise BadInput(
+            f"{n} pictures of {len(prompts)} prompts are {n * len(prompts):,} rows in one batch; ask for at most 1,024"
+        )
+    checked_prompts(list(prompts))
+
+
 Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make several rows.")
 Policy = typer.Option("weapons", "--policy", "-p", help="Policy, concept, or a policy file (.toml).")
 Defense = typer.Option(
@@ -145,14 +156,7 @@ def main(
     rules = load_policy(policy)
     for text in defense:
         parse_defense(text)
-    if n * len(prompt) > 1024:
-        raise BadInput(
-            f"{n} pictures of {len(prompt)} prompts are {n * len(prompt):,} rows in one batch; ask for at most 1,024"
-        )
-
-    from genward.core.texts import checked_prompts
-
-    checked_prompts(list(prompt))
+    check_rows(prompt, n)
 
     import torch
 

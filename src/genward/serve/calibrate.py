@@ -130,22 +130,13 @@ def calibrate(
     anew = tuple(r for r in base.calibration if (r.get("category"), r.get("defense")) != (category, request.name))
     base = dataclasses.replace(base, calibration=anew)  # a threshold that is set now may come from another model
     watch = _flagging(base, category)
-    import torch
-
     from genward.metrics.intervals import wilson
     from genward.serve.protect import protect
 
-    scores: list[float] = []
     how = {"num_inference_steps": steps, "guidance_scale": guidance}
     with protect(model, watch, [request.text], store=store, fit=fit, progress=say) as guarded:
         name = type(guarded.defenses[0]).name
-        for k in range(0, len(prompts), batch):
-            part = list(prompts[k : k + batch])
-            generators = [torch.Generator().manual_seed(seed + k + j) for j in range(len(part))]
-            out = guarded.observe(part, **how, generator=generators)
-            scores += [_score(prompt, v, name) for prompt, v in zip(part, out.verdicts, strict=True)]
-            if progress is not None:
-                progress(len(scores), len(prompts))
+        scores = _scored(guarded, name, prompts, how, seed, batch, progress)
     cut = lowest_cut(scores, fpr)
     hits = sum(s >= cut for s in scores)
     rate = wilson(hits, len(scores))
@@ -163,6 +154,29 @@ def calibrate(
     return Calibrated(
         new, name, category, cut, fpr, measured, rate.low, rate.high, len(scores), tuple(scores), tuple(caught)
     )
+
+
+def _scored(
+    guarded: Guarded,
+    name: str,
+    prompts: Sequence[str],
+    how: dict[str, Any],
+    seed: int,
+    batch: int,
+    progress: Progress | None,
+) -> list[float]:
+    """The highest score that a guard notes on each prompt."""
+    import torch
+
+    scores: list[float] = []
+    for k in range(0, len(prompts), batch):
+        part = list(prompts[k : k + batch])
+        generators = [torch.Generator().manual_seed(seed + k + j) for j in range(len(part))]
+        out = guarded.observe(part, **how, generator=generators)
+        scores += [_score(prompt, v, name) for prompt, v in zip(part, out.verdicts, strict=True)]
+        if progress is not None:
+            progress(len(scores), len(prompts))
+    return scores
 
 
 def _flagging(policy: Policy, category: str) -> Policy:
