@@ -9,6 +9,7 @@
     ├── StoreError              the store cannot be read or written (disk full, older schema, overlap of fit and evaluation rows)
     ├── Conflict                two defenses claim one exclusive port, or a model setting contradicts a port
     ├── Inapplicable            a defense that cannot act under these settings (guidance 1, say)
+    ├── Unguarded               a policy that no attached guard looks after, or a picture that none looks at
     └── GuardError              a guard did not do its work; nothing it should have guarded is released
         ├── DefenseInactive     an attached defense was never called
         └── Blocked             internal: a row was refused by a defense
@@ -61,6 +62,14 @@ class Conflict(GenwardError):
 
 class Inapplicable(GenwardError):
     """A defense that has no effect under the given settings."""
+
+
+class Unguarded(GenwardError):
+    """Something would go past every guard: a category of the policy, or a picture that generation starts from."""
+
+
+class UnguardedInput(UserWarning):
+    """No guard of the chain looks at what generation starts from; a warning, given once a guard."""
 
 
 class GuardError(GenwardError):

@@ -33,6 +33,9 @@ class FakeRig:
     def readings(self, fn: Callable[[list[str]], list[str]]) -> None:
         self.attached["readings"] = fn
 
+    def starts(self, fn: Callable[[list[Any]], object]) -> None:
+        self.attached["starts"] = fn
+
     def guidance(self, fn: Any, *, during: tuple[float, float] = (0.0, 1.0)) -> None:
         self.attached["guidance"] = fn
 

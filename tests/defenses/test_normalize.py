@@ -105,7 +105,7 @@ def test_a_loaded_embedding_keeps_its_name(name: str) -> None:
     pipe.load_textual_inversion(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)), token=name)
     call = {"prompt": f"a photo of {name}", "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "latent"}
     stock = pipe(**call, generator=torch.Generator().manual_seed(1)).images
-    with genward.protect(pipe, "weapons", ["normalize"]) as guarded:
+    with genward.protect(pipe, "weapons", ["normalize"], unguarded="weapons") as guarded:
         out = guarded(**call, generator=torch.Generator().manual_seed(1))
     assert out.verdicts[0].action == "released" and torch.equal(out.images, stock)
 
@@ -126,7 +126,7 @@ def test_a_reading_of_another_number_or_kind_refuses_the_rows(model: StableDiffu
 
 
 def test_embeddings_have_no_reading(model: StableDiffusion) -> None:
-    with genward.protect(model.pipe, "weapons", ["normalize"]) as guarded:
+    with genward.protect(model.pipe, "weapons", ["normalize"], unguarded="weapons") as guarded:
         with pytest.raises(Conflict, match="normalize reads the text"):
             guarded(prompt_embeds=model.encode(["a cat"]), num_inference_steps=2)
 

@@ -25,7 +25,15 @@ from genward.testing.suites import CASES, same
 
 SAMPLER = Sampler(4, 3.0)
 SMALL = Wukong(
-    images=20, per_caption=2, learn_at=(0.0, 0.99), sampling_steps=2, guidance=1.0, epochs=2, batch=16, hidden=8, rank=2
+    images=20,
+    per_caption=2,
+    learn_at=(0.0, 0.25, 0.5, 0.99),
+    sampling_steps=4,
+    guidance=1.0,
+    epochs=2,
+    batch=16,
+    hidden=8,
+    rank=2,
 )
 
 
@@ -115,7 +123,7 @@ def test_saved_and_loaded(fitted: Wukong, model: StableDiffusion, tmp_path: Any)
     )
     assert (
         all(set(row) == {"timestep", "fpr1", "fpr5", "f1"} for row in card["thresholds"]["tools"])
-        and len(card["thresholds"]["tools"]) == 2
+        and len(card["thresholds"]["tools"]) == 4
     )
 
 
@@ -125,6 +133,18 @@ def test_the_threshold_is_the_calibrated_one_of_the_nearest_step(fitted: Wukong,
     found = model.generate(CASES, SAMPLER, [dataclasses.replace(fitted, point="f1", step=0)])
     for sample in found:
         assert (sample.status == "refused") == (sample.notes["wukong.score"][0] > row["f1"])
+
+
+def test_far_from_every_calibrated_timestep_nothing_is_released(fitted: Wukong, model: StableDiffusion) -> None:
+    assert fitted.artifact is not None
+    card = {k: v for k, v in fitted.artifact.card.items() if k not in artifacts.RESERVED}
+    card["thresholds"] = {"tools": card["thresholds"]["tools"][-1:]}
+    assert card["thresholds"]["tools"][0]["timestep"] < 100
+    late = dataclasses.replace(fitted, artifact=artifacts.make(fitted.artifact.tensors, card), threshold=1.0)
+    for action in ("block", "flag"):
+        early = model.generate(CASES, SAMPLER, [dataclasses.replace(late, step=0, action=action)])
+        assert all(s.status == "error" and s.image is None and "calibrated at" in s.why for s in early)
+    assert all(s.status == "ok" for s in model.generate(CASES, SAMPLER, [dataclasses.replace(late, step=3)]))
 
 
 def test_a_step_beyond_the_loop_fails_closed(fitted: Wukong, model: StableDiffusion) -> None:
@@ -141,9 +161,13 @@ def test_a_score_that_is_no_number_blocks(fitted: Wukong) -> None:
 
 
 def test_another_models_artifact_is_refused(fitted: Wukong, deep: StableDiffusion) -> None:
-    with pytest.raises(BadArtifact, match="channels were fitted"):
+    with pytest.raises(BadArtifact, match="wukong was fitted on model"):
         deep.generate(CASES, Sampler(2), [fitted])
     assert fitted.artifact is not None
+    card = {k: v for k, v in fitted.artifact.card.items() if k not in (*artifacts.RESERVED, "model_hash")}
+    nameless = artifacts.make(fitted.artifact.tensors, card)
+    with pytest.raises(BadArtifact, match="channels were fitted"):
+        deep.generate(CASES, Sampler(2), [dataclasses.replace(fitted, artifact=nameless)])
     broken = artifacts.make(fitted.artifact.tensors, {"method": "wukong"})
     with pytest.raises(BadArtifact, match="not a Wukong detector"):
         deep.generate(CASES, Sampler(2), [dataclasses.replace(fitted, artifact=broken)])

@@ -19,7 +19,7 @@ from PIL import Image
 
 from genward import lab
 from genward.core import Artifact, Case, Frame, Sampler
-from genward.errors import BadInput, Conflict, GuardError, Inapplicable, StoreError, UnknownName
+from genward.errors import BadInput, Conflict, GuardError, Inapplicable, StoreError, UnguardedInput, UnknownName
 from genward.serve.audit import Audit, read_audit
 from genward.serve.protect import build, identity, protect
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
@@ -209,7 +209,8 @@ def test_img2img_is_the_stock_pipeline_and_can_be_blocked(img2img: Any) -> None:
         for make in (lambda: seeded(4)[0], lambda: seeded(4, 5)):
             ours = guarded(**call, generator=make(), output_type="np").images
             assert np.array_equal(ours, img2img(**call, generator=make(), output_type="np").images)
-    with protect(img2img, "weapons", [Stop(), Shrink(strength=0.0)]) as guarded:
+    opened = protect(img2img, "weapons", [Stop(), Shrink(strength=0.0)])
+    with pytest.warns(UnguardedInput, match="start pictures"), opened as guarded:
         out = guarded(**call, generator=seeded(4, 5))
         assert out.index == [0] and out.images[1] is None and out.verdicts[1].step == 2 and out.verdicts[1].nfe == 2 * 3
         with pytest.raises(BadInput, match="3 pictures for 2 prompts"):
@@ -586,7 +587,7 @@ def test_texts_take_the_policys_concept(pipe: Any) -> None:
         assert guarded.defenses[0].text == "fog"  # type: ignore[attr-defined]
     with protect(pipe, "all", ["sld"]) as guarded:
         assert guarded.defenses[0].concept == "weapons+substances+death+rude"  # type: ignore[attr-defined]
-    with protect(pipe, "weapons", ["sld:rude", "none"]) as guarded:
+    with protect(pipe, "weapons", ["sld:rude", "none"], unguarded="weapons") as guarded:
         assert guarded.defenses[0].concept == "rude"  # type: ignore[attr-defined]
     with protect(lab.pipeline(), "all", ["image_filter"]) as guarded:
         assert list(guarded.named) == [f"image_filter:{c}" for c in ("weapons", "substances", "death", "rude")]

@@ -123,6 +123,7 @@ Defense = typer.Option(
 Out = typer.Option(Path("genward-guard"), "--out", "-o", help="Folder for the pictures that are released.")
 N = typer.Option(1, "--n", min=1, max=256, help="Pictures a prompt.")
 Audit = typer.Option(None, "--audit", help="File for one JSON line a row, with hashes of prompts, not prompts.")
+Open = typer.Option([], "--unguarded", help="A category of the policy that may stay without a guard; several times.")
 Timeout = typer.Option(None, "--timeout", help="Seconds that a guard may take each time it is called.")
 
 
@@ -130,6 +131,7 @@ def main(
     prompt: list[str] = Prompt,
     policy: str = Policy,
     defense: list[str] = Defense,
+    unguarded: list[str] = Open,
     out: Path = Out,
     model: str = common.ModelName,
     negative: str = common.Negative,
@@ -168,8 +170,8 @@ def main(
     generators = [torch.Generator().manual_seed(s) for _, s in rows]
     chain = [d for d in defense if d != "none"]
     say = None if as_json else common.note
-    asked = {"store": store, "audit": audit, "timeout": timeout, "fit": fit, "progress": say}
-    with protect(opened, rules, chain, **asked) as guarded:  # type: ignore[arg-type]
+    how: dict[str, Any] = {"store": store, "audit": audit, "timeout": timeout, "fit": fit, "progress": say}
+    with protect(opened, rules, chain, unguarded=unguarded, **how) as guarded:
         made = guarded(
             list(prompt), negative_prompt=negative or None, num_images_per_prompt=n, num_inference_steps=steps,
             guidance_scale=guidance, generator=generators,

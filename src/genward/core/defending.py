@@ -9,6 +9,8 @@ A defense needs none of these members; one that has them is asked through this m
   One that has it notes its score there (``rig.note``): a row without is refused.
 - ``at_attach``: names of the fields that act on attaching, so that another value needs no new fit. Missing:
   ``strength``.
+- ``guards``: whether rows end or change by it. Missing: they do; a defense of which this is not so (it only reads for
+  others) leaves a policy's categories unguarded.
 - ``check(rig)``: raises where it cannot act on the model or the sampler behind the rig. ``attach`` calls it; whoever
   keeps a defense attached over several calls asks again before each. Missing: nothing to check.
 - ``for_concept(concept, **fields)``, a class method: the defense made for a concept, where it learns nothing.
@@ -27,7 +29,7 @@ from genward.core.reading import short
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
 
-OPTIONAL = ("needs_guidance", "extra_nfe", "fit_nfe", "last_look", "at_attach", "check", "for_concept", "fit")
+OPTIONAL = ("needs_guidance", "extra_nfe", "fit_nfe", "last_look", "at_attach", "guards", "check", "for_concept", "fit")
 """Names of the optional members."""
 AT_ATTACH = frozenset({"strength"})
 """``at_attach`` of a defense that does not say."""
@@ -59,6 +61,18 @@ def needs_guidance(defense: Any) -> bool:
     found = _said(defense, "needs_guidance", False)
     if not isinstance(found, bool):
         raise BadInput(f"{named(defense)}: needs_guidance is {found!r}; True or False is wanted")
+    return found
+
+
+def guards(defense: Any) -> bool:
+    """Whether a defense (or its class) ends or changes rows itself.
+
+    Raises:
+        BadInput: it says something that is neither true nor false.
+    """
+    found = _said(defense, "guards", True)
+    if not isinstance(found, bool):
+        raise BadInput(f"{named(defense)}: guards is {found!r}; True or False is wanted")
     return found
 
 

@@ -109,6 +109,10 @@ class ConceptAblation:
         card = artifacts.fit_card(self, concepts, model, captions, [c.seed for c in cases], time.perf_counter() - began)
         return replace(self, artifact=artifacts.make(tensors, card))
 
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
+
     def attach(self, rig: Rig) -> None:
         """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of
         another model."""
@@ -117,6 +121,7 @@ class ConceptAblation:
                 "concept_ablation has learned nothing yet; fit it first (genward fit concept_ablation --concept cat), "
                 "or name a concept"
             )
+        self.check(rig)
         edit_named(
             rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name
         )

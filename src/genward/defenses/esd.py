@@ -107,6 +107,10 @@ class Esd:
         card = artifacts.fit_card(self, concepts, model, captions, (fit_seed(self),), time.perf_counter() - began)
         return replace(self, artifact=artifacts.make(tensors, card))
 
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
+
     def attach(self, rig: Rig) -> None:
         """Add the differences to the weights. Raises ``BadInput`` without an artifact, ``BadArtifact`` for one of
         another model."""
@@ -115,6 +119,7 @@ class Esd:
                 "esd has learned nothing yet; fit it first (genward fit esd --concept weapons), or name a concept "
                 "(esd:weapons)"
             )
+        self.check(rig)
         edit_named(
             rig, self.artifact.tensors, lambda weight, delta: apply_delta(weight, delta, self.strength), self.name
         )

@@ -64,7 +64,8 @@ class ImageFilter:
         return cls(**{"labels": concept.judge, "concept": concept.name, **fields})
 
     def attach(self, rig: Rig) -> None:
-        """Look at the surviving pictures; the nearest label to its threshold, or beyond it, is what a verdict names."""
+        """Look at the surviving pictures, and at those that rows start from (img2img); the nearest label to its
+        threshold, or beyond it, is what a verdict names."""
         judge, limits = asking.prepared(self, "pistol;bomb", getattr(rig, "model", None))
 
         def look(images: list[Image]) -> list[Image]:
@@ -75,16 +76,18 @@ class ImageFilter:
             decision = deciding.decide(
                 torch.from_numpy(asking.scores(judge, images, labels)), list(limits), len(frame.case), inclusive=True
             )
-            rig.note(frame, **{"image_filter.score": decision.score})
+            signal = "image_filter.start.score" if frame.stage == "start" else "image_filter.score"
+            rig.note(frame, **{signal: decision.score})
             deciding.act(
                 rig,
                 frame,
                 decision,
                 action=self.action,
-                why=lambda k: f"the picture shows {labels[k]}",
+                why=lambda k: f"the {'start ' if frame.stage == 'start' else ''}picture shows {labels[k]}",
                 broken=lambda k: f"the judge has no number for {labels[k]}",
                 category=lambda k: self.concept or labels[k],
             )
             return images
 
+        rig.starts(look)
         rig.images(look)

@@ -171,7 +171,9 @@ class Irece:
         return gate_rates(self.artifact.tensors, self.readout, self.decide, self.fpr)[0]
 
     def check(self, rig: Rig) -> None:
-        """``Conflict`` where the sampler behind the rig does not keep the latents' variance."""
+        """``Conflict`` where the sampler behind the rig does not keep the latents' variance, ``BadArtifact`` where the
+        model is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
         refuse_sigmas(rig.model.pipe.scheduler)
 
     def attach(self, rig: Rig) -> None:

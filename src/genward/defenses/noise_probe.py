@@ -227,12 +227,7 @@ class NoiseProbe:
         is none."""
         if not isinstance(rig, Rig):
             raise GuardError("noise_probe reads the model's own layers, and this rig has no model")
-        fitted = None if self.artifact is None else Probe.of(self.artifact).model
-        if fitted is not None and rig.model.spec.hash != fitted:
-            raise BadArtifact(
-                f"noise_probe was fitted on model {fitted}, this one is {rig.model.spec.hash}; fit it again on this "
-                "model (genward fit)"
-            )
+        artifacts.refuse_other(self.artifact, rig.model, self.name)
 
     def attach(self, rig: Rig) -> None:
         """Read the prediction at the step and decide. Notes ``noise_probe.score``.

@@ -22,6 +22,7 @@ class TextNormalizer:
 
     name: ClassVar[str] = "normalize"
     at_attach: ClassVar[frozenset[str]] = frozenset()
+    guards: ClassVar[bool] = False
     steps: tuple[str, ...] = STEPS
     """Disguises to undo; none reads prompts as they are."""
     words: tuple[str, ...] = ()

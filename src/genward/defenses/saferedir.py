@@ -270,6 +270,7 @@ class SafeRedir:
                 "saferedir has learned nothing yet; fit it first (genward fit saferedir --concept weapons), or name a "
                 "concept"
             )
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
         card = self.artifact.card
         try:
             net, scale, masked = (

@@ -85,6 +85,10 @@ class Uce:
         tools.progress(1, 1, float("nan"))
         return replace(self, artifact=artifacts.make(tensors, card))
 
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
+
     def attach(self, rig: Rig) -> None:
         """Edit the maps. Raises ``BadInput`` without an artifact, ``BadArtifact`` where it was fitted for another
         model."""
@@ -93,6 +97,7 @@ class Uce:
                 "uce has learned nothing yet; fit it first (genward fit uce --concept weapons), or name a concept "
                 "(uce:weapons)"
             )
+        self.check(rig)
         tensors, strength = dict(self.artifact.tensors), self.strength
         shared = tensors.get(SHARED)
         if shared is not None:

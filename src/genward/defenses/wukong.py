@@ -240,9 +240,14 @@ class Wukong:
 
     # -------------------------------------------------------------------------------------------------------- attaching
 
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
+
     def attach(self, rig: Rig) -> None:
         """Read the sites at the stop step and decide. Notes ``wukong.score`` (and one a concept where there are
-        several).
+        several). Rows are refused where that step lies farther than ``wukong_detector.FAR`` from every timestep that
+        it was calibrated at.
 
         Raises:
             BadInput: nothing was learned. BadArtifact: the artifact is not one of this defense. UnknownName: a site
@@ -253,6 +258,7 @@ class Wukong:
                 "wukong has learned nothing yet; fit it first (genward fit wukong --concept weapons), or name a "
                 "concept (wukong:weapons)"
             )
+        self.check(rig)
         detector = Detector.of(self.artifact)
         names = [s["name"] for s in detector.shape["sites"]]
         read: dict[str, Tensor] = {}
@@ -283,21 +289,32 @@ class Wukong:
             for c in detector.concepts
         ]
         scores = detector.scores([s for s in states if s is not None], frame)
-        decision = deciding.decide(scores, cuts, len(frame.case), among=frame.conditional)
+        far = frame.step >= 0 and not detector.calibrated_near(frame)
+        unsound = torch.full((len(frame.case),), far, device=scores.device)
+        decision = deciding.decide(scores, cuts, len(frame.case), among=frame.conditional, unsound=unsound)
         signals = {"wukong.score": decision.table.nan_to_num(nan=1.0).amax(1)}
         if len(detector.concepts) > 1:
             signals |= {f"wukong.{c}": decision.table[:, k] for k, c in enumerate(detector.concepts)}
         rig.note(frame, **signals)
         if frame.step < 0:
             return
-        concept = detector.concepts.__getitem__
+        concept, lost = detector.concepts.__getitem__, f"its score at step {frame.step + 1} is not a number"
+        if far:
+            assert frame.timestep is not None
+            known = sorted(
+                {int(row["timestep"]) for rows in detector.thresholds.values() for row in rows}, reverse=True
+            )
+            lost = (
+                f"step {frame.step + 1} of {frame.steps} is at timestep {float(frame.timestep.flatten()[0]):g}, and it was "
+                f"calibrated at {', '.join(map(str, known))}; start nearer to noise, or fit it with learn_at there"
+            )
         deciding.act(
             rig,
             frame,
             decision,
             action=self.action,
             why=lambda k: f"the picture in the making shows {concept(k)} at step {frame.step + 1} of {frame.steps}",
-            broken=lambda k: f"its score at step {frame.step + 1} is not a number",
+            broken=lambda k: lost,
             category=concept,
         )
 

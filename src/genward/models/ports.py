@@ -75,6 +75,8 @@ class Run:
     """Scale of classifier-free guidance as it is now; at most 1 where there is none"""
     device: Any
     step: int = 0
+    pictured: bool = False
+    """Whether the rows start from pictures"""
     entered: bool = False
     """Whether the pipeline's sampling loop was called"""
     seen: int = -1

@@ -118,6 +118,11 @@ class LiveRig(Watch):
         """``fn(images) -> images`` of the surviving rows; ``None`` in a place refuses that row."""
         self._add("images", fn)
 
+    def starts(self, fn: Callable[[list[Image]], object]) -> None:
+        """``fn(images)`` looks at the pictures that the surviving rows start from, one per row, before the loop; called
+        where a pipeline starts from pictures (img2img). What it returns is ignored: it blocks or flags."""
+        self._add("starts", fn)
+
     # --------------------------------------------------------------------------------------------------------- services
 
     def block(
@@ -377,6 +382,15 @@ class LiveRig(Watch):
         latents = latents.clone()
         latents[index.to(latents.device)] = part
         return latents
+
+    def start_stage(self, images: list[Image], index: Tensor) -> None:
+        """Run the ``starts`` ports on the pictures that the rows ``index`` start from."""
+        run = self._running("starts")
+        frame = Frame("start", -1, run.steps, None, run.guidance, "", torch.ones(len(index), dtype=torch.bool), index)
+        for port in self.of("starts"):
+            self.now, self._owner = frame, port.owner
+            port(list(images))
+        self.now = None
 
     def image_stage(self, images: list[Image], index: Tensor) -> list[Image]:
         """Run the ``images`` ports on the decoded survivors; rows they refuse are marked in the run."""

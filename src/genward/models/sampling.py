@@ -129,6 +129,7 @@ class _Batch:
         try:
             with torch.set_grad_enabled(self.job.gradients):
                 states = self._texts()
+                self._starts()
                 if not self.run.alive.any() or (self.job.observe and not self._due(0)):
                     raise _Enough
                 self.latents = self._loop(states)
@@ -200,6 +201,27 @@ class _Batch:
         if all(len(set(group)) == 1 for group in groups):
             return self.model.encode([group[0] for group in groups], copies, **self._scaled(options))
         return self.model.encode(texts, **self._scaled(options))
+
+    # ---------------------------------------------------------------------------------------------- the start pictures
+
+    def _starts(self) -> None:
+        """Show the pictures that the rows start from to the guards, as the pipeline will read them: resized, one per
+        row, those given as latents decoded. A row whose picture is not finite is refused."""
+        given, run = self.job.arguments.get("image"), self.run
+        run.pictured = given is not None
+        if given is None or not self.rig.of("starts") or not run.alive.any() or self.job.observe:
+            return
+        with torch.no_grad():
+            pixels = self.pipe.image_processor.preprocess(given)
+            if pixels.shape[1] == self.model.latent_shape()[0]:
+                pixels = self.model.decode_pixels(pixels.to(self.model.device, self.model.dtype))
+            finite = torch.isfinite(pixels).flatten(1).all(1).tolist()
+        lost = [row for row in range(run.cases) if not finite[row % len(pixels)]]
+        self.rig.refuse(lost, "genward", "start", -1, "its start picture holds numbers that are not finite")
+        index = run.alive.nonzero().flatten()
+        pictures = self._pil(pixels.nan_to_num())
+        if len(index):
+            self.rig.start_stage([pictures[row % len(pictures)] for row in index.tolist()], index)
 
     # --------------------------------------------------------------------------------------------------------- the loop
 

@@ -56,6 +56,8 @@ class Watch(Wiring):
                 due = True
             elif port.kind == "images":
                 due = survived
+            elif port.kind == "starts":
+                due = run.pictured and survived
             else:
                 due = run.entered and port.ever(run.steps) and (survived or port.active(0, run.steps))
             if due and port.calls == 0:

@@ -243,6 +243,21 @@ def fit_card(
     }
 
 
+def refuse_other(artifact: Artifact | None, model: Any, who: str) -> None:
+    """``BadArtifact`` where the card says that it was fitted on another model than this one (another dtype counts)."""
+    fitted = None if artifact is None else artifact.card.get("model_hash")
+    spec = getattr(model, "spec", None)
+    if fitted is None or spec is None or spec.hash == fitted:
+        return
+    theirs = artifact.card.get("model") if artifact is not None else None
+    fields = theirs.get("fields", {}) if isinstance(theirs, Mapping) else {}
+    dtype, mine = (f.get("dtype", "") if isinstance(f, Mapping) else "" for f in (fields, spec.fields))
+    kind = f" ({dtype} there, {mine} here)" if dtype != mine else ""
+    raise BadArtifact(
+        f"{who} was fitted on model {fitted}, this one is {spec.hash}{kind}; fit it again on this model (genward fit)"
+    )
+
+
 def _stem(path: Path) -> Path:
     return path.with_suffix("") if path.suffix.lower() in (".safetensors", ".json") else path
 

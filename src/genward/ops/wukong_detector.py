@@ -14,6 +14,8 @@ from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.ops import deciding, phrases, wukong_net
 from genward.ops.detection import POINTS, auroc, average_precision, operating_points, temperature
 
+FAR = 100
+"""Timesteps of 1000 beyond which a calibrated step says nothing about another one."""
 LEAST = -1e-3
 """Least threshold: of rows that all score 0 the best F1 is found just below it."""
 
@@ -76,6 +78,12 @@ class Detector(NamedTuple):
         ).sigmoid()
         out = each.new_zeros((len(pick), len(self.concepts)))
         return out.index_put((pick.nonzero().flatten(),), each)
+
+    def calibrated_near(self, frame: Frame) -> bool:
+        """Whether the frame's step lies within ``FAR`` of one that every concept was calibrated at."""
+        assert frame.timestep is not None
+        now = float(frame.timestep.flatten()[0])
+        return all(min(abs(row["timestep"] - now) for row in rows) <= FAR for rows in self.thresholds.values())
 
     def threshold(self, concept: str, point: str, frame: Frame) -> float:
         """The calibrated threshold of the step nearest to the frame's."""

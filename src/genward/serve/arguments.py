@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -15,7 +16,7 @@ from torch import Tensor
 from genward.core import defending
 from genward.core.records import Prompt
 from genward.core.texts import checked_negatives, checked_prompts
-from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
+from genward.errors import BadInput, Conflict, Inapplicable, Unguarded, UnguardedInput, UnknownName
 from genward.models.sampling import Job
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ TAKEN = ("callback_on_step_end", "callback_on_step_end_tensor_inputs", "output_t
 """Arguments that the engine gives itself."""
 
 
+LOOK = "add image_filter with a judge of this model's pictures, or keep the input under your own control"
+FULL, HALF = 0.9, 0.5
+"""Shares of the training timesteps below which start latents hold a picture rather than noise: with timesteps of the
+user's own, and with the scheduler's."""
+
+
 class Caller(Protocol):
     """What reading a call needs to know of a guarded pipeline (``serve.call.Guarded``)."""
 
@@ -47,6 +54,7 @@ class Caller(Protocol):
     named: dict[str, Defense]
     defenses: tuple[Defense, ...]
     known: dict[str, Any]
+    told_of_latents: bool
 
     @property
     def rig(self) -> LiveRig: ...
@@ -241,12 +249,32 @@ def _guardable(guarded: Caller, asked: Asked, distilled: bool) -> None:
         raise Conflict(
             f"guidance_rescale contradicts {rig.of('guidance')[0].owner}, which owns guidance; leave one of them out"
         )
+    if given.get("latents") is not None:
+        _start_latents(guarded, given)
     for defense in guarded.defenses:
         if asked.guidance <= 1 and defending.needs_guidance(defense):
             raise Inapplicable(
                 f"{type(defense).name} acts through classifier-free guidance and has no effect at guidance_scale "
                 f"{given['guidance_scale']:g}"
             )
+
+
+def _start_latents(guarded: Caller, given: Mapping[str, Any]) -> None:
+    """Start latents that hold a picture are refused where no guard looks at pictures; noise of the user's own is said
+    to go unseen, once a guard."""
+    if guarded.rig.of("images"):
+        return
+    who, own = ", ".join(guarded.named), given.get("timesteps") is not None or given.get("sigmas") is not None
+    first = float(timesteps_of(guarded.pipe, given)[0])
+    least = (FULL if own else HALF) * int(guarded.pipe.scheduler.config.num_train_timesteps)
+    if first < least:
+        raise Unguarded(
+            f"latents that sampling starts from at timestep {first:g} hold a picture, and none of {who} looks at "
+            f"pictures; {LOOK}, or start at {least:g} or above"
+        )
+    if not guarded.told_of_latents:
+        guarded.told_of_latents = True
+        warnings.warn(f"{who}: no guard looks at start latents; {LOOK}", UnguardedInput, stacklevel=5)
 
 
 def timesteps_of(pipe: Any, given: Mapping[str, Any]) -> Tensor:

@@ -43,7 +43,7 @@ class RowVerdict(NamedTuple):
     """``released`` | ``flagged`` | ``steered`` | ``blocked``; there is a picture unless it is ``blocked``"""
     by: str = ""
     stage: str = ""
-    """``text`` | ``denoise`` | ``decode``"""
+    """``text`` | ``start`` (the picture that the row starts from) | ``denoise`` | ``decode``"""
     step: int = -1
     score: float | None = None
     threshold: float | None = None
@@ -102,6 +102,8 @@ class Guarded:
         self.last: GuardedOutput | None = None
         self.known = known_arguments(type(model.pipe))
         """Arguments of the pipeline's call and their defaults"""
+        self.told_of_latents = False
+        """Whether the user was warned that nobody looks at start latents"""
         self._lock = threading.Lock()
         self._caller: int | None = None
         """The thread that is inside a call"""

@@ -12,7 +12,7 @@ from genward.catalog.unfitted import refuse_unfitted
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.defending import artifact_field, concept_of
-from genward.errors import BadInput, UnknownName
+from genward.errors import BadInput, Unguarded, UnknownName
 from genward.serve.policy import Category, Policy, merged
 from genward.serve.rig import Rule
 
@@ -71,6 +71,30 @@ def build(
                 )
             )
     return out
+
+
+def guarded_by_none(chain: Sequence[tuple[Defense, Rule]], policy: Policy) -> list[str]:
+    """Names of the policy's categories that no defense of the chain is there for; empty for a chain without any."""
+    about = {name for defense, rule in chain if defending.guards(defense) for name in rule.actions}
+    return [c.name for c in policy.categories if c.name not in about] if chain else []
+
+
+def refuse_unguarded(chain: Sequence[tuple[Defense, Rule]], policy: Policy, allowed: Sequence[str]) -> None:
+    """``Unguarded`` where a category of the policy has no guard and is not among ``allowed``; ``UnknownName`` where
+    ``allowed`` names a category that the policy lacks."""
+    known = [c.name for c in policy.categories]
+    for name in allowed:
+        if name not in known:
+            raise UnknownName(f"category of policy {policy.name}", name, known)
+    open_ones = [name for name in guarded_by_none(chain, policy) if name not in allowed]
+    if open_ones:
+        attached = ", ".join(named([defense for defense, _ in chain]))
+        first = policy.concepts[open_ones[0]].name
+        raise Unguarded(
+            f"policy {policy.name}: {attached} guard{'' if len(chain) > 1 else 's'} nothing of {', '.join(open_ones)}; "
+            f"add a guard (aeiou:{first}, say), or say that it may stay unguarded: unguarded={open_ones!r} "
+            f"(--unguarded {open_ones[0]} on the command line)"
+        )
 
 
 def placed(part: DefenseRequest | Defense, policy: Policy) -> list[tuple[DefenseRequest | Defense, list[Category]]]:

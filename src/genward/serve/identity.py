@@ -47,7 +47,10 @@ def identity(pipe: Any) -> Spec:
     from genward.ops.artifacts import content_hash
 
     weights = {part: content_hash(dict(getattr(pipe, part).state_dict()))[:16] for part in family(pipe).networks}
-    return Spec("model", "sd", {"source": "live", "dtype": _dtype(pipe), "weights": weights})
+    source = (
+        "lab:changed" if _lab_source(pipe) is not None else "live"
+    )  # the lab's judge knows what it draws either way
+    return Spec("model", "sd", {"source": source, "dtype": _dtype(pipe), "weights": weights})
 
 
 def _denoiser(pipe: Any) -> Any:
@@ -58,14 +61,21 @@ def _dtype(pipe: Any) -> str:
     return str(next(_denoiser(pipe).parameters()).dtype).removeprefix("torch.")
 
 
+def _lab_source(pipe: Any) -> Path | None:
+    """The folder of the lab that a pipeline's denoiser was loaded from, whatever became of its weights."""
+    from genward import lab
+
+    source = Path(str(_denoiser(pipe).config.get("_name_or_path", "")))
+    return source if source.parent == lab.weights_folder() and source.name in ("unet", "oracle") else None
+
+
 def _lab(pipe: Any) -> Spec | None:
     """The lab's identity, if this is the lab's pipeline, unchanged."""
     from genward import lab
     from genward.catalog.opening import lab_spec
 
-    root = lab.weights_folder()
-    source = Path(str(_denoiser(pipe).config.get("_name_or_path", "")))
-    if source.parent != root or source.name not in ("unet", "oracle"):
+    root, source = lab.weights_folder(), _lab_source(pipe)
+    if source is None:
         return None
     try:
         lab.manifest()

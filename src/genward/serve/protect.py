@@ -11,23 +11,39 @@ policy and a chain ready to attach; the call itself is in ``serve.call``."""
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genward.catalog.fitting import parse_defense, with_probe
+from genward.catalog.fitting import DefenseRequest, parse_defense, with_probe
 from genward.core.contracts import Defense
-from genward.errors import BadInput
+from genward.errors import BadInput, UnguardedInput
+from genward.serve.arguments import LOOK, known_arguments
 from genward.serve.audit import Audit
 from genward.serve.call import Guarded
-from genward.serve.chain import build, named
+from genward.serve.chain import build, named, refuse_unguarded
 from genward.serve.identity import as_model, identity
 from genward.serve.policy import Policy, check_model, load_policy
 from genward.serve.rig import GuardRig, ruled
 
 if TYPE_CHECKING:
+    from genward.models.sd import StableDiffusion
     from genward.store import Store
+
+DEFAULT = ("aeiou", "wukong")
+"""Chain of a guard that names no defenses."""
+
+
+def _parsed(defenses: Sequence[str | Defense] | str) -> list[DefenseRequest | Defense]:
+    parts = [defenses] if isinstance(defenses, str) else list(defenses)
+    return [request for part in parts for request in (parse_defense(part) if isinstance(part, str) else [part])]
+
+
+def _of_lab(model: StableDiffusion) -> bool:
+    return str(model.spec.fields.get("source", "")).startswith("lab:")
+
 
 __all__ = ["build", "identity", "protect", "with_probe"]
 
@@ -36,8 +52,9 @@ __all__ = ["build", "identity", "protect", "with_probe"]
 def protect(
     pipe_or_model: Any,
     policy: Policy | str | Path = "weapons",
-    defenses: Sequence[str | Defense] | str = ("aeiou", "wukong"),
+    defenses: Sequence[str | Defense] | str | None = None,
     *,
+    unguarded: Sequence[str] | str = (),
     store: Store | Path | str | None = None,
     audit: Audit | Path | str | None = None,
     timeout: float | None = None,
@@ -50,9 +67,12 @@ def protect(
         pipe_or_model: a ``StableDiffusionPipeline`` or ``StableDiffusionImg2ImgPipeline``, or what
             ``genward.open_model`` gives.
         policy: a shipped name, a concept, a TOML file or a ``Policy``.
-        defenses: texts (``"aeiou"``, ``"uce:weapons"``, ``"sld,preset=strong"``) or objects, in order of application. A
-            text that names no concept takes the policy's: one defense per category where it learns its concept, one for
-            all categories else. Objects are attached as they are.
+        defenses: by default ``aeiou`` and ``wukong``, and on a pipeline of the lab that starts from pictures
+            ``image_filter``, which looks at them and at what comes out. Texts (``"aeiou"``, ``"uce:weapons"``,
+            ``"sld,preset=strong"``) or objects, in order of application. A text that names no concept takes the
+            policy's: one defense per category where it learns its concept, one for all categories else. Objects are
+            attached as they are.
+        unguarded: categories of the policy that may stay without a guard.
         store: where fitted defenses are kept and looked for.
         fit: fit what is not at hand for this model, which may take minutes; else it is an error that says why there is
             no fit. Closed forms (``uce``), which cost no denoiser rows, are solved in any case.
@@ -60,7 +80,11 @@ def protect(
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
 
+    Warns:
+        UnguardedInput: the pipeline starts from pictures, and no guard of the chain looks at them.
+
     Raises:
+        Unguarded: a category of the policy has no guard in the chain and is not among ``unguarded``.
         BadInput, UnknownName: no such policy, defense or concept; a defense that is not fitted, or a threshold that was not
             calibrated, for this model; a pipeline that lacks a part or is of another kind.
         Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses
@@ -70,15 +94,20 @@ def protect(
     if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
         raise BadInput(f"timeout {timeout}; give seconds above 0, or none")
     rules = load_policy(policy)
-    parts = [defenses] if isinstance(defenses, str) else list(defenses)
-    asked = [request for part in parts for request in (parse_defense(part) if isinstance(part, str) else [part])]
+    asked = _parsed(DEFAULT if defenses is None else defenses)
     log = Audit.of(audit)
     if log is not None:
         log.check()
     model = as_model(pipe_or_model)
     check_model(rules, model.spec.hash)
+    starting = "image" in known_arguments(type(model.pipe))
+    if defenses is None and starting and _of_lab(model):
+        asked += _parsed("image_filter")
     chain = build(asked, rules, model, store, progress, fit=fit)
+    refuse_unguarded(chain, rules, [unguarded] if isinstance(unguarded, str) else list(unguarded))
     names = named([d for d, _ in chain])
     rig = GuardRig(model, timeout)
     with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
+        if chain and starting and not rig.of("starts"):
+            warnings.warn(f"{', '.join(names)}: no guard looks at start pictures; {LOOK}", UnguardedInput, stacklevel=3)
         yield Guarded(model, rules, dict(zip(names, [d for d, _ in chain], strict=True)), rig, log)

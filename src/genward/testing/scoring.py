@@ -109,7 +109,9 @@ def scoring_laws(
         change = INJECTIONS.get(name, _hanging)
         with (
             replaced(change),
-            protect(model, "weapons", [defense], timeout=HANG / 5 if name == "hanging" else None) as guarded,
+            protect(
+                model, "weapons", [defense], unguarded="weapons", timeout=HANG / 5 if name == "hanging" else None
+            ) as guarded,
         ):
             out = guarded(prompts, **how)
             assert not out.index and all(image is None for image in out.images), (
