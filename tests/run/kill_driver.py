@@ -17,7 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import genward.catalog.judges
 from genward.benchmarks.erasure import ErasureBenchmark
+from genward.benchmarks.guards import GuardsBenchmark
 from genward.benchmarks.m_erasure import MErasureBenchmark
 from genward.catalog.opening import words_of
 from genward.core.records import Sampler
@@ -30,7 +32,23 @@ ARMS = (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}"))
 ERASURE = Plan("tiny", ARMS, ErasureBenchmark(("banana",), n=2), batch=4, sampler=Sampler(steps=2, guidance=3.0))
 ATTACKS = ("textual_inversion,steps=30,rows=1,heldout=1", "ddim_inversion,steps=2,batch=1")
 M_ERASURE = MErasureBenchmark(("banana",), n=2, variants=("name",), attacks=ATTACKS)
-PLANS = {"erasure": ERASURE, "m-erasure": replace(ERASURE, benchmark=M_ERASURE)}
+GUARDING = (
+    ArmPlan("base", control="base"),
+    ArmPlan("filter", "image_filter:{concept}"),
+    ArmPlan("aeiou", "aeiou:{concept},heads=2"),
+)
+LEARNING = (
+    ArmPlan("base", control="base"),
+    ArmPlan("esd", "esd:{concept},iterations=30,batch=2,sampling_steps=2"),
+    ArmPlan("ablation", "concept_ablation:{concept},steps=30,batch=2,images=12,sampling_steps=2"),
+)
+PLANS = {
+    "erasure": ERASURE,
+    "m-erasure": replace(ERASURE, benchmark=M_ERASURE),
+    "guards": replace(ERASURE, arms=GUARDING, benchmark=GuardsBenchmark(("weapons",), n=2), batch=9),
+    "fits": replace(ERASURE, arms=LEARNING),
+}
+"""By name: rows of all kinds, attacks with them, guards of text and picture, and fits that take longer than the rows."""
 TIMES = ("seconds", "seconds_per_image", "prepare_seconds", "attack_seconds")
 
 
@@ -51,7 +69,8 @@ def outcome(store: Store) -> dict[str, Any]:
     """What must be equal: rows without times, scores, figures without times."""
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in store.samples()]
     scores = [[(s["sample"], s["label"], s["value"]) for s in store.scores(j)] for j in store.judges()]
-    cells = store.read_json("runs/tiny/metrics.json")["cells"]
+    metrics = store.read_json("runs/tiny/metrics.json")
+    cells = [*metrics["cells"], *metrics.get("guards", ())]
     return {"rows": rows, "scores": scores, "cells": [{k: v for k, v in c.items() if k not in TIMES} for c in cells]}
 
 
@@ -64,6 +83,7 @@ def doubles(store: Store) -> int:
 def main(folder: Path, kills: int, lanes: int, benchmark: str) -> dict[str, Any]:
     words = words_of("lab")
     model, judge = tiny_sd(), FakeJudge(labels=(*words["things"], *words["styles"]))
+    genward.catalog.judges.open_judge = lambda text: judge  # whom image_filter asks
 
     def run(root: Path) -> None:
         run_plan(PLANS[benchmark], Store(root), models=lambda name: model, judge=judge, command="test")

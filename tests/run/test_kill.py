@@ -14,7 +14,12 @@ import pytest
 DRIVER = Path(__file__).with_name("kill_driver.py")
 
 
-@pytest.mark.parametrize("benchmark", ["erasure", "m-erasure"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "benchmark", ["erasure", "m-erasure", pytest.param("guards", marks=SLOW), pytest.param("fits", marks=SLOW)]
+)
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(benchmark: str, tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     ran = subprocess.run(

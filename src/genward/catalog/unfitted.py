@@ -67,7 +67,7 @@ def difference(model: StableDiffusion) -> str:
         return f"they are {dtype}"
     if source.startswith("lab:"):
         return f"they are those of {source}"
-    return "their values were changed" if source == "live" else f"they are those of {source}"
+    return "their values were changed" if source in ("live", "lab:changed") else f"they are those of {source}"
 
 
 def recorded_seconds(method: str) -> float:
