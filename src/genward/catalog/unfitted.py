@@ -65,8 +65,6 @@ def difference(model: StableDiffusion) -> str:
         return "the projections of their attention are fused"
     if dtype not in ("", "float32"):
         return f"they are {dtype}"
-    if source.startswith("lab:"):
-        return f"they are those of {source}"
     return "their values were changed" if source in ("live", "lab:changed") else f"they are those of {source}"
 
 
