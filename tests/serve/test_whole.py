@@ -220,6 +220,7 @@ def test_modules_put_around_the_edited_ones_hide_no_edit() -> None:
 # ------------------------------------------------------------------------------------------------------- several guards
 
 
+@pytest.mark.filterwarnings("ignore:.*no guard looks at start pictures")
 def test_one_guard_per_network_across_wrappers_and_threads() -> None:
     pipe = tiny_pipeline()
     before = weights(pipe)
@@ -404,6 +405,7 @@ def test_other_text_states_than_the_guards_read_are_a_conflict() -> None:
         guarded(**CALL, callback_on_step_end=swap, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
+@pytest.mark.filterwarnings("ignore:.*no guard looks at start pictures")
 @pytest.mark.filterwarnings("ignore:You have passed:FutureWarning")
 @pytest.mark.parametrize("chain", [[], [Steer(strength=0.0), Mirror(strength=0.0)]])
 def test_start_pictures_in_every_form_the_stock_call_takes(chain: list[Any]) -> None:
