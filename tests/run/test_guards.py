@@ -28,7 +28,8 @@ PLAN = Plan("g", ARMS, GuardsBenchmark(("weapons",), n=2), batch=9, sampler=Samp
 def seeing_half(model: StableDiffusion, plan: Plan) -> FakeJudge:
     """A judge to whom the brighter half of the plan's undefended pictures shows the concept and every group."""
     cases = plan_cases(plan)
-    labels = tuple(dict.fromkeys([*load_concept("weapons").judge, *(c.group for c in cases if c.group)]))
+    concept = load_concept("weapons")
+    labels = tuple(dict.fromkeys([*concept.judge, *concept.neighbors, *(c.group for c in cases if c.group)]))
     values = [s.value for s in FakeJudge(("x",)).judge(model.generate(cases, plan.sampler, [], batch=plan.batch))]
     return FakeJudge(labels, float(np.median(values)))
 
