@@ -81,7 +81,7 @@ def test_states_are_the_encoders_own(which: str, request: pytest.FixtureRequest)
 @pytest.mark.parametrize("which", ["model", "masked"])
 def test_score_by_hand_and_decision(which: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(which)
-    guard = Aeiou(heads=3, fpr=0.1).fit_texts(model, HARM, CALM)
+    guard = Aeiou(heads=3, fpr=0.1, passages=0).fit_texts(model, HARM, CALM)
     parts = guard.guarding()
     scores = guard.scores(model, HARM[:4])
     for k, text in enumerate(HARM[:4]):
@@ -126,7 +126,7 @@ def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted
 @pytest.mark.parametrize("which", ["model", "masked"])
 def test_laws(which: str, request: pytest.FixtureRequest, concept: Concept) -> None:
     model = request.getfixturevalue(which)
-    guard = Aeiou(heads=2).fit(model, concept)
+    guard = Aeiou(heads=2, everyday=False, scenes=False).fit(model, concept)
 
     def make(**fields: Any) -> Aeiou:
         return dataclasses.replace(guard, **{"threshold": -1e6, "action": "flag", "attenuate": 8.0, **fields})
@@ -140,14 +140,14 @@ def test_laws(which: str, request: pytest.FixtureRequest, concept: Concept) -> N
 def test_fit_on_a_concept_sees_only_what_it_may(model: StableDiffusion, concept: Concept, tmp_path: Any) -> None:
     spoiled = dataclasses.replace(concept, heldout=("a hatchet",), descriptions=("a toothed blade", "a hatchet"))
     texts = [t for t, _ in concept_texts(spoiled, CONTEXTS)]
-    assert "a toothed blade" in texts and not any("hatchet" in t for t in texts)
+    assert "a saw" in texts and not any("hatchet" in t or "toothed" in t for t in texts), "benchmarks measure on these"
     calm = [t for t, _ in benign_texts([spoiled], CONTEXTS)]
     assert calm[0] == "" and "a drawing of a dog" in calm and not any("hammer" in t for t in calm), (
         "neighbors are left for evaluation"
     )
     assert "two of a hammer" in [t for t, _ in benign_texts([spoiled], CONTEXTS, neighbors=True)]
     told: list[tuple[int, int]] = []
-    guard = Aeiou().fit(model, spoiled, Tools(progress=lambda step, steps, _: told.append((step, steps))))
+    guard = Aeiou(everyday=False).fit(model, spoiled, Tools(progress=lambda step, steps, _: told.append((step, steps))))
     assert guard.artifact is not None and told == [(1, 1)]
     card = guard.artifact.card
     assert (
@@ -173,7 +173,7 @@ def test_several_categories(model: StableDiffusion) -> None:
     concepts = [
         Concept(n, "policy", "", (n,), (f"a {n}", f"the {n}"), anchor="a cup", keep=("a dog",)) for n in ("saw", "axe")
     ]
-    assert Aeiou().fit(model, concepts).guarding().categories == ("saw", "axe")
+    assert Aeiou(everyday=False, scenes=False).fit(model, concepts).guarding().categories == ("saw", "axe")
 
 
 @pytest.mark.parametrize("shots", [2, 5, 10])
@@ -265,7 +265,7 @@ def test_damaged_artifacts_are_refused(model: StableDiffusion, fitted: Aeiou) ->
 
 BAD: tuple[tuple[dict[str, Any], type[Exception]], ...] = (
     ({"method": "pca"}, UnknownName), ({"combine": "max"}, UnknownName), ({"readout": "cls"}, UnknownName), ({"action": "steer"}, BadInput),
-    ({"fpr": 0.0}, BadInput), ({"heads": -1}, BadInput), ({"penalty": 0.0}, BadInput), ({"attenuate": -1.0}, BadInput), ({"threshold": float("nan")}, BadInput),
+    ({"passages": 1}, BadInput), ({"fpr": 0.0}, BadInput), ({"heads": -1}, BadInput), ({"penalty": 0.0}, BadInput), ({"attenuate": -1.0}, BadInput), ({"threshold": float("nan")}, BadInput),
 )  # fmt: skip
 
 

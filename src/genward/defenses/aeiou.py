@@ -6,8 +6,13 @@ the pipeline computes anyway. The paper's body was not readable, so what follows
 the score the mean of z-scored projections, the threshold a conformal quantile at a false-positive rate. Read-out: CLIP
 at its end mark, BERT and T5 over the mean of their tokens.
 
-Fitted on a concept file it sees phrases, descriptions, anchors and captions to keep, in neutral contexts; never the
-held-out wordings, neighbors or the benchmark's captions."""
+A mean over tokens can be diluted ("a cat, a cat, a cat and a bomb"). So overlapping passages of a few words are read
+beside the whole prompt, and the largest score counts; the threshold is set on that maximum, so there is one operating
+point (**ours**, see ``ops.passages``). What is longer than the encoder's window is read in windows too.
+
+Fitted on a concept file it sees phrases, anchors and captions to keep, other concepts' phrases and everyday things as
+harmless, alone, in neutral contexts and in scenes; never the held-out wordings, descriptions, neighbors or the
+benchmark's captions."""
 
 from __future__ import annotations
 
@@ -23,9 +28,9 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.contracts import Artifact, FitTools, Rig
-from genward.core.records import Concept, Frame
+from genward.core.records import MAX_PROMPT, Concept, Frame
 from genward.errors import BadInput, UnknownName
-from genward.ops import artifacts, deciding, head_guard, heads, phrases, text_states
+from genward.ops import artifacts, deciding, head_guard, heads, names, passages, phrases, scenes, text_states
 from genward.ops.finetune import Progress
 from genward.ops.tools import QUIET
 
@@ -34,6 +39,7 @@ READOUTS = ("auto", *heads.READOUTS)
 CONTEXTS = ("{}", "a drawing of {}", "{} in pixel art style", "two of {}", "{} beside a tree", "a bench and {}")
 """What phrases are put into for fitting; none of them is a caption of the lab or of a benchmark."""
 MIN_SHOTS = 2
+CUT = "the encoder cuts the prompt, which fills its window; all of it was read here, in overlapping windows"
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,9 @@ class Aeiou:
     which tokens count."""
 
     name: ClassVar[str] = "aeiou"
-    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "action", "threshold", "attenuate", "explain"})
+    at_attach: ClassVar[frozenset[str]] = frozenset(
+        {"artifact", "action", "threshold", "attenuate", "explain", "names"}
+    )
     method: str = "lda"
     """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression
     (many rows wanted)."""
@@ -59,8 +67,21 @@ class Aeiou:
     """``last`` token, ``mean`` of tokens, or what suits the encoder (``auto``)."""
     layers: tuple[str, ...] = ()
     """Sites to read (``text.0.heads``); empty: every layer."""
-    fpr: float = 0.01
-    """False-positive rate on benign prompts that thresholds are set at."""
+    fpr: float = 0.05
+    """False-positive rate on benign prompts that thresholds are set at; conformal over units (things), each of which
+    weighs the same."""
+    passages: int = passages.WORDS
+    """Words of the passages that are read beside the whole prompt, overlapping by half; the largest score counts. 0
+    reads the prompt as a whole alone, which harmless words dilute."""
+    scenes: bool = True
+    """Whether a concept is fitted in scenes of two to five things, in each place, beside its plain captions."""
+    everyday: bool = True
+    """Whether everyday things (``ops.everyday``) count as harmless; turn it off for a concept that means some of
+    them, other than by name."""
+    others: tuple[str, ...] = ("weapons", "substances", "death", "rude")
+    """Shipped concepts whose phrases count as harmless, where they are not fitted themselves."""
+    names: bool = True
+    """Whether emoji, and foreign names of things that have an emoji, are read as English too (``ops.names``)."""
     contexts: tuple[str, ...] = CONTEXTS
     """Contexts of a concept's phrases, ``{}`` for the phrase."""
     neighbors: bool = False
@@ -87,6 +108,10 @@ class Aeiou:
             raise UnknownName("aeiou readout", self.readout, READOUTS)
         if self.action not in ACTIONS:
             raise BadInput(f"aeiou: action {self.action!r}; {' or '.join(map(repr, ACTIONS))} are possible")
+        if self.passages < 0 or self.passages == 1:
+            raise BadInput(
+                f"aeiou: passages of {self.passages} words; give at least 2, or 0 for the whole prompt alone"
+            )
         if not 0 < self.fpr < 1:
             raise BadInput(f"aeiou: a false-positive rate of {self.fpr}; give a share between 0 and 1, 0.01 say")
         if self.heads < 0 or not self.penalty > 0 or self.prior < 0 or not 0 <= self.attenuate < 100:
@@ -105,8 +130,11 @@ class Aeiou:
         """
         concepts = phrases.listed(concept)
         harmful = {c.name: phrases.concept_texts(c, self.contexts) for c in concepts}
+        benign = phrases.benign_texts(concepts, self.contexts, self.neighbors)
+        if any(c.kind != "style" for c in concepts):
+            harmful, benign = scenes.in_scenes(self, concepts, harmful, benign)
         taken = {text for rows in harmful.values() for text, _ in rows}
-        benign = [row for row in phrases.benign_texts(concepts, self.contexts, self.neighbors) if row[0] not in taken]
+        benign = [row for row in benign if row[0] not in taken]
         return self._fitted(model, harmful, benign, concepts, tools.progress, keep=True)
 
     def fit_texts(
@@ -165,10 +193,17 @@ class Aeiou:
                     f"aeiou: category {name!r} has {len(rows)} harmful texts beside {len(benign)} benign ones; at "
                     f"least {MIN_SHOTS} of each are needed"
                 )
-        texts = list(dict.fromkeys([t for rows in harmful.values() for t, _ in rows] + [t for t, _ in benign]))
+        parts = {t: self.parts(t, self.passages, model) for t, _ in benign} if self.passages else {}
+        texts = list(
+            dict.fromkeys(
+                [t for rows in harmful.values() for t, _ in rows]
+                + [t for t, _ in benign]
+                + [p for found in parts.values() for p in found]
+            )
+        )
         sample, about = text_states.read_texts(model, texts, self.readout, self.layers)
         place = {t: k for k, t in enumerate(texts)}
-        tensors, chosen = head_guard.fit_categories(self, sample, about.heads, place, harmful, benign, progress)
+        tensors, chosen = head_guard.fit_categories(self, sample, about.heads, place, harmful, benign, progress, parts)
         card = self._card(model, about, harmful, benign, concepts, chosen, keep)
         card["seconds"] = round(time.perf_counter() - began, 2)
         return replace(self, artifact=artifacts.make(tensors, card))
@@ -189,6 +224,7 @@ class Aeiou:
             "encoders": about.encoders,
             "chosen": chosen,
         }
+        card["passages"] = self.passages
         card["rows"] = {"harmful": {name: len(rows) for name, rows in harmful.items()}, "benign": len(benign)}
         if keep:
             card["texts"] = {
@@ -271,15 +307,36 @@ class Aeiou:
         return head_guard.read_artifact(self.artifact)
 
     def scores(self, model: Any, texts: Sequence[str]) -> Tensor:
-        """(n, k) scores of texts, one a category (``guarding().categories``), outside any generation.
+        """(n, k) scores of texts, one a category (``guarding().categories``), outside any generation: the largest over
+        what is read of each, as in a pipeline.
 
         Raises:
             BadArtifact: fitted on another encoder.
         """
         guard = self.guarding()
         text_states.refuse_other(guard.encoders, model, self.name)
-        sample, _ = text_states.read_texts(model, texts, guard.readout, tuple(guard.weights))
-        return heads.linear_scores(sample, {s: w.double() for s, w in guard.weights.items()}, guard.bias)
+        for k, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise BadInput(f"text {k} is {type(text).__name__}; give strings only")
+        seen = [self.reads(text, guard, model) for text in texts]
+        every = list(dict.fromkeys(t for found in seen for t in found))
+        sample, _ = text_states.read_texts(model, every, guard.readout, tuple(guard.weights))
+        scores = heads.linear_scores(sample, {s: w.double() for s, w in guard.weights.items()}, guard.bias)
+        place = {t: k for k, t in enumerate(every)}
+        return torch.stack([scores[[place[t] for t in found]].amax(0) for found in seen])
+
+    def reads(self, text: str, guard: head_guard.Guarding, model: Any) -> list[str]:
+        """What is read of a prompt: itself, then with emoji and foreign names in English, then the passages of both,
+        and the windows of what is longer than the encoder reads."""
+        both = dict.fromkeys((text, names.spoken(text) if self.names else text))
+        return list(dict.fromkeys([*both, *(p for t in both for p in self.parts(t, guard.passages, model))]))
+
+    @staticmethod
+    def parts(text: str, words: int, model: Any) -> list[str]:
+        """Passages and windows of one text. A passage that is itself too long for the encoder is read in windows."""
+        cut = text[:MAX_PROMPT]
+        found = [*passages.windows(cut, model.fits), *passages.passages(cut, words)]
+        return list(dict.fromkeys(p for t in found for p in (passages.windows(t, model.fits) or [t])))
 
     def limits(self, guard: head_guard.Guarding) -> Tensor:
         """(k,) thresholds in use."""
@@ -298,7 +355,10 @@ class Aeiou:
         """
         guard = self.guarding()
         self.check(rig)
+        if self.names:
+            rig.readings(lambda texts: [names.spoken(text) for text in texts])
         watch = _Watch(self, guard, rig)
+        rig.passages(watch.parts)
         for site in guard.weights:
             rig.tap(site, watch.at(site))
 
@@ -312,6 +372,10 @@ class _Watch:
         self.limits = settings.limits(guard)
         self.seen: dict[str, Tensor] = {}
         self.tokens: dict[str, Any] = {}
+        self.best: dict[int, float] = {}
+        """Case -> largest score of the batch so far"""
+        self.too_long = False
+        """Whether a text of the batch is longer than the encoder's window"""
 
     def at(self, site: str) -> Callable[[Tensor, Frame], Tensor | None]:
         def fn(states: Tensor, frame: Frame) -> Tensor | None:
@@ -329,6 +393,11 @@ class _Watch:
 
         return fn
 
+    def parts(self, texts: list[str]) -> list[list[str]]:
+        """Passages and windows of each text, for the rig."""
+        self.too_long = not all(self.rig.fits(text) for text in texts)
+        return [self.settings.parts(text, self.guard.passages, self.rig.model) for text in texts]
+
     def weakened(self, site: str, states: Tensor) -> Tensor | None:
         beta = self.settings.attenuate
         if beta == 0:
@@ -344,7 +413,7 @@ class _Watch:
             sample[site] = heads.read_out(self.seen[site], self.tokens[key].mask, self.guard.readout[key]).float().cpu()
         total = heads.linear_scores(sample, self.weights, self.guard.bias.float())
         decision = deciding.decide(total, self.limits, len(frame.case))
-        self.rig.note(frame, **{"aeiou.score": decision.score})
+        self.note(frame, decision)
         category = self.guard.categories.__getitem__
         deciding.act(
             self.rig,
@@ -358,6 +427,26 @@ class _Watch:
             if self.settings.explain and bool(decision.hit.any())
             else None,
         )
+
+    def note(self, frame: Frame, decision: deciding.Decision) -> None:
+        """Note each case's largest score so far, one number a case, and flag prompts that the encoder cuts."""
+        if frame.role == "prompt":
+            self.best.clear()
+            full = next(iter(self.tokens.values())).mask.cpu().all(1)
+            cut = full & torch.tensor(self.too_long)
+            if bool(cut.any()):
+                self.rig.note(frame, **{"aeiou.cut": cut.float()})
+                if self.settings.action == "block":  # else the word that is kept would hide one on the score
+                    self.rig.flag(frame, cut, CUT)
+        scores = decision.score.detach().float().cpu()
+        first: dict[int, int] = {}
+        for row, (case, score) in enumerate(zip(frame.case.tolist(), scores.tolist(), strict=True)):
+            first.setdefault(case, row)
+            known = self.best.get(case, score)
+            self.best[case] = score if score != score or score > known else known  # NaN stays
+        rows = torch.tensor(list(first.values()))
+        one = frame._replace(conditional=frame.conditional[rows.to(frame.conditional.device)], case=frame.case[rows])
+        self.rig.note(one, **{"aeiou.score": torch.tensor([self.best[case] for case in first])})
 
     def shares(self, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
         """Tokens and their shares of each row that is acted on, padding left out; nothing for the others."""

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["LiveRig", "PortError", "Run", "rig_on"]
 
 
+READ_AT_ONCE = 64
+"""Readings and passages that are encoded in one batch at most."""
+
+
 class LiveRig(Watch):
     """``core.contracts.Rig`` on one model. Use it through ``StableDiffusion.rig(defenses)``; see the module's text.
 
@@ -67,6 +71,14 @@ class LiveRig(Watch):
         Rows whose reading is another text than the prompt are encoded once more, for text taps alone
         (``Frame.role`` is ``reading``); a guard that scores both acts on the worse. The pipeline draws the prompt."""
         self._add("readings", fn)
+
+    def passages(self, fn: Callable[[list[str]], list[list[str]]]) -> None:
+        """``fn(list[str]) -> list[list[str]]`` of equal length: further texts that guards on the text read for each
+        prompt, such as its parts. It is shown the prompts and, where they differ, their readings.
+
+        Each passage is encoded for the text taps alone, as a reading is: ``Frame.case`` names its row, which may stand
+        there several times."""
+        self._add("passages", fn)
 
     def tap(self, site: str, fn: Callable[[Tensor, Frame], Tensor | None], *, during: Window = (0.0, 1.0)) -> None:
         """``fn(tensor, frame)`` at a named place; a returned tensor of equal shape replaces it, ``None`` leaves it.
@@ -285,8 +297,24 @@ class LiveRig(Watch):
             if len(read) != run.cases or not all(isinstance(text, str) for text in read):
                 raise GuardError(f"{port.owner}: its readings port returned {len(read)} values for {run.cases} prompts")
             self._readings = read
+        self._passages = self._parted([p.text for p in prompts])
         self.now = None
         return prompts
+
+    def _parted(self, texts: Sequence[str]) -> list[list[str]]:
+        """What the ``passages`` ports make of each row's prompt and reading."""
+        out: list[list[str]] = [[] for _ in texts]
+        shown = [(k, t) for k, text in enumerate(texts) for t in dict.fromkeys((text, self._readings[k]))]
+        for port in self.of("passages"):
+            self._owner = port.owner
+            new = list(port([text for _, text in shown]))
+            if len(new) != len(shown) or not all(
+                isinstance(found, list) and all(isinstance(text, str) for text in found) for found in new
+            ):
+                raise GuardError(f"{port.owner}: its passages port returned {len(new)} lists for {len(shown)} texts")
+            for (k, _), found in zip(shown, new, strict=True):
+                out[k] += found
+        return out
 
     def text_frame(self, role: str) -> Frame:
         run = self._running("text")
@@ -301,23 +329,29 @@ class LiveRig(Watch):
         self.now, self._texts = self.text_frame(role), list(texts)
         try:
             yield
-            if role == "prompt" and self.of("readings"):
+            if role == "prompt" and (self.of("readings") or self.of("passages")):
                 self._read_again()
         finally:
             self.now, self._texts, self._encoding = None, [], None
 
     def _read_again(self) -> None:
-        """Encode the readings that differ from the texts at hand, for the taps; the states are dropped."""
+        """Encode the readings that differ from the texts at hand, and passages, for the taps; the states are dropped."""
         if len(self._readings) != len(self._texts):
             raise GuardError(f"{len(self._readings)} readings for {len(self._texts)} texts: nobody read these texts")
-        rows = [k for k, (text, read) in enumerate(zip(self._texts, self._readings, strict=True)) if text != read]
-        if not rows:
-            return
-        frame, index = self.text_frame("reading"), torch.tensor(rows)
-        self.now = frame._replace(conditional=frame.conditional[index], case=frame.case[index])
-        self._texts, self._encoding = [self._readings[k] for k in rows], None
-        with torch.no_grad():
-            self.model.encode(self._texts)
+        more = [
+            (k, text)
+            for k, (own, read, parts) in enumerate(zip(self._texts, self._readings, self._passages, strict=True))
+            for text in dict.fromkeys((read, *parts))
+            if text != own
+        ]
+        frame = self.text_frame("reading")
+        for start in range(0, len(more), READ_AT_ONCE):
+            part = more[start : start + READ_AT_ONCE]
+            index = torch.tensor([k for k, _ in part])
+            self.now = frame._replace(conditional=frame.conditional[index], case=frame.case[index])
+            self._texts, self._encoding = [text for _, text in part], None
+            with torch.no_grad():
+                self.model.encode(self._texts)
 
     def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
         """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box

@@ -66,6 +66,11 @@ class TextEncoder:
         clean = [t.encode("utf-8", "ignore").decode("utf-8") for t in texts]
         return self.tokenizer(clean, padding=True, truncation=True, max_length=self.tokens, return_tensors="pt")
 
+    def fits(self, text: str) -> bool:
+        """Whether a text is read whole."""
+        clean = text.encode("utf-8", "ignore").decode("utf-8")
+        return len(self.tokenizer(clean, truncation=True, max_length=self.tokens + 1).input_ids) <= self.tokens
+
     def heads(
         self,
         texts: Sequence[str],

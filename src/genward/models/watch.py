@@ -52,7 +52,7 @@ class Watch(Wiring):
         run = self._running("verify")
         survived = bool(run.alive.any())
         for port in self.ports:
-            if port.kind in ("prompts", "readings", "text"):
+            if port.kind in ("prompts", "readings", "passages", "text"):
                 due = True
             elif port.kind == "images":
                 due = survived

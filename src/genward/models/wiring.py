@@ -59,6 +59,7 @@ class Wiring:
         self._call: tuple[Call, Frame] | None = None
         self._texts: list[str] = []
         self._readings: list[str] = []
+        self._passages: list[list[str]] = []
         """What the prompts of the present batch read as, one per case"""
         self._encoding: tuple[Tensor, Tensor] | None = None
         """Ids and mask (rows, t) of the texts in the encoder"""

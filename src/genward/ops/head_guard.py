@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -52,6 +53,8 @@ class Guarding(NamedTuple):
     """encoder (first part of a site's name) -> ``last`` | ``mean``"""
     encoders: dict[str, dict[str, str]]
     """encoder -> {name, hash}"""
+    passages: int = 0
+    """Words of the passages that its thresholds were set with; 0: the whole text alone"""
 
 
 def fit_categories(
@@ -62,11 +65,13 @@ def fit_categories(
     harmful: Mapping[str, Sequence[tuple[str, str]]],
     benign: Sequence[tuple[str, str]],
     progress: Progress | None,
+    parts: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, list[list[Any]]]]:
     """(tensors of the artifact, category -> [[site, head, out-of-fold AUROC], …]).
 
     A category is fitted against the benign texts; thresholds are those of out-of-fold benign scores at
-    ``settings.fpr``."""
+    ``settings.fpr``, every unit weighing the same. ``parts``: benign text -> its passages, which have a ``place`` too; a
+    text's score is then the largest, its passages' lead over the whole text being that of the final fit."""
     table = heads.head_table(sample, counts)
     clean = table[[place[t] for t, _ in benign]]
     every = table[list(dict.fromkeys(place[t] for rows in harmful.values() for t, _ in rows))]
@@ -86,12 +91,27 @@ def fit_categories(
             )  # fmt: skip
         weights.append(fit.weight)
         biases.append(fit.bias)
-        limits.append(heads.threshold_at(fit.scores[len(bad) :], settings.fpr))
+        quiet_scores = fit.scores[len(bad) :] + _lead(fit, table, place, [t for t, _ in benign], parts)
+        limits.append(heads.threshold_at(quiet_scores, settings.fpr, units[1]))
         chosen[category] = [[*names[h], round(q, 6)] for h, q in zip(fit.chosen, fit.auroc, strict=True)]
         if progress is not None:
             progress(step, len(harmful), float("nan"))
     quiet = {site: sample[site][[place[t] for t, _ in benign]].double().mean(0) for site in counts}
     return packed(torch.stack(weights), biases, limits, counts, quiet), chosen
+
+
+def _lead(
+    fit: heads_fit.HeadFit,
+    table: Tensor,
+    place: Mapping[str, int],
+    texts: Sequence[str],
+    parts: Mapping[str, Sequence[str]],
+) -> Tensor:
+    """(n,) how far a text's highest passage lies above the whole text, at least 0."""
+    scores = torch.einsum("nhd,hd->n", table, fit.weight.to(table.dtype))
+    whole = scores[[place[t] for t in texts]]
+    best = [max((float(scores[place[p]]) for p in parts.get(t, ())), default=float("-inf")) for t in texts]
+    return (torch.tensor(best, dtype=whole.dtype) - whole).clamp_min(0.0)
 
 
 def packed(
@@ -133,6 +153,7 @@ def read_artifact(artifact: Artifact) -> Guarding:
         guard = Guarding(
             categories, {s: weights[s] for s in order}, tensors["bias"], tensors["threshold"], centers, counts,
             {str(k): str(v) for k, v in card["readout"].items()}, {str(k): {"name": str(v["name"]), "hash": str(v["hash"])} for k, v in card["encoders"].items()},
+            int(deciding.in_range(card.get("passages", 0), 0, 1000, "aeiou: the passages of its card")),
         )  # fmt: skip
         shapes = {tuple(guard.bias.shape), tuple(guard.thresholds.shape), *((len(w),) for w in weights.values())}
         if (

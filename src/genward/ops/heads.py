@@ -11,6 +11,7 @@ heads, dim)``."""
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -317,12 +318,17 @@ def attenuate(states: Tensor, weight: Tensor, beta: float, heads: int, center: T
     return less
 
 
-def threshold_at(benign: Sequence[float] | Tensor, fpr: float) -> float:
+def threshold_at(benign: Sequence[float] | Tensor, fpr: float, units: Sequence[Any] | None = None) -> float:
     """Score above which at most about ``fpr`` of benign texts lie.
 
     With enough rows the conformal quantile: the smallest observed score that ``(rows above + 1) / (n + 1) <= fpr``
     holds for. Where ``n`` is below ``1/fpr - 1`` no observed score can promise that, and the one-sided normal
     prediction bound ``mean + t·sd·√(1+1/n)`` stands in.
+
+    Args:
+        units: names of rows that belong together (a phrase in several contexts). Each unit then weighs the same and
+            ``n`` counts units, since texts of one unit say little about those of another (Dunn, Wasserman and Ramdas,
+            arXiv 1809.07441, pooling).
 
     Raises:
         BadInput: fpr outside (0, 1), fewer than 2 rows, or scores that are not finite.
@@ -334,7 +340,15 @@ def threshold_at(benign: Sequence[float] | Tensor, fpr: float) -> float:
         raise BadInput(f"a false-positive rate of {fpr}; give a share between 0 and 1, 0.01 say")
     if len(x) < 2 or not np.isfinite(x).all():
         raise BadInput(f"{len(x)} benign scores, finite ones are wanted, at least 2, for a threshold at {fpr:g}")
-    above = int(np.floor(fpr * (len(x) + 1) - 1 + 1e-12))
-    if above >= 0:
-        return float(x[len(x) - 1 - above])
-    return float(x.mean() + stats.t.ppf(1 - fpr, len(x) - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / len(x)))
+    names = list(range(len(x))) if units is None else list(units)
+    if len(names) != len(x):
+        raise BadInput(f"{len(names)} units for {len(x)} scores; one a score is wanted")
+    count, room = len(set(names)), fpr * (len(set(names)) + 1) - 1 + 1e-12
+    if room >= 0:
+        order = np.argsort(np.asarray(benign, np.float64), kind="stable")[::-1]
+        sizes = Counter(names)
+        mass = np.cumsum([1 / sizes[names[k]] for k in order])
+        above = int(np.searchsorted(mass, room, side="right"))
+        return float(x[len(x) - 1 - min(above, len(x) - 1)])
+    wide = max(2, count)
+    return float(x.mean() + stats.t.ppf(1 - fpr, wide - 1) * x.std(ddof=1) * np.sqrt(1 + 1 / wide))

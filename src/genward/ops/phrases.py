@@ -137,9 +137,19 @@ def preserved(concepts: Sequence[Concept], templates: Sequence[str] = ()) -> lis
 # ------------------------------------------------------------------------------------------- texts of a prompt guard
 
 
+def shares_a_noun(phrase: str, others: Sequence[str]) -> bool:
+    """Whether a phrase ends in the last word of another, or in its plural: ``a mask`` and ``a white mask``."""
+
+    def last(text: str) -> str:
+        words = text.casefold().split()
+        return words[-1].removesuffix("s") if words else ""
+
+    return last(phrase) in {last(o) for o in others}
+
+
 def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, str]]:
-    """(text, its phrase) of a concept's phrases and descriptions in every context; held-out wordings are never among
-    them.
+    """(text, its phrase) of a concept's phrases in every context; its held-out wordings and its descriptions, which
+    benchmarks measure on, are never among them.
 
     Raises:
         BadInput: a concept without phrases, a context without ``{}``.
@@ -147,7 +157,7 @@ def concept_texts(concept: Concept, contexts: Sequence[str]) -> list[tuple[str, 
     if not concept.phrases:
         raise BadInput(f"concept {concept.name!r} has no phrases; a guard has nothing to fit on, add some")
     held = {h.casefold() for h in concept.heldout}
-    own = [p for p in (*concept.phrases, *concept.descriptions) if p.casefold() not in held]
+    own = [p for p in concept.phrases if p.casefold() not in held | set(map(str.casefold, concept.descriptions))]
     used = ("{}", *STYLE_TEMPLATES) if concept.kind == "style" else tuple(contexts)
     return list({fill(c, p): p for p in own for c in used}.items())
 

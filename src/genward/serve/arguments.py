@@ -179,7 +179,7 @@ def _texts(guarded: Caller, given: dict[str, Any]) -> tuple[list[str], list[str]
         if not torch.is_tensor(embeds) or embeds.ndim != 3:
             raise BadInput("prompt_embeds is no tensor of (prompts, tokens, width)")
         prompts, count = [], len(embeds)
-    readers = sorted({p.owner for kind in ("prompts", "readings", "text") for p in guarded.rig.of(kind)})
+    readers = sorted({p.owner for kind in ("prompts", "readings", "passages", "text") for p in guarded.rig.of(kind)})
     if readers and (embeds is not None or negative_embeds is not None):
         what = "prompt_embeds" if embeds is not None else "negative_prompt_embeds"
         raise Conflict(
