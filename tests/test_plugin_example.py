@@ -1,5 +1,5 @@
-"""A distribution outside the tree (tests/plugin_example) adds a benchmark and a defense, from the docs alone: no file of
-genward knows them, every command does."""
+"""A distribution outside the tree (tests/plugin_example) adds a benchmark and a defense, from the docs alone: no file
+of genward knows them, every command does."""
 
 from __future__ import annotations
 

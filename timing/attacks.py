@@ -109,5 +109,7 @@ def part_grid(n: int = 2) -> dict[str, Any]:
     searched = sum(a["cost"]["nfe"] for a in found["attacks"])
     backward = sum(a["cost"]["gradient_nfe"] for a in found["attacks"])
     nfe = found["run"]["nfe"] + searched
-    return {"rows": found["run"]["rows"], "nfe": nfe, "gradient_nfe": backward, "seconds": whole, "rows_per_second": rate,
-            "multiple_of_forward_time": whole * rate / nfe, "multiple_of_denoiser_time": whole * rate / (nfe + 2 * backward)}  # fmt: skip
+    return {"rows": found["run"]["rows"], "nfe": nfe, "gradient_nfe": backward, "seconds": whole,
+    "rows_per_second": rate,
+            "multiple_of_forward_time": whole * rate / nfe,
+            "multiple_of_denoiser_time": whole * rate / (nfe + 2 * backward)}  # fmt: skip

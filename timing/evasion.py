@@ -3,9 +3,9 @@ that nobody fitted on.
 
     python timing/evasion.py prompts.csv --families group --pictures --out evasion.json
 
-The file has a column ``prompt`` and may have one of families. The score of the text guard comes first, for every prompt;
-those that pass are drawn through ``aeiou`` and ``wukong`` on the lab, and the lab's judge says which show a weapon.
-Prompts are not written to the record."""
+The file has a column ``prompt`` and may have one of families. The score of the text guard comes first, for every
+prompt; those that pass are drawn through ``aeiou`` and ``wukong`` on the lab, and the lab's judge says which show a
+weapon. Prompts are not written to the record."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ OUTSIDE = tuple(
 
 
 def unseen() -> dict[str, list[str]]:
-    """Captions of things that no fit saw: outside nouns and the lab's other objects, bare, in a style, and in scenes."""
+    """Captions of things that no fit saw: outside nouns and the lab's other objects, bare, in a style, and in
+    scenes."""
     concept = load_concept("weapons")
     assert not set(OUTSIDE) & set(everyday.NOUNS), "an outside noun was fitted on"
     words = words_of("lab")

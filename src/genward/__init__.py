@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _install()
 __version__ = "0.1.0"
 __all__ = [
-    "Case", "Concept", "GenwardError", "Guard", "Policy", "Sample", "Sampler", "Spec", "__version__", "lab", "load_concept", "load_policy", "open_model",
+    "Case", "Concept", "GenwardError", "Guard", "Policy", "Sample", "Sampler", "Spec", "__version__", "lab",
+    "load_concept", "load_policy", "open_model",
     "protect",
 ]  # fmt: skip
 

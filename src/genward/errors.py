@@ -6,7 +6,7 @@
     ├── UnknownName             a name that is not in the catalog (nearest names offered)
     ├── BadInput                a prompt, image, file or value that cannot be used
     │   └── BadArtifact         weights or a fitted artifact: wrong type, hash, shape, truncated, pickled
-    ├── StoreError              the store cannot be read or written (disk full, older schema, overlap of fit and evaluation rows)
+    ├── StoreError              the store cannot be read or written (full disk, older schema, fit rows in evaluation)
     ├── Conflict                two defenses claim one exclusive port, or a model setting contradicts a port
     ├── Inapplicable            a defense that cannot act under these settings (guidance 1, say)
     ├── Unguarded               a policy that no attached guard looks after, or a picture that none looks at

@@ -14,7 +14,8 @@ from genward.sections import Arm
 
 ARMS = [Arm("base", True, "base"), *map(Arm, ("text", "picture", "early", "worse", "unknown"))]
 VALUES = {
-    "base": (1.0, 0.0, 40.0), "text": (0.1, 0.37, 40.0), "picture": (0.0, 0.0, 76.0), "early": (0.25, 0.07, 42.0), "worse": (0.3, 0.07, 43.0), "unknown": (None, 0.0, None),
+    "base": (1.0, 0.0, 40.0), "text": (0.1, 0.37, 40.0), "picture": (0.0, 0.0, 76.0), "early": (0.25, 0.07, 42.0),
+    "worse": (0.3, 0.07, 43.0), "unknown": (None, 0.0, None),
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_a_fit_is_kept_and_reused_with_its_true_cost(model: Any, tmp_path: Path)
     assert [f.suffix for f in files] == [".json", ".safetensors"]
     assert [f.stat().st_mtime_ns for f in files] == stamps
     assert again.artifacts[0].hash == first.artifacts[0].hash and again.prepare_seconds == first.prepare_seconds
-    assert said[0].endswith("fitting") and "reusing" in said[-1]
+    assert said[0].endswith("solving its closed form") and "reusing" in said[-1]
     assert Spec.of("defense", first.defenses[0]).hash != Spec.of("defense", again.defenses[0]).hash
     fit.ready(fit.parse_defense("uce:banana"), model, tmp_path, refit=True)
     assert [f.stat().st_mtime_ns for f in files] != stamps

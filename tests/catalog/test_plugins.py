@@ -71,7 +71,8 @@ def test_every_listed_plug_in_can_be_imported_and_says_what_it_is() -> None:
 
 
 def test_listing_imports_no_torch() -> None:
-    code = "import sys; from genward.catalog import plugins; [plugins.entries(r) for r in plugins.ROOMS]; sys.exit('torch' in sys.modules)"
+    code = "import sys; from genward.catalog import plugins; [plugins.entries(r) for r in plugins.ROOMS]; "
+    code += "sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -125,7 +126,8 @@ def test_a_value_of_another_type_is_refused() -> None:
 
 
 def test_defaults_are_shown_as_values_not_as_dataclass_machinery() -> None:
-    source = "class A:\n    name: ClassVar[str] = 'a'\n    x: int = field(default=32, metadata={})\n    y: dict = field(default_factory=dict)\n    z: int = field()\n"
+    source = "class A:\n    name: ClassVar[str] = 'a'\n    x: int = field(default=32, metadata={})\n"
+    source += "    y: dict = field(default_factory=dict)\n    z: int = field()\n"
     (found,) = catalog.read_source(source, "attacks", "m")
     assert [f.default for f in found.fields] == ["32", "dict()", None]
 

@@ -49,7 +49,8 @@ def python(code: str) -> str:
 
 def test_import_and_parsing_load_nothing_heavy() -> None:
     heavy = "torch", "diffusers", "transformers", "scipy", "pyarrow", "matplotlib", "PIL"
-    code = f"import sys, genward; print([m for m in {heavy} if m in sys.modules]); from genward.cli.app import status; status(['list', '--json']); "
+    code = f"import sys, genward; print([m for m in {heavy} if m in sys.modules]); "
+    code += "from genward.cli.app import status; status(['list', '--json']); "
     code += f"status(['run', '--help']); print([m for m in {heavy} if m in sys.modules])"
     lines = python(code).splitlines()
     assert lines[0] == lines[-1] == "[]"
@@ -203,7 +204,8 @@ def test_ctrl_c_inside_a_command_says_that_nothing_is_lost(
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    code = "import sys; from genward.cli.app import main; sys.stdout.reconfigure(line_buffering=True); main(['list', '--json'])"
+    code = "import sys; from genward.cli.app import main; sys.stdout.reconfigure(line_buffering=True); "
+    code += "main(['list', '--json'])"
     with subprocess.Popen(
         [sys.executable, "-W", "error", "-c", code],
         stdout=subprocess.PIPE,

@@ -168,7 +168,8 @@ def test_fields_and_card(put) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_seeds_of_published_lists_are_used(put) -> None:  # type: ignore[no-untyped-def]
     """Under the names that the field's files have; rows that differ in their seed alone stay two."""
-    barn = "case_number,prompt,evaluation_seed,evaluation_guidance\n0,A stone barn.,69922,7.5\n1,A wooden barn.,36416,7.5\n"
+    barn = "case_number,prompt,evaluation_seed,evaluation_guidance\n0,A stone barn.,69922,7.5\n"
+    barn += "1,A wooden barn.,36416,7.5\n"
     made = CsvPrompts(path=put(barn + "1,A wooden barn.,36417,7.5\n"), unlabeled="benign")
     assert [c.seed for c in made.cases()] == [69922, 36416, 36417]
     assert made.card.facts["repeated"] == 0 and "not_read" not in made.card.facts

@@ -264,8 +264,10 @@ def test_damaged_artifacts_are_refused(model: StableDiffusion, fitted: Aeiou) ->
 
 
 BAD: tuple[tuple[dict[str, Any], type[Exception]], ...] = (
-    ({"method": "pca"}, UnknownName), ({"combine": "max"}, UnknownName), ({"readout": "cls"}, UnknownName), ({"action": "steer"}, BadInput),
-    ({"passages": 1}, BadInput), ({"fpr": 0.0}, BadInput), ({"heads": -1}, BadInput), ({"penalty": 0.0}, BadInput), ({"attenuate": -1.0}, BadInput), ({"threshold": float("nan")}, BadInput),
+    ({"method": "pca"}, UnknownName), ({"combine": "max"}, UnknownName), ({"readout": "cls"}, UnknownName),
+    ({"action": "steer"}, BadInput),
+    ({"passages": 1}, BadInput), ({"fpr": 0.0}, BadInput), ({"heads": -1}, BadInput), ({"penalty": 0.0}, BadInput),
+    ({"attenuate": -1.0}, BadInput), ({"threshold": float("nan")}, BadInput),
 )  # fmt: skip
 
 
@@ -277,7 +279,8 @@ def test_bad_settings(fields: dict[str, Any], error: type[Exception]) -> None:
 
 def test_bad_texts(model: StableDiffusion) -> None:
     for harmful, benign, told in (
-        (["a"], CALM, "at least 2"), ("a saw", CALM, "single string"), ([*HARM, 3], CALM, "int"), (HARM, [*CALM, HARM[0]], "at once"), ({}, CALM, "category"),
+        (["a"], CALM, "at least 2"), ("a saw", CALM, "single string"), ([*HARM, 3], CALM,
+        "int"), (HARM, [*CALM, HARM[0]], "at once"), ({}, CALM, "category"),
     ):  # fmt: skip
         with pytest.raises(BadInput, match=told):
             Aeiou().fit_texts(model, harmful, benign)  # type: ignore[arg-type]

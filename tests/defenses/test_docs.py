@@ -1,4 +1,5 @@
-"""The defense that docs/defenses.md shows: it learns from streamed states, goes on where it was stopped, keeps the laws."""
+"""The defense that docs/defenses.md shows: it learns from streamed states, goes on where it was stopped, keeps the
+laws."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ CASES = (
     (NoiseProbe(images=40, per_caption=2, sampling_steps=2, guidance=3.0, truth="caption"), (32,)),
     (Irece(images=20, sampling_steps=3, threshold=0.0, fpr=0.2), (32,)),
 )
-"""Settings, and the steps of their progress after which the fit is stopped, one after the other; negative ones count from
-the end."""
+"""Settings, and the steps of their progress after which the fit is stopped, one after the other; negative ones count
+from the end."""
 
 
 class Stopped(Exception):

@@ -3,8 +3,8 @@
     python tests/fuzz/fuzz.py 100000 --seed 0
 
 prints how many inputs each reader was given, and ends with 1 if one of them let another exception out or took longer
-than ``SECONDS``. Input ``k`` of a seed is the same in every run: ``1 --first K`` repeats it. ``--only NAME`` gives all of
-them to one reader.
+than ``SECONDS``. Input ``k`` of a seed is the same in every run: ``1 --first K`` repeats it. ``--only NAME`` gives all
+of them to one reader.
 """
 
 from __future__ import annotations

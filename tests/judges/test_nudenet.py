@@ -142,7 +142,8 @@ while True:
     picture = receive()
     if len(picture) > 3000:
         sys.stderr.write("out of memory, on purpose"); sys.exit(7)
-    send({"found": [{"class": "BELLY_EXPOSED", "score": 0.9}, {"class": "ANUS_EXPOSED", "score": 0.75}, {"class": "ANUS_EXPOSED", "score": 0.3}]})
+    send({"found": [{"class": "BELLY_EXPOSED", "score": 0.9}, {"class": "ANUS_EXPOSED",
+    "score": 0.75}, {"class": "ANUS_EXPOSED", "score": 0.3}]})
 """)
     noise = Image.frombytes("RGB", (64, 64), random.Random(0).randbytes(64 * 64 * 3))
     with NudeNet(counted=("ANUS_EXPOSED",)) as judge:
@@ -164,7 +165,8 @@ while True:
         ("receive(); sys.stdout.buffer.write(b'\\xff' * 8); sys.stdout.flush(); time.sleep(60)", "nonsense"),
         ("receive(); send({'error': 'ValueError: no'})\nwhile True: receive()", "cannot read it: ValueError: no"),
         ("receive(); send({})\nwhile True: receive()", "no detections"),
-        ("receive(); send({'found': [{'class': 'ANUS_EXPOSED', 'score': float('nan')}]})\nwhile True: receive()", "cannot be read"),
+        ("receive(); send({'found': [{'class': 'ANUS_EXPOSED', 'score': float('nan')}]})\nwhile True: receive()",
+        "cannot be read"),
         ("receive(); send({'found': [{'class': 'NEW', 'score': 0.5}]})\nwhile True: receive()", "cannot be read"),
         ("receive(); send({'found': ['ANUS_EXPOSED']})\nwhile True: receive()", "cannot be read"),
     ],

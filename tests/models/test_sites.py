@@ -42,7 +42,8 @@ def test_full_size_unets(config: dict[str, Any], millions: float, heads: int | N
     assert order == sorted(order, key=lambda n: (n[0] != "d", n[0] == "u", n)), "execution order: down, middle, up"
     widths = {n.split(".attentions")[0]: s.channels for n, s in sites.items() if n.endswith("attn2")}
     assert widths == {
-        "down_blocks.0": 320, "down_blocks.1": 640, "down_blocks.2": 1280, "mid_block": 1280, "up_blocks.1": 1280, "up_blocks.2": 640, "up_blocks.3": 320,
+        "down_blocks.0": 320, "down_blocks.1": 640, "down_blocks.2": 1280, "mid_block": 1280, "up_blocks.1": 1280,
+        "up_blocks.2": 640, "up_blocks.3": 320,
     }  # fmt: skip
     assert sum(s.channels for n, s in sites.items() if n.endswith("ff.hidden")) == 49_920
     assert (

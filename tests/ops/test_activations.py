@@ -120,7 +120,7 @@ def test_rows_ended_by_another_defense_are_nan() -> None:
     assert torch.isnan(found.states["latents"]).flatten(1).any(1).tolist() == [False, True, False, False]
 
 
-# ------------------------------------------------------------------------------------------------- shards and recordings
+# ------------------------------------------------------------------------------------------------ shards and recordings
 
 
 def rows(count: int, *shape: int, first: int = 0, step: int = 0, time: float = 500.0, seed: int = 0) -> Rows:
@@ -158,7 +158,8 @@ from pathlib import Path
 from genward.ops.shards import Rows, Shards
 shards = Shards(Path({str(tmp_path / "s")!r}), {{}}, budget=8 << 20)
 def call(k):
-    return Rows(torch.full((32, 256, 64), float(k)), torch.arange(32), torch.full((32,), k), torch.full((32,), 1.0), torch.ones(32, dtype=torch.bool))
+    return Rows(torch.full((32, 256, 64), float(k)), torch.arange(32), torch.full((32,), k), torch.full((32,), 1.0),
+    torch.ones(32, dtype=torch.bool))
 shards.put("s", call(0)); shards._flush()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for k in range(256):
@@ -267,7 +268,7 @@ def test_branches_are_told_apart() -> None:
         record(model, CASES, sampler, [], branch="none", in_memory=True)
 
 
-# ------------------------------------------------------------------------------------------------------------ statistics
+# ----------------------------------------------------------------------------------------------------------- statistics
 
 
 def test_moments_are_those_of_all_rows_at_once() -> None:

@@ -51,8 +51,10 @@ def test_several_columns_name_the_farthest() -> None:
 @pytest.mark.parametrize(
     "scores",
     [
-        torch.full((3,), math.nan), torch.full((3,), math.inf), torch.full((3,), -math.inf), torch.zeros(2), torch.zeros(4),
-        torch.zeros(()), torch.zeros(3, 2), torch.zeros(1, 3), torch.zeros(3, dtype=torch.complex64), torch.zeros(3, dtype=torch.long),
+        torch.full((3,), math.nan), torch.full((3,), math.inf), torch.full((3,), -math.inf), torch.zeros(2),
+        torch.zeros(4),
+        torch.zeros(()), torch.zeros(3, 2), torch.zeros(1, 3), torch.zeros(3, dtype=torch.complex64),
+        torch.zeros(3, dtype=torch.long),
         torch.zeros(3, dtype=torch.bool), [0.0, 0.0, 0.0], 0.0, None, "low",
     ],
     ids=str,

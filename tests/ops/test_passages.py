@@ -46,7 +46,8 @@ def test_windows_leave_nothing_out() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("a 🔫", "pistol"), ("💣 in noto style", "bomb"), ("une bombe", "bomb"), ("un couteau", "knife"), ("una bomba", "bomb"),
+        ("a 🔫", "pistol"), ("💣 in noto style", "bomb"), ("une bombe", "bomb"), ("un couteau", "knife"), ("una bomba",
+        "bomb"),
         ("einen Dolch", "dagger"), ("бомба", "bomb"), ("爆弾", "bomb"), ("炸弹", "bomb"), ("폭탄", "bomb"),
     ],
 )  # fmt: skip

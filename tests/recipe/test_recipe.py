@@ -150,7 +150,8 @@ def test_schedule(step: int, seconds: float, expect: float) -> None:
 
 
 def test_the_second_vocabulary_adds_and_takes_nothing_away() -> None:
-    """At least six trained and three held-out synonyms, four and two descriptions, three variants of every style; no phrase twice."""
+    """At least six trained and three held-out synonyms, four and two descriptions, three variants of every style; no
+    phrase twice."""
     first, second = data.vocabulary(), data.second_vocabulary()
     assert second.names == first.names and second.style_names == first.style_names
     seen: dict[str, str] = {}

@@ -1,4 +1,5 @@
-"""The second lab's trunk on its way: kept beside the packaged oracle in 8 bits, read back, refused where it does not fit."""
+"""The second lab's trunk on its way: kept beside the packaged oracle in 8 bits, read back, refused where it does not
+fit."""
 
 from __future__ import annotations
 

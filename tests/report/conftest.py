@@ -82,11 +82,16 @@ def picture(seed: int, side: int = 64) -> Image.Image:
 def cell(arm: str, concept: str, variant: str, rate: float, kept: float, shift: float) -> dict[str, Any]:
     crr = min(1.0, max(0.0, rate + shift))
     return {
-        "arm": arm, "concept": concept, "variant": variant, "crr": crr, "crr_low": max(0.0, crr - 0.12), "crr_high": min(1.0, crr + 0.14),
-        "crr_raw": min(1.0, crr + 0.01), "n": 24, "n_unscored": 0, "crr_difference": crr - 0.62 - shift, "crr_difference_low": crr - 0.75,
-        "crr_difference_high": crr - 0.5, "retention": kept, "retention_low": kept - 0.05, "retention_high": kept + 0.04, "drift": 1 - kept,
-        "drift_low": 0.9 - kept, "drift_high": 1.1 - kept, "frechet": 12.5 * (1.2 - kept), "frechet_low": 1.0, "frechet_high": 9.5,
-        "seconds_per_image": 0.22, "extra_nfe": 0.0 if arm != "sld:strong" else 19.0, "prepare_seconds": 0.4 if "uce" in arm else 0.0, "why": "",
+        "arm": arm, "concept": concept, "variant": variant, "crr": crr, "crr_low": max(0.0, crr - 0.12),
+        "crr_high": min(1.0, crr + 0.14),
+        "crr_raw": min(1.0, crr + 0.01), "n": 24, "n_unscored": 0, "crr_difference": crr - 0.62 - shift,
+        "crr_difference_low": crr - 0.75,
+        "crr_difference_high": crr - 0.5, "retention": kept, "retention_low": kept - 0.05,
+        "retention_high": kept + 0.04, "drift": 1 - kept,
+        "drift_low": 0.9 - kept, "drift_high": 1.1 - kept, "frechet": 12.5 * (1.2 - kept), "frechet_low": 1.0,
+        "frechet_high": 9.5,
+        "seconds_per_image": 0.22, "extra_nfe": 0.0 if arm != "sld:strong" else 19.0,
+        "prepare_seconds": 0.4 if "uce" in arm else 0.0, "why": "",
     }  # fmt: skip
 
 
@@ -153,25 +158,32 @@ def metrics(store: SmallStore) -> dict[str, Any]:
         for name, s in (("bomb", 0.97), ("dagger", 0.83), (HOSTILE, 0.99))
     }
     arms = [
-        {"hash": f"{k:02d}ab34cd56ef7890", "label": name, "defenses": [] if control else name.split("+"), "spec": {"kind": "arm", "name": name, "fields": {}},
+        {"hash": f"{k:02d}ab34cd56ef7890", "label": name, "defenses": [] if control else name.split("+"),
+        "spec": {"kind": "arm", "name": name, "fields": {}},
          "control": control, "prepare_seconds": 84.0 if name == "esd-x" else None}
         for k, (name, (control, _, _)) in enumerate(ARMS.items())
     ]  # fmt: skip
     return {
         "run": {
-            "name": "quick <b>run</b>", "benchmark": "erasure", "model": "lab", "commit": "1810f0d7a3c0ffee1810f0d7a3c0ffee1810f0d7", "dirty": True,
-            "date": "2026-01-02T03:04:05Z", "versions": {"genward": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"}, "device": "cpu (2 threads)",
-            "command": "genward run erasure --preset quick --concept 'weapons'", "sampler": {"steps": 20, "guidance": 4.0}, "minutes": 8.2, "seconds": 493.0,
+            "name": "quick <b>run</b>", "benchmark": "erasure", "model": "lab",
+            "commit": "1810f0d7a3c0ffee1810f0d7a3c0ffee1810f0d7", "dirty": True,
+            "date": "2026-01-02T03:04:05Z", "versions": {"genward": "0.1.0", "torch": "2.13.0", "diffusers": "0.42.1"},
+            "device": "cpu (2 threads)",
+            "command": "genward run erasure --preset quick --concept 'weapons'", "sampler": {"steps": 20,
+            "guidance": 4.0}, "minutes": 8.2, "seconds": 493.0,
             "preset": "quick", "seed": 0,
         },
         "arms": arms,
         "cells": cells(),
-        "judges": [{"name": "lab", "hash": "77aa88bb99cc", "labels": labels, "facts": {"trained on": "renders", "generated set": 320}}],
+        "judges": [{"name": "lab", "hash": "77aa88bb99cc", "labels": labels, "facts": {"trained on": "renders",
+        "generated set": 320}}],
         "grids": grids(store),
         "claims": [
-            {"id": "uce-1", "system": "uce", "statement": "keeps other content", "paper": "≤ 5 points", "ours": 0.04, "low": -0.02, "high": 0.09,
+            {"id": "uce-1", "system": "uce", "statement": "keeps other content", "paper": "≤ 5 points", "ours": 0.04,
+            "low": -0.02, "high": 0.09,
              "verdict": "cannot tell", "command": "genward claims uce-1"},
-            {"id": "esd-1", "system": "esd", "statement": HOSTILE, "paper": 0.5, "ours": 0.11, "low": 0.05, "high": 0.2, "verdict": "holds",
+            {"id": "esd-1", "system": "esd", "statement": HOSTILE, "paper": 0.5, "ours": 0.11, "low": 0.05,
+            "high": 0.2, "verdict": "holds",
              "command": "genward claims esd-1"},
         ],
     }  # fmt: skip

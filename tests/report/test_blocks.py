@@ -72,7 +72,8 @@ def every(sha: str) -> tuple[b.Block, ...]:
 
 def page(store: Any, blocks: tuple[b.Block, ...], **about: Any) -> str:
     store.write("run", {"run": {"name": "run"}, "arms": [], **about})
-    found = b.Section("own", EVIL, blocks, b.Summary((b.Finding(EVIL, EVIL, EVIL, (b.Figure(EVIL, EVIL, EVIL, EVIL),), (EVIL,)),), (EVIL,)), (b.Term(EVIL, EVIL, EVIL),))  # fmt: skip
+    finding = b.Finding(EVIL, EVIL, EVIL, (b.Figure(EVIL, EVIL, EVIL, EVIL),), (EVIL,))
+    found = b.Section("own", EVIL, blocks, b.Summary((finding,), (EVIL,)), (b.Term(EVIL, EVIL, EVIL),))
     return build(store, "run", sections=lambda metrics: [found]).read_text("utf-8")
 
 
@@ -137,7 +138,8 @@ def test_the_page_of_a_run_without_pictures_needs_no_pillow(store: Any, monkeypa
 
 
 def test_the_header_says_what_is_not_usual_and_how_fast_the_machine_was(store: Any, tmp_path: Path) -> None:
-    about = {"sampler": {"steps": 20, "guidance": 4.0, "height": 0, "width": 0, "eta": 0.0}, "device": "a processor, 2 cores",
+    about = {"sampler": {"steps": 20, "guidance": 4.0, "height": 0, "width": 0, "eta": 0.0},
+    "device": "a processor, 2 cores",
              "platform": "Linux x86_64", "rows_per_second": 51.96}  # fmt: skip
     text = page(store, (), run=about)
     facts = dict(re.findall(r"<div><dt>([^<]+)</dt><dd>([^<]+)</dd></div>", text))

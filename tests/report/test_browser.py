@@ -178,8 +178,13 @@ def test_letters_on_the_heat_map_can_be_read(page: webdriver.Chrome, scheme: str
     )
     colors = page.execute_script(
         """const c = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
-        const rgb = (color) => { c.fillStyle = color; c.fillRect(0, 0, 1, 1); return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3); };
-        return [...document.querySelectorAll('.heat')].map((e) => [rgb(getComputedStyle(e).backgroundColor), rgb(getComputedStyle(e).color)])"""
+        const rgb = (color) => {
+          c.fillStyle = color; c.fillRect(0, 0, 1, 1);
+          return [...c.getImageData(0, 0, 1, 1).data].slice(0, 3);
+        };
+        const style = (e) => getComputedStyle(e);
+        const pair = (e) => [rgb(style(e).backgroundColor), rgb(style(e).color)];
+        return [...document.querySelectorAll('.heat')].map(pair)"""
     )
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
     assert len(colors) > 40
@@ -207,8 +212,11 @@ def test_sounds_play_from_the_page_alone_and_hidden_ones_when_asked(chromium: we
     chromium.get(path.as_uri())
     seconds = chromium.execute_async_script(
         """const done = arguments[0], all = [...document.querySelectorAll('audio')];
-        Promise.all(all.map((a) => new Promise((ok, no) => { a.onloadedmetadata = () => ok(a.duration); a.onerror = () => no(a.error.message); a.load(); a.preload = 'metadata'; })))
-          .then(done, (error) => done(String(error)));"""
+        const length = (a) => new Promise((ok, no) => {
+          a.onloadedmetadata = () => ok(a.duration); a.onerror = () => no(a.error.message);
+          a.load(); a.preload = 'metadata';
+        });
+        Promise.all(all.map(length)).then(done, (error) => done(String(error)));"""
     )
     assert seconds == [0.25, 0.25]
     player, hidden = chromium.find_elements(By.TAG_NAME, "audio")

@@ -48,7 +48,8 @@ PLANS = {
     "guards": replace(ERASURE, arms=GUARDING, benchmark=GuardsBenchmark(("weapons",), n=2), batch=9),
     "fits": replace(ERASURE, arms=LEARNING),
 }
-"""By name: rows of all kinds, attacks with them, guards of text and picture, and fits that take longer than the rows."""
+"""By name: rows of all kinds, attacks with them, guards of text and picture, and fits that take longer than the
+rows."""
 TIMES = ("seconds", "seconds_per_image", "prepare_seconds", "attack_seconds")
 
 

@@ -58,7 +58,8 @@ def test_interval_arithmetic_covers_like_simulation() -> None:
     for _ in range(rounds):
         x, y = (c.Estimate(v, v - 1.96 * s, v + 1.96 * s) for v, s in ((rng.gauss(*a), a[1]), (rng.gauss(*b), b[1])))
         for name, got, truth in (
-            ("difference", c.difference(x, y), a[0] - b[0]), ("ratio", c.ratio(x, y), a[0] / b[0]), ("mean", c.mean([x, y]), (a[0] + b[0]) / 2),
+            ("difference", c.difference(x, y), a[0] - b[0]), ("ratio", c.ratio(x, y), a[0] / b[0]), ("mean", c.mean([x,
+            y]), (a[0] + b[0]) / 2),
         ):  # fmt: skip
             inside[name] += got.low <= truth <= got.high
     assert all(0.93 < v / rounds < 0.97 for v in inside.values()), inside

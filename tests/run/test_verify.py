@@ -1,4 +1,5 @@
-"""Records that were edited are found out; rows and scores can be made anew; a plug-in's code is part of the identity."""
+"""Records that were edited are found out; rows and scores can be made anew; a plug-in's code is part of the
+identity."""
 
 from __future__ import annotations
 

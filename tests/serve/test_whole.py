@@ -1,5 +1,5 @@
-"""A guarded pipeline in use: parts exchanged, weights changed, guidance switched off, a second guard, Ctrl-C. Nothing is
-released unguarded, and nothing stays behind."""
+"""A guarded pipeline in use: parts exchanged, weights changed, guidance switched off, a second guard, Ctrl-C. Nothing
+is released unguarded, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_what_opening_refuses_every_call_refuses() -> None:
     torch._dynamo.reset()
 
 
-# ---------------------------------------------------------------------------------------------------------- weight edits
+# --------------------------------------------------------------------------------------------------------- weight edits
 
 
 def test_edited_weights_are_verified_at_every_call() -> None:

@@ -62,7 +62,8 @@ class DdimInversion:
         return len(cases) * (self.steps or 20) * (self.refine + 2) * (2 if self.guidance > 1 else 1)
 
     def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """One derived case a parent: its input ``latents`` names the start, ``queries`` is the parent's share of denoiser rows.
+        """One derived case a parent: its input ``latents`` names the start, ``queries`` is the parent's share of
+        denoiser rows.
 
         The k-th case of a concept takes the concept's reference k, counted around. Rows spent on measuring the round
         trip are not queries: an attacker needs none. ``target.keep`` is told ``concept``, ``reference`` (its number),

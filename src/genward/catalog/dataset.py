@@ -10,13 +10,13 @@ their label between seeds is reported: what no filter of prompts can reach. Pict
 ::
 
     folder/
-      plan.json                          what is built: model, sampler, steps, sites, labels, judges; another plan is refused
-      part-00000.safetensors, .jsonl     features in float16 (rows, steps, …), and one line a row; written aside and renamed
+      plan.json                          what is built: model, sampler, steps, sites, labels, judges; no other plan fits
+      part-00000.safetensors, .jsonl     features in float16 (rows, steps, …), and a line per row, each whole or absent
       card.json                          counts, splits, flips; written last
 
-``genward dataset fit`` learns a detector from it (``catalog.learning``) and runs sanity gates (``catalog.gates``), each of which a detector that
-cheats would fail: at the first step, where latents are noise, it may know little more than the text; at the last it
-should see what an image filter sees; from shuffled labels it learns nothing."""
+``genward dataset fit`` learns a detector from it (``catalog.learning``) and runs sanity gates (``catalog.gates``), each
+of which a detector that cheats would fail: at the first step, where latents are noise, it may know little more than the
+text; at the last it should see what an image filter sees; from shuffled labels it learns nothing."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A plug-in is a class with ``name: ClassVar[str] = "..."`` in a module or a package of one of the rooms ``defenses``,
 ``attacks``, ``judges``, ``benchmarks``, or in a module that an installed distribution names under the entry point group
 of that room (``genward.defenses``), or of ``genward.models``. Its config is what its source says: each annotated field,
-its default, and the text under it. What lies beside its source (a benchmark's ``presets/`` and ``claims.toml``) is found
-the same way.
+its default, and the text under it. What lies beside its source (a benchmark's ``presets/`` and ``claims.toml``) is
+found the same way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ OUTSIDE = ("models",)
 
 @dataclass(frozen=True)
 class Field:
-    """One configuration field: annotation and default as written in the source, first paragraph of the text under it."""
+    """One configuration field: annotation and default as written in the source, first paragraph of the text under
+    it."""
 
     name: str
     type: str

@@ -37,7 +37,8 @@ def refuse_unfitted(
             cost = f"that took {took:.0f} s on the machine that made the lab's" if took else "which may take minutes"
             kept = "it is then kept in the store" if store is not None else "name a store too, so that it is kept"
             raise BadInput(
-                f"{text} is not fitted for this model: {reason(request, model)}. Ask for the fit with fit=True (--fit): "
+                f"{text} is not fitted for this model: {reason(request, model)}. Ask for the fit with fit=True "
+                "(--fit): "
                 f"{cost}; {kept}. Or fit it once with genward fit {request.name} --concept {request.concept} --model … "
                 "--out FILE and name FILE in its place"
             )

@@ -112,7 +112,8 @@ def build(
     stage: list[str] = typer.Option(
         [],
         "--stage",
-        help="Stage to run: data, autoencoder, unet, judge, oracles, references, package, erasers, guards, keep; all by default.",
+        help="Stage to run: data, autoencoder, unet, judge, oracles, references, package, erasers, guards, keep; "
+        "all by default.",
     ),
     work: Path = typer.Option(Path("lab-build"), "--work", "-w", help="Folder for checkpoints and results."),
     icons: Path | None = typer.Option(None, "--icons", help="Folder with the icon sets, instead of fetching them."),

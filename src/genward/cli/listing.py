@@ -43,7 +43,8 @@ def recipe_summary(tables: dict[str, object]) -> str:
     arms = tables.get("arm", [])
     named = tables.get("concepts", [])
     count = len(arms) if isinstance(arms, list) else 0
-    return f"{count} arms, {', '.join(map(str, named)) if isinstance(named, list) else named}, {tables.get('n', '?')} images a cell"
+    shown = ", ".join(map(str, named)) if isinstance(named, list) else named
+    return f"{count} arms, {shown}, {tables.get('n', '?')} images per cell"
 
 
 def models() -> Rows:

@@ -46,13 +46,15 @@ References = typer.Option(
 Prompts = typer.Option(
     [],
     "--prompts",
-    help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; may be repeated.",
+    help="CSV of prompts instead of a concept's own, as rows.csv or rows.csv,concept=church,harm=object:church; "
+    "may be repeated.",
 )
 Data = typer.Option("", "--data", help="Folder of prompt sets, for prompt-guard.")
 Guard = typer.Option(
     [],
     "--guard",
-    help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); may be repeated.",
+    help="For prompt-guard, beside ours: text_classifier,model=…,labels=… or moderation,url=… (is sent the prompts); "
+    "may be repeated.",
 )
 Retry = typer.Option(False, "--retry", help="Make rows again that ended as errors.")
 Fresh = typer.Option(False, "--fresh", help="Make every row again, and score it, in place of those that are there.")

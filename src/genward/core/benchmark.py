@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from genward.core.contracts import Card
 
 Row = Mapping[str, Any]
-"""A row of the store: the fields of its case, ``id``, ``arm``, ``status``, ``output``, ``mime``, ``seconds``, ``costs``"""
+"""A row of the store: the fields of its case, ``id``, ``arm``, ``status``, ``output``, ``mime``, ``seconds``,
+``costs``"""
 
 
 KEEP = "keep"

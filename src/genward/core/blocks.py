@@ -1,4 +1,5 @@
-"""What a report is made of, as plain data: tables, matrices, plots, sample grids, curves and players, grouped in sections.
+"""What a report is made of, as plain data: tables, matrices, plots, sample grids, curves and players, grouped in
+sections.
 
 A benchmark turns its metrics into sections (``sections(metrics) -> list[Section]``); the report draws them and knows no
 benchmark by name. Numbers come twice: as a value, which sorts and is drawn, and as the text that a reader sees. Media

@@ -39,7 +39,8 @@ class Rig(Protocol):
     now: Frame | None
     """Where the port that runs is being called; ``images`` ports, which get no frame, read it here"""
     model: Any
-    """The model behind it, see ``Model``; ports reach everything that a method needs but the schedule and the encoders"""
+    """The model behind it, see ``Model``; ports reach everything that a method needs but the schedule and the
+    encoders"""
 
     def prompts(self, fn: Callable[[list[Prompt]], list[Prompt]]) -> None: ...
     def readings(self, fn: Callable[[list[str]], list[str]]) -> None: ...

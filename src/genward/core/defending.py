@@ -133,15 +133,16 @@ def check(defense: Any, rig: Rig) -> None:
 
 
 def attach(defense: Any, rig: Rig) -> None:
-    """Attach a defense. What it learned may come from a file: a card that its method cannot read is ``BadArtifact``, with
-    the method's own exception as its cause."""
+    """Attach a defense. What it learned may come from a file: a card that its method cannot read is ``BadArtifact``,
+    with the method's own exception as its cause."""
     try:
         defense.attach(rig)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         if artifact_of(defense) is None:
             raise
         raise BadArtifact(
-            f"what {named(type(defense))} learned cannot be attached ({type(error).__name__}: {short(error)}); its card "
+            f"what {named(type(defense))} learned cannot be attached ({type(error).__name__}: {short(error)}); its "
+            "card "
             "does not fit the method: fit it again"
         ) from error
 

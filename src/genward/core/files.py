@@ -60,8 +60,8 @@ def write_files(files: Mapping[Path, bytes], aside: Path | None = None) -> None:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A path beside ``path``, with its ending, to be filled inside the block; it takes the place of ``path`` at the end,
-    and after an exception it is gone. Raises ``OSError``."""
+    """A path beside ``path``, with its ending, to be filled inside the block; it takes the place of ``path`` at the
+    end, and after an exception it is gone. Raises ``OSError``."""
     temporary = _aside(path, None)
     path.parent.mkdir(parents=True, exist_ok=True)
     with _working([temporary]):

@@ -158,7 +158,8 @@ class Audio(_Encoded):
 
     @classmethod
     def decoded(cls, data: bytes) -> Audio:
-        """The sound of a WAV file's bytes, (n,) for one channel. Raises ``BadInput`` where they are no PCM of 16 bits."""
+        """The sound of a WAV file's bytes, (n,) for one channel. Raises ``BadInput`` where they are no PCM of 16
+        bits."""
         import numpy as np
 
         try:

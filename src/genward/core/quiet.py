@@ -22,8 +22,8 @@ def quiet_process() -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Inside, loading or saving a model prints errors only: no "no safety checker", no missing torchvision, no bars over
-    each other for a second's work. Levels and bars are as before afterwards."""
+    """Inside, loading or saving a model prints errors only: no "no safety checker", no missing torchvision, no bars
+    over each other for a second's work. Levels and bars are as before afterwards."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 

@@ -118,8 +118,8 @@ def read_text(
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text without their ends: ``\\n``, ``\\r\\n``, ``\\r``, and the line ends that Unicode has beside them
-    (vertical tab, form feed, NEL, U+2028, U+2029). A last end makes no empty line."""
+    """The lines of a text without their ends: ``\\n``, ``\\r\\n``, ``\\r``, and the line ends that Unicode has beside
+    them (vertical tab, form feed, NEL, U+2028, U+2029). A last end makes no empty line."""
     found = LINE_END.split(text)
     return found[:-1] if found[-1] == "" else found
 
@@ -192,7 +192,8 @@ def _whole_text(value: Any) -> None:
 
 
 def half_pair(text: str) -> int | None:
-    """Place of the first half of a surrogate pair in a text, which no encoding can write; ``None`` where all is well."""
+    """Place of the first half of a surrogate pair in a text, which no encoding can write; ``None`` where all is
+    well."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -1,10 +1,10 @@
 """The one reader of CSV: strict, so that no row is lost, moved or merged without a word.
 
-RFC 4180 with line ends of any system: a first line of column names, as many values on every line, texts that hold commas,
-quotes or line breaks in double quotes. A quote that is never closed, a quote inside a value that does not begin with one,
-a row of another length and a column named twice are errors that name file, row and line. Python's ``csv`` is not used:
-it takes an unclosed quote at the end of a file in silence unless told otherwise, and its limit on a field's size is one
-number for the whole process."""
+RFC 4180 with line ends of any system: a first line of column names, as many values on every line, texts that hold
+commas, quotes or line breaks in double quotes. A quote that is never closed, a quote inside a value that does not begin
+with one, a row of another length and a column named twice are errors that name file, row and line. Python's ``csv`` is
+not used: it takes an unclosed quote at the end of a file in silence unless told otherwise, and its limit on a field's
+size is one number for the whole process."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def read_table(
         row = Row(number, line, {})
         if len(cells) != len(names):
             raise BadInput(
-                f"{shown}, {row.place}: {len(cells)} values under {len(names)} columns; quote texts that hold commas or "
+                f"{shown}, {row.place}: {len(cells)} values under {len(names)} columns; quote texts that hold commas "
+                "or "
                 "line breaks"
             )
         rows.append(row._replace(cells={field: cells[k] for field, k in places.items()}))
@@ -147,7 +148,8 @@ def split(text: str, where: str) -> list[tuple[int, int, list[str]]]:
     """(row number from 1, line number from 1, values) of every row that is not blank.
 
     Raises:
-        BadInput: a quote that is never closed or stands inside a value, or a value of more than ``MAX_FIELD`` characters.
+        BadInput: a quote that is never closed or stands inside a value, or a value of more than ``MAX_FIELD``
+            characters.
     """
     out: list[tuple[int, int, list[str]]] = []
     at, number, line, size = 0, 0, 1, len(text)

@@ -72,7 +72,8 @@ def read_prompts(path: Path, labels: Collection[str] = ()) -> list[str]:
         labels: what a row's ``label`` in a CSV file may be; empty: anything.
 
     Raises:
-        BadInput: no such file, not text, a table that is not named ``.csv``, a row of another label, or no prompt in it.
+        BadInput: no such file, not text, a table that is not named ``.csv``, a row of another label, or no prompt in
+            it.
     """
     if path.suffix.lower() == ".csv":
         return _of_table(path, labels)
@@ -98,6 +99,7 @@ def _of_table(path: Path, labels: Collection[str]) -> list[str]:
             raise BadInput(f"{path}, {row.place}: empty prompt; write a text or take the row out")
         if labels and label and label not in labels:
             raise BadInput(
-                f"{path}, {row.place}: label {label[:40]!r} where only {', '.join(sorted(labels))} belong; take the row out"
+                f"{path}, {row.place}: label {label[:40]!r} where only {', '.join(sorted(labels))} belong; take the "
+                "row out"
             )
     return list(dict.fromkeys(" ".join(row.cells["prompt"].split()) for row in table.rows))

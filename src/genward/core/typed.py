@@ -88,8 +88,8 @@ def checked(record: Any, where: str) -> None:
 
 
 def configured(cls: type[T], given: Mapping[str, Any], where: str, make: Callable[..., T] | None = None) -> T:
-    """A plug-in's object from values of its fields, as a text or an artifact's card gives them: those of plain types are
-    checked as ``build`` does, and what the class itself cannot take is ``BadInput`` too.
+    """A plug-in's object from values of its fields, as a text or an artifact's card gives them: those of plain types
+    are checked as ``build`` does, and what the class itself cannot take is ``BadInput`` too.
 
     Args:
         where: what to call the plug-in in errors.

@@ -30,8 +30,8 @@ class ImageFilter:
     name: ClassVar[str] = "image_filter"
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
     judge: str = "lab"
-    """Name of the judge (``genward list judges``). The lab's own looks at the lab's pictures alone; for others name one,
-    or give the label ``nsfw``, which ``open_nsfw`` has."""
+    """Name of the judge (``genward list judges``). The lab's own looks at the lab's pictures alone; for others name
+    one, or give the label ``nsfw``, which ``open_nsfw`` has."""
     labels: tuple[str, ...] = ()
     """Labels that refuse a picture; ``image_filter:weapons`` takes the concept's."""
     threshold: float | None = None

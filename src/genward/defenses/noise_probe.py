@@ -206,8 +206,10 @@ class NoiseProbe:
         truth = y[held].numpy()
         limit = threshold_at_fpr(score.numpy(), truth, self.fpr)
         told = {
-            "auroc": auroc(score.numpy(), truth), "auprc": average_precision(score.numpy(), truth), "positives": float(truth.sum()),
-            "rows": float(len(truth)), "recall_at_fpr": float((score[y[held] == 1] > limit).float().mean()), "fpr": self.fpr,
+            "auroc": auroc(score.numpy(), truth), "auprc": average_precision(score.numpy(), truth),
+            "positives": float(truth.sum()),
+            "rows": float(len(truth)), "recall_at_fpr": float((score[y[held] == 1] > limit).float().mean()),
+            "fpr": self.fpr,
         }  # fmt: skip
         facts: dict[str, Any] = {
             "timestep": timestep,

@@ -17,8 +17,8 @@ from genward.ops.text_normal import SHORT, STEPS, normalize
 
 @dataclass(frozen=True)
 class TextNormalizer:
-    """Text normalizer: text guards also read the prompt without look-alikes, invisible characters, leetspeak and spelled-out
-    words; the picture stays the user's own."""
+    """Text normalizer: text guards also read the prompt without look-alikes, invisible characters, leetspeak and
+    spelled-out words; the picture stays the user's own."""
 
     name: ClassVar[str] = "normalize"
     at_attach: ClassVar[frozenset[str]] = frozenset()

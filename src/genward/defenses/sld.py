@@ -3,8 +3,8 @@
 Follows the authors' code; what differs: warm-up is given for 50 steps and scaled to the loop; at guidance 1, where the
 authors' code silently does nothing, generation is refused; the safety text is encoded as the model encodes prompts
 (with its mask, if it uses one), once per guard, and a text that is longer than the encoder reads in several encodings
-side by side, where the authors' code would cut it; in warm-up the third prediction is left out where the momentum scale is 0
-(elsewhere momentum gathers there)."""
+side by side, where the authors' code would cut it; in warm-up the third prediction is left out where the momentum scale
+is 0 (elsewhere momentum gathers there)."""
 
 from __future__ import annotations
 

@@ -305,7 +305,8 @@ class Wukong:
                 {int(row["timestep"]) for rows in detector.thresholds.values() for row in rows}, reverse=True
             )
             lost = (
-                f"step {frame.step + 1} of {frame.steps} is at timestep {float(frame.timestep.flatten()[0]):g}, and it was "
+                f"step {frame.step + 1} of {frame.steps} is at timestep {float(frame.timestep.flatten()[0]):g}, and it "
+                "was "
                 f"calibrated at {', '.join(map(str, known))}; start nearer to noise, or fit it with learn_at there"
             )
         deciding.act(

@@ -200,7 +200,8 @@ class Icons:
             body = f'<g transform="translate({2 * left + width} 0) scale(-1 1)">{body}</g>'
         side = max(width, height)
         box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"
-        return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" color="#222">{body}</svg>'
+        spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return f'<svg {spaces} viewBox="{box}" color="#222">{body}</svg>'
 
     def sprite(self, prefix: str, name: str) -> Image.Image:
         """The icon rasterized at ``SPRITE`` pixels on white, cropped to what is drawn and padded back to a square."""

@@ -265,7 +265,8 @@ class Averaged:
         """One step of the optimizer on a loss, gradients clipped to norm 1, and of the average."""
         if not math.isfinite(value.item()):
             raise FloatingPointError(
-                f"the loss became {value.item()} at step {self.step}; lower the learning rate and resume from {self.file}"
+                f"the loss became {value.item()} at step {self.step}; lower the learning rate and resume from "
+                f"{self.file}"
             )
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)

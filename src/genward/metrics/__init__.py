@@ -14,6 +14,7 @@ from genward.metrics.intervals import (
 )
 
 __all__ = [
-    "Estimate", "cells", "cluster_bootstrap", "clustered_rate", "corrected_rate", "drift", "frechet", "frechet_estimate", "mean",
+    "Estimate", "cells", "cluster_bootstrap", "clustered_rate", "corrected_rate", "drift", "frechet",
+    "frechet_estimate", "mean",
     "paired_difference", "paired_ratio", "pairs", "wilson",
 ]  # fmt: skip

@@ -106,7 +106,8 @@ def _cell(view: View, done: _Decided) -> dict[str, Any]:
         "unsafe_released": released.value, "low": released.low, "high": released.high,
         "benign_blocked": blocked.value, "benign_blocked_low": blocked.low, "benign_blocked_high": blocked.high,
         "accuracy": right.value, "accuracy_low": right.low, "accuracy_high": right.high,
-        "nfe_per_released": _per(view.nfe, ~view.refused & np.isfinite(view.nfe)), "nfe_per_blocked": _mean(view.nfe[view.refused]),
+        "nfe_per_released": _per(view.nfe, ~view.refused & np.isfinite(view.nfe)),
+        "nfe_per_blocked": _mean(view.nfe[view.refused]),
         "seconds_per_image": _mean(view.seconds),
     }  # fmt: skip
     words = {w: view.variant == w for w in HARM}

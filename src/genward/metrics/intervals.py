@@ -93,7 +93,8 @@ def card_figures(label: Mapping[str, float]) -> tuple[float, float, float, float
     elif positives < 1 or negatives < 1:
         why = "the judge's card was measured on no positives or no negatives"
     elif sens + spec - 1 <= MIN_YOUDEN + 1e-9:
-        why = f"the judge tells too little: sensitivity {sens:.3f} + specificity {spec:.3f} is at most {1 + MIN_YOUDEN:.2f}"
+        least = f"{1 + MIN_YOUDEN:.2f}"
+        why = f"the judge tells too little: sensitivity {sens:.3f} + specificity {spec:.3f} is at most {least}"
     else:
         why = ""
     return sens, spec, positives, negatives, why

@@ -146,13 +146,15 @@ def _chosen(folder: Path, variant: str, networks: dict[str, dict[str, list[Path]
             pickles = sorted(p.name for p in (folder / name).glob("*") if p.suffix in PICKLES)
             held = f"only {pickles[0]}, a pickle, which genward never loads" if pickles else "no weights"
             raise BadInput(
-                f"{short(folder / name)} holds {held}; convert the pipeline with save_pretrained(safe_serialization=True)"
+                f"{short(folder / name)} holds {held}; convert the pipeline with "
+                "save_pretrained(safe_serialization=True)"
             )
     common = sorted(set.intersection(*(set(found) for found in lacking.values())))
     if variant or len(common) != 1:
         told = ", ".join(known)
         raise BadInput(
-            f"{short(folder / next(iter(lacking)))} has no {variant or 'plain'} weights, only variants ({told}); name one "
+            f"{short(folder / next(iter(lacking)))} has no {variant or 'plain'} weights, only variants ({told}); name "
+            "one "
             "with --variant (variant= in Python)"
         )
     return common[0]

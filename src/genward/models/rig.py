@@ -335,7 +335,8 @@ class LiveRig(Watch):
             self.now, self._texts, self._encoding = None, [], None
 
     def _read_again(self) -> None:
-        """Encode the readings that differ from the texts at hand, and passages, for the taps; the states are dropped."""
+        """Encode the readings that differ from the texts at hand, and passages, for the taps; the states are
+        dropped."""
         if len(self._readings) != len(self._texts):
             raise GuardError(f"{len(self._readings)} readings for {len(self._texts)} texts: nobody read these texts")
         more = [

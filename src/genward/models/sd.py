@@ -284,15 +284,16 @@ class StableDiffusion:
         """Sample every case; one ``Sample`` per case, in order.
 
         Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts`` under the hash
-        that ``case.inputs["latents"]`` names, (c, h, w)), so its neighbors in the batch do not matter. ``vectors`` holds
-        the learned embeddings by content hash; ``case.inputs`` names each under its token's text, which is
+        that ``case.inputs["latents"]`` names, (c, h, w)), so its neighbors in the batch do not matter. ``vectors``
+        holds the learned embeddings by content hash; ``case.inputs`` names each under its token's text, which is
         ``token_text(hash)`` as the prompt writes it. A row is ``ok`` with a picture, ``refused`` by a defense, or
         ``error`` where a defense did not do its work or nothing can be shown.
 
         Raises:
             BadInput: a case, a size or a start latent cannot be used.
             Conflict, Inapplicable: the defenses contradict each other, the pipeline or the sampler.
-            GuardError: an attached defense was never called (``DefenseInactive``), or the model was changed under it; no
+            GuardError: an attached defense was never called (``DefenseInactive``), or the model was changed under it;
+                no
                 picture is returned.
         """
         cases = [c.checked() for c in cases]

@@ -45,7 +45,8 @@ def named(names: Iterable[str], match: str) -> list[str]:
     for name in known:
         if ADAPTED in name and re.search(match, name.replace(ADAPTED, ".")):
             raise Conflict(
-                f"a LoRA is laid over {name.replace(ADAPTED, '.')}, and an edit would reach only a part of that weight; "
+                f"a LoRA is laid over {name.replace(ADAPTED, '.')}, and an edit would reach only a part of that "
+                "weight; "
                 "fuse it first: pipe.fuse_lora(); pipe.unload_lora_weights()"
             )
     found = [name for name in known if re.search(match, name)]

@@ -15,7 +15,8 @@ class Watch(Wiring):
     """The rig's bookkeeping of a batch: begun, stepped, looked back on, ended."""
 
     def refuse(self, cases: Iterable[int], by: str, stage: str, step: int, why: str, *, failed: bool = True) -> None:
-        """End cases for a reason that is no defense's decision (``failed``), or by the word of one that has no frame."""
+        """End cases for a reason that is no defense's decision (``failed``), or by the word of one that has no
+        frame."""
         run = self._running("refuse")
         for case in cases:
             if bool(run.alive[case]):
@@ -80,7 +81,8 @@ class Watch(Wiring):
     @staticmethod
     def _inactive(port: Port, when: str = "") -> None:
         raise DefenseInactive(
-            f"{port.owner}: {port.where} was never called{when and ' '}{when}, so nothing was guarded; a model compiled "
+            f"{port.owner}: {port.where} was never called{when and ' '}{when}, so nothing was guarded; a model "
+            "compiled "
             "before the guard was attached ignores hooks (attach first, or use the uncompiled model), an offloaded one "
             "can lose them, and a cache skips blocks"
         )

@@ -32,7 +32,8 @@ from genward.ops.shards import BUDGET, Rows, Shards
 from genward.ops.sources import PARTS, AtInput, AtSite, Direction, Keep, Source, pooled, sources, stop_step
 
 __all__ = [
-    "BRANCHES", "LABEL", "PARTS", "AtInput", "AtSite", "Direction", "Early", "Keep", "Recorder", "Recording", "Source", "collect",
+    "BRANCHES", "LABEL", "PARTS", "AtInput", "AtSite", "Direction", "Early", "Keep", "Recorder", "Recording", "Source",
+    "collect",
     "pooled", "record", "sources", "states_of", "stop_step",
 ]  # fmt: skip
 

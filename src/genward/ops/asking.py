@@ -26,13 +26,14 @@ LAB_ALONE = "lab"
 
 
 def at_home(judge: Judge, model: Any, owner: str) -> None:
-    """``BadInput`` where the lab's judge is to look at the pictures of another model: it would find nothing in them, and
-    everything would be released."""
+    """``BadInput`` where the lab's judge is to look at the pictures of another model: it would find nothing in them,
+    and everything would be released."""
     spec = getattr(model, "spec", None)
     source = str(spec.fields.get("source", "")) if spec is not None else ""
     if judge.name == LAB_ALONE and spec is not None and not source.startswith("lab:"):
         raise BadInput(
-            f"{owner}: the judge 'lab' knows the lab's drawings alone, and this is another model ({source or 'unnamed'}); name a "
+            f"{owner}: the judge 'lab' knows the lab's drawings alone, and this is another model "
+            f"({source or 'unnamed'}); name a "
             "judge of its pictures (genward list judges): judge=clip_zero_shot with a model and phrases, or "
             "judge=open_nsfw with labels=nsfw for pornographic pictures (pip install 'genward[pictures]')"
         )
@@ -47,7 +48,8 @@ def prepared(defense: Any, example: str, model: Any) -> tuple[Judge, NDArray[np.
         model: whose pictures it is asked about.
 
     Raises:
-        BadInput: no judge, the lab's judge on another model, one that does not look at pictures, no labels, or a label without a threshold. UnknownName: a label that the judge lacks.
+        BadInput: no judge, the lab's judge on another model, one that does not look at pictures, no labels, or a label
+            without a threshold. UnknownName: a label that the judge lacks.
     """
     name = type(defense).name
     if defense.probe is None:

@@ -70,8 +70,8 @@ def fit_categories(
     """(tensors of the artifact, category -> [[site, head, out-of-fold AUROC], …]).
 
     A category is fitted against the benign texts; thresholds are those of out-of-fold benign scores at
-    ``settings.fpr``, every unit weighing the same. ``parts``: benign text -> its passages, which have a ``place`` too; a
-    text's score is then the largest, its passages' lead over the whole text being that of the final fit."""
+    ``settings.fpr``, every unit weighing the same. ``parts``: benign text -> its passages, which have a ``place`` too;
+    a text's score is then the largest, its passages' lead over the whole text being that of the final fit."""
     table = heads.head_table(sample, counts)
     clean = table[[place[t] for t, _ in benign]]
     every = table[list(dict.fromkeys(place[t] for rows in harmful.values() for t, _ in rows))]
@@ -86,8 +86,8 @@ def fit_categories(
             fit = heads_fit.fit_joint(bad, clean, penalty=settings.penalty, seed=settings.seed, units=units)
         else:
             fit = heads_fit.fit_heads(
-                bad, clean, method=settings.method, count=settings.heads, combine=settings.combine, penalty=settings.penalty,
-                seed=settings.seed, pooled=pooled, prior=settings.prior, units=units,
+                bad, clean, method=settings.method, count=settings.heads, combine=settings.combine,
+                penalty=settings.penalty, seed=settings.seed, pooled=pooled, prior=settings.prior, units=units,
             )  # fmt: skip
         weights.append(fit.weight)
         biases.append(fit.bias)
@@ -152,7 +152,8 @@ def read_artifact(artifact: Artifact) -> Guarding:
         order = [site for site in counts if site in weights]
         guard = Guarding(
             categories, {s: weights[s] for s in order}, tensors["bias"], tensors["threshold"], centers, counts,
-            {str(k): str(v) for k, v in card["readout"].items()}, {str(k): {"name": str(v["name"]), "hash": str(v["hash"])} for k, v in card["encoders"].items()},
+            {str(k): str(v) for k, v in card["readout"].items()}, {str(k): {"name": str(v["name"]),
+            "hash": str(v["hash"])} for k, v in card["encoders"].items()},
             int(deciding.in_range(card.get("passages", 0), 0, 1000, "aeiou: the passages of its card")),
         )  # fmt: skip
         shapes = {tuple(guard.bias.shape), tuple(guard.thresholds.shape), *((len(w),) for w in weights.values())}

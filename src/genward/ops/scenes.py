@@ -18,8 +18,8 @@ GROUP = 6
 
 
 def harmful_scenes(harmful: Sequence[str], calm: Sequence[str], seed: int) -> list[tuple[str, str]]:
-    """(text, its phrase): each harmful phrase in scenes of ``SIZES`` things at every place among harmless ones, behind a
-    harmless thing that is said four times, and as the value of a field.
+    """(text, its phrase): each harmful phrase in scenes of ``SIZES`` things at every place among harmless ones, behind
+    a harmless thing that is said four times, and as the value of a field.
 
     Raises:
         BadInput: fewer harmless things than a scene needs.

@@ -85,8 +85,8 @@ class AtSite:
 
 @dataclass(frozen=True)
 class AtInput:
-    """What the denoiser is given, float16: ``latents`` (rows, c, h, w); ``text`` (rows, tokens, width) at the first step
-    that is read, since it is the same at every step; ``clock`` (rows, 1), nothing but the timestep in float32."""
+    """What the denoiser is given, float16: ``latents`` (rows, c, h, w); ``text`` (rows, tokens, width) at the first
+    step that is read, since it is the same at every step; ``clock`` (rows, 1), nothing but the timestep in float32."""
 
     part: str
 

@@ -290,7 +290,7 @@ class Reader:
             "".join(self.token(p) if k % 2 == 0 and p else p for k, p in enumerate(parts)) if len(parts) > 1 else text
         )
 
-    # ------------------------------------------------------------------------------------------------- words taken apart
+    # ------------------------------------------------------------------------------------------------ words taken apart
 
     def together(self, match: re.Match[str]) -> str:
         """Letters that stand apart, read together: all of them where they spell a word of the dictionary (``initials``

@@ -27,8 +27,8 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadOut:
-    """A source for ``ops.activations``: text sites read out over their tokens (rows, heads · dim) float32. With ``stop``
-    each row is refused once its last site is read, so no denoiser call is spent."""
+    """A source for ``ops.activations``: text sites read out over their tokens (rows, heads · dim) float32. With
+    ``stop`` each row is refused once its last site is read, so no denoiser call is spent."""
 
     sites: tuple[str, ...]
     how: Mapping[str, str]

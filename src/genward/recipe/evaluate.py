@@ -193,7 +193,8 @@ def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -
         return {
             **facts,
             "pictures": 0,
-            "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the first",
+            "why": f"the second judge sees {mean:.0%} of what renders show, under {LEAST:.0%}; it is no measure of the "
+            "first",
         }
     return {**facts, **agreement(values, _matrix(second, samples), judge.card.labels, second.card.labels, names)}
 

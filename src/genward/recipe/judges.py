@@ -195,8 +195,8 @@ def fit(
             "pictures": len(x),
             "seed": seed,
             "training": "renders with changes, scenes, unknown icons, mush, autoencoder round trips",
-            "calibration": "the same kinds of pictures from other seeds, half for thresholds, half for error rates; unknown icons "
-            + ("that training never drew" if held else "of the training"),
+            "calibration": "the same kinds of pictures from other seeds, half for thresholds, half for error rates; "
+            "unknown icons " + ("that training never drew" if held else "of the training"),
         },
     }
     with written(out / "judge.safetensors") as aside:

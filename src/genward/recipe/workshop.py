@@ -16,7 +16,8 @@ from genward.errors import BadInput
 MINUTES = {"autoencoder": 16.0, "trunk": 36.0, "branch": 52.0, "judge": 11.0, "second_judge": 8.0}
 """Minutes of training on two CPU cores, by part."""
 SETS = (
-    "noto", "noto-v1", "twemoji", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "emojione", "emojione-monotone", "fxemoji",
+    "noto", "noto-v1", "twemoji", "fluent-emoji", "fluent-emoji-flat", "fluent-emoji-high-contrast", "emojione",
+    "emojione-monotone", "fxemoji",
 )  # fmt: skip
 Report = Callable[[str, float, float, str], None]
 """``(stage, seconds done, seconds in all, text)``"""

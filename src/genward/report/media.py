@@ -29,8 +29,8 @@ class Made(NamedTuple):
     """One sample ready for the page."""
 
     state: str
-    """``ok`` | ``refused`` | ``error`` | ``none`` (not made) | ``lost`` (named by the run, not in the store) | ``large``
-    (too long for the page)"""
+    """``ok`` | ``refused`` | ``error`` | ``none`` (not made) | ``lost`` (named by the run, not in the store) |
+    ``large`` (too long for the page)"""
     uri: str = ""
     sound: bool = False
     pixelated: bool = False

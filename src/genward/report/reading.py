@@ -1,5 +1,5 @@
-"""A run's ``metrics.json``, read and checked, so that the page can rely on what every run has; a benchmark's own figures
-are checked by its sections."""
+"""A run's ``metrics.json``, read and checked, so that the page can rely on what every run has; a benchmark's own
+figures are checked by its sections."""
 
 from __future__ import annotations
 

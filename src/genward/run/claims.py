@@ -1,9 +1,10 @@
 """What papers claim, held against what was measured: ``holds``, ``does not hold`` or ``cannot tell``.
 
-A claim is data (``claims.toml`` beside a benchmark's class): a figure of a run's cells and the numbers that satisfy the claim.
-It holds if the whole interval satisfies it, does not hold if none of it does, and cannot be told otherwise. Comparisons
-of two arms use the paired intervals that ``measure`` wrote; where a run has none, the two cells' own intervals are
-combined as if they were independent (MOVER: Zou and Donner, Statistics in Medicine 2008), which is wider."""
+A claim is data (``claims.toml`` beside a benchmark's class): a figure of a run's cells and the numbers that satisfy the
+claim. It holds if the whole interval satisfies it, does not hold if none of it does, and cannot be told otherwise.
+Comparisons of two arms use the paired intervals that ``measure`` wrote; where a run has none, the two cells' own
+intervals are combined as if they were independent (MOVER: Zou and Donner, Statistics in Medicine 2008), which is
+wider."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from genward.store import Store
 
 Progress = Callable[[str, int, int, str], None]
-"""``progress(stage, done, total, about)`` with stage ``attack``, ``generate``, ``judge`` or a benchmark's own; ``about``
-names what is in work and what comes next"""
+"""``progress(stage, done, total, about)`` with stage ``attack``, ``generate``, ``judge`` or a benchmark's own;
+``about`` names what is in work and what comes next"""
 Say = Callable[[str], None]
 
 

@@ -74,7 +74,8 @@ def _held_out(concept: Concept, words: Mapping[str, Any]) -> None:
             )
         if _plain(phrase) in trained:
             raise BadInput(
-                f"concept {concept.name!r}: {phrase!r} stands under heldout, and the model was trained on it as a phrase "
+                f"concept {concept.name!r}: {phrase!r} stands under heldout, and the model was trained on it as a "
+                "phrase "
                 f"for {trained[_plain(phrase)]!r}; give one that it has not seen, or put it under phrases"
             )
 
@@ -91,7 +92,8 @@ def unscored(metrics: Mapping[str, Any], table: str, figure: str) -> list[str]:
         if figure and figure in cell:
             groups.setdefault(str(cell.get("concept", "")), []).append(cell)
     return [
-        f"{concept or 'all rows'}: {figure} has no value in any of {len(cells)} cells ({cells[0].get('why') or 'no reason given'})"
+        f"{concept or 'all rows'}: {figure} has no value in any of {len(cells)} cells "
+        f"({cells[0].get('why') or 'no reason given'})"
         for concept, cells in groups.items()
         if all(cell[figure] is None for cell in cells)
     ]

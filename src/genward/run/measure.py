@@ -229,8 +229,8 @@ def run_table(
 
 
 def outsiders(plan: Plan, arms: Arms) -> list[dict[str, str]]:
-    """``kind``, ``name``, ``distribution``, ``version`` and ``source`` hash of every part of a run that came from another
-    distribution, its judge apart, which says it in its own table; see ``core.origin``."""
+    """``kind``, ``name``, ``distribution``, ``version`` and ``source`` hash of every part of a run that came from
+    another distribution, its judge apart, which says it in its own table; see ``core.origin``."""
     found = (
         [{"kind": "benchmark", "name": plan.benchmark.name, **theirs}]
         if (theirs := origin(type(plan.benchmark)))

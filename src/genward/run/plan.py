@@ -152,7 +152,8 @@ def match(plan: Plan, judge: Any, family: Callable[[str], Family]) -> None:
         matched(found.makes, name, judges=[judge], media=about.media, benchmark=about.name)
         if getattr(judge, "name", "") == "lab" and name not in LAB:
             raise BadInput(
-                f"the judge 'lab' knows the lab's drawings alone, and the plan samples {name[:80]!r}; name a judge of its "
+                f"the judge 'lab' knows the lab's drawings alone, and the plan samples {name[:80]!r}; name a judge of "
+                "its "
                 "pictures: --judge open_nsfw, or clip_zero_shot, nudenet, image_classifier (genward list judges)"
             )
         if not isinstance(plan.sampler, found.sampler):

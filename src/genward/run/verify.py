@@ -45,7 +45,8 @@ def verify(
     batch: int = 256,
     progress: Progress | None = None,
 ) -> Verified:
-    """Compute a run's figures anew from its rows and scores, and hold them against its ``metrics.json``; nothing is written.
+    """Compute a run's figures anew from its rows and scores, and hold them against its ``metrics.json``; nothing is
+    written.
 
     Args:
         judge: the judge whose scores the figures are from; the plan's by default.

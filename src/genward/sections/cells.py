@@ -14,8 +14,10 @@ VARIANTS = ("name", "synonym", "synonym-heldout", "description", "kind", "scene"
 MEASURES = ("retention", "drift", "frechet", "seconds_per_image", "extra_nfe")
 TEXTS = ("arm", "concept", "variant")
 NUMBERS = (
-    "crr", "crr_low", "crr_high", "crr_raw", "crr_difference", "crr_difference_low", "crr_difference_high", "n", "n_unscored",
-    "retention", "retention_low", "retention_high", "drift", "drift_low", "drift_high", "frechet", "frechet_low", "frechet_high",
+    "crr", "crr_low", "crr_high", "crr_raw", "crr_difference", "crr_difference_low", "crr_difference_high", "n",
+    "n_unscored",
+    "retention", "retention_low", "retention_high", "drift", "drift_low", "drift_high", "frechet", "frechet_low",
+    "frechet_high",
     "seconds_per_image", "extra_nfe", "prepare_seconds",
 )  # fmt: skip
 HINT = "measure the run again with this version of genward"
@@ -65,8 +67,8 @@ def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Grid:
-    """Cells by arm, concept and prompt variant. ``BadInput`` for cells that cannot be used, see ``cells``, and for two of
-    one key."""
+    """Cells by arm, concept and prompt variant. ``BadInput`` for cells that cannot be used, see ``cells``, and for two
+    of one key."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.every = cells(metrics)

@@ -21,7 +21,8 @@ COLUMNS = (
     Column("round trip", hint="Median relative error of the latents after inversion and back", better="less"),
 )
 NOTE = (
-    "White-box searches go through the arms they name, black-box ones through the undefended model. Round trip: relative "
+    "White-box searches go through the arms they name, black-box ones through the undefended model. Round trip: "
+    "relative "
     "error of the latents after inversion and back."
 )
 

@@ -1,4 +1,5 @@
-"""Reading and checking the arguments of a stock call: whatever the pipeline takes, and nothing that goes past a guard."""
+"""Reading and checking the arguments of a stock call: whatever the pipeline takes, and nothing that goes past a
+guard."""
 
 from __future__ import annotations
 
@@ -91,8 +92,8 @@ class Asked:
 
 
 def known_arguments(kind: type) -> dict[str, Any]:
-    """Arguments of a pipeline's ``__call__`` and their defaults; of a derived class that passes others on (``**kwargs``)
-    those of its parents as well.
+    """Arguments of a pipeline's ``__call__`` and their defaults; of a derived class that passes others on
+    (``**kwargs``) those of its parents as well.
 
     Raises:
         BadInput: a pipeline without an argument that a guarded call needs.

@@ -1,9 +1,9 @@
 """A stock pipeline called under guards: its signature, its random numbers, its scheduler; refused rows instead of black
 pictures.
 
-``Guarded`` reads the arguments as the pipeline itself would (``serve.arguments``) and hands the rows to the batch engine
-(``models.sampling``), which every picture of genward comes from. Without defenses the output is the pipeline's, bit for
-bit.
+``Guarded`` reads the arguments as the pipeline itself would (``serve.arguments``) and hands the rows to the batch
+engine (``models.sampling``), which every picture of genward comes from. Without defenses the output is the pipeline's,
+bit for bit.
 
 Fail closed: a guard that raises, returns a score that is not a number, takes longer than ``timeout`` or was not called
 refuses the rows it should have guarded; so do an interrupted loop, exchanged parts of the pipeline, edited weights that

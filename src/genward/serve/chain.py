@@ -44,7 +44,8 @@ def build(
     """The chain ready to attach, each defense with what the policy says about it.
 
     Raises:
-        BadInput: an action or a threshold that a defense cannot follow; without ``fit`` a defense that is not fitted for
+        BadInput: an action or a threshold that a defense cannot follow; without ``fit`` a defense that is not fitted
+            for
             this model.
     """
     out = []

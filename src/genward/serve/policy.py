@@ -120,7 +120,8 @@ def check_model(policy: Policy, model: str) -> None:
         inforce = next((c.thresholds.get(defense) for c in policy.categories if c.name == place), None)
         if row.get("model", model) != model and inforce is not None and inforce == row.get("threshold"):
             raise BadInput(
-                f"policy {policy.name!r}: the threshold of {defense} for {place} was calibrated on model {row['model']}, and "
+                f"policy {policy.name!r}: the threshold of {defense} for {place} was calibrated on model "
+                f"{row['model']}, and "
                 f"this one is {model}; calibrate it on this model (genward calibrate {defense}:{place} --policy …)"
             )
 

@@ -85,7 +85,8 @@ def protect(
 
     Raises:
         Unguarded: a category of the policy has no guard in the chain and is not among ``unguarded``.
-        BadInput, UnknownName: no such policy, defense or concept; a defense that is not fitted, or a threshold that was not
+        BadInput, UnknownName: no such policy, defense or concept; a defense that is not fitted, or a threshold that was
+            not
             calibrated, for this model; a pipeline that lacks a part or is of another kind.
         Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses
             own one port.

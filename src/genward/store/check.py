@@ -91,7 +91,8 @@ def _samples(store: Readable, ids: set[str]) -> Iterator[str]:
             if Sample(case_of(row), row["arm"]).id != row["id"]:
                 yield f"{path}: sample {row['id']} is not the hash of its arm and case; delete the part and resume"
             if row["arm"] not in arms:
-                yield f"{path}: sample {row['id']} is of arm {row['arm']}, which is not in this store; delete the part and resume"
+                stranger = f"sample {row['id']} is of arm {row['arm']}, which is not in this store"
+                yield f"{path}: {stranger}; delete the part and resume"
             if row["output"] or row["status"] == "ok":
                 sha = row["output"]
                 if sha not in sound:
@@ -137,7 +138,7 @@ def _scores(store: Readable, ids: set[str]) -> Iterator[str]:
                 wrong = _named(path)
                 rows = set(parts.read_scores(path)["sample"].to_pylist())
                 if parts.HASH not in parts.metadata_of(path):
-                    yield f"{path} carries no hash of its scores: it is of an earlier version or was edited; {parts.ANEW}"
+                    yield f"{path} carries no hash of its scores: by an earlier version, or edited; {parts.ANEW}"
             except GenwardError as error:
                 yield str(error)
                 continue
@@ -170,4 +171,5 @@ def _reserved(store: Readable) -> Iterator[str]:
     for a, b in combinations(keys, 2):
         both = keys[a] & keys[b]
         if both:
-            yield f"{len(both)} keys are reserved for {a} and for {b}, {sorted(both)[0]!r} among them; use a new store for one of the two"
+            shared = f"{len(both)} keys are reserved for {a} and for {b}, {sorted(both)[0]!r} among them"
+            yield f"{shared}; use a new store for one of the two"

@@ -56,7 +56,8 @@ ONE: dict[str, Callable[[Tensor], Any]] = {
     "one inf": _one(float("inf")),
     "one -inf": _one(float("-inf")),
 }
-"""What the last row's score is replaced by (under guidance the conditional rows come last); its case must be refused."""
+"""What the last row's score is replaced by (under guidance the conditional rows come last); its case must be
+refused."""
 
 
 @contextmanager

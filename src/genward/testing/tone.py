@@ -1,5 +1,6 @@
 """A tiny model of sound: a text becomes a pitch, the pitch a sine wave. Numpy alone, the same bits on every machine of
-one numpy version; with a judge that measures the pitch. What takes part in a run without a picture can be tried on it."""
+one numpy version; with a judge that measures the pitch. What takes part in a run without a picture can be tried on
+it."""
 
 from __future__ import annotations
 
@@ -122,7 +123,8 @@ class ToneModel:
 
     @contextmanager
     def rig(self, defenses: Sequence[Any] = ()) -> Iterator[ToneRig]:
-        """An open rig with the defenses attached in order. ``Inapplicable`` for one that wants more than the prompts."""
+        """An open rig with the defenses attached in order. ``Inapplicable`` for one that wants more than the
+        prompts."""
         rig = ToneRig()
         for defense in defenses:
             defense.attach(rig)
@@ -182,7 +184,8 @@ def spectrum(audio: Audio) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class ToneJudge:
-    """Whether a sound has a pitch, for each word in ``PITCHES``: 1 on it, 0.5 one semitone away, halved by each more."""
+    """Whether a sound has a pitch, for each word in ``PITCHES``: 1 on it, 0.5 one semitone away, halved by each
+    more."""
 
     name: ClassVar[str] = "tone"
     needs: ClassVar[frozenset[str]] = frozenset({"audio"})
@@ -206,8 +209,8 @@ class ToneJudge:
         return out
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
-        """(n, 16) float32: share of the power in each of 16 bands from 50 Hz to 4 kHz, evenly wide in pitch; NaN rows where
-        there is no sound."""
+        """(n, 16) float32: share of the power in each of 16 bands from 50 Hz to 4 kHz, evenly wide in pitch; NaN rows
+        where there is no sound."""
         return np.stack([_bands(s.audio) for s in samples])
 
 

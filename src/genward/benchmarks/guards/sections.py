@@ -31,8 +31,10 @@ COLUMNS = (
     Column("s / image", hint="Seconds per row, in batches", better="less"),
 )
 NOTE = (
-    "By what the undefended picture of the same row shows, not by what its prompt says. Further down and further left is "
-    "better. “front”: no other guard releases less, blocks less and spends less at once, by the values alone; intervals "
+    "By what the undefended picture of the same row shows, not by what its prompt says. Further down and further left "
+    "is "
+    "better. “front”: no other guard releases less, blocks less and spends less at once, by the values alone; "
+    "intervals "
     "overlap. A filter on finished pictures that asks this table's own judge is right by construction."
 )
 TERMS = (

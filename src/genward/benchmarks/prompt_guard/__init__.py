@@ -1,5 +1,5 @@
-"""Benchmark ``prompt-guard``: prompt guards on real prompt sets, by the lab's pretrained text encoder, every guard on the
-same rows. No picture is made.
+"""Benchmark ``prompt-guard``: prompt guards on real prompt sets, by the lab's pretrained text encoder, every guard on
+the same rows. No picture is made.
 
 Three questions, told apart by a cell's ``split``:
 

@@ -1,4 +1,5 @@
-"""The prompt guards that are compared: AEIOU's regression on all heads, its best heads, a probe, phrases, word lists."""
+"""The prompt guards that are compared: AEIOU's regression on all heads, its best heads, a probe, phrases, word
+lists."""
 
 from __future__ import annotations
 
@@ -44,10 +45,14 @@ KEYWORDS = tuple(
 )
 """The keyword baseline: whole words, case-insensitive; the score is how many differ."""
 CONCEPTS = (
-    "a naked person, explicit nudity", "people having sex, pornography", "a bloody corpse, gore and mutilation", "a person being murdered or stabbed",
-    "people shooting at each other, gun violence", "torture and physical abuse", "suicide or self-harm", "a terrorist attack with explosives",
-    "hate against an ethnic or religious group", "racist propaganda, Nazi symbols", "harassment and humiliation of a person",
-    "making, selling or taking illegal drugs", "theft, robbery and illegal activity", "building a weapon or a bomb", "a shocking, disgusting, disturbing scene",
+    "a naked person, explicit nudity", "people having sex, pornography", "a bloody corpse, gore and mutilation",
+    "a person being murdered or stabbed",
+    "people shooting at each other, gun violence", "torture and physical abuse", "suicide or self-harm",
+    "a terrorist attack with explosives",
+    "hate against an ethnic or religious group", "racist propaganda, Nazi symbols",
+    "harassment and humiliation of a person",
+    "making, selling or taking illegal drugs", "theft, robbery and illegal activity", "building a weapon or a bomb",
+    "a shocking, disgusting, disturbing scene",
     "a fake picture of a real politician", "personal documents and private data", "cruelty to animals",
 )  # fmt: skip
 """Concept phrases of the matching baseline."""

@@ -2,7 +2,8 @@
 
 Columns: ``prompt`` and ``label`` (``safe``, ``unsafe``, ``adversarial`` or ``unverified``), and where there are any
 ``category`` (several joined by ``|``) and ``group`` (rows that belong together: a pair, an image), under these names or
-those of ``core.tables.ALIASES``. The file's name is the set's. Rows are the user's data: nothing here prints, logs or quotes one, errors name file and line.
+those of ``core.tables.ALIASES``. The file's name is the set's. Rows are the user's data: nothing here prints, logs or
+quotes one, errors name file and line.
 
 A *unit* joins rows of one group, rows whose text is the same but for case and punctuation, in any set, and rows that
 share most of their word trigrams. Sets that share many units are one *family*, and are left out together."""
