@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -28,9 +28,9 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.contracts import Artifact, FitTools, Rig
-from genward.core.records import MAX_PROMPT, Concept, Frame
+from genward.core.records import MAX_PROMPT, Concept
 from genward.errors import BadInput, UnknownName
-from genward.ops import artifacts, deciding, head_guard, heads, names, passages, phrases, scenes, text_states
+from genward.ops import artifacts, head_guard, head_watch, heads, names, passages, phrases, scenes, text_states
 from genward.ops.finetune import Progress
 from genward.ops.tools import QUIET
 
@@ -39,7 +39,6 @@ READOUTS = ("auto", *heads.READOUTS)
 CONTEXTS = ("{}", "a drawing of {}", "{} in pixel art style", "two of {}", "{} beside a tree", "a bench and {}")
 """What phrases are put into for fitting; none of them is a caption of the lab or of a benchmark."""
 MIN_SHOTS = 2
-CUT = "the encoder cuts the prompt, which fills its window; all of it was read here, in overlapping windows"
 
 
 @dataclass(frozen=True)
@@ -193,6 +192,7 @@ class Aeiou:
                     f"aeiou: category {name!r} has {len(rows)} harmful texts beside {len(benign)} benign ones; at "
                     f"least {MIN_SHOTS} of each are needed"
                 )
+        text_states.encoder_of(model)  # an object without a known encoder is refused before it is asked anything
         parts = {t: self.parts(t, self.passages, model) for t, _ in benign} if self.passages else {}
         texts = list(
             dict.fromkeys(
@@ -357,114 +357,10 @@ class Aeiou:
         self.check(rig)
         if self.names:
             rig.readings(lambda texts: [names.spoken(text) for text in texts])
-        watch = _Watch(self, guard, rig)
+        watch = head_watch.HeadWatch(self, guard, rig)
         rig.passages(watch.parts)
         for site in guard.weights:
             rig.tap(site, watch.at(site))
-
-
-class _Watch:
-    """One attached guard: gathers the sites of a batch and decides at the last."""
-
-    def __init__(self, settings: Aeiou, guard: head_guard.Guarding, rig: Rig) -> None:
-        self.settings, self.guard, self.rig = settings, guard, rig
-        self.weights = {site: weight.float() for site, weight in guard.weights.items()}
-        self.limits = settings.limits(guard)
-        self.seen: dict[str, Tensor] = {}
-        self.tokens: dict[str, Any] = {}
-        self.best: dict[int, float] = {}
-        """Case -> largest score of the batch so far"""
-        self.too_long = False
-        """Whether a text of the batch is longer than the encoder's window"""
-
-    def at(self, site: str) -> Callable[[Tensor, Frame], Tensor | None]:
-        def fn(states: Tensor, frame: Frame) -> Tensor | None:
-            if frame.role not in ("prompt", "reading"):
-                return None
-            if site in self.seen:  # a pass that never came to its end
-                self.seen.clear()
-            if not any(text_states.encoder_key(s) == text_states.encoder_key(site) for s in self.seen):
-                self.tokens[text_states.encoder_key(site)] = self.rig.tokens(frame)
-            self.seen[site] = states
-            if len(self.seen) == len(self.weights):
-                self.decide(frame)
-                self.seen.clear()
-            return self.weakened(site, states)
-
-        return fn
-
-    def parts(self, texts: list[str]) -> list[list[str]]:
-        """Passages and windows of each text, for the rig."""
-        self.too_long = not all(self.rig.fits(text) for text in texts)
-        return [self.settings.parts(text, self.guard.passages, self.rig.model) for text in texts]
-
-    def weakened(self, site: str, states: Tensor) -> Tensor | None:
-        beta = self.settings.attenuate
-        if beta == 0:
-            return None
-        for k, weight in enumerate(self.guard.weights[site]):
-            states = heads.attenuate(states, weight, beta, self.guard.heads[site], self.guard.centers[site][k])
-        return states
-
-    def decide(self, frame: Frame) -> None:
-        sample = {}
-        for site in self.weights:
-            key = text_states.encoder_key(site)
-            sample[site] = heads.read_out(self.seen[site], self.tokens[key].mask, self.guard.readout[key]).float().cpu()
-        total = heads.linear_scores(sample, self.weights, self.guard.bias.float())
-        decision = deciding.decide(total, self.limits, len(frame.case))
-        self.note(frame, decision)
-        category = self.guard.categories.__getitem__
-        deciding.act(
-            self.rig,
-            frame,
-            decision,
-            action=self.settings.action,
-            why=lambda k: f"the prompt reads as {category(k)}",
-            broken=lambda k: "the prompt's score is not a number, so nothing vouches for it",
-            category=category,
-            tokens=self.shares(decision.hit, decision.which)
-            if self.settings.explain and bool(decision.hit.any())
-            else None,
-        )
-
-    def note(self, frame: Frame, decision: deciding.Decision) -> None:
-        """Note each case's largest score so far, one number a case, and flag prompts that the encoder cuts."""
-        if frame.role == "prompt":
-            self.best.clear()
-            full = next(iter(self.tokens.values())).mask.cpu().all(1)
-            cut = full & torch.tensor(self.too_long)
-            if bool(cut.any()):
-                self.rig.note(frame, **{"aeiou.cut": cut.float()})
-                if self.settings.action == "block":  # else the word that is kept would hide one on the score
-                    self.rig.flag(frame, cut, CUT)
-        scores = decision.score.detach().float().cpu()
-        first: dict[int, int] = {}
-        for row, (case, score) in enumerate(zip(frame.case.tolist(), scores.tolist(), strict=True)):
-            first.setdefault(case, row)
-            known = self.best.get(case, score)
-            self.best[case] = score if score != score or score > known else known  # NaN stays
-        rows = torch.tensor(list(first.values()))
-        one = frame._replace(conditional=frame.conditional[rows.to(frame.conditional.device)], case=frame.case[rows])
-        self.rig.note(one, **{"aeiou.score": torch.tensor([self.best[case] for case in first])})
-
-    def shares(self, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
-        """Tokens and their shares of each row that is acted on, padding left out; nothing for the others."""
-        picked = over.cpu().nonzero().flatten()
-        out: list[list[tuple[str, float]]] = [[] for _ in range(len(over))]
-        for key, tokens in self.tokens.items():
-            weights = {site: w for site, w in self.weights.items() if text_states.encoder_key(site) == key}
-            states = {
-                site: self.seen[site].detach()[picked.to(self.seen[site].device)].float().cpu() for site in weights
-            }
-            mask = tokens.mask[picked]
-            found = heads.token_scores(states, mask, weights, self.guard.readout[key])
-            for row, case in enumerate(picked.tolist()):
-                out[case] += [
-                    (tokens.strings[case][t], float(found[row, t, top[case]]))
-                    for t in mask[row].nonzero().flatten().tolist()
-                ]
-        return out
 
 
 # ---------------------------------------------------------------------------------------------------- from an artifact

@@ -19,17 +19,18 @@ GROUP = 6
 
 def harmful_scenes(harmful: Sequence[str], calm: Sequence[str], seed: int) -> list[tuple[str, str]]:
     """(text, its phrase): each harmful phrase in scenes of ``SIZES`` things at every place among harmless ones, behind
-    a harmless thing that is said four times, and as the value of a field.
+    a harmless thing that is said four times, and as the value of a field. Of few harmless things the scenes are as
+    large as they can be without one twice.
 
     Raises:
-        BadInput: fewer harmless things than a scene needs.
+        BadInput: nothing harmless to stand beside a phrase.
     """
-    if len(calm) < max(SIZES):
-        raise BadInput(f"{len(calm)} harmless things for scenes of up to {max(SIZES)}; give more, or turn scenes off")
+    if not calm:
+        raise BadInput("nothing harmless to make scenes of; give the concept things to keep, or turn scenes off")
     rng = random.Random(seed)
     made: dict[str, str] = {}
     for phrase in harmful:
-        for size in SIZES:
+        for size in (k for k in SIZES if k <= len(calm) + 1):
             for place in range(size):
                 around = rng.sample(list(calm), size - 1)
                 made[rng.choice(LINKS).join([*around[:place], phrase, *around[place:]])] = phrase
