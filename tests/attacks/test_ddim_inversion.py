@@ -127,6 +127,8 @@ def test_an_interrupted_search_goes_on(target: Callable[..., Any]) -> None:
     cut.poison, cut.calls = None, []
     assert list(DdimInversion(steps=3, batch=2).search(CASES, cut)) == wanted and len(cut.calls) == 2 * 6
     assert {k: v[1] for k, v in cut.kept.items()} == {k: v[1] for k, v in whole.kept.items()}
+    cut.calls = []  # killed after the last checkpoint, before anything was yielded
+    assert list(DdimInversion(steps=3, batch=2).search(CASES, cut)) == wanted and not cut.calls
 
 
 def test_bad_input(target: Callable[..., Any]) -> None:

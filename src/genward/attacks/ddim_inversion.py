@@ -136,7 +136,8 @@ def invert_all(attack: DdimInversion, target: Target, clean: Sequence[Tensor]) -
         starts, errors = whole[:0], torch.zeros(0)
     with torch.no_grad():
         predict = predictor(target, attack.prompt, attack.guidance)
-        for part in whole[len(starts) :].split(attack.batch):
+        for first in range(len(starts), len(whole), attack.batch):
+            part = whole[first : first + attack.batch]
             there = invert(predict, part, plan, prediction, attack.refine, attack.average)
             error = relative_error(regenerate(predict, there, plan, prediction), part).float().cpu()
             lost = ~torch.isfinite(there).flatten(1).all(1)
