@@ -4,7 +4,9 @@ Along one direction a (layer, head) harmful and harmless prompts lie apart; the 
 the pipeline computes anyway. The paper's body was not readable, so what follows is inferred where it says so
 (``docs/papers.md``): directions by Ledoit-Wolf LDA (its v2; mean difference for v1), heads chosen by out-of-fold AUROC,
 the score the mean of z-scored projections, the threshold a conformal quantile at a false-positive rate. Read-out: CLIP
-at its end mark, BERT and T5 over the mean of their tokens.
+at its end mark, BERT and T5 over the mean of their tokens. From some hundred texts on, one ridge regression on all
+heads takes the place of the head-wise directions (**ours**): of the lab's phrases for weapons they miss 4 of 25 and it
+misses none, at equal false positives (``timing/evasion.py``).
 
 A mean over tokens can be diluted ("a cat, a cat, a cat and a bomb"). So overlapping passages of a few words are read
 beside the whole prompt, and the largest score counts; the threshold is set on that maximum, so there is one operating
@@ -35,10 +37,13 @@ from genward.ops.finetune import Progress
 from genward.ops.tools import QUIET
 
 ACTIONS = ("block", "flag")
+METHODS = ("auto", *heads.METHODS, "joint")
 READOUTS = ("auto", *heads.READOUTS)
 CONTEXTS = ("{}", "a drawing of {}", "{} in pixel art style", "two of {}", "{} beside a tree", "a bench and {}")
 """What phrases are put into for fitting; none of them is a caption of the lab or of a benchmark."""
 MIN_SHOTS = 2
+JOINT_ROWS = 500
+"""Texts, harmful and benign, from which on ``auto`` fits all heads at once"""
 
 
 @dataclass(frozen=True)
@@ -50,14 +55,15 @@ class Aeiou:
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "action", "threshold", "attenuate", "explain", "names"}
     )
-    method: str = "lda"
-    """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference; ``joint`` fits all heads in one ridge regression
-    (many rows wanted)."""
+    method: str = "auto"
+    """Directions by Ledoit-Wolf ``lda`` or by ``mean`` difference, head by head; ``joint`` fits all heads in one ridge
+    regression, which knows more phrases and wants many rows; ``auto`` is ``joint`` from ``JOINT_ROWS`` rows on, else
+    ``lda``."""
     heads: int = 16
-    """Heads that the score uses, the best on rows left out; 0 takes all."""
+    """Heads that the score uses, the best on rows left out; 0 takes all, as ``joint`` always does."""
     combine: str = "mean"
     """Heads' projections are averaged (``mean``) or weighed by a ``logistic`` regression."""
-    penalty: float = 1.0
+    penalty: float = 10.0
     """Ridge penalty of the regressions."""
     prior: float = 0.0
     """Rows' weight with which a category's directions are drawn to those of all categories together; 10 or so helps
@@ -99,8 +105,8 @@ class Aeiou:
     """What was fitted."""
 
     def __post_init__(self) -> None:
-        if self.method not in (*heads.METHODS, "joint"):
-            raise UnknownName("aeiou method", self.method, (*heads.METHODS, "joint"))
+        if self.method not in METHODS:
+            raise UnknownName("aeiou method", self.method, METHODS)
         if self.combine not in heads.COMBINE:
             raise UnknownName("aeiou combine", self.combine, heads.COMBINE)
         if self.readout not in READOUTS:
@@ -203,8 +209,11 @@ class Aeiou:
         )
         sample, about = text_states.read_texts(model, texts, self.readout, self.layers)
         place = {t: k for k, t in enumerate(texts)}
-        tensors, chosen = head_guard.fit_categories(self, sample, about.heads, place, harmful, benign, progress, parts)
-        card = self._card(model, about, harmful, benign, concepts, chosen, keep)
+        rows = sum(map(len, harmful.values())) + len(benign)
+        method = self.method if self.method != "auto" else "joint" if rows >= JOINT_ROWS else "lda"
+        used = replace(self, method=method)
+        tensors, chosen = head_guard.fit_categories(used, sample, about.heads, place, harmful, benign, progress, parts)
+        card = {**self._card(model, about, harmful, benign, concepts, chosen, keep), "directions": method}
         card["seconds"] = round(time.perf_counter() - began, 2)
         return replace(self, artifact=artifacts.make(tensors, card))
 
