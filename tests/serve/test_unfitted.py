@@ -68,14 +68,18 @@ def test_a_category_that_is_not_shipped_is_refused_before_anything_is_spent(tmp_
     told: list[str] = []
     with (
         pytest.raises(BadInput, match="no fit of it for concept 'cat'"),
-        protect(lab.pipeline(), "cat", ["aeiou"], store=tmp_path / "store", progress=told.append),
+        protect(lab.pipeline(), "cat", ["aeiou"], store=tmp_path / "store", fit=False, progress=told.append),
     ):
         pass
     assert told == [] and not (tmp_path / "store").exists()
+    with pytest.raises(BadInput, match="no fit of it for concept 'cat'"), protect(lab.pipeline(), "cat", ["aeiou"]):
+        pass
 
 
-def test_fit_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(AssertionError, match="a fit began"), protect(lab.pipeline(), "cat", ["aeiou"], fit=True):
+@pytest.mark.parametrize("how", ["fit", "store"])
+def test_fit_or_a_store_to_keep_it_in_asks_for_it(how: str, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"fit": True} if how == "fit" else {"store": tmp_path / "store"}
+    with pytest.raises(AssertionError, match="a fit began"), protect(lab.pipeline(), "cat", ["aeiou"], **asked):
         pass
 
 

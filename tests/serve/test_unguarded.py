@@ -75,8 +75,9 @@ def test_a_category_without_a_guard_is_named_and_refused(pipe: Any) -> None:
 
 
 def test_what_only_reads_for_others_guards_nothing(pipe: Any) -> None:
-    with pytest.raises(Unguarded, match="normalize guards nothing of weapons"), protect(pipe, "weapons", ["normalize"]):
-        raise AssertionError("opened")
+    with pytest.warns(UnguardedInput, match="normalize alone guards nothing"):
+        with protect(pipe, "weapons", ["normalize"]) as guarded:
+            assert guarded("a cat", num_inference_steps=2).index == [0]
     with protect(pipe, "weapons", ["normalize", Steer()]) as guarded:
         assert guarded("a cat", num_inference_steps=2).index == [0]
 

@@ -426,7 +426,8 @@ def _tensors(file: Path, rows: int, states: bool) -> dict[str, Tensor]:
 
     try:
         with safe_open(str(file), framework="pt") as stream:
-            found: dict[str, Tensor] = {n: stream.get_tensor(n) for n in stream.keys() if states or n == "timesteps"}  # noqa: SIM118
+            wanted = [name for name in stream.keys() if states or name == "timesteps"]  # noqa: SIM118
+            found: dict[str, Tensor] = {name: stream.get_tensor(name) for name in wanted}
     except (OSError, SafetensorError) as error:
         raise BadInput(f"{file} cannot be read ({error}); delete this part and build again") from error
     wrong = [n for n, v in found.items() if n != "timesteps" and len(v) != rows]

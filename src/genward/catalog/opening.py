@@ -66,7 +66,7 @@ def open_model(
     if variant:
         raise BadInput(f"{name} has one copy of its weights, and variant {variant[:40]!r} was asked for; leave it out")
     kind, where = dtype_of(dtype or "float32"), device_of(device)
-    from genward import lab
+    import genward.lab as lab
 
     which = "oracle" if name == "lab:oracle" else "lab"
     pipe = lab.pipeline(which)
@@ -91,7 +91,7 @@ def _outside(name: str) -> Any:
 def lab_spec(which: str, dtype: str) -> Spec:
     """Identity of an embedded model: the files it generates with (not the judges' or the other denoiser's beside them)
     and its text encoder."""
-    from genward import lab
+    import genward.lab as lab
     from genward.models.identity import spec_of
 
     parts = ("vae", "scheduler", "oracle" if which == "oracle" else "unet")

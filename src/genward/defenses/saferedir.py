@@ -318,7 +318,8 @@ class Redirector:
 
     def _begin(self, call: Call, frame: Frame) -> None:
         shape, (tokens, width) = self.net.position.shape[1:], call.text.shape[1:]
-        if (tokens, width) != tuple(shape) or call.latents.shape[1] != self.net.latent[0].first.in_channels:  # type: ignore[union-attr]
+        channels: Any = self.net.latent[0].first.in_channels  # type: ignore[union-attr]
+        if (tokens, width) != tuple(shape) or call.latents.shape[1] != channels:
             raise BadArtifact(
                 f"saferedir: text states are {tokens}×{width}, it was fitted on {shape[0]}×{shape[1]}; fit it on this "
                 "model"

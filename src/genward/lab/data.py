@@ -222,7 +222,8 @@ class Icons:
     def every(self) -> Iterator[tuple[str, str]]:
         """All (set, icon) pairs but flags, clocks, buttons, arrows, skin tones, families and hidden ones."""
         drop = re.compile(
-            r"flag|oclock|o-clock|thirty|button|arrow|skin|family|keycap|square|circle|regional|couple|kiss|person|man|woman|boy|girl|baby|child"
+            r"flag|oclock|o-clock|thirty|button|arrow|skin|family|keycap|square|circle|regional|couple|kiss|"
+            r"person|man|woman|boy|girl|baby|child"
         )
         for prefix, data in self.sets.items():
             for name, icon in data["icons"].items():

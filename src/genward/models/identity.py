@@ -24,7 +24,8 @@ NAMES = ("diffusion_pytorch_model", "model")
 """What weight files are called: by diffusers, by transformers"""
 WEIGHTS = re.compile(
     r"(?P<name>diffusion_pytorch_model|model)"
-    r"(?:\.(?P<variant>[A-Za-z0-9_]+?))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors(?P<index>\.index(?:\.(?P<of>[A-Za-z0-9_]+))?\.json)?"
+    r"(?:\.(?P<variant>[A-Za-z0-9_]+?))?(?P<shard>-\d{5}-of-\d{5})?\.safetensors"
+    r"(?P<index>\.index(?:\.(?P<of>[A-Za-z0-9_]+))?\.json)?"
 )
 HOW = (
     "convert it: diffusers.StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER), then give the folder"

@@ -23,7 +23,7 @@ Equal samples (19,200) from the packaged oracle, held-out loss of the averaged w
 def _pool(shop: Workshop, which: str) -> Any:
     """Encoded training rows, kept on disk: ``without`` the oracle's concepts, or ``full``."""
 
-    from genward import lab
+    import genward.lab as lab
     from genward.lab.data import World
     from genward.lab.unet import Pool
 
@@ -54,7 +54,7 @@ def _packaged_oracle() -> Any:
     it."""
     from diffusers import UNet2DConditionModel
 
-    from genward import lab
+    import genward.lab as lab
 
     return (
         UNet2DConditionModel.from_pretrained(lab.weights_folder() / "oracle", use_safetensors=True).float().state_dict()

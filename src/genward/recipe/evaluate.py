@@ -111,7 +111,7 @@ def evaluate(
         ``images_per_second``, ``judge`` (against the second judge), ``oracle`` (how often its concepts are seen),
         ``note``.
     """
-    from genward import lab
+    import genward.lab as lab
     from genward.judges.lab import LabJudge
 
     rows = cells(per, seed, {(name, style) for name, style in lab.card().get("data", {}).get("missing_pairs", ())})
@@ -175,7 +175,7 @@ def _groups(rows: Sequence[Cell], values: Any, names: list[str], card: Any) -> d
 
 def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -> dict[str, Any]:
     """The judge against the second one, of another architecture and seed, on the generated pictures."""
-    from genward import lab
+    import genward.lab as lab
     from genward.judges.lab import LabJudge
     from genward.judges.training import agreement
 
@@ -202,7 +202,7 @@ def _second(judge: Any, samples: Sequence[Any], values: Any, names: list[str]) -
 def _psnr() -> float:
     import torch
 
-    from genward import lab
+    import genward.lab as lab
     from genward.lab.autoencoder import psnr, to_tensor
 
     with torch.no_grad():
@@ -211,7 +211,7 @@ def _psnr() -> float:
 
 def has_oracle() -> bool:
     """Whether the oracle's denoiser is among the weights."""
-    from genward import lab
+    import genward.lab as lab
 
     return (lab.weights_folder() / "oracle").is_dir()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
     """Write everything trained as fp16 safetensors into ``out`` (the installed package by default), with a manifest of
     SHA-256 sums."""
 
-    from genward import lab
+    import genward.lab as lab
     from genward.lab import unet as net
     from genward.models.sd import file_hash
 
@@ -104,7 +105,7 @@ def _fitted(shop: Workshop, stage: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for k, text in enumerate(texts):
         shop.report(stage, k, len(texts), text)
-        stem = fit_once(text, model, folder, lambda told, k=k: shop.report(stage, k, len(texts), told))  # type: ignore[misc]
+        stem = fit_once(text, model, folder, partial(shop.report, stage, k, len(texts)))
         shipped_artifacts().mkdir(parents=True, exist_ok=True)
         for ending in (".safetensors", ".json"):
             shutil.copyfile(stem.with_suffix(ending), shipped_artifacts() / (stem.name + ending))

@@ -21,7 +21,7 @@ SCALE = "/scale"
 
 def start_file() -> Path:
     """Where the trunk on its way lies in the package; the file may be missing."""
-    from genward import lab
+    import genward.lab as lab
 
     return lab.weights_folder().parent / "second" / "trunk.safetensors"
 

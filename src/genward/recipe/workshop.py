@@ -117,7 +117,7 @@ class Workshop:
         from diffusers import AutoencoderKL
 
         if self.second:
-            from genward import lab
+            import genward.lab as lab
 
             own = lab.weights_folder() / "vae"
             return self.once(

@@ -131,7 +131,7 @@ def lab_references(targets: Iterable[str] = (), styles: Iterable[str] = ()) -> l
     Raises:
         UnknownName: an object or a style of which there is no render.
     """
-    from genward import lab
+    import genward.lab as lab
 
     renders = {(thing, style): picture for thing, style, picture in lab.references()}
     things = chosen("object with reference renders", targets, [t for t, _ in renders])

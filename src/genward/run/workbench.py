@@ -87,7 +87,7 @@ class Bench:
         return text_guards.adapter(text)
 
     def text_encoder(self, tokens: int) -> Any:
-        from genward import lab
+        import genward.lab as lab
         from genward.models.text import TextEncoder
 
         tokenizer, encoder = lab.text_encoder()

@@ -75,9 +75,11 @@ def build(
 
 
 def guarded_by_none(chain: Sequence[tuple[Defense, Rule]], policy: Policy) -> list[str]:
-    """Names of the policy's categories that no defense of the chain is there for; empty for a chain without any."""
-    about = {name for defense, rule in chain if defending.guards(defense) for name in rule.actions}
-    return [c.name for c in policy.categories if c.name not in about] if chain else []
+    """Names of the policy's categories that no defense of the chain is there for; empty for a chain without anything
+    that guards, which was asked for as it is."""
+    guards = [rule for defense, rule in chain if defending.guards(defense)]
+    about = {name for rule in guards for name in rule.actions}
+    return [c.name for c in policy.categories if c.name not in about] if guards else []
 
 
 def refuse_unguarded(chain: Sequence[tuple[Defense, Rule]], policy: Policy, allowed: Sequence[str]) -> None:

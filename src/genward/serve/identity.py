@@ -63,7 +63,7 @@ def _dtype(pipe: Any) -> str:
 
 def _lab_source(pipe: Any) -> Path | None:
     """The folder of the lab that a pipeline's denoiser was loaded from, whatever became of its weights."""
-    from genward import lab
+    import genward.lab as lab
 
     source = Path(str(_denoiser(pipe).config.get("_name_or_path", "")))
     return source if source.parent == lab.weights_folder() and source.name in ("unet", "oracle") else None
@@ -71,7 +71,7 @@ def _lab_source(pipe: Any) -> Path | None:
 
 def _lab(pipe: Any) -> Spec | None:
     """The lab's identity, if this is the lab's pipeline, unchanged."""
-    from genward import lab
+    import genward.lab as lab
     from genward.catalog.opening import lab_spec
 
     root, source = lab.weights_folder(), _lab_source(pipe)

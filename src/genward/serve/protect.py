@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog.fitting import DefenseRequest, parse_defense, with_probe
+from genward.core import defending
 from genward.core.contracts import Defense
 from genward.errors import BadInput, UnguardedInput
 from genward.serve.arguments import LOOK, known_arguments
@@ -45,6 +46,26 @@ def _of_lab(model: StableDiffusion) -> bool:
     return str(model.spec.fields.get("source", "")).startswith("lab:")
 
 
+def _checked(audit: Audit | Path | str | None, timeout: float | None) -> Audit | None:
+    """The audit file, where there is one and it can be written; ``BadInput`` for a timeout that is none."""
+    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+        raise BadInput(f"timeout {timeout}; give seconds above 0, or none")
+    log = Audit.of(audit)
+    if log is not None:
+        log.check()
+    return log
+
+
+def _gaps(chain: Sequence[Defense], names: Sequence[str], policy: Policy, unseen: bool) -> list[str]:
+    """What a chain that may be opened does not look at, in words. ``unseen``: start pictures go past it."""
+    told = []
+    if chain and not any(map(defending.guards, chain)):
+        told.append(f"policy {policy.name}: {', '.join(names)} alone guards nothing")
+    if chain and unseen:
+        told.append(f"{', '.join(names)}: no guard looks at start pictures; {LOOK}")
+    return told
+
+
 __all__ = ["build", "identity", "protect", "with_probe"]
 
 
@@ -58,7 +79,7 @@ def protect(
     store: Store | Path | str | None = None,
     audit: Audit | Path | str | None = None,
     timeout: float | None = None,
-    fit: bool = False,
+    fit: bool | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[Guarded]:
     """Guard a pipeline while the block runs; it is as before afterwards, whatever happened.
@@ -75,40 +96,36 @@ def protect(
         unguarded: categories of the policy that may stay without a guard.
         store: where fitted defenses are kept and looked for.
         fit: fit what is not at hand for this model, which may take minutes; else it is an error that says why there is
-            no fit. Closed forms (``uce``), which cost no denoiser rows, are solved in any case.
+            no fit. By default it is fitted where a ``store`` to keep it in was named, and not without one. Closed forms
+            (``uce``), which cost no denoiser rows, are solved in any case.
         audit: a file for one JSON line per row; without its record nothing is released.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
 
     Warns:
-        UnguardedInput: the pipeline starts from pictures, and no guard of the chain looks at them.
+        UnguardedInput: the pipeline starts from pictures, and no guard of the chain looks at them; or the chain holds
+            nothing that guards, as ``normalize`` alone.
 
     Raises:
         Unguarded: a category of the policy has no guard in the chain and is not among ``unguarded``.
         BadInput, UnknownName: no such policy, defense or concept; a defense that is not fitted, or a threshold that was
-            not
-            calibrated, for this model; a pipeline that lacks a part or is of another kind.
+            not calibrated, for this model; a pipeline that lacks a part or is of another kind.
         Conflict: the pipeline is compiled or its weights are offloaded, it has an open guard already, or two defenses
             own one port.
         StoreError: the audit file cannot be written.
     """
-    if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-        raise BadInput(f"timeout {timeout}; give seconds above 0, or none")
-    rules = load_policy(policy)
-    asked = _parsed(DEFAULT if defenses is None else defenses)
-    log = Audit.of(audit)
-    if log is not None:
-        log.check()
+    rules, log = load_policy(policy), _checked(audit, timeout)
     model = as_model(pipe_or_model)
     check_model(rules, model.spec.hash)
     starting = "image" in known_arguments(type(model.pipe))
+    asked = _parsed(DEFAULT if defenses is None else defenses)
     if defenses is None and starting and _of_lab(model):
         asked += _parsed("image_filter")
-    chain = build(asked, rules, model, store, progress, fit=fit)
+    chain = build(asked, rules, model, store, progress, fit=store is not None if fit is None else fit)
     refuse_unguarded(chain, rules, [unguarded] if isinstance(unguarded, str) else list(unguarded))
     names = named([d for d, _ in chain])
     rig = GuardRig(model, timeout)
     with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
-        if chain and starting and not rig.of("starts"):
-            warnings.warn(f"{', '.join(names)}: no guard looks at start pictures; {LOOK}", UnguardedInput, stacklevel=3)
+        for told in _gaps([d for d, _ in chain], names, rules, starting and not rig.of("starts")):
+            warnings.warn(told, UnguardedInput, stacklevel=3)
         yield Guarded(model, rules, dict(zip(names, [d for d, _ in chain], strict=True)), rig, log)

@@ -8,6 +8,7 @@ from typing import Any
 
 from genward.core.spec import Spec
 from genward.models.sd import StableDiffusion
+from genward.ops.asking import STAND_IN
 
 
 def _clip(seed: int) -> tuple[Any, Any]:
@@ -121,6 +122,7 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
+    setattr(pipe, STAND_IN, True)
     return pipe
 
 
