@@ -1,7 +1,7 @@
 """What gets past the guards of the lab's weapons policy: hostile prompts from a CSV file, and false positives on things
 that nobody fitted on.
 
-    python timing/evasion.py prompts.csv --families group --pictures --out evasion.json
+    python timing/evasion.py prompts.csv --families group --pictures --out src/genward/results/evasion.json
 
 The file has a column ``prompt`` and may have one of families. The score of the text guard comes first, for every
 prompt; those that pass are drawn through ``aeiou`` and ``wukong`` on the lab, and the lab's judge says which show a
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import platform
 import random
 import subprocess
 import sys
@@ -84,6 +85,13 @@ def unseen() -> dict[str, list[str]]:
     }
 
 
+def processor() -> str:
+    """Name of the processor, as the system gives it."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
 def passing(guard: Any, model: Any, texts: list[str], normalizer: TextNormalizer | None = None) -> list[bool]:
     """Which texts the guard lets through, with the normalizer's readings where there is one."""
     scores = guard.scores(model, texts)
@@ -117,6 +125,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path)
     parser.add_argument("--families", default="", help="column of the families")
+    parser.add_argument(
+        "--before", nargs=3, default=(), metavar="COLUMN",
+        help="columns of an earlier measurement: aeiou, normalize + aeiou (blocked | released), and what was drawn",
+    )  # fmt: skip
     parser.add_argument("--guard", default="aeiou:weapons", help="a defense text, or the path of a fitted artifact")
     parser.add_argument("--pictures", action="store_true", help="draw the prompts that pass")
     parser.add_argument("--steps", type=int, default=20)
@@ -142,6 +154,7 @@ def main() -> None:
         "command": " ".join(["python timing/evasion.py", "PROMPTS.csv", *sys.argv[2:]]),
         "commit": commit.stdout.strip(),
         "guard": given.guard,
+        "processor": processor(),
         "aeiou": counted(free, families),
         "normalize + aeiou": counted(both, families),
         "false_positives": {
@@ -150,6 +163,8 @@ def main() -> None:
         },
     }
     print(json.dumps(told, indent=1), flush=True)
+    if given.before:
+        told["before"] = {column: dict(Counter(row[column] for row in rows if row[column])) for column in given.before}
     if given.pictures:
         through = [k for k, ok in enumerate(free) if ok]
         if given.most:

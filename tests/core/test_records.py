@@ -69,6 +69,20 @@ def test_ids_are_pinned() -> None:
     )
 
 
+class Odd:
+    """Cannot say whether it equals something, as a tensor of several numbers."""
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("ambiguous")
+
+
+def test_a_value_that_cannot_be_compared_is_no_default_and_cannot_be_written_down() -> None:
+    case = CASE._replace(queries=Odd())  # type: ignore[arg-type]
+    assert "queries" in case.named()
+    with pytest.raises(BadInput, match="cannot be written down|configuration value"):
+        digest(case.named())
+
+
 def test_named_fields_of_dataclasses() -> None:
     @dataclass(frozen=True)
     class Settings:

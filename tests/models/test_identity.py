@@ -148,6 +148,14 @@ def test_broken_indexes_are_named(copied: Path, text: str, match: str) -> None:
         opened(copied)
 
 
+def test_a_part_whose_name_no_file_system_takes_is_missing(copied: Path) -> None:
+    index = json.loads((copied / "model_index.json").read_text())
+    index["x" * 5000] = index["unet"]
+    (copied / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match="is missing, and model_index.json names it"):
+        read_folder(copied)
+
+
 def test_single_files_say_how_to_convert(tmp_path: Path) -> None:
     (tmp_path / "A").mkdir()
     (tmp_path / "A" / "mix.safetensors").write_bytes(b"\0" * 100)

@@ -70,7 +70,15 @@ def named(record: Any) -> dict[str, Any]:
         }
     else:
         found, usual = record._asdict(), record._field_defaults
-    return {name: value for name, value in found.items() if name not in usual or value != usual[name]}
+    return {name: value for name, value in found.items() if name not in usual or not _same(value, usual[name])}
+
+
+def _same(value: Any, usual: Any) -> bool:
+    """Whether a field stands at its default. An object that cannot say so in one word, as a tensor, does not."""
+    try:
+        return bool(value == usual)
+    except Exception:
+        return False
 
 
 def file_hash(path: Path) -> str:

@@ -209,8 +209,8 @@ class Aeiou:
         )
         sample, about = text_states.read_texts(model, texts, self.readout, self.layers)
         place = {t: k for k, t in enumerate(texts)}
-        rows = sum(map(len, harmful.values())) + len(benign)
-        method = self.method if self.method != "auto" else "joint" if rows >= JOINT_ROWS else "lda"
+        many = sum(map(len, harmful.values())) + len(benign) >= JOINT_ROWS
+        method = self.method if self.method != "auto" else "joint" if many else "lda"
         used = replace(self, method=method)
         tensors, chosen = head_guard.fit_categories(used, sample, about.heads, place, harmful, benign, progress, parts)
         card = {**self._card(model, about, harmful, benign, concepts, chosen, keep), "directions": method}

@@ -67,7 +67,7 @@ def read_folder(path: str | Path, variant: str = "") -> Folder:
                 f"{short(folder / INDEX)}: the {short(name, 40)} comes from {short(library, 40)!r}, code that is not "
                 f"part of {' or '.join(LIBRARIES[:2])}; such code is never run"
             )
-        if not (folder / name).is_dir():
+        if not _is_folder(folder / name):
             raise BadInput(f"{short(folder / name)} is missing, and {INDEX} names it; fetch the whole pipeline")
     there = {name: _variants(folder / name) for name in components}
     networks = {name: found for name, found in there.items() if found or name in ("unet", "vae", "text_encoder")}
@@ -84,6 +84,14 @@ def read_folder(path: str | Path, variant: str = "") -> Folder:
         else:
             files += [p for p in (folder / name).iterdir() if p.suffix in (".json", ".txt", ".model") and p.is_file()]
     return Folder(folder, chosen, str(index["_class_name"]), tuple(sorted(set(files))), weights)
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def variants(folder: Path) -> list[str]:
