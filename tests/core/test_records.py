@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import pytest
+from PIL import Image as pil
 
 from genward.core import Case, Inputs, Sample, digest
+from genward.core.media import Image
 from genward.core.spec import named
 from genward.errors import BadInput
 
@@ -116,3 +118,12 @@ def test_inputs_cannot_be_changed_and_can_be_hashed() -> None:
         Inputs({"latents": 3})  # type: ignore[dict-item]
     with pytest.raises(BadInput, match="inputs are dict"):
         Case("a", "b", inputs={"latents": "ab"}).checked()  # type: ignore[arg-type]
+
+
+def test_a_picture_may_be_given_as_it_is() -> None:
+    picture = pil.new("RGB", (4, 4), "red")
+    made = Sample(CASE, image=picture)
+    assert made.image is picture and made.output is not None and made.output.kind == "image"
+    assert Sample(CASE).image is None and replace(made, arm="x").image is picture
+    with pytest.raises(TypeError, match="output"):
+        Sample(CASE, image=picture, output=Image(picture))

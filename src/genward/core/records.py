@@ -179,7 +179,7 @@ class Verdict(NamedTuple):
 @dataclass
 class Sample:
     """What a model returned for one case under one arm. ``status`` is ``ok``, ``refused`` or ``error``; ``why`` says by
-    whom and for what."""
+    whom and for what. A PIL picture may be given as ``image=`` in place of ``output=Image(picture)``."""
 
     case: Case
     arm: str = ""
@@ -216,6 +216,19 @@ class Sample:
     def nfe(self) -> int:
         """Denoiser rows spent on this case: the cost ``nfe``."""
         return int(self.costs.get("nfe", 0))
+
+
+_MADE: Any = Sample.__init__
+
+
+def _with_picture(self: Any, *args: Any, image: PIL.Image.Image | None = None, **fields: Any) -> None:
+    if image is None:
+        _MADE(self, *args, **fields)
+    else:
+        _MADE(self, *args, output=Image(image), **fields)
+
+
+setattr(Sample, "__init__", _with_picture)  # noqa: B010  # ``image`` is a property, so it cannot be a field as well
 
 
 class Score(NamedTuple):
