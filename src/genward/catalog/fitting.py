@@ -1,7 +1,7 @@
 """Defenses by name: from ``uce:weapons+sld:weapons,preset=strong`` to objects ready to attach, fitted or reused.
 
 Grammar: parts joined by ``+``; a part is ``name[:concept][,field=value]…``, or the path of a fitted artifact. ``none``
-    is the empty chain.
+is the empty chain.
 
 A fitted part is looked for in the store (``fits/<key>``), then among the artifacts that come with the lab, else fitted
 and kept in the store. The key is the digest of the defense's name and fitting fields, the concept's content and the

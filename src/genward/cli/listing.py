@@ -39,12 +39,12 @@ def recipes() -> Rows:
 
 
 def recipe_summary(tables: dict[str, object]) -> str:
-    """One line from a recipe's tables."""
-    arms = tables.get("arm", [])
-    named = tables.get("concepts", [])
-    count = len(arms) if isinstance(arms, list) else 0
-    shown = ", ".join(map(str, named)) if isinstance(named, list) else named
-    return f"{count} arms, {shown}, {tables.get('n', '?')} images per cell"
+    """One line from a recipe's tables: its arms and concepts, where it has any, and its rows."""
+    arms, named, n = tables.get("arm"), tables.get("concepts"), tables.get("n", "?")
+    told = [f"{len(arms)} arms"] if isinstance(arms, list) and arms else []
+    if named:
+        told.append(", ".join(map(str, named)) if isinstance(named, list) else str(named))
+    return ", ".join([*told, f"{n} samples per cell" if arms else f"at most {n} rows per set"])
 
 
 def models() -> Rows:

@@ -3,16 +3,14 @@ themselves.
 
 A site's name is its path inside the denoiser with ``transformer_blocks`` shortened to ``tb``:
 
-=============================================  ======================================================================
-``down_blocks.0`` ``mid_block`` ``up_blocks.1``   block outputs, (rows, c, h, w); a down block's is already downsampled
-``….attentions.0``                             a transformer's output, residual included, (rows, c, h, w)
-``….attentions.0.tb.0``                        one transformer block, (rows, n, c) ``….tb.0.attn1`` ``.attn2`` ``.ff``
-self-, cross-attention, feed-forward outputs before the residual, (rows, n, c) ``….tb.0.ff.hidden``
-GEGLU's hidden activation, (rows, n, 4c) ``….tb.0.attn2.probs`` ``.attn1.probs``        attention probabilities (rows,
-heads, n, t), read-only ``text.0``                                     a text encoder layer's output, (rows, t, c)
-``text.0.heads``                               the concatenated heads' states before the output projection, (rows, t,
-heads·dim) =============================================
-======================================================================
+- ``down_blocks.0`` ``mid_block`` ``up_blocks.1``: block outputs, (rows, c, h, w); a down block's is already downsampled
+- ``….attentions.0``: a transformer's output, residual included, (rows, c, h, w)
+- ``….attentions.0.tb.0``: one transformer block, (rows, n, c)
+- ``….tb.0.attn1`` ``.attn2`` ``.ff``: self-, cross-attention, feed-forward outputs before the residual, (rows, n, c)
+- ``….tb.0.ff.hidden``: GEGLU's hidden activation, (rows, n, 4c)
+- ``….tb.0.attn2.probs`` ``.attn1.probs``: attention probabilities (rows, heads, n, t), read-only
+- ``text.0``: a text encoder layer's output, (rows, t, c)
+- ``text.0.heads``: the concatenated heads' states before the output projection, (rows, t, heads·dim)
 
 Works on modules on any device, ``meta`` included, so the table of a full-size model can be made without its weights.
 """

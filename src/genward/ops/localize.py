@@ -173,14 +173,10 @@ def perturb(
 ) -> Tensor:
     """Latents changed inside the mask, bit-equal outside it and everywhere at strength 0.
 
-    ==========
-    ============================================================================================================
-    ``renoise``  ``sqrt(1-l)·z + sqrt(l)·s·noise``, s the row's own standard deviation: the variance stays ``noise``
-    ``z + l·s·noise``: the variance grows ``blank``    ``(1-l)·z + l·sqrt(a)·blank + sqrt(1-(1-l)²)·sqrt(1-a)·noise``:
-    at 1 the blank picture, noised to this step on
-                 its own; in between the noise level stays that of the step
-    ==========
-    ============================================================================================================
+    - ``renoise``: ``sqrt(1-l)·z + sqrt(l)·s·noise``, s the row's own standard deviation, so the variance stays.
+    - ``noise``: ``z + l·s·noise``; the variance grows.
+    - ``blank``: ``(1-l)·z + l·sqrt(a)·blank + sqrt(1-(1-l)²)·sqrt(1-a)·noise``: at 1 the blank picture, noised to this
+      step on its own; in between the noise level stays that of the step.
 
     Args:
         latents: (rows, c, h, w). mask: bool (rows, h, w). strength: l in [0, 1]. noise: standard normal, like the
