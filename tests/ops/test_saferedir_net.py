@@ -90,7 +90,16 @@ def test_loss_by_hand() -> None:
 
 def test_the_authors_size() -> None:
     full = {"trunk": "shared", "sees": "both", "tokens": 77, "text": 768, "channels": 4, "width": 1.0, "dropout": 0.2}
-    assert s.size(full) == 14_573_318, "14.57 M, counted from the authors' code"
+    assert s.size({**full, "mask_norm": True}) == 14_573_574, "counted from the authors' code"
+    assert s.size(full) == 14_573_574 - 2 * 128, "networks of earlier versions lack the mask's normalization"
+
+
+def test_positions_begin_at_random_and_the_mask_is_normalized() -> None:
+    net = s.build({**SHAPE, "mask_norm": True}, 0)
+    position = net.position.detach()
+    assert abs(float(position.mean())) < 0.5 and 0.7 < float(position.std()) < 1.3
+    assert any(isinstance(part, torch.nn.LayerNorm) for part in net.mask)
+    assert not any(isinstance(part, torch.nn.LayerNorm) for part in s.build(SHAPE, 0).mask)
 
 
 def test_trunk_decides_whether_tokens_share_a_direction() -> None:
@@ -148,7 +157,7 @@ def toy(rows: int = 160, seed: int = 0) -> s.Items:
 @pytest.mark.parametrize("trunk", s.TRUNKS)
 def test_a_separable_problem_is_learned(trunk: str) -> None:
     items, held = toy(), torch.arange(160) >= 110
-    net = s.build({**SHAPE, "trunk": trunk}, 0)
+    net = s.build({**SHAPE, "trunk": trunk, "mask_norm": True}, 0)
     losses = s.train(net, items, held, HOW)
     assert min(losses) < losses[0]
     assert (

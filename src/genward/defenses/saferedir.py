@@ -3,11 +3,12 @@ weights stay.
 
 Inference follows the authors' code (digest section 2.4): at a check, a small network sees latents, text states and
 time; where it says unsafe the conditional text states become ``E0 + s · α ⊙ Δ/|Δ| ⊙ |token|``, always from the prompt's
-own states, and the next checks are skipped. Its oddities
-are fields here, their settings in brackets: one direction for all tokens (``trunk="shared"``), the mask without effect
-(``mask=False``), the shift on unconditional rows too (``apply_to="both"``), the first prediction made with the unsafe
-text (``when="after"``), the check on the moved states (``check="current"``). Any batch size; every case keeps a state
-of its own. The authors publish no training: the loss is the digest's proposal."""
+own states, and the next checks are skipped. Its oddities are fields here, their settings in brackets: one direction for
+all tokens (``trunk="shared"``), the mask without effect (``mask=False``), the shift on unconditional rows too
+(``apply_to="both"``), the first prediction made with the unsafe text (``when="after"``), the check on the moved states
+(``check="current"``). ``AUTHORS`` holds all of them. Any batch size; every case keeps a state of its own. The authors
+publish no training: the loss is the digest's proposal. Where in the mask predictor their layer normalization stands is
+inferred from the count of parameters: between its two linear layers, before the activation."""
 
 from __future__ import annotations
 
@@ -38,6 +39,18 @@ CHOICES = {
     "when": ("before", "after"),
     "check": ("given", "current"),
 }
+
+AUTHORS: dict[str, Any] = {
+    "trunk": "shared",
+    "mask": False,
+    "apply_to": "both",
+    "when": "after",
+    "check": "current",
+    "width": 1.0,
+    "scale": 1.25,
+    "hold": 2,
+}
+"""Fields of the authors' defaults, where their command line, library and notes agree (scale and hold: the README's)."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +213,7 @@ class SafeRedir:
             "channels": items.latents.shape[2],
             "width": self.width,
             "dropout": 0.2,
+            "mask_norm": True,
         }
         seed = row_seed("fit", "saferedir", self.seed)
         net = nets.build(shape, seed)

@@ -2,8 +2,7 @@
 should its text states go.
 
 Built for any number of tokens, text width and latent channels. At ``width`` 1, four latent channels and 768-wide text
-it has the authors' sizes (14.57 M parameters, of which the digest's table lists the parts); smaller widths scale the
-hidden sizes. What differs, by field: the delta's trunk may read each token (theirs is computed once and repeated, so
+it has the authors' sizes (14,573,574 parameters); smaller widths scale the hidden sizes. What differs, by field: the delta's trunk may read each token (theirs is computed once and repeated, so
 all tokens share one direction); the mask acts after the normalization, where theirs, acting before it, cancels."""
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ SEES = ("both", "text", "latent")
 TIME = 320
 """Width of the sinusoidal time embedding, as in the authors' code."""
 Shape = Mapping[str, Any]
-"""``{"trunk", "sees", "tokens", "text", "channels", "width", "dropout"}``"""
+"""``{"trunk", "sees", "tokens", "text", "channels", "width", "dropout", "mask_norm"}``; without ``mask_norm``, as in
+artifacts of earlier versions, the mask predictor has no layer normalization"""
 
 
 class Redirection(NamedTuple):
@@ -184,11 +184,12 @@ class Redirector(nn.Module):
         self.trunk = nn.Sequential(nn.Linear(inside, wide(512)), nn.ReLU(), nn.Linear(wide(512), text))
         self.low = nn.Sequential(nn.Linear(text, 16, bias=False), nn.Linear(16, text, bias=False))
         self.scale = nn.Parameter(torch.ones(()))
-        self.position = nn.Parameter(torch.zeros(1, tokens, text))
+        self.position = nn.Parameter(torch.randn(1, tokens, text))
         self.gate = nn.Linear(text, 1)
         heads = next(h for h in (4, 2, 1) if text % h == 0)
         self.among = nn.MultiheadAttention(text, heads, batch_first=True)
-        self.mask = nn.Sequential(nn.Linear(text, wide(128)), nn.ReLU(), nn.Linear(wide(128), 1))
+        norm = [nn.LayerNorm(b)] if shape.get("mask_norm", False) else []
+        self.mask = nn.Sequential(nn.Linear(text, b), *norm, nn.ReLU(), nn.Linear(b, 1))
         self.alpha = nn.Sequential(nn.Linear(text, wide(256)), nn.ReLU(), nn.Linear(wide(256), 1))
 
     def forward(self, latents: Tensor, prompt: Tensor, timestep: Tensor) -> Redirection:
