@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 
+import numpy as np
 import pytest
 
 from genward.errors import BadInput
@@ -112,9 +114,7 @@ def metrics() -> dict[str, object]:
 
 
 def verdicts(data: dict[str, object]) -> dict[str, str]:
-    return {
-        row["id"]: row["verdict"] for row in c.claims(data, [x for x in c.load_claims() if x.form != "exact"])["claims"]
-    }
+    return {row["id"]: row["verdict"] for row in c.claims(data, c.load_claims())["claims"]}
 
 
 def test_the_table_reads_a_run() -> None:
@@ -128,7 +128,7 @@ def test_the_table_reads_a_run() -> None:
 
 def test_rows_have_the_published_fields() -> None:
     (row,) = c.claims(metrics(), [claim(at_most=0.2, arm="uce", kinds=("policy", "object"))])["claims"]
-    assert set(row) == {"id", "system", "statement", "paper", "ours", "low", "high", "verdict", "command"}
+    assert set(row) == {"id", "system", "statement", "paper", "ours", "low", "high", "verdict", "why", "command"}
     assert row["ours"] == pytest.approx(0.1111, abs=1e-3)
     assert row["low"] < row["ours"] < row["high"]
 
@@ -153,9 +153,9 @@ def test_paired_intervals_are_taken_where_the_run_has_them() -> None:
         "ratio_high": 0.35,
     }
     data["pairs"] = [{**pair, "concept": k} for k in ("weapons", "banana")]
-    (row,) = c.claims(data, [claim(at_most=0.2, arm="uce", kinds=("policy", "object"))])["claims"]
+    (row,) = c.claims(data, [claim(at_most=0.2, arm="uce", kinds=("object",))])["claims"]
     assert (row["ours"], row["verdict"]) == (0.3, c.FAILS)
-    assert row["high"] - row["low"] == pytest.approx(0.1 / math.sqrt(2), abs=1e-3)
+    assert row["high"] - row["low"] == pytest.approx(0.1, abs=1e-3)
 
 
 def test_claims_without_bounds_or_cells_are_refused() -> None:
@@ -169,3 +169,50 @@ def test_every_shipped_claim_has_its_text_and_a_command() -> None:
     rows = c.load_claims()
     assert len({r.id for r in rows}) == len(rows) >= 12
     assert all(r.statement and r.paper and r.command.startswith("genward ") for r in rows)
+
+
+def test_two_arms_that_never_differed_tell_nothing() -> None:
+    data = metrics()
+    same = {"arm": "uce", "versus": "base", "concept": "banana", "variant": "name", "measure": "retention"}
+    data["pairs"] = [{**same, "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}]
+    asked = claim(form="difference", measure="retention", arm="uce", above=-0.05)
+    asked = dataclasses.replace(asked, variant=("name",), kinds=("object",))
+    (row,) = c.claims(data, [asked])["claims"]
+    assert row["verdict"] == c.OPEN and "did not differ in any row" in row["why"]
+    data["pairs"][0]["difference_low"] = -0.01
+    (row,) = c.claims(data, [asked])["claims"]
+    assert row["verdict"] == c.HOLDS and not row["why"]
+
+
+@pytest.mark.parametrize(("base", "verdict"), [(0.84, c.OPEN), (0.9, c.HOLDS), (None, c.OPEN)])
+def test_an_attack_counts_where_it_works_on_the_undefended_model(base: float | None, verdict: str) -> None:
+    cells = [cell("uce", "banana", "latent-white: empty", 0.97)]
+    cells += [] if base is None else [cell("base", "banana", "latent-white: empty", base)]
+    asked = claim(form="value", arm="uce", above=0.8)
+    asked = dataclasses.replace(asked, variant=("latent-white: empty",), kinds=("object",), base_at_least=0.85)
+    (row,) = c.claims({"run": {"concepts": {}}, "cells": cells}, [asked])["claims"]
+    assert row["verdict"] == verdict and bool(row["why"]) == (verdict == c.OPEN)
+
+
+def test_a_ratio_over_cells_is_one_of_their_rates() -> None:
+    """One cell with a tiny denominator does not rule it, as it would a mean of ratios."""
+    cells = [cell("uce", "banana", "name", 0.04), cell("base", "banana", "name", 0.04)]
+    cells += [cell("uce", "weapons", "name", 0.06), cell("base", "weapons", "name", 0.96)]
+    asked = dataclasses.replace(claim(form="ratio", arm="uce", at_most=0.5), variant=("name",))
+    (row,) = c.claims({"run": {"concepts": {}}, "cells": cells}, [asked])["claims"]
+    assert row["ours"] == pytest.approx(0.1)
+
+
+def test_variants_of_a_concept_rise_and_fall_together() -> None:
+    """Coverage of the interval of a mean over two variants that share their targets: at least its nominal 95 %."""
+    rng = np.random.default_rng(0)
+    hits, independent, rounds = 0, 0, 1000
+    for _ in range(rounds):
+        target = rng.normal(0.5, 0.2, 12)  # each target's own rate moves both variants
+        seen = [target + rng.normal(0, 0.1, 12) for _ in range(2)]
+        parts = [c.Estimate(float(x.mean()), *(float(x.mean() + s * 2.2 * x.std(ddof=1) / 12**0.5) for s in (-1, 1)))
+                 for x in seen]  # fmt: skip
+        both, apart = c.mean(parts, ["weapons", "weapons"]), c.mean(parts)
+        hits += both.low <= 0.5 <= both.high
+        independent += apart.low <= 0.5 <= apart.high
+    assert hits / rounds >= 0.945 > 0.9 > independent / rounds

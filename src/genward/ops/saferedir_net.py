@@ -2,8 +2,9 @@
 should its text states go.
 
 Built for any number of tokens, text width and latent channels. At ``width`` 1, four latent channels and 768-wide text
-it has the authors' sizes (14,573,574 parameters); smaller widths scale the hidden sizes. What differs, by field: the delta's trunk may read each token (theirs is computed once and repeated, so
-all tokens share one direction); the mask acts after the normalization, where theirs, acting before it, cancels."""
+it has the authors' sizes (14,573,574 parameters); smaller widths scale the hidden sizes. What differs, by field: the
+delta's trunk may read each token (theirs is computed once and repeated, so all tokens share one direction); the mask
+acts after the normalization, where theirs, acting before it, cancels."""
 
 from __future__ import annotations
 

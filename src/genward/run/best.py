@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from genward.errors import StoreError
-from genward.run.claims import OPEN, claims, judge_interval, load_claims
+from genward.run.claims import OPEN, Estimate, claims, judge_interval, load_claims, reason_to_doubt
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -67,9 +67,10 @@ def _decided(row: dict[str, Any], records: Runs) -> dict[str, Any]:
             same = told["id"] == row["id"] and told["statement"] == row["statement"]
             if about is None or not same or told["low"] is None or told["high"] is None:
                 continue
+            figures = {k: told[k] for k in ("ours", "low", "high")}
             verdict = judge_interval(about, told["low"], told["high"])
-            if verdict != OPEN:
-                figures = {k: told[k] for k in ("ours", "low", "high")}
+            doubt = reason_to_doubt(about, metrics, Estimate(told["ours"], told["low"], told["high"]))
+            if verdict != OPEN and not doubt:
                 date = str(metrics["run"].get("date", ""))[:10]
-                return {**row, **figures, "verdict": verdict, "run": f"{name} (recorded {date})"}
+                return {**row, **figures, "verdict": verdict, "why": "", "run": f"{name} (recorded {date})"}
     return row

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from genward.catalog import plugins
-from genward.core import defending
 from genward.core.files import finite
 from genward.core.reading import short
 from genward.core.typed import build, read_toml
 from genward.errors import BadInput, UnknownName
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
-FORMS = ("ratio", "difference", "value", "steps", "exact")
+FORMS = ("ratio", "difference", "value", "steps")
 
 
 class Estimate(NamedTuple):
@@ -61,7 +60,9 @@ class Claim:
     variant: tuple[str, ...] = ()
     """Empty: the measure is the same for all variants of a concept, and one of them is looked at."""
     kinds: tuple[str, ...] = ()
-    check: str = ""
+    base_at_least: float | None = None
+    """What the arm ``base`` must reach in the same cells: an attack that fails on the undefended model tells
+    nothing."""
     at_most: float | None = None
     at_least: float | None = None
     below: float | None = None
@@ -133,15 +134,22 @@ def judge_interval(claim: Claim, low: float, high: float) -> str:
 # ---------------------------------------------------------------------------------------------- arithmetic on intervals
 
 
-def mean(parts: Sequence[Estimate]) -> Estimate:
-    """Mean of independent estimates; half-widths add in quadrature, lower and upper ones apart."""
+def mean(parts: Sequence[Estimate], groups: Sequence[str] = ()) -> Estimate:
+    """Mean of estimates; half-widths, lower and upper ones apart, add in quadrature over groups (concepts).
+
+    Within a group (prompt variants of one concept, which share targets and seeds) they are taken to rise and fall
+    together, which is the widest that they can be; without ``groups`` every estimate is independent of the others."""
     if not parts or not all(p.known for p in parts):
         return UNKNOWN
     count = len(parts)
     value = sum(p.value for p in parts) / count
-    below = math.sqrt(sum((p.value - p.low) ** 2 for p in parts)) / count
-    above = math.sqrt(sum((p.high - p.value) ** 2 for p in parts)) / count
-    return Estimate(value, value - below, value + above)
+    below: dict[Any, float] = {}
+    above: dict[Any, float] = {}
+    for k, p in enumerate(parts):
+        group = groups[k] if groups else k
+        below[group] = below.get(group, 0.0) + p.value - p.low
+        above[group] = above.get(group, 0.0) + p.high - p.value
+    return Estimate(value, value - math.hypot(*below.values()) / count, value + math.hypot(*above.values()) / count)
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
@@ -213,33 +221,38 @@ def _cell(metrics: Mapping[str, Any], arm: str, concept: str, variant: str) -> M
     )
 
 
+def _paired(metrics: Mapping[str, Any], claim: Claim, arms: tuple[str, str], slot: tuple[str, str]) -> Any:
+    """What ``measure`` wrote on two arms in one cell, ``None`` where it did not."""
+    wanted = (*arms, *slot, claim.measure)
+    keys = ("arm", "versus", "concept", "variant", "measure")
+    return next((p for p in metrics.get("pairs", ()) if tuple(p[k] for k in keys) == wanted), None)
+
+
 def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form: str) -> Estimate:
-    """The paired estimate that ``measure`` pooled over the claim's cells, else a combination of the cells' own
-    intervals."""
+    """The paired estimates that ``measure`` wrote, else a combination of the cells' own intervals; averaged over the
+    claim's cells. A ratio over several cells is one of their mean rates: a mean of ratios is ruled by the cell with
+    the smallest denominator."""
     slots = _slots(metrics, claim)
-    combine = ratio if form == "ratio" else difference
-    parts = []
-    for concept, variant in slots:
-        paired = next(
-            (
-                p
-                for p in metrics.get("pairs", ())
-                if (p["arm"], p["versus"], p["concept"], p["variant"], p["measure"])
-                == (arm, versus, concept, variant, claim.measure)
-            ),
-            None,
-        )
-        known = (
-            UNKNOWN if paired is None else Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
-        )
-        if known.known:
-            parts.append(known)
-            continue
-        a, b = _cell(metrics, arm, concept, variant), _cell(metrics, versus, concept, variant)
-        if a is None or b is None:
+    cells = [(_cell(metrics, arm, *slot), _cell(metrics, versus, *slot)) for slot in slots]
+    concepts = [concept for concept, _ in slots]
+    if form == "ratio" and len(slots) > 1:
+        if any(a is None or b is None for a, b in cells):
             return UNKNOWN
-        parts.append(combine(cell_estimate(a, claim.measure), cell_estimate(b, claim.measure)))
-    return mean(parts)
+        first, second = ([cell_estimate(pair[k] or {}, claim.measure) for pair in cells] for k in (0, 1))
+        return ratio(mean(first, concepts), mean(second, concepts))
+    parts = []
+    for slot, (a, b) in zip(slots, cells, strict=True):
+        paired = _paired(metrics, claim, (arm, versus), slot)
+        known = UNKNOWN
+        if paired is not None:
+            known = Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
+        if not known.known:
+            if a is None or b is None:
+                return UNKNOWN
+            combine = ratio if form == "ratio" else difference
+            known = combine(cell_estimate(a, claim.measure), cell_estimate(b, claim.measure))
+        parts.append(known)
+    return mean(parts, concepts)
 
 
 def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
@@ -251,39 +264,42 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
     return Estimate(min(d.value for d in drops), min(d.low for d in drops), min(d.high for d in drops))
 
 
-CHECKS: Mapping[str, Callable[[Any], bool]] = {
-    "needs_guidance": defending.needs_guidance,
-    "learns": defending.learns,
-}
-"""What an exact claim can be about: a defense's own word."""
+def _value(metrics: Mapping[str, Any], claim: Claim, arm: str) -> Estimate:
+    """An arm's figure, averaged over the claim's cells."""
+    slots = _slots(metrics, claim)
+    cells = [_cell(metrics, arm, *slot) for slot in slots]
+    parts = [cell_estimate(cell, claim.measure) if cell is not None else UNKNOWN for cell in cells]
+    return mean(parts, [concept for concept, _ in slots])
 
 
-def _exact(claim: Claim) -> Estimate:
-    """A check that needs no run: 1 if it passes, 0 if not."""
-    if claim.check not in CHECKS:
-        raise UnknownName("check of a claim", claim.check, CHECKS)
-    value = float(CHECKS[claim.check](plugins.find("defense", claim.arm)))
-    return Estimate(value, value, value)
+def reason_to_doubt(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> str:
+    """Why a claim cannot be told whatever its interval says; empty where it can."""
+    if claim.form == "difference" and (got.value, got.low, got.high) == (0.0, 0.0, 0.0):
+        return f"{claim.arm} and {claim.versus} did not differ in any row"
+    if claim.base_at_least is not None:
+        base = _value(metrics, claim, "base")
+        if not base.value >= claim.base_at_least:
+            told = "unknown" if math.isnan(base.value) else f"{base.value:.2f}"
+            return f"the undefended model reaches {told} here, at least {claim.base_at_least:g} is wanted of an attack"
+    return ""
 
 
 def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
     """What the run says about the claim; NaN where an arm, a wording or a kind of concept is missing from it."""
-    if claim.form == "exact":
-        return _exact(claim)
     if claim.form == "steps":
         return _steps(metrics, claim)
     if claim.form == "value":
-        cells = [_cell(metrics, claim.arm, *slot) for slot in _slots(metrics, claim)]
-        return mean([cell_estimate(c, claim.measure) if c is not None else UNKNOWN for c in cells])
+        return _value(metrics, claim, claim.arm)
     return _pair(metrics, claim, claim.arm, claim.versus, claim.form)
 
 
 def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> dict[str, Any]:
     """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high,
-    verdict, command}]}``.
+    verdict, why, command}]}``.
 
     Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are
-    ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``."""
+    ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``. ``why`` says why a claim
+    cannot be told that the interval alone would decide, see ``reason_to_doubt``."""
     if not isinstance(metrics.get("cells"), list):
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
     table = []
@@ -291,6 +307,7 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
     for claim in claims_of(benchmark) if rows is None else rows:
         got = estimate(claim, metrics)
         numbers = [finite(v, 4) for v in got]
+        why = reason_to_doubt(claim, metrics, got)
         table.append(
             {
                 "id": claim.id,
@@ -300,7 +317,8 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
                 "ours": numbers[0],
                 "low": numbers[1],
                 "high": numbers[2],
-                "verdict": judge_interval(claim, got.low, got.high),
+                "verdict": OPEN if why else judge_interval(claim, got.low, got.high),
+                "why": why,
                 "command": claim.command,
             }
         )
