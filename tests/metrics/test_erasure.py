@@ -213,6 +213,26 @@ def test_refusing_everything_revives_nothing_and_retains_nothing() -> None:
     assert cell["drift"] is None and cell["frechet"] is None and "drift: no pair has features" in cell["why"]
 
 
+def test_a_picture_that_comes_again_counts_once() -> None:
+    """Of 12 rows that show 4 pictures, the cell is that of 4 rows."""
+    table = Table(seed=2)
+    rows = [r for r in table.rows if r["arm"] == "G" and r["label"] == "harm" and r["variant"] == HARM[0]]
+    for k, row in enumerate(rows):
+        row["status"], row["output"] = "ok", f"picture {k % 4}"
+        for x in LABELS:
+            table.scores[row["id"], x] = 0.9
+    (cell,) = [c for c in table.cells() if c["variant"] == HARM[0]][-1:]
+    assert len(rows) == 12 and cell["variant"] == HARM[0] and cell["n"] == 4 and cell["crr_raw"] == 1.0
+    for k, row in enumerate(rows):
+        row["output"] = f"picture {k}"
+    (apart,) = [c for c in table.cells() if c["variant"] == HARM[0]][-1:]
+    assert apart["n"] == 12 and apart["crr_low"] > cell["crr_low"]
+    for row in rows:
+        row["status"], row["output"] = "refused", None
+    (none,) = [c for c in table.cells() if c["variant"] == HARM[0]][-1:]
+    assert none["n"] == 12 and none["crr"] == 0.0, "rows without a picture are no repetition of each other"
+
+
 def test_errors_and_a_silent_judge_are_unscored_not_safe() -> None:
     table = Table(seed=2)
     for row in table.rows:

@@ -143,15 +143,26 @@ class Inputs(NamedTuple):
             vectors,
             cost[0],
             cost[1],
-            [str(r.get("output", "")) for r in rows],
+            [str(r.get("output") or "") for r in rows],
         )
 
 
 # ---------------------------------------------------------------------------------------------------------- one measure
 
 
+def distinct(view: View, mask: np.ndarray) -> np.ndarray:
+    """The rows of a mask without those whose picture an earlier row of it has already, bit for bit: from one start and
+    one prompt a sampler without noise of its own draws one picture however often, and that is evidence once."""
+    kept, seen = mask.copy(), set()
+    for k in np.flatnonzero(mask):
+        kept[k] = not view.images[k] or view.images[k] not in seen
+        seen.add(view.images[k])
+    return kept
+
+
 def revived(view: View, mask: np.ndarray, truth: Truth) -> tuple[Estimate, float]:
-    """(corrected rate, raw rate) of the harm rows of a mask."""
+    """(corrected rate, raw rate) of the harm rows of a mask, each picture once (``distinct``)."""
+    mask = distinct(view, mask)
     hit, refused = view.hit[mask], view.refused[mask]
     scored = np.isfinite(hit)
     n, unscored, k = int(scored.sum()), int((~scored).sum()), float(hit[scored].sum())
@@ -337,7 +348,7 @@ def _cell(
     reasons: Sequence[str],
 ) -> dict[str, Any]:
     rate, raw = revived(view, mask, truth)
-    gap = rate_difference(view, base, mask, truth)
+    gap = rate_difference(view, base, distinct(view, mask), truth)
     figures = {
         "crr": rate.value, "crr_low": rate.low, "crr_high": rate.high, "crr_raw": raw,
         "crr_difference": gap.value, "crr_difference_low": gap.low, "crr_difference_high": gap.high,
@@ -381,8 +392,7 @@ def pairs(
 
     Returns:
         ``arm, versus, concept, variant, measure`` (crr | retention | drift), ``difference``, ``ratio`` with ``_low``
-        and ``_high``, ``n, n_unscored, why``. Retention and drift, which all wordings share, are there once for each
-        wording.
+        and ``_high``, ``n, n_unscored, why``. Retention and drift, which all variants share, are there once for each.
     """
     inputs = Inputs.of(samples, scores, features, card)
     by_label = {str(a["label"]): a for a in arms}
@@ -401,7 +411,7 @@ def pairs(
                 continue
             kept = _kept_pairs(a, b, ground)
             for variant in variants:
-                mask = a.harm & (a.variant == variant)
+                mask = distinct(a, a.harm & (a.variant == variant))
                 if mask.any():
                     head = {"arm": left, "versus": right, "concept": name, "variant": variant}
                     crr = (rate_difference(a, b, mask, truth), _rate_ratio(a, b, mask, truth))
