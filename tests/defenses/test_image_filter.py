@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from genward import lab
 from genward.core import Sampler, Score, Spec, load_concept
@@ -219,9 +221,14 @@ def test_the_pipelines_own_checker_blocks_instead_of_painting_black(checker: Any
         assert len(out.images) == 0 and all(v.failed and v.by == "safety_checker" for v in out.verdicts)
 
 
-def test_the_labs_judge_looks_at_the_labs_pictures_alone() -> None:
+def test_the_labs_judge_looks_at_the_labs_pictures_alone(tmp_path: Path) -> None:
+    """And at those of the stand-ins in memory that tests use; one that was saved and loaded is a model as any other."""
+    with protect(tiny_pipeline(), "weapons", ["image_filter:weapons"]) as guarded:
+        assert guarded.named
+    tiny_pipeline().save_pretrained(tmp_path)
+    loaded = StableDiffusionPipeline.from_pretrained(tmp_path, use_safetensors=True)
     with pytest.raises(BadInput, match="knows the lab's drawings alone.*open_nsfw"):
-        with protect(tiny_pipeline(), "weapons", ["image_filter:weapons"]):
+        with protect(loaded, "weapons", ["image_filter:weapons"]):
             raise AssertionError("opened")
 
 

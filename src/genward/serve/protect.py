@@ -56,13 +56,15 @@ def _checked(audit: Audit | Path | str | None, timeout: float | None) -> Audit |
     return log
 
 
-def _gaps(chain: Sequence[Defense], names: Sequence[str], policy: Policy, unseen: bool) -> list[str]:
-    """What a chain that may be opened does not look at, in words. ``unseen``: start pictures go past it."""
-    told = []
-    if chain and not any(map(defending.guards, chain)):
-        told.append(f"policy {policy.name}: {', '.join(names)} alone guards nothing")
+def _gaps(chain: Sequence[tuple[Defense, Any]], policy: Policy, allowed: Sequence[str], unseen: bool) -> list[str]:
+    """What a chain that may be opened does not look at, in words. ``allowed``: categories that were said to stay
+    unguarded. ``unseen``: start pictures go past it."""
+    told, names = [], ", ".join(named([d for d, _ in chain]))
+    asked = {c.name for c in policy.categories} <= set(allowed)
+    if chain and not asked and not any(defending.guards(d) for d, _ in chain):
+        told.append(f"policy {policy.name}: {names} alone guards nothing")
     if chain and unseen:
-        told.append(f"{', '.join(names)}: no guard looks at start pictures; {LOOK}")
+        told.append(f"{names}: no guard looks at start pictures; {LOOK}")
     return told
 
 
@@ -104,7 +106,7 @@ def protect(
 
     Warns:
         UnguardedInput: the pipeline starts from pictures, and no guard of the chain looks at them; or the chain holds
-            nothing that guards, as ``normalize`` alone.
+            nothing that guards, as ``normalize`` alone, and ``unguarded`` does not say that this is meant.
 
     Raises:
         Unguarded: a category of the policy has no guard in the chain and is not among ``unguarded``.
@@ -122,10 +124,11 @@ def protect(
     if defenses is None and starting and _of_lab(model):
         asked += _parsed("image_filter")
     chain = build(asked, rules, model, store, progress, fit=store is not None if fit is None else fit)
-    refuse_unguarded(chain, rules, [unguarded] if isinstance(unguarded, str) else list(unguarded))
+    allowed = [unguarded] if isinstance(unguarded, str) else list(unguarded)
+    refuse_unguarded(chain, rules, allowed)
     names = named([d for d, _ in chain])
     rig = GuardRig(model, timeout)
     with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
-        for told in _gaps([d for d, _ in chain], names, rules, starting and not rig.of("starts")):
+        for told in _gaps(chain, rules, allowed, starting and not rig.of("starts")):
             warnings.warn(told, UnguardedInput, stacklevel=3)
         yield Guarded(model, rules, dict(zip(names, [d for d, _ in chain], strict=True)), rig, log)
