@@ -96,7 +96,7 @@ def test_a_run_without_a_single_figure_is_no_success(
 ) -> None:
     monkeypatch.setattr(FakeJudge, "judge", lambda _, samples: [Score(s.id, "banana", float("nan")) for s in samples])
     assert status([*RUN, "--json"]) == 1
-    assert "not scored: banana: crr has no value in any of" in capsys.readouterr().err
+    assert "not scored: banana, name: crr has no value in any of" in capsys.readouterr().err
 
 
 def test_tables_for_people(tiny: None, capsys: pytest.CaptureFixture[str]) -> None:

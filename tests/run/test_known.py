@@ -102,4 +102,8 @@ def test_a_column_without_any_value_is_named() -> None:
         for c, v in (("a", None), ("a", None), ("b", None), ("b", 0.1))
     ]
     assert unscored({"cells": cells}, "cells", "crr") == ["a: crr has no value in any of 2 cells (no scored rows)"]
+    cells = [{"concept": "a", "variant": v, "crr": x} for v, x in (("name", 0.5), ("scene", None), ("scene", None))]
+    assert unscored({"cells": cells}, "cells", "crr") == [
+        "a, scene: crr has no value in any of 2 cells (no reason given)"
+    ]
     assert unscored({"cells": cells}, "cells", "") == []

@@ -85,15 +85,15 @@ def _plain(phrase: str) -> str:
 
 
 def unscored(metrics: Mapping[str, Any], table: str, figure: str) -> list[str]:
-    """Concepts of a run in whose cells the benchmark's figure has no value at all, each with the reason of its first
-    cell."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    """Columns of a run (a concept under one prompt variant) in whose cells the benchmark's figure has no value at all,
+    each with the reason of its first cell."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for cell in metrics[table]:
         if figure and figure in cell:
-            groups.setdefault(str(cell.get("concept", "")), []).append(cell)
+            groups.setdefault((str(cell.get("concept", "")), str(cell.get("variant", ""))), []).append(cell)
     return [
-        f"{concept or 'all rows'}: {figure} has no value in any of {len(cells)} cells "
+        f"{', '.join(filter(None, column)) or 'all rows'}: {figure} has no value in any of {len(cells)} cells "
         f"({cells[0].get('why') or 'no reason given'})"
-        for concept, cells in groups.items()
+        for column, cells in groups.items()
         if all(cell[figure] is None for cell in cells)
     ]
