@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from genward import lab
 from genward.catalog import opening as models
+from genward.cli.app import status
 from genward.errors import BadInput, UnknownName
+from genward.testing import tiny_pipeline
 
 
 def test_unknown_models_are_refused() -> None:
@@ -74,3 +77,23 @@ def test_a_model_of_another_distribution_is_opened_by_its_name(monkeypatch: pyte
     assert [row["name"] for row in models()] == ["lab", "lab:oracle", "tone", "FOLDER or owner/name"]
     with pytest.raises(UnknownName, match="lab:tone"):
         opening.open_model("lab:tone")
+
+
+def test_a_variant_is_read_from_folders_and_not_asked_of_the_lab(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run and of ``genward show``: two copies of the weights are two models, the lab beside them has one copy."""
+    for seed, variant in ((1, "fp16"), (2, "ema")):
+        tiny_pipeline(seed=seed).save_pretrained(tmp_path, variant=variant)
+    get = models.opener(variant="ema")
+    assert get("lab:oracle").spec.fields["source"] == "lab:oracle"
+    found = get(str(tmp_path)).spec
+    assert status(["show", "model", str(tmp_path), "--variant", "ema", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hash"] == found.hash
+    assert models.opener(variant="fp16")(str(tmp_path)).spec.hash != found.hash
+    about = tmp_path / "mugs.toml"
+    lines = ['name = "mugs"', 'kind = "custom"', 'summary = "Mugs."', 'targets = ["mug"]', 'phrases = ["a mug"]']
+    about.write_text("\n".join([*lines, 'judge = { labels = ["nsfw"] }']))
+    run = ["run", "erasure", "--model", str(tmp_path), "--concept", str(about), "--judge", "open_nsfw", "--dry-run"]
+    assert status([*run, "--defense", "x=none", "--variant", "bf8", "--store", str(tmp_path / "s")]) == 3
+    assert "has no variant 'bf8'; there are ema, fp16" in capsys.readouterr().err

@@ -106,13 +106,15 @@ def lab_spec(which: str, dtype: str) -> Spec:
     return Spec("model", "sd", {**whole.fields, "text_encoder": lab.ENCODER_SHA256[:16], "tokens": lab.TOKENS})
 
 
-def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False) -> Opener:
-    """``open_model`` with the settings bound, that opens each name once."""
+def opener(device: str | None = None, dtype: str | None = None, *, download: bool = False, variant: str = "") -> Opener:
+    """``open_model`` with the settings bound, that opens each name once; ``variant`` is that of folders and hub ids,
+    since the lab, whose oracle may be an arm beside them, has none."""
     opened: dict[str, StableDiffusion] = {}
 
     def get(name: str) -> StableDiffusion:
         if name not in opened:
-            opened[name] = open_model(name, device, dtype, download=download)
+            which = "" if name in LAB else variant
+            opened[name] = open_model(name, device, dtype, download=download, variant=which)
         return opened[name]
 
     return get

@@ -163,6 +163,7 @@ def main(
     dry: bool = Dry,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
+    variant: str = common.Variant,
     download: bool = common.Download,
     as_json: bool = common.Json,
 ) -> None:
@@ -187,15 +188,14 @@ def main(
         judge=judge,
         **fields_given(benchmark, given, own),
     )
+    models = opener(device, dtype, download=download, variant=variant)
     if dry:
-        cost = costs_of(plan, store, opener(device, dtype, download=download), refit)
+        cost = costs_of(plan, store, models, refit)
         common.emit(cost) if as_json else show_costs(cost)
         return
-
     opened = open_store(store, create=True)
     plan = plan if name else named(plan, opened)
-    how = {"device": device, "dtype": dtype, "download": download, "refit": refit, "retry": retry, "fresh": fresh}
-    found = worked_off(plan, opened, as_json, search_again=search, **how)
+    found = worked_off(plan, opened, as_json, models=models, refit=refit, retry=retry, fresh=fresh, search_again=search)
     if finish(plan, found, store, as_json):
         raise typer.Exit(1)
 

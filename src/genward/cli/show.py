@@ -39,11 +39,11 @@ def recipe(name: str) -> dict[str, Any]:
     return {"name": name, **tables, "arms": arms}
 
 
-def model(name: str, download: bool) -> dict[str, Any]:
+def model(name: str, download: bool, variant: str) -> dict[str, Any]:
     """Identity of a model and the sites that a method may name on it; loads the model."""
     from genward.catalog.opening import open_model
 
-    opened = open_model(name, download=download)
+    opened = open_model(name, download=download, variant=variant)
     sites = [
         {"site": s.name, "stream": s.stream, "channels": s.channels, "module": s.path} for s in opened.sites.values()
     ]
@@ -53,13 +53,14 @@ def model(name: str, download: bool) -> dict[str, Any]:
 def main(
     kind: str = typer.Argument(..., help="defense, attack, judge, benchmark, concept, recipe or model."),
     name: str = typer.Argument(..., help="Its name; see genward list."),
+    variant: str = common.Variant,
     download: bool = common.Download,
     as_json: bool = common.Json,
 ) -> None:
     """Show one of them: its fields with types, defaults and meaning, or all it holds."""
     room = kind_of(kind)
     if room == "models":
-        found = model(name, download)
+        found = model(name, download, variant)
     elif room == "concepts":
         found = concept(name)
     elif room == "recipes":
