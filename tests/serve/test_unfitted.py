@@ -13,6 +13,7 @@ from genward import lab, protect
 from genward.catalog import fitting
 from genward.catalog.unfitted import recorded_seconds
 from genward.errors import BadInput
+from genward.testing import tiny_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -76,11 +77,17 @@ def test_a_category_that_is_not_shipped_is_refused_before_anything_is_spent(tmp_
         pass
 
 
-@pytest.mark.parametrize("how", ["fit", "store"])
-def test_fit_or_a_store_to_keep_it_in_asks_for_it(how: str, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {"fit": True} if how == "fit" else {"store": tmp_path / "store"}
-    with pytest.raises(AssertionError, match="a fit began"), protect(lab.pipeline(), "cat", ["aeiou"], **asked):
+def test_fit_asks_for_it_and_a_store_does_on_a_stand_in_alone(tmp_path: Path) -> None:
+    began: Any = pytest.raises(AssertionError, match="a fit began")
+    with began, protect(lab.pipeline(), "cat", ["aeiou"], fit=True):
         pass
+    began = pytest.raises(AssertionError, match="a fit began")
+    with began, protect(tiny_pipeline(), "cat", ["aeiou"], store=tmp_path / "store"):
+        pass
+    for pipe in (lab.pipeline(), tiny_pipeline()):
+        kept = {"store": tmp_path / "store"} if pipe.unet.config.sample_size > 8 else {}
+        with pytest.raises(BadInput, match="is not fitted for this model"), protect(pipe, "cat", ["aeiou"], **kept):
+            pass
 
 
 def test_what_is_shipped_and_what_costs_nothing_opens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from genward.catalog.fitting import DefenseRequest, parse_defense, with_probe
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.errors import BadInput, UnguardedInput
+from genward.ops.asking import STAND_IN
 from genward.serve.arguments import LOOK, known_arguments
 from genward.serve.audit import Audit
 from genward.serve.call import Guarded
@@ -44,6 +45,11 @@ def _parsed(defenses: Sequence[str | Defense] | str) -> list[DefenseRequest | De
 
 def _of_lab(model: StableDiffusion) -> bool:
     return str(model.spec.fields.get("source", "")).startswith("lab:")
+
+
+def _unasked(model: StableDiffusion, store: Any) -> bool:
+    """Whether fits need not be asked for: on a stand-in of the tests they take seconds."""
+    return store is not None and getattr(model.pipe, STAND_IN, False)
 
 
 def _checked(audit: Audit | Path | str | None, timeout: float | None) -> Audit | None:
@@ -98,8 +104,8 @@ def protect(
         unguarded: categories of the policy that may stay without a guard.
         store: where fitted defenses are kept and looked for.
         fit: fit what is not at hand for this model, which may take minutes; else it is an error that says why there is
-            no fit. By default it is fitted where a ``store`` to keep it in was named, and not without one. Closed forms
-            (``uce``), which cost no denoiser rows, are solved in any case.
+            no fit. By default nothing is, but on the tiny stand-ins of ``genward.testing`` where a ``store`` is named.
+            Closed forms (``uce``), which cost no denoiser rows, are solved in any case.
         audit: a file for one JSON line per row; without its record nothing is released.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
@@ -123,7 +129,7 @@ def protect(
     asked = _parsed(DEFAULT if defenses is None else defenses)
     if defenses is None and starting and _of_lab(model):
         asked += _parsed("image_filter")
-    chain = build(asked, rules, model, store, progress, fit=store is not None if fit is None else fit)
+    chain = build(asked, rules, model, store, progress, fit=_unasked(model, store) if fit is None else fit)
     allowed = [unguarded] if isinstance(unguarded, str) else list(unguarded)
     refuse_unguarded(chain, rules, allowed)
     names = named([d for d, _ in chain])
