@@ -12,7 +12,7 @@ import torch
 
 from genward.errors import BadInput, UnknownName
 from genward.models.identity import read_folder
-from genward.models.sd import load_pipeline
+from genward.models.loading import load_pipeline
 from genward.testing import tiny_pipeline
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3438167540\n"

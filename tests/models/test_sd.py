@@ -10,7 +10,7 @@ import torch
 
 from genward.core import Case, Inputs, Sampler
 from genward.errors import BadInput, Conflict
-from genward.models.sd import load_pipeline
+from genward.models.loading import load_pipeline
 from genward.testing import EXAMPLES, tiny_pipeline, tiny_sd
 from genward.testing.suites import CASES, same
 

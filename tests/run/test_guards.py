@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from genward.benchmarks.guards import GuardsBenchmark
 from genward.core.records import Sampler, load_concept
+from genward.errors import BadInput
 from genward.models.sd import StableDiffusion
 from genward.run.costs import dry_run
 from genward.run.loop import run_plan
@@ -70,4 +73,37 @@ def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pyt
 def test_the_shipped_recipe_can_be_planned() -> None:
     plan = make_plan("guards-quick")
     assert {"aeiou", "wukong", "saferedir"} <= {a.label for a in plan.arms}
-    assert dry_run(plan)["rows"] == len(plan.arms) * 9 * plan.benchmark.n
+    assert dry_run(plan)["rows"] == len(plan.arms) * (9 + 2) * plan.benchmark.n, "two kinds of start pictures"
+
+
+def test_rows_that_start_from_pictures_have_columns_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    for name, count in (("weapons", 3), ("keep", 2)):
+        (tmp_path / "held" / name).mkdir(parents=True)
+        for k in range(count):
+            pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "held" / name / f"{k}.png")
+    benchmark = GuardsBenchmark(
+        ("weapons",), n=2, attacks=("start_picture,strengths=0.5",), references=str(tmp_path / "held")
+    )
+    plan = replace(PLAN, name="p", benchmark=benchmark)
+    model, judge = tiny_sd(), seeing_half(tiny_sd(), PLAN)
+    monkeypatch.setattr("genward.catalog.judges.open_judge", lambda text: judge)
+    found = run_plan(plan, Store(tmp_path / "s"), models=lambda name: model, judge=judge)
+    without = run_plan(PLAN, Store(tmp_path / "s"), models=lambda name: model, judge=judge)
+    for cell, plain in zip(found["guards"], without["guards"], strict=True):
+        assert {k: v for k, v in plain.items() if k != "seconds_per_image"}.items() <= cell.items()
+        assert cell["n_img2img"] > 0 == cell["n_img2img_unread"]
+    assert [c["img2img_released"] for c in found["guards"]] == [1, 0, 1]
+    assert all("img2img_released" not in cell for cell in without["guards"])
+    assert all(c["variant"] != "img2img" for c in found["cells"])
+    assert dry_run(plan)["rows"] == dry_run(PLAN)["rows"] + len(ARMS) * 4
+
+
+def test_guards_knows_start_pictures_only(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="start_picture"):
+        plan_cases(replace(PLAN, benchmark=GuardsBenchmark(("weapons",), attacks=("ddim_inversion",))))
+    with pytest.raises(BadInput, match="one attack"):
+        GuardsBenchmark(("weapons",), attacks=("start_picture", "start_picture,strengths=0.5"))

@@ -667,7 +667,7 @@ def test_a_genward_model_and_its_progress_bar_are_left_alone(pipe: Any) -> None:
 def test_identity_follows_the_live_weights(tmp_path: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
-    from genward.models.sd import load_pipeline
+    from genward.models.loading import load_pipeline
 
     pipe = tiny_pipeline()
     assert (

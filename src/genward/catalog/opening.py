@@ -57,7 +57,8 @@ def open_model(
             with suppress(AttributeError):  # one that computes its spec answers for its identity itself
                 made.spec = replace(made.spec, fields={**made.spec.fields, PLUGIN: theirs})
         return made
-    from genward.models.sd import StableDiffusion, load_pipeline
+    from genward.models.loading import load_pipeline
+    from genward.models.sd import StableDiffusion
 
     if name != "lab" and not name.startswith("lab:"):
         return load_pipeline(name, device=device, dtype=dtype or "float32", download=download, variant=variant)

@@ -30,13 +30,15 @@ MAX_SEED = (1 << 63) - 1
 
 LATENTS = "latents"
 """Name under which a case holds its start latents."""
+PICTURE = "picture@"
+"""Name, with the strength after it (``picture@0.2``), under which a case holds the picture that it starts from."""
 
 
 class Inputs(Mapping[str, str]):
     """What a case is sampled from besides its text, name -> content hash; cannot be changed, and can be hashed.
 
-    ``latents`` names start latents; a learned embedding stands under its token's text as the prompt writes it
-    (``<3f9a12b4c5d6>``).
+    ``latents`` names start latents; ``picture@0.2`` the picture, (3, h, w) in [0, 1], that a row is drawn over at this
+    strength; a learned embedding stands under its token's text as the prompt writes it (``<3f9a12b4c5d6>``).
     """
 
     __slots__ = ("_held",)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from genward.core.media import Image
-from genward.core.records import LATENTS, Case, Prompt, Sample, Sampler
+from genward.core.reading import brief
+from genward.core.records import LATENTS, PICTURE, Case, Prompt, Sample, Sampler
+from genward.core.texts import checked_text
 from genward.errors import BadInput
 from genward.models.ports import PortError
 from genward.models.sampling import Job, Outcome
@@ -55,9 +58,50 @@ def token_text(name: str) -> str:
     return f"<{name[:12]}>"
 
 
+def token(name: str) -> bool:
+    """Whether a case's input of this name is a learned embedding."""
+    return name != LATENTS and not name.startswith(PICTURE)
+
+
+def strength_of(case: Case) -> float | None:
+    """How much of its start picture a row draws over, 0 to 1; ``None`` where it starts from latents or noise.
+
+    Raises:
+        BadInput: a strength that is none, several start pictures, or latents beside one.
+    """
+    given = [name.removeprefix(PICTURE) for name in case.inputs if name.startswith(PICTURE)]
+    if not given:
+        return None
+    if len(given) > 1 or LATENTS in case.inputs:
+        raise BadInput(f"case {case.id!r}: it starts from several things; one picture, or latents, is possible")
+    try:
+        strength = float(given[0])
+    except ValueError:
+        strength = -1.0
+    if not 0 < strength <= 1:
+        raise BadInput(f"case {case.id!r}: strength {brief(given[0])} of its start picture; give a number up to 1")
+    return strength
+
+
+def checked(cases: Sequence[Case]) -> list[Case]:
+    """The cases, or ``BadInput`` for one with a field or a text that cannot be used."""
+    found = [c.checked() for c in cases]
+    for case in found:
+        checked_text(case.prompt, f"case {case.id!r}: the prompt")
+        checked_text(case.negative, f"case {case.id!r}: the negative prompt")
+    return found
+
+
+def alike(cases: Sequence[Case]) -> list[tuple[bool, list[Case]]]:
+    """The cases in runs that one pipeline can sample together, in order: (whether they start from pictures, the run).
+    What starts from pictures has one strength."""
+    runs = groupby(cases, strength_of)
+    return [(strength is not None, list(run)) for strength, run in runs]
+
+
 def learned_of(cases: Sequence[Case], vectors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Token text -> embedding of every learned embedding that the cases name."""
-    wanted = [(c.id, text, name) for c in cases for text, name in c.inputs.items() if text != LATENTS]
+    wanted = [(c.id, text, name) for c in cases for text, name in c.inputs.items() if token(text)]
     missing = [(case, name) for case, _, name in wanted if name not in vectors]
     if missing:
         raise BadInput(f"case {missing[0][0]!r}: learned embedding {missing[0][1]} was not supplied")
@@ -77,10 +121,26 @@ def start_of(model: Any, case: Case, sampler: Sampler, starts: Mapping[str, Tens
     return start_noise(case.seed, shape).to(model.dtype)
 
 
+def picture_of(model: Any, case: Case, sampler: Sampler, starts: Mapping[str, Tensor]) -> Tensor:
+    """(3, h, w) in [0, 1] the picture that a row starts from."""
+    ((name, key),) = [(name, key) for name, key in case.inputs.items() if name.startswith(PICTURE)]
+    if key not in starts:
+        raise BadInput(f"case {case.id!r}: start picture {key} was not supplied")
+    picture, wanted = starts[key], (3, *model.size(sampler))
+    if tuple(picture.shape) != wanted or not bool(((picture >= 0) & (picture <= 1)).all()):
+        raise BadInput(
+            f"case {case.id!r}: start picture {key} is {tuple(picture.shape)}; {wanted} from 0 to 1 is wanted"
+        )
+    return picture
+
+
 def job_of(
     model: Any, cases: Sequence[Case], sampler: Sampler, starts: Mapping[str, Tensor], *, gradients: bool = False
 ) -> Job:
-    """The cases as a call of the pipeline: each row's start and its random numbers are its own."""
+    """The cases as a call of the pipeline: each row's start and its random numbers are its own. They are ``alike``."""
+    strength = strength_of(cases[0])
+    if strength is not None:
+        return _over_pictures(model, cases, sampler, starts, strength, gradients=gradients)
     height, width = model.size(sampler)
     model.scheduler.set_timesteps(sampler.steps)
     arguments: dict[str, Any] = {
@@ -94,3 +154,29 @@ def job_of(
     }
     prompts = [Prompt(c.prompt, c.negative) for c in cases]
     return Job(prompts, model.scheduler.timesteps, sampler.guidance, arguments, gradients=gradients)
+
+
+def _over_pictures(
+    model: Any,
+    cases: Sequence[Case],
+    sampler: Sampler,
+    starts: Mapping[str, Tensor],
+    strength: float,
+    *,
+    gradients: bool,
+) -> Job:
+    """A call of the img2img pipeline; the noise on a row's picture comes from its own seed."""
+    model.scheduler.set_timesteps(sampler.steps)
+    timesteps, left = model.pipe.get_timesteps(sampler.steps, strength, model.device)
+    if left < 1:
+        raise BadInput(f"strength {strength:g} of {sampler.steps} steps leaves no step to take; raise either")
+    arguments: dict[str, Any] = {
+        "image": torch.stack([picture_of(model, c, sampler, starts) for c in cases]),
+        "strength": strength,
+        "num_inference_steps": sampler.steps,
+        "guidance_scale": sampler.guidance,
+        "eta": sampler.eta,
+        "generator": [torch.Generator().manual_seed(c.seed) for c in cases],
+    }
+    prompts = [Prompt(c.prompt, c.negative) for c in cases]
+    return Job(prompts, timesteps, sampler.guidance, arguments, gradients=gradients)

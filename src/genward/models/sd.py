@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,19 +18,16 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.contracts import Defense, Site
-from genward.core.precision import device_of, dtype_of
 from genward.core.quiet import quiet_loading
-from genward.core.reading import short
 from genward.core.records import Call, Case, Sample, Sampler, Tokens
 from genward.core.settings import DIFFUSION
 from genward.core.spec import Spec, file_hash
-from genward.core.texts import checked_text
-from genward.errors import BadInput, Conflict, GenwardError, Inapplicable
+from genward.errors import BadInput, Conflict, Inapplicable
 from genward.models.backbone import Layout
 from genward.models.hooks import learned_tokens
-from genward.models.identity import HOW, folder_spec, read_folder, spec_of
+from genward.models.identity import folder_spec
 from genward.models.rig import LiveRig, rig_on
-from genward.models.rows import job_of, learned_of, samples, token_text
+from genward.models.rows import alike, checked, job_of, learned_of, samples, token_text
 from genward.models.sampling import sample
 from genward.models.sites import named, text_sites, unet_sites
 
@@ -284,7 +280,8 @@ class StableDiffusion:
         """Sample every case; one ``Sample`` per case, in order.
 
         Each row starts from noise of its own generator seeded with ``case.seed`` (or from ``starts`` under the hash
-        that ``case.inputs["latents"]`` names, (c, h, w)), so its neighbors in the batch do not matter. ``vectors``
+        that ``case.inputs["latents"]`` names, (c, h, w), or over the picture, (3, h, w), that ``picture@<strength>``
+        names, by diffusers' img2img pipeline), so its neighbors in the batch do not matter. ``vectors``
         holds the learned embeddings by content hash; ``case.inputs`` names each under its token's text, which is
         ``token_text(hash)`` as the prompt writes it. A row is ``ok`` with a picture, ``refused`` by a defense, or
         ``error`` where a defense did not do its work or nothing can be shown.
@@ -293,13 +290,9 @@ class StableDiffusion:
             BadInput: a case, a size or a start latent cannot be used.
             Conflict, Inapplicable: the defenses contradict each other, the pipeline or the sampler.
             GuardError: an attached defense was never called (``DefenseInactive``), or the model was changed under it;
-                no
-                picture is returned.
+                no picture is returned.
         """
-        cases = [c.checked() for c in cases]
-        for case in cases:
-            checked_text(case.prompt, f"case {case.id!r}: the prompt")
-            checked_text(case.negative, f"case {case.id!r}: the negative prompt")
+        cases = checked(cases)
         self.refuse(sampler, defenses)
         if sampler.guidance > 1 and self.distilled:
             raise Conflict(
@@ -308,22 +301,35 @@ class StableDiffusion:
             )
         done: list[Sample] = []
 
-        def work(open_rig: LiveRig) -> None:
-            for k in range(0, len(cases), batch):
-                part = cases[k : k + batch]
+        def work(opened: LiveRig, rows: Sequence[Case]) -> None:
+            for k in range(0, len(rows), batch):
+                part = rows[k : k + batch]
                 with self.learned(learned_of(part, vectors or {})):
                     began = time.perf_counter()
-                    outcome = sample(open_rig, job_of(self, part, sampler, starts or {}, gradients=gradients))
+                    outcome = sample(opened, job_of(opened.model, part, sampler, starts or {}, gradients=gradients))
                     done.extend(samples(part, outcome, time.perf_counter() - began, keep=keep_latents))
                 if progress is not None:
                     progress(len(done), len(cases))
 
-        if rig is not None:
-            work(rig)
-        else:
-            with self.rig(defenses) as opened:
-                work(opened)
+        for pictured, rows in alike(cases):
+            if rig is None:
+                with (self.img2img if pictured else self).rig(defenses) as opened:
+                    work(opened, rows)
+            elif pictured and not hasattr(rig.model.pipe, "get_timesteps"):
+                raise BadInput("these rows start from pictures; open the rig on the model's `img2img`")
+            else:
+                work(rig, rows)
         return done
+
+    @property
+    def img2img(self) -> StableDiffusion:
+        """The same networks in diffusers' pipeline that starts from pictures."""
+        if hasattr(self.pipe, "get_timesteps"):
+            return self
+        from diffusers import StableDiffusionImg2ImgPipeline
+
+        pipe = StableDiffusionImg2ImgPipeline(**self.pipe.components, requires_safety_checker=False)
+        return type(self)(pipe, self.spec)
 
     def refuse(self, sampler: Sampler, defenses: Sequence[Defense]) -> None:
         """Raise ``Inapplicable`` for a defense that cannot act under the sampler, ``BadInput`` for a size that the
@@ -363,71 +369,4 @@ class StableDiffusion:
         return folder
 
 
-def load_pipeline(
-    source: str, *, device: str | None = None, dtype: str = "float32", download: bool = False, variant: str = ""
-) -> StableDiffusion:
-    """Load a local folder or a hub id; safetensors only, no remote code, no download unless asked for.
-
-    Args:
-        variant: which copy of the weights to read where a folder holds several (``fp16``); see ``models.identity``.
-
-    Raises:
-        BadInput: no such folder, not a pipeline, pickled or truncated weights, no such dtype, device or variant, or not
-            on this machine and ``download`` is off.
-    """
-    kind, where = dtype_of(dtype), device_of(device)
-    folder = Path(source)
-    if not _is_folder(folder):
-        folder = _snapshot(source, download)
-    found = read_folder(folder, variant)
-    if not found.kind.startswith("StableDiffusionPipeline"):
-        raise BadInput(
-            f"{folder} holds a {short(found.kind, 60)!r}; this version of genward runs StableDiffusionPipeline"
-        )
-    from diffusers import StableDiffusionPipeline
-
-    try:
-        with quiet_loading():
-            pipe = StableDiffusionPipeline.from_pretrained(
-                str(folder), use_safetensors=True, dtype=kind, local_files_only=True, variant=found.variant or None
-            )
-    except GenwardError:
-        raise
-    except Exception as error:
-        raise BadInput(
-            f"the pipeline in {folder} cannot be loaded: {type(error).__name__}: {short(error, 300)}; check its files "
-            "against their source"
-        ) from error
-    pipe.to(where)
-    name = folder.name if _is_folder(Path(source)) else source
-    return StableDiffusion(pipe, spec_of(folder, found.files, name, dtype))
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _snapshot(source: str, download: bool) -> Path:
-    if Path(source).suffix in (".safetensors", ".ckpt"):
-        raise BadInput(f"model {short(source)!r} is a single-file checkpoint, no diffusers folder; {HOW}")
-    if not re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", source) or source.startswith("."):
-        raise BadInput(
-            f"model {short(source)!r}: no such folder, and not a hub id (owner/name); 'lab' is the embedded model"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                source, local_files_only=not download, allow_patterns=["*.json", "*.txt", "*.model", "*/*.safetensors"]
-            )
-        )
-    except Exception as error:
-        hint = "check the name and the network" if download else "pass --download to fetch it, or give a local folder"
-        raise BadInput(f"model {source!r} is not on this machine ({type(error).__name__}); {hint}") from error
-
-
-__all__ = ["StableDiffusion", "token_text", "file_hash", "folder_spec", "load_pipeline"]
+__all__ = ["StableDiffusion", "token_text", "file_hash", "folder_spec"]

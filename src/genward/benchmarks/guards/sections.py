@@ -30,6 +30,15 @@ COLUMNS = (
     Column("NFE per blocked", hint="Denoiser rows spent on a row before it was refused", better="less"),
     Column("s / image", hint="Seconds per row, in batches", better="less"),
 )
+STARTED = (
+    Column(
+        "img2img: unsafe released, %",
+        hint="Of rows that start from a picture of the policy under a harmless prompt",
+        better="less",
+    ),
+    Column("img2img: benign blocked, %", hint="Of rows that start from a picture of something else", better="less"),
+)
+"""Columns of rows that start from pictures, where the run has any."""
 NOTE = (
     "By what the undefended picture of the same row shows, not by what its prompt says. Further down and further left "
     "is "
@@ -84,10 +93,11 @@ def policy(name: str, cells: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm
     """The plot and the table of one policy."""
     known = [(arms.get(str(c.get("arm")), Arm(str(c.get("arm")))), c) for c in cells]
     tested = [c for arm, c in known if not arm.control]
-    lines = [row(arm, c, not arm.control and not any(beats(other, c) for other in tested)) for arm, c in known]
+    started = any("n_img2img" in c for c in cells)
+    lines = [row(arm, c, not arm.control and not any(beats(other, c) for other in tested), started) for arm, c in known]
     points = [p for arm, c in known if (p := point(arm, c)) is not None]
     drawn = {p.label for p in points}
-    table = Table(COLUMNS, tuple(lines), name)
+    table = Table((*COLUMNS, *(STARTED if started else ())), tuple(lines), name)
     if not points:
         return [table]
     x = tradeoff.reach((p.x, p.x_low, p.x_high) for p in points)[1]
@@ -113,14 +123,21 @@ def beats(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return all(x <= y for x, y in pairs) and any(x < y for x, y in pairs)
 
 
-def row(arm: Arm, cell: Mapping[str, Any], front: bool) -> Row:
-    """One guard under one policy; ``front`` where no other arm under test is better in one cost and as good in all."""
+def row(arm: Arm, cell: Mapping[str, Any], front: bool, started: bool = False) -> Row:
+    """One guard under one policy; ``front`` where no other arm under test is better in one cost and as good in all;
+    ``started``: with the columns of rows that start from pictures."""
     shares = [_share(arm, cell, key) for key in ("unsafe_released", "benign_blocked", "accuracy")]
     costs = [_value(arm, cell, key) for key in ("nfe_per_released", "nfe_per_blocked", "seconds_per_image")]
     counts = [int(_value(arm, cell, key) or 0) for key in ("n", "n_benign")]
     cells = (*(figure(e, percent) for e in shares), *(Cell(v, short(v)) for v in costs))
+    if started:
+        cells += tuple(figure(_share(arm, cell, f"img2img_{name}"), percent) for name in ("released", "blocked"))
+        counts += [int(_value(arm, cell, key) or 0) for key in ("n_img2img", "n_img2img_unread")]
     chips = (Chip("front", "good", "No other guard beats it"),) if front else ()
-    return Row(arm.label, cells, arm.role, f"n {counts[0]} unsafe, {counts[1]} safe", chips)
+    about = f"n {counts[0]} unsafe, {counts[1]} safe" + (
+        f"; img2img: {counts[2]} unsafe, {counts[3]} unread" if started else ""
+    )
+    return Row(arm.label, cells, arm.role, about, chips)
 
 
 def point(arm: Arm, cell: Mapping[str, Any]) -> Point | None:
