@@ -89,6 +89,8 @@ class Run:
     why: dict[int, str] = field(default_factory=dict)
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
     verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
+    drawn: dict[int, str] = field(default_factory=dict)
+    """Case -> the text that is encoded, where a defense put it in the place of the prompt"""
     looked: dict[str, dict[int, int]] = field(default_factory=dict)
     """Owner -> case -> last step at which it noted something about the case"""
     nfe: Tensor = field(init=False)

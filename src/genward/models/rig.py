@@ -282,7 +282,7 @@ class LiveRig(Watch):
 
     def prompt_stage(self, prompts: list[Prompt]) -> list[Prompt]:
         """Run the ``prompts`` ports."""
-        run = self._running("prompts")
+        run, written = self._running("prompts"), prompts
         self.now = self.text_frame("prompt")
         for port in self.of("prompts"):
             self._owner = port.owner
@@ -290,6 +290,8 @@ class LiveRig(Watch):
             if len(new) != run.cases or not all(isinstance(p, Prompt) for p in new):
                 raise GuardError(f"{port.owner}: its prompts port returned {len(new)} values for {run.cases} prompts")
             prompts = new
+        pairs = zip(written, prompts, strict=True)
+        run.drawn |= {k: new.text for k, (old, new) in enumerate(pairs) if new.text != old.text}
         self._readings = read = [p.text for p in prompts]
         for port in self.of("readings"):
             self._owner = port.owner

@@ -18,7 +18,9 @@ from typing import Any
 
 from genward.errors import StoreError
 
-TELLING = ("prompt", "negative", "why", "tokens")
+TEXTS = ("prompt", "negative", "drawn")
+"""Fields that are recorded by their hash."""
+TELLING = (*TEXTS, "why", "tokens")
 """Fields that hold the prompt or may quote it."""
 PRIVATE = 0o600
 """Mode of a new file: the owner's alone."""
@@ -53,7 +55,7 @@ class Audit:
         out = []
         for record in records:
             row = {k: v for k, v in record.items() if self.prompts or k not in TELLING}
-            for name in ("prompt", "negative"):
+            for name in TEXTS:
                 if record.get(name):
                     row[f"{name}_hash"] = self.hashed(str(record[name]))
             out.append(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")

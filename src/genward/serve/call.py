@@ -58,6 +58,8 @@ class RowVerdict(NamedTuple):
     """What guards measured: signal -> numbers, one per call"""
     every: tuple[Verdict, ...] = ()
     """All that defenses said about the row, in order"""
+    drawn: str | None = None
+    """The text that was encoded, where a defense put another in the place of the prompt"""
 
     @property
     def passes(self) -> int:
@@ -188,6 +190,10 @@ class Guarded:
             record = {key: getattr(verdict, key) for key in keys}
             for key in ("score", "threshold"):
                 record[key] = finite(record[key])
+            if verdict.drawn is not None:
+                record["drawn"] = verdict.drawn
+            if counts := counted(verdict.notes):
+                record["counts"] = counts
             out.append(
                 {
                     **known,
@@ -199,6 +205,11 @@ class Guarded:
                 }
             )
         return out
+
+
+def counted(notes: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """What guards counted: signals whose name ends in ``_count``, less that ending."""
+    return {name.removesuffix("_count"): int(sum(x)) for name, x in notes.items() if name.endswith("_count")}
 
 
 def collect(outcome: Outcome, kind: str, told: bool) -> GuardedOutput:
@@ -216,6 +227,7 @@ def row_verdict(run: Run, case: int) -> RowVerdict:
     """The decision that counts most for a row, with everything that was said about it."""
     said = tuple(run.verdicts.get(case, ()))
     facts: dict[str, Any] = {"nfe": round(float(run.nfe[case])), "notes": run.notes.get(case, {}), "every": said}
+    facts["drawn"] = run.drawn.get(case)
     if not bool(run.alive[case]):
         blocking = [v for v in said if v.action == "blocked"]
         by, _, why = run.why.get(case, "refused").partition(": ")
