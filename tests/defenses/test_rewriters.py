@@ -13,8 +13,17 @@ from typing import Any
 
 import pytest
 
+from genward.defenses._rewriters import (
+    MAX_ANSWER,
+    Answer,
+    ChatModel,
+    Endpoint,
+    Request,
+    opened,
+    read_chat,
+    weights_hash,
+)
 from genward.errors import BadArtifact, BadInput
-from genward.defenses._rewriters import MAX_ANSWER, Answer, ChatModel, Endpoint, Request, opened, read_chat, weights_hash
 
 LOOK = "a small furry pet with pointed ears and whiskers"
 

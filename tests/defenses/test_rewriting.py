@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from genward.ops.looks import world
 from genward.defenses._rewriters import Answer, Looks, Request, messages, seed_of, slotted
 from genward.defenses._rewriting import GAIN_UNIT, REJECTS, Rules, cleaned, instruction, judged, settle
+from genward.ops.looks import world
 from genward.ops.sentences import distance, words_of
 
 CAPTION = "a cat in twemoji style"

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from genward.ops.looks import DETAILS, World
 from genward.defenses._rewriters import Request, Rewriter, enriched, turn_of
+from genward.ops.looks import DETAILS, World
 from genward.ops.sentences import basic, distance, foreign, overlap, words_of
 
 SLOTS = {

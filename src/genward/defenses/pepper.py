@@ -16,10 +16,10 @@ import torch
 
 from genward.core.contracts import Rig
 from genward.core.records import Frame, Prompt
-from genward.errors import BadInput, UnknownName
-from genward.ops.looks import world
 from genward.defenses._rewriters import Rewriter, content_of, enriched, opened, turn_of
 from genward.defenses._rewriting import EXAMPLES, Rewrite, Rules, instruction, settle
+from genward.errors import BadInput, UnknownName
+from genward.ops.looks import world
 from genward.ops.sentences import basic
 
 POLICIES = ("plain", "refuse")
