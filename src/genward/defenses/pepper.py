@@ -3,8 +3,8 @@ trigger is not there or is diluted.
 
 Of the paper only the abstract and the opening paragraphs were readable: an instruction-tuned language model makes a
 caption that is far in wording, visually similar and enriched with unobtrusive details. The filter, the fallback and the
-embedded rule-based rewriter are ours (``defenses._rewriting``, ``ops.looks``). Guards on the text read the user's own caption
-beside the one that is drawn."""
+embedded rule-based rewriter are ours (``defenses._rewriting``, ``ops.looks``). Guards on the text read the user's own
+caption beside the one that is drawn."""
 
 from __future__ import annotations
 
