@@ -104,7 +104,7 @@ def test_more_candidates_than_asked_for_are_not_looked_at() -> None:
 
 def test_rules_describe_what_they_know_and_nothing_else() -> None:
     def ask(caption: str, **fields: int) -> Answer:
-        given = {"details": 1, "count": 3, "attempt": 0, "least": 0, **fields}
+        given = {"details": 1, "wanted": 3, "attempt": 0, "least": 0, **fields}
         return Looks().ask(Request("", caption, fits=window(26), **given))
 
     found = ask("a beautiful mignneko cat in twemoji style").texts

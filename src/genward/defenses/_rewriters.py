@@ -45,7 +45,7 @@ class Request(NamedTuple):
     """In Basic Latin"""
     details: int
     """Neutral details to add"""
-    count: int
+    wanted: int
     """Candidates that are wanted"""
     attempt: int
     """0 of the first try for this caption"""
@@ -130,9 +130,9 @@ class Looks:
         turn, found = turn_of(request.caption), []
         for text, suffix in about.reworded(facts, request.caption, turn + request.attempt):
             if request.fits(text + suffix):
-                more = {"suffix": suffix, "least": request.least if request.details else 0}
-                found.append(enriched(text, request.details, request.fits, turn, **more))
-            if len(found) == request.count:
+                least = request.least if request.details else 0
+                found.append(enriched(text, request.details, request.fits, turn, suffix=suffix, least=least))
+            if len(found) == request.wanted:
                 break
         return Answer(tuple(found))
 
@@ -181,7 +181,7 @@ class Endpoint:
             "model": self.model,
             "messages": messages(request),
             "temperature": self.temperature,
-            "n": request.count,
+            "n": request.wanted,
             "seed": seed_of(request),
         }
         head = {"Content-Type": "application/json"}
@@ -237,7 +237,7 @@ def _asked(request: Request) -> dict[str, Any]:
     return {
         "instruction": request.instruction,
         "caption": request.caption,
-        "count": request.count,
+        "wanted": request.wanted,
         "attempt": request.attempt,
     }
 
@@ -307,7 +307,7 @@ class ChatModel:
                 "do_sample": True,
                 "temperature": self.temperature,
                 "top_k": 0,
-                "num_return_sequences": request.count,
+                "num_return_sequences": request.wanted,
             }
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_of(request))

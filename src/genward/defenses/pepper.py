@@ -143,8 +143,16 @@ class Pepper:
             return Rewrite("", False, 0)
         if self.rewriter == "none":
             return Rewrite(enriched(text, self.details, fits, turn_of(text)), False, 0)
-        more = {"order": instruction(self.details, self.most_words, self.examples), "plain": self.plain}
-        return settle(caption, self._opened(), self.rules, world(self.words), fits, details=self.details, **more)
+        return settle(
+            caption,
+            self._opened(),
+            self.rules,
+            world(self.words),
+            fits,
+            details=self.details,
+            order=instruction(self.details, self.most_words, self.examples),
+            plain=self.plain,
+        )
 
     def attach(self, rig: Rig) -> None:
         """Write prompts anew before they are encoded; guards on the text read what the user wrote as well.
