@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -154,10 +155,10 @@ def test_rows_are_aligned_from_the_last_subject_token(
 
 def test_the_last_subject_token_is_found_in_both_encoders(model: StableDiffusion, masked: StableDiffusion) -> None:
     for m, length, token in ((model, 77, "w</w>"), (masked, 28, "##w")):
-        index = last_subject(m.pipe.tokenizer, ["a saw", ""], length)
+        index = last_subject(m.pipe.tokenizer, ["a saw", ""])
         ids = m.pipe.tokenizer("a saw").input_ids
         assert m.pipe.tokenizer.convert_ids_to_tokens(ids[index[0]]) == token and index[1] == 0
-        assert last_subject(m.pipe.tokenizer, ["a saw " * 60], length) == [length - 2], (
+        assert last_subject(m.pipe.tokenizer, ["a saw " * 60]) == [length - 2], (
             "a text cut short ends before the end mark"
         )
 
@@ -189,3 +190,14 @@ def test_the_artifact_file_serves_another_process(tmp_path: Any, model: StableDi
     assert fitted.artifact is not None
     artifacts.save(tmp_path / "uce", fitted.artifact.tensors, fitted.artifact.card)
     assert artifacts.load(tmp_path / "uce", expect_shapes={"delta": (16, 16)}).hash == fitted.artifact.hash
+
+
+@pytest.mark.parametrize("kind", ["object", "style"])
+def test_rows_by_kind_of_concept(kind: str, masked: StableDiffusion, concept: Concept) -> None:
+    mine, asked = replace(concept, kind=kind), "all" if kind == "style" else "last"
+    auto, named = Uce().fit(masked, mine), Uce(rows=asked).fit(masked, mine)
+    other = Uce(rows="last" if kind == "style" else "all").fit(masked, mine)
+    assert auto.artifact is not None and named.artifact is not None and other.artifact is not None
+    assert auto.artifact.card["rows"] == {mine.name: asked}
+    assert torch.equal(auto.artifact.tensors["delta"], named.artifact.tensors["delta"])
+    assert not torch.allclose(auto.artifact.tensors["delta"], other.artifact.tensors["delta"])

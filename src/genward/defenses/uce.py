@@ -10,7 +10,7 @@ first row (BOS or CLS)."""
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -24,9 +24,10 @@ from genward.models.sites import named
 from genward.ops import artifacts, phrases
 from genward.ops.closed_form import edit_delta, tensor_delta
 from genward.ops.finetune import edit_named
+from genward.ops.short_texts import own_states, token_counts
 from genward.ops.tools import QUIET
 
-ROWS = ("last", "last-and-later", "all")
+ROWS = ("auto", "last", "last-and-later", "all")
 MODES = ("replace", "tensor")
 KV_MAPS = r"attn2\.to_[kv]\.weight$"
 """The maps that see the text states."""
@@ -44,9 +45,10 @@ class Uce:
     mode: str = "replace"
     """``replace``: a concept acts as its guide; ``tensor``: its guide less the part along the concept's own output
     (2023 code)."""
-    rows: str = "last"
+    rows: str = "auto"
     """Token rows that are edited: ``last`` (last subject token; 2025 code), ``last-and-later`` (2023 code) or ``all``
-    (ours). More rows also change more of what should stay."""
+    (ours). ``auto`` takes ``all`` for styles, whose words stand before the last token ("in monotone *style*"), else
+    ``last``: more rows also change more of what should stay (docs/papers.md has both, measured)."""
     lam: float = 0.5
     """Weight of staying close to the old maps, above 0."""
     alpha: float = 1.0
@@ -82,6 +84,7 @@ class Uce:
             *phrases.preserved(concepts, self.templates),
         ]
         card = artifacts.fit_card(self, concepts, model, captions, (), time.perf_counter() - began)
+        card["rows"] = {c.name: rows_of(c, self.rows) for c in concepts}
         tools.progress(1, 1, float("nan"))
         return replace(self, artifact=artifacts.make(tensors, card))
 
@@ -155,20 +158,24 @@ def uce_rows(concept_last: int, guide_last: int, length: int, rows: str) -> tupl
     return list(range(length)), (before + after)[:length]
 
 
-def last_subject(tokenizer: Any, texts: Sequence[str], length: int) -> list[int]:
+def rows_of(concept: Concept, rows: str) -> str:
+    """Which rows ``auto`` stands for."""
+    return rows if rows != "auto" else "all" if concept.kind == "style" else "last"
+
+
+def last_subject(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     """Index of the last token before the end mark, for encoders that put one mark in front and one behind; 0 for the
     empty text."""
-    mask = tokenizer(
-        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).attention_mask
-    return [max(0, int(n) - 2) for n in mask.sum(1)]
+    return [max(0, count - 2) for count in token_counts(tokenizer, texts)]
 
 
-def states_of(model: Any, texts: Sequence[str], chunk: int = 128) -> tuple[Tensor, list[int]]:
-    """Text states (n, t, d) in float64 and the index of each text's last subject token."""
+def states_of(model: Any, texts: Sequence[str], rows: Iterable[str], chunk: int = 128) -> list[Tensor]:
+    """(t, d) float64 states of each text: with its padding where a way of choosing rows reads it."""
+    if set(rows) <= {"last"}:
+        return own_states(model, texts, chunk)
     with torch.no_grad():
-        states = torch.cat([model.encode(list(texts[k : k + chunk])).double() for k in range(0, len(texts), chunk)])
-    return states, last_subject(model.pipe.tokenizer, texts, states.shape[1])
+        parts = [model.encode(list(texts[k : k + chunk])).double() for k in range(0, len(texts), chunk)]
+    return [state for part in parts for state in part]
 
 
 def fit_uce(model: Any, concepts: Sequence[Concept], settings: Uce) -> dict[str, Tensor]:
@@ -176,17 +183,22 @@ def fit_uce(model: Any, concepts: Sequence[Concept], settings: Uce) -> dict[str,
     parameter name."""
     pairs = phrases.pairs(concepts, settings.templates)
     keep = phrases.preserved(concepts, settings.templates)
+    how: dict[str, str] = {}
+    for concept in concepts:
+        mine = phrases.pairs([concept], settings.templates)
+        how = {**dict.fromkeys((caption for caption, _ in mine), rows_of(concept, settings.rows)), **how}
     texts = list(dict.fromkeys([text for pair in pairs for text in pair] + keep))
     place = {text: k for k, text in enumerate(texts)}
-    states, last = states_of(model, texts)
+    states, last = states_of(model, texts, how.values()), last_subject(model.pipe.tokenizer, texts)
     from_rows, to_rows, sizes = [], [], []
-    for concept, guide in pairs:
-        c, g = place[concept], place[guide]
-        here, there = uce_rows(last[c], last[g], states.shape[1], settings.rows)
-        from_rows.append(states[c, here])
-        to_rows.append(states[g, there])
+    for caption, guide in pairs:
+        c, g = place[caption], place[guide]
+        here, there = uce_rows(last[c], last[g], len(states[c]), how[caption])
+        from_rows.append(states[c][here])
+        to_rows.append(states[g][there])
         sizes.append(len(here))
-    kept = [states[place[t], [last[place[t]]]] if settings.rows == "last" else states[place[t]] for t in keep]
+    narrow = set(how.values()) <= {"last"}
+    kept = [states[place[t]][[last[place[t]]]] if narrow else states[place[t]] for t in keep]
     weights = {"lam": settings.lam, "alpha": settings.alpha, "preserve_scale": settings.preserve_scale}
     source, guides, preserve = torch.cat(from_rows), torch.cat(to_rows), torch.cat(kept)
     if settings.mode == "replace":
