@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genward.core import Case, Sampler
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.ops.activations import collect, pooled, record, sources, stop_step
+from genward.ops.activations import AtSite, collect, pooled, record, sources, stop_step
 from genward.ops.asking import judged
 from genward.ops.moments import Moments, Statistics, samples_of
 from genward.ops.shards import Rows, Shards, joined
@@ -252,6 +252,69 @@ def test_a_killed_recording_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert torch.equal(made(None, in_memory=True).dense(SITE), whole.dense(SITE))
     with pytest.raises(BadInput, match="another plan"):
         record(model, cases[:5], sampler, sources([SITE]), steps=(0, 2), folder=tmp_path / "whole", batch=3)
+
+
+def test_a_recording_is_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
+    """Through a model: at most the budget and one call of states wait; a batch tells what all will take."""
+    model, sampler = tiny_sd(), Sampler(5, 3.0)
+    cases = [Case(f"c{k}", "a cup", seed=k) for k in range(12)]
+    found = record(model, cases, sampler, sources([SITE]), branch="both", folder=tmp_path / "a", batch=4, budget=4096)
+    call = 8 * (16 * 16 * 2 + 8 + 8 + 4 + 1)  # rows of a guided call: 16 tokens of 16 channels in float16, and their keys
+    assert 4096 <= found.shards.peak <= 4096 + call
+    assert found.shards.bytes == sum(p.stat().st_size for p in (tmp_path / "a").glob("*.safetensors"))
+    for folder in (tmp_path / "b", None):
+        with pytest.raises(BadInput, match=r"12 cases would take .* the limit is 2e-05 GB; read fewer steps"):
+            record(model, cases, sampler, sources([SITE]), folder=folder, in_memory=folder is None, batch=4, limit=20_000)
+    assert Shards(tmp_path / "b", json.loads((tmp_path / "b" / "manifest.json").read_text())["about"]).cases == 4
+
+
+def test_a_full_disk_in_the_middle_leaves_whole_batches_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sampler = tiny_sd(), Sampler(2, 3.0)
+    cases = [Case(f"c{k}", "a cup", seed=k) for k in range(6)]
+
+    def made() -> Any:
+        return record(model, cases, sampler, sources([SITE]), folder=tmp_path / "s", batch=2)
+
+    real, written = Path.write_bytes, 0
+
+    def full(self: Path, data: bytes) -> int:
+        nonlocal written
+        written += 1
+        if written > 5:
+            real(self, data[: len(data) // 2])
+            raise OSError(28, "No space left on device")
+        return real(self, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(BadInput, match="No space left on device; name another folder or make room"):
+            made()
+    half = json.loads((tmp_path / "s" / "manifest.json").read_text())
+    Shards(tmp_path / "s", half["about"]).verify()
+    assert 0 < sum(b["count"] for b in half["batches"]) < 6
+    whole = record(model, cases, sampler, sources([SITE]), in_memory=True, batch=2)
+    assert torch.equal(made().dense(SITE), whole.dense(SITE))
+
+
+def test_tokens_are_drawn_and_exact_states_not_rounded() -> None:
+    model, sampler = tiny_sd(), Sampler(3, 3.0)
+    one, other = (
+        record(model, CASES, sampler, [AtSite(SITE, tokens=5, exact=True)], in_memory=True, batch=b).dense(SITE)
+        for b in (1, 3)
+    )
+    whole = record(model, CASES, sampler, [AtSite(SITE, exact=True)], in_memory=True).dense(SITE)
+    assert one.shape == (3, 3, 5, 16) and one.dtype == torch.float32
+    assert torch.allclose(one, other, atol=1e-5), "the places do not depend on the batch"
+    places = [[int((whole[0, s] - x).abs().sum(1).argmin()) for x in other[0, s]] for s in range(3)]
+    for step in range(3):
+        assert places[step] == sorted(set(places[step])) and torch.equal(other[:, step], whole[:, step, places[step]])
+    assert places[0] != places[1] or places[1] != places[2], "other places at other steps"
+    half = record(model, CASES, sampler, [AtSite(SITE)], in_memory=True).dense(SITE)
+    assert half.dtype == torch.float16 and torch.equal(half, whole.half())
+    with pytest.raises(BadInput, match="only one of them"):
+        AtSite(SITE, pool=2, tokens=3)
+    with pytest.raises(BadInput, match="no tokens"):
+        record(model, CASES, sampler, [AtSite("mid_block", tokens=3)], in_memory=True)
 
 
 def test_branches_are_told_apart() -> None:

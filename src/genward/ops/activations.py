@@ -39,6 +39,8 @@ __all__ = [
 
 BRANCHES = ("conditional", "unconditional", "both")
 """Rows that are kept: those that carry the prompt, the others, or all."""
+LIMIT = 64 << 30
+"""Bytes that a recording may take unless another limit is given."""
 LABEL = "label"
 """Name under which ``record`` keeps the labels of cases."""
 
@@ -197,6 +199,7 @@ def record(
     keep_samples: bool = False,
     batch: int = 32,
     budget: int = BUDGET,
+    limit: int = LIMIT,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recording:
     """Generate the cases and keep their states; what a killed call of the same arguments left is not made again.
@@ -214,10 +217,12 @@ def record(
         defenses: attached before the reading, such as an erasure whose states are wanted.
         keep_latents: whether samples carry their final latents, for ``about``.
         keep_samples: whether the samples of this call come back, pictures included.
+        limit: bytes that the whole recording may take, judged by the batches that are written.
 
     Raises:
-        BadInput: no case, a step that the loop does not have, or a folder of another recording. BadArtifact: its
-            shards are damaged. UnknownName: no such site.
+        BadInput: no case, a step that the loop does not have, a folder of another recording, one that cannot be
+            written (a full disk), or more states than ``limit``; what was committed before stays and can be taken up.
+            BadArtifact: its shards are damaged. UnknownName: no such site.
     """
     if not cases:
         raise BadInput("no case was given")
@@ -235,9 +240,20 @@ def record(
         known = {name: value[start : start + len(part)] for name, value in (labels or {}).items()}
         shards.commit(start, len(part), known | dict(about(made) if about is not None else {}))
         samples += made if keep_samples else []
+        _refuse_more(shards, len(cases), limit)
         if progress is not None:
             progress(start + len(part), len(cases))
     return Recording(shards, wanted or (), samples)
+
+
+def _refuse_more(shards: Shards, cases: int, limit: int) -> None:
+    """``BadInput`` where the batches so far say that all cases will take more than ``limit`` bytes."""
+    coming = shards.bytes * cases / max(1, shards.cases)
+    if coming > limit:
+        raise BadInput(
+            f"the states of {cases} cases would take {coming / 1e9:.3g} GB, the limit is {limit / 1e9:.3g} GB; read "
+            "fewer steps, sites or cases, pool or draw tokens, or raise limit"
+        )
 
 
 def _shards(folder: Path | None, plan: Mapping[str, Any], budget: int, in_memory: bool) -> Shards:

@@ -87,7 +87,7 @@ class Shards:
         self.peak = 0
         """Most bytes of rows that have waited at once"""
         self._waiting: dict[str, list[Rows]] = {}
-        self._held = 0
+        self._held = self._kept = 0
         self._files: list[dict[str, Any]] = []
         self._memory: list[tuple[dict[str, Rows], dict[str, Tensor]]] = []
         if folder is not None:
@@ -156,6 +156,7 @@ class Shards:
         kept = {name: value.detach().cpu().contiguous() for name, value in about.items()}
         if self.folder is None:
             self._memory.append(({n: joined(parts) for n, parts in self._waiting.items()}, kept))
+            self._kept += self._held
             self._waiting, self._held = {}, 0
         else:
             self._flush()
@@ -180,6 +181,11 @@ class Shards:
     def cases(self) -> int:
         """Cases that are recorded whole."""
         return sum(int(batch["count"]) for batch in self.done)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the batches that are whole, on disk or in memory."""
+        return self._kept + sum(int(e["bytes"]) for batch in self.done for e in batch["files"])
 
     def stream(self, name: str) -> Iterator[Rows]:
         """Rows of a name, shard by shard; one shard is in memory at a time.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Rig
-from genward.core.records import Call, Frame
+from genward.core.records import Call, Frame, row_seed
 from genward.errors import BadInput
 from genward.ops.guidance import cfg
 
@@ -63,6 +63,16 @@ def pooled(tokens: Tensor, edge: int) -> Tensor:
     return small.flatten(2).transpose(1, 2)
 
 
+def drawn(tokens: Tensor, count: int, *seed: object) -> Tensor:
+    """``count`` of the tokens (rows, n, c) in their order, the same places in all rows; as they are where ``count`` is
+    0 or not smaller than n. ``seed`` decides the places, whatever the batch."""
+    if not 0 < count < tokens.shape[1]:
+        return tokens
+    random = torch.Generator().manual_seed(row_seed("tokens", *seed))
+    places = torch.randperm(tokens.shape[1], generator=random)[:count].sort().values
+    return tokens[:, places.to(tokens.device)]
+
+
 @dataclass(frozen=True)
 class AtSite:
     """The output of a site, float16: (rows, tokens, channels) or (rows, c, h, w)."""
@@ -70,15 +80,29 @@ class AtSite:
     site: str
     pool: int = 0
     """Edge of the grid that tokens are averaged to; 0 for none."""
+    tokens: int = 0
+    """Tokens that are kept of each row, other random places at each step; 0 for all."""
+    exact: bool = False
+    """Keep float32: twice the room, no rounding."""
+
+    def __post_init__(self) -> None:
+        if self.pool < 0 or self.tokens < 0 or (self.pool and self.tokens):
+            raise BadInput(f"site {self.site}: pool and tokens are at least 0, and only one of them may be given")
 
     @property
     def says(self) -> Any:
-        return ["site", self.site, self.pool]
+        more = [["tokens", self.tokens]] * bool(self.tokens) + ["exact"] * self.exact
+        return ["site", self.site, self.pool, *more]
 
     def attach(self, rig: Rig, keep: Keep) -> None:
         def fn(x: Tensor, frame: Frame) -> None:
-            if keep.wants(frame):
-                keep(self.site, (pooled(x, self.pool) if x.ndim == 3 else x).to(torch.float16), frame)
+            if not keep.wants(frame):
+                return
+            if x.ndim == 3:
+                x = drawn(pooled(x, self.pool), self.tokens, self.site, frame.step)
+            elif self.tokens:
+                raise BadInput(f"site {self.site} carries {tuple(x.shape)}, no tokens; leave tokens out there")
+            keep(self.site, x.to(torch.float32 if self.exact else torch.float16), frame)
 
         rig.tap(self.site, fn)
 
