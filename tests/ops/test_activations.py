@@ -259,12 +259,16 @@ def test_a_recording_is_bounded_in_memory_and_on_disk(tmp_path: Path) -> None:
     model, sampler = tiny_sd(), Sampler(5, 3.0)
     cases = [Case(f"c{k}", "a cup", seed=k) for k in range(12)]
     found = record(model, cases, sampler, sources([SITE]), branch="both", folder=tmp_path / "a", batch=4, budget=4096)
-    call = 8 * (16 * 16 * 2 + 8 + 8 + 4 + 1)  # rows of a guided call: 16 tokens of 16 channels in float16, and their keys
+    call = 8 * (
+        16 * 16 * 2 + 8 + 8 + 4 + 1
+    )  # rows of a guided call: 16 tokens of 16 channels in float16, and their keys
     assert 4096 <= found.shards.peak <= 4096 + call
     assert found.shards.bytes == sum(p.stat().st_size for p in (tmp_path / "a").glob("*.safetensors"))
     for folder in (tmp_path / "b", None):
         with pytest.raises(BadInput, match=r"12 cases would take .* the limit is 2e-05 GB; read fewer steps"):
-            record(model, cases, sampler, sources([SITE]), folder=folder, in_memory=folder is None, batch=4, limit=20_000)
+            record(
+                model, cases, sampler, sources([SITE]), folder=folder, in_memory=folder is None, batch=4, limit=20_000
+            )
     assert Shards(tmp_path / "b", json.loads((tmp_path / "b" / "manifest.json").read_text())["about"]).cases == 4
 
 
