@@ -54,9 +54,10 @@ def tools(concept: Concept) -> Concept:
     return dataclasses.replace(concept, judge=("saw",))
 
 
-@pytest.fixture(scope="module", params=["A", "B"])
+@pytest.fixture(scope="module", params=[("A", "query"), ("B", "query"), ("A", "block")], ids="-".join)
 def fitted(request: pytest.FixtureRequest, model: StableDiffusion, tools: Concept, judge: FakeJudge) -> Wukong:
-    return dataclasses.replace(SMALL, reading=request.param).fit(model, tools, Tools(judge=judge))
+    reading, tap = request.param
+    return dataclasses.replace(SMALL, reading=reading, tap=tap).fit(model, tools, Tools(judge=judge))
 
 
 def test_laws(fitted: Wukong, model: StableDiffusion) -> None:
@@ -233,6 +234,8 @@ def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Con
     ("bad", "error", "told"),
     [
         ({"reading": "C"}, UnknownName, "reading"),
+        ({"tap": "key"}, UnknownName, "query"),
+        ({"logits": "sum"}, UnknownName, "heads"),
         ({"action": "steer"}, UnknownName, "action"),
         ({"point": "fpr9"}, UnknownName, "fpr5"),
         ({"threshold": 1.5}, BadInput, "probability"),

@@ -3,6 +3,7 @@ that it learns."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from genward.core import Call
 from genward.errors import BadArtifact, BadInput, GenwardError
 from genward.ops import wukong_net as w
 from genward.ops.tools import Tools
 from genward.testing import tiny_sd
 
+TAPPED = [("A", "query"), ("A", "block"), ("B", "query"), ("B", "block")]
 SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
 
 
@@ -31,6 +34,8 @@ def shape_of(blocks: list[Any], reading: str, categories: int = 2, **more: Any) 
     ]
     base = {
         "reading": reading,
+        "tap": "query",
+        "logits": "heads",
         "text": 16,
         "categories": categories,
         "hidden": 16,
@@ -46,17 +51,48 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_place_logits_are_the_mean_over_heads() -> None:
+def test_head_logits_are_each_heads_scaled_products() -> None:
     q, k = random(2, 5, 12), random(3, 12, seed=1)
-    got = w.place_logits(q, k, 3)
-    for row in range(2):
-        for place in range(5):
-            for token in range(3):
-                heads = [
-                    sum(q[row, place, h * 4 + j] * k[token, h * 4 + j] for j in range(4)) / math.sqrt(4)
-                    for h in range(3)
-                ]
-                assert float(got[row, place, token]) == pytest.approx(float(sum(heads)) / 3)
+    got = w.head_logits(q, k, 3)
+    assert got.shape == (2, 3, 5, 3)
+    for row, head, place, token in itertools.product(range(2), range(3), range(5), range(3)):
+        products = [q[row, place, head * 4 + j] * k[token, head * 4 + j] for j in range(4)]
+        assert float(got[row, head, place, token]) == pytest.approx(float(sum(products)) / math.sqrt(4))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_at_the_tap_the_copied_projections_give_the_unets_own_logits(site: str) -> None:
+    """What is read at ``norm2``, through copied ``to_q``/``to_k`` in float64, term by term: attn2's own probabilities
+    of that very call, every head's; and averages over places give the averages of its logits."""
+    model = tiny_sd(deep=True)
+    block = model.unet.get_submodule(model.sites[site].path)
+    text = model.encode(["a saw", "a red apple"])
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    names = [f"{site}.norm2", f"{site}.attn2.probs"]
+    with model.rig([]) as rig, torch.no_grad():
+        found = rig.predict(Call(z, torch.tensor([801, 801]), text), read=names).sites
+    x, probs = found[names[0]].double(), found[names[1]].double()
+    attention = w.SiteAttention(
+        block.attn2.to_q.in_features, block.attn2.to_q.out_features, text.shape[-1], block.attn2.heads, 4, normed=False
+    )
+    attention.copy_from(block)
+    attention = attention.double()
+    with torch.no_grad():
+        for row in range(2):
+            q, k = attention.q(x[row : row + 1]), attention.k(text[row].double())
+            logits = w.head_logits(q, k, attention.heads)[0]
+            slow = torch.zeros_like(logits)
+            dim = q.shape[-1] // attention.heads
+            to_q, to_k = block.attn2.to_q.weight.double(), block.attn2.to_k.weight.double()
+            for head in range(attention.heads):
+                part = slice(head * dim, (head + 1) * dim)
+                for place in range(logits.shape[1]):
+                    asked = to_q[part] @ x[row, place]
+                    slow[head, place] = (text[row].double() @ to_k[part].T @ asked) / math.sqrt(dim)
+            assert torch.allclose(logits, slow, atol=1e-10)
+            assert torch.allclose(logits.softmax(-1), probs[row], atol=1e-5)
+            mean = w.head_logits(attention.q(x[row : row + 1].mean(1, keepdim=True)), k, attention.heads)[0, :, 0]
+            assert torch.allclose(mean, logits.mean(1), atol=1e-10)
 
 
 def test_top_mean_and_weighted() -> None:
@@ -90,7 +126,7 @@ def test_loss_counts_what_is_known() -> None:
 def test_copied_projections_are_the_blocks_own_attention(blocks: list[Any]) -> None:
     """norm2, to_q, to_k, to_v, to_out at rank 4 with a zero start give what the U-Net's attn2 gives."""
     site = w.SiteAttention(
-        blocks[0].attn2.to_q.in_features, blocks[0].attn2.to_q.out_features, 16, blocks[0].attn2.heads, 4
+        blocks[0].attn2.to_q.in_features, blocks[0].attn2.to_q.out_features, 16, blocks[0].attn2.heads, 4, normed=True
     )
     site.copy_from(blocks[0])
     x, text = random(2, 9, 16).float(), random(2, 7, 16, seed=1).float()
@@ -124,10 +160,12 @@ def toy(blocks: list[Any], rows: int = 160, seed: int = 0) -> tuple[list[Tensor]
     return features, torch.tensor([951, 701]), truth
 
 
-@pytest.mark.parametrize("reading", ["A", "B"])
-def test_a_separable_problem_is_learned(blocks: list[Any], reading: str) -> None:
+@pytest.mark.parametrize(("reading", "tap"), TAPPED)
+def test_a_separable_problem_is_learned(blocks: list[Any], reading: str, tap: str) -> None:
     features, times, truth = toy(blocks)
-    net = w.start(shape_of(blocks, reading), blocks, torch.randn(3, 16, generator=torch.Generator().manual_seed(1)), 0)
+    net = w.start(
+        shape_of(blocks, reading, tap=tap), blocks, torch.randn(3, 16, generator=torch.Generator().manual_seed(1)), 0
+    )
     frozen = {n: p.clone() for n, p in net.named_parameters() if not p.requires_grad}
     held = torch.arange(160) >= 110
     told: list[float] = []
@@ -148,9 +186,9 @@ def test_a_separable_problem_is_learned(blocks: list[Any], reading: str) -> None
     )
 
 
-@pytest.mark.parametrize("reading", ["A", "B"])
-def test_saved_and_loaded_and_any_batch(blocks: list[Any], reading: str) -> None:
-    shape = shape_of(blocks, reading, rank=0)
+@pytest.mark.parametrize(("reading", "tap"), TAPPED)
+def test_saved_and_loaded_and_any_batch(blocks: list[Any], reading: str, tap: str) -> None:
+    shape = shape_of(blocks, reading, rank=0, tap=tap)
     net = w.start(shape, blocks, random(3, 16).float(), 0).eval()
     again = w.unpack(shape, w.pack(net))
     features, times, _ = toy(blocks, 6)
@@ -160,6 +198,16 @@ def test_saved_and_loaded_and_any_batch(blocks: list[Any], reading: str) -> None
         w.unpack({**shape, "categories": 5}, w.pack(net))
     with pytest.raises(BadArtifact, match="no shape"):
         w.build({"reading": reading})
+
+
+def test_every_head_reaches_the_readout(blocks: list[Any]) -> None:
+    """With logits of every head the read-out is wider by heads less one a site; ``mean`` cannot tell heads apart."""
+    queries = random(3, 16).float()
+    each, mean = (w.start(shape_of(blocks, "A", logits=x), blocks, queries, 0).eval() for x in w.LOGITS)
+    heads = sum(b.attn2.heads for b in blocks)
+    assert each.read[0].normalized_shape[0] - mean.read[0].normalized_shape[0] == heads - len(blocks)
+    features, times, _ = toy(blocks, 3)
+    assert each([f[:, 0].float() for f in features], times[:1].expand(3)).shape == (3, 2)
 
 
 def test_time_matters(blocks: list[Any]) -> None:

@@ -57,7 +57,7 @@ def fit_wukong(
     card = artifacts.fit_card(settings, concepts, model, [r["prompt"] for r in seen], [r["seed"] for r in seen], 0.0)
     rows = data.of("train").nonzero()[0]
     fitted = settings.fit_on(
-        {s: data.states[s][rows] for s in settings.sites if s in data.states},
+        {s: data.states[s][rows] for s in settings.read if s in data.states},
         data.timesteps,
         data.truth[rows][:, columns],
         [data.rows[k]["cluster"] for k in rows],

@@ -31,6 +31,7 @@ from genward.ops.wukong_detector import (
     categories_of,
     category_queries,
     labels_of,
+    read_site,
     site_block,
 )
 
@@ -58,6 +59,12 @@ class Wukong:
     """How cross-attention is reused: ``A`` categories as text tokens, ``B`` a decoder over image tokens."""
     sites: tuple[str, ...] = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
     """Transformer blocks of the U-Net that are read, in order of execution."""
+    tap: str = "block"
+    """What is read of them: ``query``, the input of cross-attention's ``to_q`` (the state after self-attention,
+    normalized), on which the reused projections were trained; or ``block``, their outputs, as the paper's summaries
+    say."""
+    logits: str = "mean"
+    """Attention logits in the read-out of reading A: every one of the ``heads``, or their ``mean``."""
     pool: int = 8
     """Edge of the grid that features are averaged to; 0 keeps them as they are."""
     rank: int = 8
@@ -100,6 +107,8 @@ class Wukong:
     def __post_init__(self) -> None:
         for field, value, known in (
             ("reading", self.reading, wukong_net.READINGS),
+            ("tap", self.tap, wukong_net.TAPS),
+            ("logits", self.logits, wukong_net.LOGITS),
             ("point", self.point, POINTS),
             ("action", self.action, ACTIONS),
         ):
@@ -124,6 +133,11 @@ class Wukong:
             raise BadInput(
                 "wukong: pool and rank must be at least 0, held between 0 and 1, dropout below 1, lr above 0"
             )
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of the sites whose states are read, one a block of ``sites``."""
+        return tuple(read_site(s, self.tap) for s in self.sites)
 
     def last_look(self, steps: int) -> int:
         """The last step of a loop of ``steps`` at which it looks."""
@@ -152,15 +166,15 @@ class Wukong:
             model,
             cases,
             Sampler(self.sampling_steps, self.guidance),
-            activations.sources(self.sites, (), self.pool),
+            activations.sources(self.read, (), self.pool),
             steps=self.learn_at,
             about=lambda samples: {activations.LABEL: asking.judged(judge, samples, labels)},
             progress=lambda done, _: tools.progress(done, total, math.nan),
         )
         card = artifacts.fit_card(self, concepts, model, [c.prompt for c in cases], [c.seed for c in cases], 0.0)
         fitted = self.fit_on(
-            {s: recorded.dense(s) for s in self.sites},
-            recorded.timesteps(self.sites[0]).long(),
+            {s: recorded.dense(s) for s in self.read},
+            recorded.timesteps(self.read[0]).long(),
             recorded.about(activations.LABEL),
             [c.group for c in cases],
             categories=categories_of(concepts),
@@ -191,8 +205,8 @@ class Wukong:
         """The training alone, on features that are there already.
 
         Args:
-            features: site -> (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories) of 0, 1,
-                NaN for unknown.
+            features: of each site of ``read`` (rows, steps, places, channels). timesteps: (steps,). truth: (rows,
+                categories) of 0, 1, NaN for unknown.
             groups: (rows,) prompt clusters; validation takes whole ones.
             categories: (label, concept) each. blocks: the U-Net's transformer block of each site. queries: (categories
                 + 1, text width).
@@ -202,7 +216,7 @@ class Wukong:
             BadInput: shapes that do not belong together, or too little to learn from.
         """
         kept = self._usable(features, truth)
-        used, labels = [features[s][kept] for s in self.sites], truth[kept]
+        used, labels = [features[s][kept] for s in self.read], truth[kept]
         part = spread_groups(
             [groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g)
         )
@@ -227,14 +241,14 @@ class Wukong:
 
     def _usable(self, features: Mapping[str, Tensor], truth: Tensor) -> Tensor:
         """Indices of the rows with a label and finite features."""
-        missing = [s for s in self.sites if s not in features]
+        missing = [s for s in self.read if s not in features]
         if missing:
             raise BadInput(
                 f"the features lack the sites {', '.join(missing)}; they hold {', '.join(features)} (build them with "
                 "these sites)"
             )
         usable = (~torch.isnan(truth)).any(1)
-        for s in self.sites:
+        for s in self.read:
             usable &= torch.isfinite(features[s].float()).flatten(1).all(1)
         return usable.nonzero().flatten()
 
@@ -326,11 +340,13 @@ class Wukong:
 def network_shape(settings: Wukong, blocks: Sequence[Any], queries: Tensor) -> dict[str, Any]:
     """The ``Shape`` of the network for these blocks."""
     sites = []
-    for name, block in zip(settings.sites, blocks, strict=True):
+    for name, block in zip(settings.read, blocks, strict=True):
         inner, channels = block.attn2.to_q.weight.shape
         sites.append({"name": name, "channels": int(channels), "inner": int(inner), "heads": int(block.attn2.heads)})
     each = {
         "reading": settings.reading,
+        "tap": settings.tap,
+        "logits": settings.logits,
         "text": int(queries.shape[1]),
         "categories": len(queries) - 1,
         "hidden": settings.hidden,

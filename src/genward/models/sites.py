@@ -7,6 +7,7 @@ A site's name is its path inside the denoiser with ``transformer_blocks`` shorte
 - ``….attentions.0``: a transformer's output, residual included, (rows, c, h, w)
 - ``….attentions.0.tb.0``: one transformer block, (rows, n, c)
 - ``….tb.0.attn1`` ``.attn2`` ``.ff``: self-, cross-attention, feed-forward outputs before the residual, (rows, n, c)
+- ``….tb.0.norm2``: what cross-attention's ``to_q`` is given, the state after self-attention, normalized, (rows, n, c)
 - ``….tb.0.ff.hidden``: GEGLU's hidden activation, (rows, n, 4c)
 - ``….tb.0.attn2.probs`` ``.attn1.probs``: attention probabilities (rows, heads, n, t), read-only
 - ``text.0``: a text encoder layer's output, (rows, t, c)
@@ -68,6 +69,8 @@ def _block_sites(name: str, block: Any, element: int | None) -> Iterator[Site]:
             width = tb.attn1.to_q.in_features
             yield Site(_short(base), base, None, "tokens", width)
             for kind in ("attn1", "attn2"):
+                if kind == "attn2" and None not in (getattr(tb, "attn2", None), getattr(tb, "norm2", None)):
+                    yield Site(_short(f"{base}.norm2"), f"{base}.norm2", None, "tokens", width)
                 if getattr(tb, kind, None) is not None:
                     yield Site(_short(f"{base}.{kind}"), f"{base}.{kind}", None, "tokens", width)
                     yield Site(_short(f"{base}.{kind}.probs"), f"{base}.{kind}", None, "probs", getattr(tb, kind).heads)

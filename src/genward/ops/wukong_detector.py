@@ -151,6 +151,12 @@ def category_queries(model: Any, concepts: Sequence[Concept]) -> Tensor:
     return torch.stack(rows)
 
 
+def read_site(block: str, tap: str) -> str:
+    """The site that is read of a transformer block: what its ``to_q`` is given (``query``), or its output
+    (``block``)."""
+    return f"{block}.norm2" if tap == "query" else block
+
+
 def site_block(model: Any, site: str) -> Any:
     """The U-Net's transformer block of a site.
 

@@ -10,8 +10,13 @@ both here:
 ``B``  a decoder in the text's width: the same projections with the roles of attention turned round, each category
        attends over places.
 
-Features are token streams of transformer blocks, (rows, places, channels); the block's own ``norm2`` comes before
-``to_q``, as in the U-Net."""
+Features are token streams, (rows, places, channels), of one of two places (``tap``):
+
+``query``  what the U-Net's ``to_q`` itself is given: the state after self-attention and its residual, normalized. Here
+           the reused projections work on what they were trained on; since they are linear, averages over places give
+           the averages of attn2's own logits.
+``block``  outputs of whole transformer blocks, as the paper's summaries say ("intermediate outputs"), through the
+           block's ``norm2``: the projections meet states that they were not trained on."""
 
 from __future__ import annotations
 
@@ -30,14 +35,17 @@ from genward.ops.detection import average_precision
 from genward.ops.epochs import Epochs, train_epochs
 
 READINGS = ("A", "B")
+TAPS = ("query", "block")
+LOGITS = ("heads", "mean")
+"""How attention logits reach the read-out of reading A: every head's, or their mean over heads."""
 TIME = 64
 """Width of the sinusoidal time embedding."""
 TOP = 0.1
 """Share of the places whose logits are averaged for a category."""
 
 Shape = Mapping[str, Any]
-"""``{"reading", "text", "categories", "hidden", "rank", "layers", "dropout", "sites": [{"name", "channels", "inner",
-"heads"}]}``"""
+"""``{"reading", "tap", "logits", "text", "categories", "hidden", "rank", "layers", "dropout", "sites": [{"name",
+"channels", "inner", "heads"}]}``; a site's name is that of what is read."""
 
 
 # ------------------------------------------------------------------------------------------------------- pure functions
@@ -52,17 +60,18 @@ def time_features(timestep: Tensor, width: int = TIME) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
-def place_logits(q: Tensor, k: Tensor, heads: int) -> Tensor:
-    """Attention logits of places for category tokens, averaged over heads.
+def head_logits(q: Tensor, k: Tensor, heads: int) -> Tensor:
+    """Attention logits of places for category tokens, as the U-Net's cross-attention has them before its softmax.
 
     Args:
         q: (rows, places, inner). k: (tokens, inner). heads: inner = heads · dim, logits are scaled by dim^-1/2.
 
     Returns:
-        (rows, places, tokens)
+        (rows, heads, places, tokens)
     """
-    dim = q.shape[-1] // heads
-    return q @ k.T / (heads * math.sqrt(dim))
+    asking, asked = q.unflatten(-1, (heads, -1)).transpose(1, 2), k.unflatten(-1, (heads, -1)).permute(1, 2, 0)
+    logits: Tensor = asking @ asked / math.sqrt(asking.shape[-1])
+    return logits
 
 
 def top_mean(x: Tensor, share: float = TOP) -> Tensor:
@@ -113,12 +122,13 @@ class Reused(nn.Module):
 
 
 class SiteAttention(nn.Module):
-    """One site's cross-attention: ``norm2`` and the four projections of its transformer block."""
+    """One site's cross-attention: the four projections of its transformer block, after ``norm2`` where a block's output
+    is read (``normed``)."""
 
-    def __init__(self, channels: int, inner: int, text: int, heads: int, rank: int) -> None:
+    def __init__(self, channels: int, inner: int, text: int, heads: int, rank: int, normed: bool) -> None:
         super().__init__()
-        self.heads = heads
-        self.norm = nn.LayerNorm(channels).requires_grad_(False)
+        self.heads, self.normed = heads, normed
+        self.norm = nn.LayerNorm(channels).requires_grad_(False) if normed else nn.Identity()
         self.q, self.k, self.v = Reused(channels, inner, rank), Reused(text, inner, rank), Reused(text, inner, rank)
         self.out = Reused(inner, channels, rank, bias=True)
 
@@ -126,7 +136,8 @@ class SiteAttention(nn.Module):
         """Take the weights of a diffusers ``BasicTransformerBlock`` over."""
         attention = block.attn2
         with torch.no_grad():
-            self.norm.load_state_dict({k: v.float().cpu() for k, v in block.norm2.state_dict().items()})
+            if self.normed:
+                self.norm.load_state_dict({k: v.float().cpu() for k, v in block.norm2.state_dict().items()})
             for ours, theirs in (
                 (self.q, attention.to_q),
                 (self.k, attention.to_k),
@@ -138,6 +149,12 @@ class SiteAttention(nn.Module):
                     ours.base.bias.copy_(theirs.bias if theirs.bias is not None else torch.zeros_like(ours.base.bias))
 
 
+def _site(shape: Shape, site: Mapping[str, Any]) -> SiteAttention:
+    return SiteAttention(
+        site["channels"], site["inner"], shape["text"], site["heads"], shape["rank"], shape["tap"] == "block"
+    )
+
+
 class ReadingA(nn.Module):
     """Categories as text tokens of the U-Net's cross-attention; see the module's text."""
 
@@ -147,15 +164,14 @@ class ReadingA(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         hidden, text = shape["hidden"], shape["text"]
-        self.sites = nn.ModuleList(
-            SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"]
-        )
+        self.sites = nn.ModuleList(_site(shape, s) for s in shape["sites"])
         self.queries = nn.Parameter(torch.zeros(shape["categories"] + 1, text))
         self.held = nn.ModuleList(nn.Linear(s["channels"], hidden) for s in shape["sites"])
         self.about = nn.Linear(text, hidden)
         self.time = nn.Sequential(nn.Linear(TIME, hidden), nn.SiLU(), nn.Linear(hidden, hidden))
-        count = len(shape["sites"])
-        wide = hidden * (count + 2) + 2 * count
+        self.every = shape["logits"] == "heads"
+        numbers = sum(1 + (s["heads"] if self.every else 1) for s in shape["sites"])
+        wide = hidden * (len(shape["sites"]) + 2) + numbers
         self.read = nn.Sequential(
             nn.LayerNorm(wide), nn.Dropout(shape["dropout"]), nn.Linear(wide, hidden), nn.GELU(), nn.Linear(hidden, 1)
         )
@@ -165,11 +181,12 @@ class ReadingA(nn.Module):
         parts: list[Tensor] = []
         for x, site, held in zip(features, self.sites, self.held, strict=True):
             states = site.norm(x)
-            logits = place_logits(site.q(states), site.k(self.queries), site.heads)
-            found = weighted(states, logits.softmax(-1)[..., :-1])
+            each = head_logits(site.q(states), site.k(self.queries), site.heads)
+            each = each if self.every else each.mean(1, keepdim=True)
+            found = weighted(states, each.softmax(-1).mean(1)[..., :-1])
             written = site.out(site.v(self.queries[:-1]))
             parts += [
-                top_mean(logits)[:, :-1, None],
+                top_mean(each.flatten(0, 1)).unflatten(0, (rows, -1)).transpose(1, 2)[:, :-1],
                 F.cosine_similarity(found, written, dim=-1)[..., None],
                 held(found),
             ]
@@ -191,9 +208,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         text = shape["text"]
-        self.sites = nn.ModuleList(
-            SiteAttention(s["channels"], s["inner"], text, s["heads"], shape["rank"]) for s in shape["sites"]
-        )
+        self.sites = nn.ModuleList(_site(shape, s) for s in shape["sites"])
         self.value = nn.ModuleList(nn.Linear(s["channels"], s["inner"], bias=False) for s in shape["sites"])
         self.back = nn.ModuleList(nn.Linear(s["channels"], text, bias=False) for s in shape["sites"])
         self.before = nn.ModuleList(nn.LayerNorm(text) for _ in shape["sites"])
