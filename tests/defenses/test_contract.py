@@ -11,6 +11,7 @@ import pytest
 
 from genward.catalog import plugins as catalog
 from genward.core import Concept, Sampler, Spec, defending
+from genward.defenses.acterase import ActErase
 from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
@@ -31,7 +32,7 @@ from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
 
-PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece)
+PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece, ActErase)
 GUARDS = (Aeiou, Wukong, SafeRedir, TextNormalizer, ImageFilter)
 CLASSES = (*PORTS, *GUARDS)
 LEARNED = (
@@ -40,6 +41,8 @@ LEARNED = (
     Esd(iterations=2, batch=2, lr=3e-3, sampling_steps=4),
     Esd(variant="u", iterations=1, batch=2, lr=3e-3, sampling_steps=2),
     ConceptAblation(steps=2, batch=2, images=4, sampling_steps=2, lr=3e-2),
+    ActErase(pairs=4, sampling_steps=2, tau=0.2),
+    ActErase(pairs=4, sampling_steps=2, tau=0.2, site="hidden", masks="timestep", average="timestep", halves="both"),
 )
 FEW = {"per_caption": 1, "learn_at": (0.0, 0.99), "sampling_steps": 2, "guidance": 1.0, "epochs": 1, "batch": 16}
 
@@ -129,7 +132,9 @@ def test_laws_without_learning(which: str, request: pytest.FixtureRequest) -> No
     defense_laws(model, bright, zero={"action": "flag"})
 
 
-@pytest.mark.parametrize("settings", LEARNED, ids=lambda s: f"{s.name}-{getattr(s, 'mode', getattr(s, 'variant', ''))}")
+@pytest.mark.parametrize(
+    "settings", LEARNED, ids=lambda s: f"{s.name}-{getattr(s, 'mode', getattr(s, 'variant', getattr(s, 'site', '')))}"
+)
 @pytest.mark.parametrize("which", ["model", "masked"])
 def test_laws_of_learned_defenses(
     settings: Any, which: str, request: pytest.FixtureRequest, concept: Concept, tmp_path: Any

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from genward.core import Concept, Sampler
+from genward.defenses.acterase import ActErase
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
 from genward.defenses.irece import Irece
@@ -30,6 +31,7 @@ CASES = (
     (WUKONG, (32, -3, -1)),
     (SafeRedir(pairs=12, benign=10, per_caption=3, width=0.125, **FEW), (32, -2)),
     (NoiseProbe(images=40, per_caption=2, sampling_steps=2, guidance=3.0, truth="caption"), (32,)),
+    (ActErase(pairs=4, sampling_steps=3, tau=0.2, batch=3), (3, 6)),
     (Irece(images=20, sampling_steps=3, threshold=0.0, fpr=0.2), (32,)),
 )
 """Settings, and the steps of their progress after which the fit is stopped, one after the other; negative ones count

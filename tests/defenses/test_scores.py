@@ -13,6 +13,7 @@ import torch
 from genward.catalog import plugins
 from genward.core import Concept, Sampler, defending
 from genward.core.contracts import Artifact
+from genward.defenses.acterase import ActErase
 from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
@@ -36,6 +37,7 @@ SAMPLER = Sampler(steps=4, guidance=3.0)
 FEW: dict[str, Any] = {"per_caption": 1, "learn_at": (0.0, 0.99), "sampling_steps": 2, "guidance": 1.0, "epochs": 1}
 SEES: dict[str, Any] = {"labels": ("bright",), "probe": FakeJudge(), "threshold": 2.0}
 SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "acterase": (ActErase(pairs=4, sampling_steps=2, tau=0.2), {}),
     "aeiou": (Aeiou(heads=2), {"threshold": 1e6}),
     "concept_ablation": (ConceptAblation(steps=1, batch=2, images=4, sampling_steps=2), {}),
     "esd": (Esd(iterations=1, batch=2, sampling_steps=2), {}),

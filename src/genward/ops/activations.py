@@ -204,25 +204,23 @@ def record(
 ) -> Recording:
     """Generate the cases and keep their states; what a killed call of the same arguments left is not made again.
 
-    Costs a generation per case (less where a source ends rows early). Memory: see ``ops.shards.Shards``, and one
-    batch's pictures; ``in_memory`` keeps all states in memory and writes nothing.
+    Costs a generation per case. Memory: see ``ops.shards.Shards``, and a batch's pictures; all with ``in_memory``.
 
     Args:
         steps: that are read, as ``stop_step`` reads them; ``None``: every call.
         branch: one of ``BRANCHES``.
         folder: of the shards; a temporary one without it.
-        about: called with the samples of each batch: tensors (batch, …) to keep with its cases, such as
-            ``{"label": …}`` from a judge. It does not enter the plan: record into another folder for another judge.
+        about: called with the samples of each batch: tensors (batch, …) to keep with its cases, such as labels from a
+            judge. It does not enter the plan: record into another folder for another judge.
         labels: tensors (cases, …) that are known beforehand and kept with the cases.
         defenses: attached before the reading, such as an erasure whose states are wanted.
         keep_latents: whether samples carry their final latents, for ``about``.
-        keep_samples: whether the samples of this call come back, pictures included.
+        keep_samples: whether this call's samples come back, pictures included.
         limit: bytes that the whole recording may take, judged by the batches that are written.
 
     Raises:
-        BadInput: no case, a step that the loop does not have, a folder of another recording, one that cannot be
-            written (a full disk), or more states than ``limit``; what was committed before stays and can be taken up.
-            BadArtifact: its shards are damaged. UnknownName: no such site.
+        BadInput: no case, no such step, a folder of another recording, a full disk, or more states than ``limit``; what
+            was committed stays. BadArtifact: its shards are damaged. UnknownName: no such site.
     """
     if not cases:
         raise BadInput("no case was given")
