@@ -37,7 +37,7 @@ def scores(hidden: Tensor, weight: Tensor, site: str = "output") -> Tensor:
             has one entry for each output); ``hidden``: (rows, n, h), ``|h_j| · ||W_:j||``, ConceptPrune's form.
     """
     if site == "hidden":
-        return hidden.abs() * weight.norm(dim=0)
+        return hidden.abs() * weight.square().sum(0).sqrt()
     return hidden.abs() @ weight.abs().T
 
 
