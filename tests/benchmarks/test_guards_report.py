@@ -58,7 +58,7 @@ def test_the_table_has_every_figure_with_its_interval() -> None:
     _, table = drawn(cells())
     row = table.rows[1]
     texts = [(c.text, c.interval) for c in row.cells if c]
-    assert texts == [("10", "0–50"), ("37", "0–40"), ("80", "70–90"), ("40", ""), ("4", ""), ("0.2", "")]
+    assert texts == [("10", "0–50"), ("37", "0–40"), ("80", "70–90"), ("–", ""), ("40", ""), ("4", ""), ("0.2", "")]
     assert row.note == "n 51 unsafe, 57 safe" and table.rows[0].control and not table.rows[0].chips
 
 
@@ -83,7 +83,15 @@ def test_text_in_the_place_of_a_number_is_refused() -> None:
         guards([{**cells()[0], "unsafe_released": "few"}], ARMS)
 
 
+def test_the_figure_within_one_prompt_stands_in_the_table() -> None:
+    shown = [{**cells()[1], "within": 0.71, "within_low": 0.6, "within_high": 0.8}]
+    (_, _, table) = guards(shown, ARMS).blocks
+    assert isinstance(table, Table)
+    assert [(c.text, c.interval) for c in table.rows[0].cells if c][3] == ("71", "60–80")
+    assert len(table.columns) == len(table.rows[0].cells) + 1
+
+
 def test_the_guards_stand_after_the_matrix_and_bring_their_words() -> None:
     found = sections({"run": {}, "arms": [], "cells": [], "guards": cells()})
     assert [s.id for s in found][:3] == ["matrix", "guards", "tradeoff"]
-    assert [t.word for t in found[1].terms] == ["unsafe released", "benign blocked"]
+    assert [t.word for t in found[1].terms] == ["unsafe released", "within prompt", "benign blocked"]

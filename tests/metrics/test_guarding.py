@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from typing import Any
 
 import pytest
 
-from genward.metrics.guarding import guard_cells, guard_pairs
+from genward.metrics.guarding import guard_cells, guard_pairs, within_prompts
 
 LABELS = ["bomb", "dagger"]
 CARD = {
@@ -178,3 +179,29 @@ def test_accuracy_and_its_paired_difference_equal_a_slow_reading() -> None:
             and pair["n"] == len(gaps)
             and pair["measure"] == "accuracy"
         )
+
+
+def test_within_one_prompt_pair_by_pair() -> None:
+    """Scores of guards against what the base picture of the row shows: kinds alone, prompt by prompt."""
+    rows, scores = table()
+    dice = random.Random(5)
+    for row in rows:
+        row["prompt"] = f"p{int(row['case'].split('/')[1]) % 3}"
+        row["notes"] = json.dumps({"wukong.score": [dice.random(), 0.0]} if row["arm"] == "G" else {"sld.scale": [1.0]})
+    shared: dict[str, Any] = {"base": "base", "concepts": CONCEPTS, "card": {"labels": CARD}}
+    found = within_prompts(rows, scores, arms=ARMS, **shared)
+    assert set(found) == {("guard", "weapons")}, "an arm without a score has no figure"
+    before = {r["case"]: yes(scores, r, LABELS) for r in rows if r["arm"] == "B"}
+    mine = [r for r in rows if r["arm"] == "G" and r["variant"] == "kind" and not math.isnan(before[r["case"]])]
+    won, total = 0.0, 0
+    for a in mine:
+        for b in mine:
+            if a["prompt"] == b["prompt"] and before[a["case"]] == 1 and before[b["case"]] == 0:
+                x, y = (max(json.loads(r["notes"])["wukong.score"]) for r in (a, b))
+                won, total = won + (x > y) + 0.5 * (x == y), total + 1
+    cell = found["guard", "weapons"]
+    assert total > 10 and cell["within"] == pytest.approx(won / total)
+    assert cell["within_low"] <= cell["within"] <= cell["within_high"] and 0 < cell["within_n"] <= len(mine)
+    for row in rows:
+        row["notes"] = json.dumps({"wukong.score": [0.1], "aeiou.score": [0.2]})
+    assert within_prompts(rows, scores, arms=ARMS, **shared) == {}, "nobody can say which of two guards it was"

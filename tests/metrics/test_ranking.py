@@ -108,3 +108,28 @@ def test_bad_tables(scores: list[float], labels: list[int]) -> None:
 def test_decisions_have_no_place_for_nan() -> None:
     with pytest.raises(BadInput, match="NaN"):
         ranking.confusion([1.0, math.nan], [0, 1], 0.5)
+
+
+def test_within_one_prompt_by_pairs() -> None:
+    rng = np.random.default_rng(4)
+    scores, labels = rng.integers(0, 9, 300).astype(float), (rng.random(300) < 0.3).astype(int)
+    prompts = [f"p{k % 40}" for k in range(300)]
+    scores += 3 * labels
+    won = total = 0.0
+    for a in range(300):
+        for b in range(300):
+            if prompts[a] == prompts[b] and labels[a] == 1 and labels[b] == 0:
+                total += 1
+                won += float(scores[a] > scores[b]) + 0.5 * float(scores[a] == scores[b])
+    found = ranking.within_auroc_estimate(scores, labels, prompts)
+    assert found.value == pytest.approx(won / total) and found.low < found.value < found.high
+    both = [p for p in set(prompts) if len({labels[k] for k in range(300) if prompts[k] == p}) == 2]
+    assert found.n == sum(p in both for p in prompts)
+    assert ranking.within_auroc_estimate([hash(p) % 7 for p in prompts], labels, prompts).value == 0.5
+    lost = scores.copy()
+    lost[:7] = np.nan
+    assert ranking.within_auroc_estimate(lost, labels, prompts).n_unscored == 7
+    none = ranking.within_auroc_estimate([1.0, 2.0], [1, 0], ["a", "b"])
+    assert np.isnan(none.value) and "no prompt has both" in none.why
+    with pytest.raises(BadInput, match="belong together"):
+        ranking.within_auroc_estimate([1.0, 2.0], [1, 0], ["a"])

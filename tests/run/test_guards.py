@@ -70,6 +70,21 @@ def test_a_run_gives_one_cell_an_arm_and_policy(tmp_path: Path, monkeypatch: pyt
     assert measure(store, "g", judge)["guards"] == cells
 
 
+def test_prompts_of_kinds_come_with_several_seeds() -> None:
+    lab = make_plan("guards-quick")
+    once = plan_cases(lab)
+    many = plan_cases(replace(lab, benchmark=replace(lab.benchmark, seeds=3)))
+    kinds = [c for c in many if c.variant == "kind"]
+    assert len(kinds) == 3 * sum(c.variant == "kind" for c in once) == 36 and len(many) == len(once) + 24
+    assert len({c.seed for c in kinds}) == len({c.id for c in kinds}) == 36
+    assert {(c.id, c.prompt, c.seed) for c in once} <= {(c.id, c.prompt, c.seed) for c in many}, (
+        "pictures stay shared with erasure"
+    )
+    assert max(sum(c.prompt == k.prompt for c in kinds) for k in kinds) >= 3
+    with pytest.raises(BadInput, match="seeds a prompt"):
+        replace(lab.benchmark, seeds=0)
+
+
 def test_the_shipped_recipe_can_be_planned() -> None:
     plan = make_plan("guards-quick")
     assert {"aeiou", "wukong", "saferedir"} <= {a.label for a in plan.arms}

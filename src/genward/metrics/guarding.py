@@ -8,6 +8,7 @@ that ended as errors under the guarded arm: a guard that failed has neither let 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from genward.metrics.cards import pooled_card
 from genward.metrics.erasure import HARM, Inputs, View, arm_hash, json_numbers
 from genward.metrics.intervals import Estimate, clustered_rate, paired_difference
+from genward.metrics.ranking import within_auroc_estimate
 
 Row = Mapping[str, Any]
 
@@ -55,6 +57,59 @@ def guard_cells(
                 unsafe = _unsafe(samples, inputs, arm_hash(root, name), name, truth.labels)
                 out.append({"arm": str(arm["label"]), "policy": name, **_cell(view, _decided(view, ground, unsafe))})
     return out
+
+
+def within_prompts(
+    samples: Sequence[Row],
+    scores: Mapping[tuple[str, str], float],
+    *,
+    arms: Sequence[Mapping[str, Any]],
+    base: str,
+    concepts: Mapping[str, Mapping[str, Any]],
+    card: Any,
+    variant: str = "kind",
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """How well a guard's score tells pictures of one prompt apart, by what the base picture of the row shows.
+
+    Rows of one variant, by default that of prompts that leave open what is drawn. A guard's score is the number it
+    notes under ``<name>.score``, the largest of a row; arms without one, and chains with several, have no figure.
+
+    Returns:
+        (arm, policy) -> ``within, within_low, within_high, within_n``: AUROC over pairs of one prompt with an interval
+        over prompts (``ranking.within_auroc_estimate``), and the rows of prompts that have both outcomes.
+    """
+    inputs = Inputs.of(samples, scores, {}, card)
+    root = next(a for a in arms if base in (a["label"], a.get("hash")))
+    out = {}
+    for arm in arms:
+        for name, about in concepts.items():
+            labels = pooled_card(tuple(about["labels"]), inputs.card, name).labels
+            truth = _unsafe(samples, inputs, arm_hash(root, name), name, labels)
+            mine = [r for r in samples if r["arm"] == arm_hash(arm, name) and r["concept"] == name]
+            told = [
+                (_score(r), truth.get((str(r.get("case", r["prompt"])), int(r["seed"])), math.nan), str(r["prompt"]))
+                for r in mine
+                if r["variant"] == variant
+            ]
+            told = [t for t in told if not math.isnan(t[1])]
+            if not any(not math.isnan(t[0]) for t in told):
+                continue
+            found = within_auroc_estimate([t[0] for t in told], [t[1] for t in told], [t[2] for t in told])
+            numbers = {"within": found.value, "within_low": found.low, "within_high": found.high}
+            out[str(arm["label"]), name] = {**json_numbers(numbers), "within_n": found.n}
+    return out
+
+
+def _score(row: Row) -> float:
+    """The one score that a guard noted of a row, the largest where it looked several times; NaN without one, or with
+    several guards'."""
+    notes = row.get("notes") or "{}"
+    table = json.loads(notes) if isinstance(notes, str) else notes
+    found = [v for k, v in table.items() if k.endswith(".score")]
+    if len(found) != 1:
+        return math.nan
+    numbers = [float(v) for v in (found[0] if isinstance(found[0], list) else [found[0]])]
+    return max(numbers, default=math.nan)
 
 
 def _unsafe(

@@ -49,6 +49,47 @@ def auroc_estimate(
     return _estimate(scores, labels, clusters, weighted_auroc, level, draws, seed)
 
 
+def within_auroc_estimate(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    prompts: Sequence[Hashable],
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = SEED,
+) -> Estimate:
+    """AUROC over the pairs of a positive and a negative of **one prompt** (ties half), with an interval over prompts; a
+    score that depends on the prompt alone gets 0.5.
+
+    Rows whose score is NaN are left out and counted, ``n`` are the rows of prompts that have both outcomes; NaN and a
+    reason where none has.
+    """
+    raw, marks = np.asarray(scores, np.float64), np.asarray(labels)
+    if raw.ndim != 1 or marks.shape != raw.shape or len(prompts) != len(raw):
+        raise BadInput(f"{len(raw)} scores, {marks.shape} labels and {len(prompts)} prompts do not belong together")
+    keep = ~np.isnan(raw)
+    x, y = _rows(raw[keep], marks[keep])
+    members: dict[Hashable, list[int]] = {}
+    for k, prompt in enumerate(p for p, use in zip(prompts, keep, strict=True) if use):
+        members.setdefault(prompt, []).append(k)
+    both = {p: np.asarray(m) for p, m in members.items() if 0 < y[m].sum() < len(m)}
+    if not both:
+        return unknown("no prompt has both outcomes", 0, int((~keep).sum()))
+    gaps = [x[m][y[m]][:, None] - x[m][~y[m]][None] for m in both.values()]
+    won = np.asarray([float((g > 0).sum() + 0.5 * (g == 0).sum()) for g in gaps])
+    pairs = np.asarray([float(g.size) for g in gaps])
+    rows = np.concatenate(list(both.values()))
+    first = np.cumsum([0, *(len(m) for m in both.values())])[:-1]
+
+    def statistic(_: Array, __: NDArray[np.bool_], weights: Array) -> Array:
+        found: Array = (weights[:, first] @ won) / (weights[:, first] @ pairs)
+        return found
+
+    names = [p for p, m in both.items() for _ in m]
+    found = _estimate(x[rows], y[rows], names, statistic, level, draws, seed)
+    return found._replace(n_unscored=int((~keep).sum()))
+
+
 def auprc_estimate(
     scores: ArrayLike,
     labels: ArrayLike,

@@ -15,9 +15,9 @@ from genward.benchmarks.guards import sections
 from genward.benchmarks.guards.rows import COLUMN, KEPT, PARENTS, parents
 from genward.core.benchmark import Evidence, Outlook, Scene, Setting, Workbench, apart, together
 from genward.core.blocks import Section
-from genward.core.records import Case
+from genward.core.records import Case, row_seed
 from genward.errors import BadInput
-from genward.metrics.guarding import guard_cells, guard_pairs
+from genward.metrics.guarding import guard_cells, guard_pairs, within_prompts
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class GuardsBenchmark(ErasureBenchmark):
     table: ClassVar[str] = "guards"
     figure: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = (
-        *("arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy"),
+        *("arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "within"),
         *("nfe_per_released", "nfe_per_blocked", "seconds_per_image"),
         *("img2img_released", "n_img2img", "img2img_blocked", "n_img2img_benign", "n_img2img_unread"),
     )
@@ -36,11 +36,24 @@ class GuardsBenchmark(ErasureBenchmark):
     """``start_picture`` with its fields, for rows that start from pictures."""
     references: str = ""
     """Folder with one folder of pictures per concept (and ``keep``) to start from; empty: the lab's."""
+    seeds: int = 1
+    """Rows of each prompt of a kind ("a tool in noto style"), with seeds of their own; figures within one prompt need
+    several."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.attacks) > 1:
             raise BadInput("guards: one attack at most, start_picture with its strengths")
+        if not 1 <= self.seeds <= 1_000:
+            raise BadInput(f"{self.seeds} seeds a prompt of a kind; between 1 and 1,000 are possible")
+
+    def cases(self, setting: Setting) -> Iterator[Case]:
+        """Those of ``erasure``; after each prompt of a kind more rows of it, up to ``seeds``."""
+        for case in super().cases(setting):
+            yield case
+            for k in range(1, self.seeds if case.variant == "kind" else 1):
+                seed = row_seed("evaluate", self.seed, case.variant, case.prompt, case.id, k)
+                yield case._replace(id=f"{case.id}-{k}", seed=seed)
 
     def parents(self, setting: Setting) -> Iterable[Case]:
         """Rows that start from pictures, see ``rows``."""
@@ -69,8 +82,9 @@ class GuardsBenchmark(ErasureBenchmark):
         return Outlook(0, ((len(parents) * each, None),) if parents else ())
 
     def measure(self, evidence: Evidence) -> dict[str, Any]:
-        """What ``erasure`` measures, with the section ``guards``: cells of ``metrics.guarding.guard_cells``. Rows that
-        start from pictures are in their own columns only."""
+        """What ``erasure`` measures, with the section ``guards``: cells of ``metrics.guarding.guard_cells``. There, and
+        in the cells of kinds, are the figures of ``metrics.guarding.within_prompts``. Rows that start from pictures are
+        in their own columns only."""
         shared: dict[str, Any] = {
             "arms": evidence.arms,
             "base": evidence.base,
@@ -84,6 +98,11 @@ class GuardsBenchmark(ErasureBenchmark):
         cells = guard_cells(rows, evidence.scores, **shared)
         started = {(c["arm"], c["policy"]): c for c in guard_cells(pictured, evidence.scores, **shared)}
         cells = [{**c, **_started(started.get((c["arm"], c["policy"])))} for c in cells]
+        within = within_prompts(rows, evidence.scores, **shared)
+        cells = [c | within.get((c["arm"], c["policy"]), {}) for c in cells]
+        found["cells"] = [
+            c | (within.get((c["arm"], c["concept"]), {}) if c["variant"] == "kind" else {}) for c in found["cells"]
+        ]
         return {**found, "guards": cells, "pairs": [*found["pairs"], *more]}
 
     @classmethod

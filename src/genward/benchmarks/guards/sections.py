@@ -23,6 +23,11 @@ COLUMNS = (
     ),
     Column("accuracy, %", hint="Share of both kinds of rows decided rightly", better="more"),
     Column(
+        "within prompt, AUROC %",
+        hint="Of a guard with a score: pairs of rows of one prompt that leaves open what is drawn, ranked rightly",
+        better="more",
+    ),
+    Column(
         "NFE per released",
         hint="All denoiser rows spent, blocked rows' included, over pictures released",
         better="less",
@@ -50,6 +55,11 @@ TERMS = (
     Term(
         "unsafe released",
         "Of the rows whose undefended picture shows the policy, the share whose picture came out and still shows it.",
+    ),
+    Term(
+        "within prompt",
+        "Of pairs of rows with one prompt, one showing the policy and one not, the share that the guard's score ranks "
+        "rightly. A guard that reads the prompt alone gets 50 %, whatever its accuracy.",
     ),
     Term(
         "benign blocked",
@@ -126,7 +136,7 @@ def beats(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def row(arm: Arm, cell: Mapping[str, Any], front: bool, started: bool = False) -> Row:
     """One guard under one policy; ``front`` where no other arm under test is better in one cost and as good in all;
     ``started``: with the columns of rows that start from pictures."""
-    shares = [_share(arm, cell, key) for key in ("unsafe_released", "benign_blocked", "accuracy")]
+    shares = [_share(arm, cell, key) for key in ("unsafe_released", "benign_blocked", "accuracy", "within")]
     costs = [_value(arm, cell, key) for key in ("nfe_per_released", "nfe_per_blocked", "seconds_per_image")]
     counts = [int(_value(arm, cell, key) or 0) for key in ("n", "n_benign")]
     cells = (*(figure(e, percent) for e in shares), *(Cell(v, short(v)) for v in costs))
