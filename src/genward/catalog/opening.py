@@ -1,4 +1,5 @@
-"""Models by name: the embedded lab, its oracle, a model of another distribution, a hub id, a local folder.
+"""Models by name: the embedded lab, its oracle and its poisoned copies (``backdoor:rickrolling``, see
+``catalog.backdoors``), a model of another distribution, a hub id, a local folder.
 
 Another distribution adds a family of models by an entry point in the group ``genward.models``: a class with
 ``name: ClassVar[str]``, what ``core.Model`` wants, and a class method ``opened(name, *, device, dtype, download)``. It
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins
+from genward.catalog.backdoors import PREFIX, learned, poisoned
 from genward.core.origin import origin
 from genward.core.precision import device_of, dtype_of
 from genward.core.records import load_concept
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 
 LAB = ("lab", "lab:oracle")
 """Names of the embedded models."""
+
+
+def drawn_by_lab(name: str) -> bool:
+    """Whether a model draws the lab's pictures: an embedded one, or a poisoned copy."""
+    return name in LAB or name.startswith(PREFIX)
+
 
 Opener = Callable[[str], "StableDiffusion"]
 
@@ -60,6 +68,9 @@ def open_model(
     from genward.models.loading import load_pipeline
     from genward.models.sd import StableDiffusion
 
+    if name.startswith(PREFIX) and not variant:
+        found = learned(name.removeprefix(PREFIX))
+        return poisoned(open_model("lab", device, dtype), found, name.removeprefix(PREFIX))
     if name != "lab" and not name.startswith("lab:"):
         return load_pipeline(name, device=device, dtype=dtype or "float32", download=download, variant=variant)
     if name not in LAB:
@@ -124,7 +135,7 @@ def opener(device: str | None = None, dtype: str | None = None, *, download: boo
 def words_of(name: str) -> Mapping[str, Any]:
     """The vocabulary of a model as plain tables (see ``benchmarks.erasure.Words``); empty for any model but the
     lab's."""
-    if name not in LAB:
+    if not drawn_by_lab(name):
         return {}
     from genward.lab.data import vocabulary
 

@@ -15,6 +15,7 @@ from typer import Exit
 
 from genward import __version__
 from genward.cli import (
+    backdoor,
     calibrate,
     check,
     claims,
@@ -61,6 +62,7 @@ app.command("claims")(claims.main)
 app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)
 app.command("verify")(verify.main)
+app.command("backdoor")(backdoor.main)
 app.command("check")(check.main)
 app.command("doctor")(doctor.main)
 app.add_typer(dataset.app, name="dataset")

@@ -52,9 +52,14 @@ def models() -> Rows:
         "lab": "The embedded text-to-image model.",
         "lab:oracle": "Its twin that never saw some of the concepts.",
     }
+    from genward.catalog.backdoors import PREFIX, shipped
     from genward.catalog.opening import LAB
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
+    told = "A poisoned copy of the lab, to try defenses on."
+    known += [
+        {"name": f"{PREFIX}{p.stem}", "summary": told, "from": "genward"} for p in sorted(shipped().glob("*.json"))
+    ]
     known += plugins("models")()
     return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins
-from genward.catalog.opening import LAB, family_of
+from genward.catalog.opening import drawn_by_lab, family_of
 from genward.core.benchmark import Benchmark, Setting
 from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
@@ -150,7 +150,7 @@ def match(plan: Plan, judge: Any, family: Callable[[str], Family]) -> None:
     for name in dict.fromkeys([plan.model, *(a.model for a in plan.arms if a.model)]):
         found = family(name)
         matched(found.makes, name, judges=[judge], media=about.media, benchmark=about.name)
-        if getattr(judge, "name", "") == "lab" and name not in LAB:
+        if getattr(judge, "name", "") == "lab" and not drawn_by_lab(name):
             raise BadInput(
                 f"the judge 'lab' knows the lab's drawings alone, and the plan samples {name[:80]!r}; name a judge of "
                 "its "
