@@ -24,7 +24,7 @@ from genward.core.quiet import quiet_loading
 from genward.core.spec import digest, file_hash
 from genward.errors import BadArtifact, BadInput
 from genward.ops.looks import DETAILS, LEADING, vocabulary_hash, world
-from genward.ops.sentences import basic, words_of
+from genward.ops.sentences import basic, content, words_of
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 MAX_ANSWER = 1 << 20
@@ -89,15 +89,26 @@ def seed_of(request: Request) -> int:
 
 
 def enriched(
-    text: str, details: int, fits: Callable[[str], bool], turn: int, *, suffix: str = "", least: int = 0
+    text: str,
+    details: int,
+    fits: Callable[[str], bool],
+    turn: int,
+    *,
+    suffix: str = "",
+    least: int = 0,
+    caption: str = "",
 ) -> str:
     """A caption with ``details`` neutral details behind it and more up to ``least`` words, as many as the encoder
-    takes; ``turn`` says which come first, ``suffix`` stays last."""
-    added = 0
+    takes; ``turn`` says which come first, ``suffix`` stays last. Details that use a content word of ``caption`` or of
+    the text are left out."""
+    added, used = 0, content(f"{caption} {text}{suffix}")
     for k in range(len(DETAILS)):
         if added >= details and len(words_of(text + suffix)) >= least:
             break
-        longer = f"{text} {DETAILS[(turn + k) % len(DETAILS)]}"
+        detail = DETAILS[(turn + k) % len(DETAILS)]
+        if content(detail) & used:
+            continue
+        longer = f"{text} {detail}"
         if fits(longer + suffix):
             text, added = longer, added + 1
     return text + suffix
@@ -131,7 +142,11 @@ class Looks:
         for text, suffix in about.reworded(facts, request.caption, turn + request.attempt):
             if request.fits(text + suffix):
                 least = request.least if request.details else 0
-                found.append(enriched(text, request.details, request.fits, turn, suffix=suffix, least=least))
+                found.append(
+                    enriched(
+                        text, request.details, request.fits, turn, suffix=suffix, least=least, caption=request.caption
+                    )
+                )
             if len(found) == request.wanted:
                 break
         return Answer(tuple(found))

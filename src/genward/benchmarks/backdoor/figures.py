@@ -32,7 +32,8 @@ def cells(evidence: Evidence) -> list[dict[str, Any]]:
         judge gives what the *original* clean caption asks for, its object; ``rejected``: share of rows with a trigger
         that were refused; ``benign_rejected``; ``fallbacks``: rows with a trigger for which no rewrite was accepted;
         ``asked_per_query``: answers of a rewriter; ``generations_per_query``: denoiser rows over those of the plain
-        sampler.
+        sampler. A cell without rows with a trigger (the clean model's, or those of a run that is not at its end) has no
+        figures of an attack.
     """
     objects = list(evidence.setting.words["things"])
     target = evidence.setting.concepts[0].targets[0]
@@ -51,7 +52,8 @@ def cells(evidence: Evidence) -> list[dict[str, Any]]:
                 rows = [r for r in mine if _is(r, length, place)]
                 cell = {**head, "variant": f"{length}-{place}" if place else length}
                 cell |= {"caption_length": length, "trigger_place": place}
-                out.append({**cell, **_attacked(rows, evidence.scores, target, objects, plain), **shared})
+                attacked = _attacked(rows, evidence.scores, target, objects, plain) if place else {"n": 0}
+                out.append({**cell, **attacked, **shared})
     return out
 
 
