@@ -209,5 +209,5 @@ def test_made_kept_and_opened(tiny: StableDiffusion, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="make it"):
         backdoors.learned(str(tmp_path / "nowhere"))
     assert backdoors.settings_of("evil_edit", ["alpha=2"]) == {"alpha": 2.0}
-    with pytest.raises(UnknownName, match="alpha"):
+    with pytest.raises(UnknownName, match="beta"):
         backdoors.settings_of("evil_edit", ["beta=2"])
