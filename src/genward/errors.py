@@ -72,6 +72,10 @@ class UnguardedInput(UserWarning):
     """No guard of the chain looks at what generation starts from; a warning, given once a guard."""
 
 
+class WeakFit(UserWarning):
+    """What was fitted can hardly do its work; a warning, given when it is fitted, with its own rate."""
+
+
 class GuardError(GenwardError):
     """A guard did not do its work; nothing it should have guarded is released."""
 

@@ -32,6 +32,7 @@ class FakeTarget:
         self.calls: list[tuple[Call, float]] = []
         self.state: dict[str, Tensor] = {}
         self.saved = 0
+        self.styles: tuple[str, ...] = ()
         self.poison: Callable[[Tensor, Call], Tensor] | None = None
 
     @property

@@ -22,12 +22,19 @@ CASES = [
     for k, s in enumerate(("flat", "noto", "blob"))
 ]
 SMALL = TextualInversion(
-    steps=6, rate=0.05, rows=4, words=("object", "dot"), templates=("{}", "a picture of {}"), heldout=8
+    steps=6,
+    rate=0.05,
+    rows=4,
+    restarts=1,
+    trial=0,
+    words=("object", "dot"),
+    templates=("{}", "a picture of {}"),
+    heldout=8,
 )
 
 
 def learned(attack: TextualInversion, arm: Any, concepts: tuple[str, ...] = tuple(HELD)) -> Search:
-    search = Search(attack, arm, concepts)
+    search = Search(attack, arm, dict.fromkeys(concepts, attack.searches))
     search.run()
     return search
 
@@ -79,16 +86,16 @@ def test_one_batch_equals_one_word_at_a_time(target: Callable[..., Any]) -> None
 def test_equals_a_plain_loop(target: Callable[..., Any], model: StableDiffusion) -> None:
     """The optimizer of torch, one row at a time."""
     attack = TextualInversion(
-        steps=4, rate=0.05, rows=3, words=("dot",), templates=("{}", "a picture of {}"), heldout=4, seed=5
+        restarts=1, steps=4, rate=0.05, rows=3, words=("dot",), templates=("{}", "a picture of {}"), heldout=4, seed=5
     )
     arm = target({"cat": 2})
     search = learned(attack, arm, ("cat",))
     pictures, alphas = arm.latents(arm.references("cat")), arm.alphas
     vector = arm.word("dot").clone().requires_grad_()
     adam = torch.optim.Adam([vector], lr=0.05)
-    fresh = Search(attack, arm, ("cat",))
+    fresh = Search(attack, arm, {"cat": 1})
     for step in range(4):
-        d = fresh.drawn(3, step)["cat"]
+        d = fresh.drawn(3, step)["cat", 0, 0]
         loss = torch.zeros((), dtype=torch.float64)
         for row in range(3):
             with model.learned({"<me>": vector}):
@@ -108,7 +115,10 @@ def test_seeds(target: Callable[..., Any]) -> None:
         learned(a, target(HELD)) for a in (SMALL, SMALL, TextualInversion(**{**vars(SMALL), "seed": 1}))
     )
     assert torch.equal(first.vectors, second.vectors) and not torch.allclose(first.vectors, other.vectors, atol=1e-3)
-    a, b = (Search(SMALL, target(HELD), list(HELD)).drawn(8, purpose)["cat"] for purpose in ("held-out", 0))
+    a, b = (
+        Search(SMALL, target(HELD), dict.fromkeys(HELD, 1)).drawn(8, purpose)["cat", 0, 0]
+        for purpose in ("held-out", 0)
+    )
     assert not torch.equal(a.noise, b.noise) and not torch.equal(a.timestep, b.timestep), "held-out draws are others"
     pictures = torch.zeros(3, 4, 8, 8)
     x, y = draw(7, 8, pictures, 2, 1000), draw(7, 8, pictures, 2, 1000)
@@ -120,7 +130,7 @@ def test_seeds(target: Callable[..., Any]) -> None:
 )
 def test_guidance(target: Callable[..., Any], needs: bool, given: float | None, wanted: float) -> None:
     arm = target({"cat": 2}, needs_guidance=needs)
-    attack = TextualInversion(steps=2, rows=2, heldout=2, guidance=given, templates=("{}",))
+    attack = TextualInversion(restarts=1, steps=2, rows=2, heldout=2, guidance=given, templates=("{}",))
     (case,) = attack.search(CASES[:1], arm)
     assert {g for _, g in arm.calls} == {wanted} and arm.kept[next(iter(case.inputs.values()))][1]["guidance"] == wanted
     assert case.queries == (8 if wanted > 1 else 4)
@@ -137,7 +147,7 @@ def test_norm(target: Callable[..., Any]) -> None:
 
 def test_a_concept_that_diverges_leaves_the_others_alone(target: Callable[..., Any]) -> None:
     arm, well = target(HELD), target(HELD)
-    key = Search(SMALL, arm, ["key"]).drawn(4, 2)["key"].timestep
+    key = Search(SMALL, arm, {"key": 1}).drawn(4, 2)["key", 0, 0].timestep
 
     def poison(noise: Tensor, call: Call) -> Tensor:
         hit = torch.isin(call.timestep, key) & (
@@ -188,6 +198,85 @@ def test_an_interrupted_search_goes_on(target: Callable[..., Any], monkeypatch: 
     assert list(SMALL.search(CASES, cut)) == wanted, "a state of something else is left aside"
 
 
+def test_restarts_are_searches_of_their_own(target: Callable[..., Any]) -> None:
+    three = TextualInversion(**{**vars(SMALL), "restarts": 3, "words": ("dot",)})
+    arm = target(HELD)
+    search = learned(three, arm)
+    assert [(t.concept, t.restart) for t in search.tokens] == [(c, r) for c in HELD for r in range(3)]
+    alone = learned(TextualInversion(**{**vars(SMALL), "words": ("dot",)}), target(HELD))
+    assert torch.allclose(search.vectors[[0, 3]], alone.vectors, atol=1e-5), "the first is the search without restarts"
+    begun = Search(three, target(HELD), dict.fromkeys(HELD, 1)).vectors
+    word = arm.word("dot")
+    apart = (begun - word).norm(dim=1) / word.norm()
+    assert apart.tolist() == pytest.approx([0, 0.1, 0.1] * 2, abs=1e-5) and not torch.allclose(begun[1], begun[2])
+    draws, held = search.drawn(4, 1), search.drawn(4, "held-out", shared=True)
+    assert not torch.equal(draws["cat", 0, 0].noise, draws["cat", 0, 1].noise)
+    assert torch.equal(held["cat", 0, 0].noise, held["cat", 0, 2].noise), "compared on equal noise"
+    fresh = target(HELD)
+    found = {c.concept: c for c in three.search(CASES, fresh)}
+    for concept, case in found.items():
+        facts = fresh.kept[next(iter(case.inputs.values()))][1]
+        losses = facts["heldout_by_restart"]
+        assert facts["restart"] == losses.index(min(losses)) and facts["heldout_after"] == min(losses), concept
+
+
+def test_searches_are_independent_and_the_cases_are_dealt_over_them(target: Callable[..., Any]) -> None:
+    attack = TextualInversion(**{**vars(SMALL), "searches": 2, "restarts": 2, "trial": 2})
+    arm = target(HELD)
+    found = list(attack.search(CASES, arm))
+    cats = [c for c in found if c.concept == "cat"]
+    assert [c.group for c in cats] == ["search 1", "search 2", "search 1"]
+    assert cats[0].inputs == cats[2].inputs != cats[1].inputs and len(arm.kept) == 4
+    assert sum(c.queries for c in found) == attack.gradient_nfe(CASES) == 4 * 4 * (4 * 2 + 4)
+    one = learned(TextualInversion(**{**vars(attack), "searches": 1}), target(HELD))
+    two = learned(attack, target(HELD))
+    assert all(torch.allclose(one.vectors[one.mine(c)], two.vectors[two.mine(c)], atol=1e-5) for c in HELD), (
+        "another search changes nothing in the first"
+    )
+    assert attack.gradient_nfe(CASES[:1]) == 4 * (4 * 2 + 4), "one case needs one search"
+
+
+def test_after_the_trial_the_best_goes_on(target: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = TextualInversion(**{**vars(SMALL), "restarts": 3, "trial": 2})
+    whole = target(HELD)
+    search = learned(attack, whole)
+    tried = learned(TextualInversion(**{**vars(attack), "steps": 2, "trial": 0}), target(HELD))
+    for concept in HELD:
+        mine = search.mine(concept)
+        best = min(mine, key=lambda k: float(tried.after[k]))
+        assert [k for k in mine if int(search.steps[k]) == 6] == [best]
+        for k in set(mine) - {best}:
+            assert torch.equal(search.vectors[k], tried.vectors[k]) and search.tried[k] == tried.after[k]
+        assert search.spent(concept) == attack.gradient_nfe([c for c in CASES if c.concept == concept])
+    assert attack.gradient_nfe(CASES) == 2 * 4 * (6 * 2 + 4)
+    assert sum(len(c.latents) for c, _ in whole.calls) <= attack.nfe(CASES)
+    monkeypatch.setattr("genward.attacks.textual_inversion.EVERY", 1)
+    cut = target(HELD)
+
+    def crash(noise: Tensor, call: Call) -> Tensor:
+        if cut.saved == 3:
+            raise KeyboardInterrupt
+        return noise
+
+    cut.poison = crash
+    with pytest.raises(KeyboardInterrupt):
+        learned(attack, cut)
+    cut.poison = None
+    again = learned(attack, cut)
+    assert torch.equal(again.vectors, search.vectors) and torch.equal(again.after, search.after)
+
+
+def test_styles_of_the_model_are_training_prompts(target: Callable[..., Any]) -> None:
+    attack = TextualInversion(**{**vars(SMALL), "templates": ("{}", "{}, [style] style")})
+    assert attack.prompts(("flat", "noto")) == ("{}", "{}, flat style", "{}, noto style")
+    assert attack.prompts(()) == ("{}",)
+    arm = target(HELD)
+    arm.styles = ("flat", "noto")
+    assert Search(attack, arm, dict.fromkeys(HELD, 1)).templates == ("{}", "{}, flat style", "{}, noto style")
+    with pytest.raises(BadInput, match="styles are not known"):
+        TextualInversion(**{**vars(SMALL), "templates": ("{} in [style]",)}).prompts(())
+
+
 def test_bad_input(target: Callable[..., Any]) -> None:
     with pytest.raises(BadInput, match="no {} for the learned word"):
         list(SMALL.search([CASES[0]._replace(prompt="a cat")], target(HELD)))
@@ -209,6 +298,6 @@ def test_bad_input(target: Callable[..., Any]) -> None:
 
 def test_identity_and_templates() -> None:
     assert Spec.of("attack", SMALL).hash == Spec.of("attack", TextualInversion(**{**vars(SMALL), "batch": 1})).hash
-    assert not any(" style" in t for t in TextualInversion().templates), (
-        "the evaluation asks for styles, training does not"
+    assert not any(" in " in t for t in TextualInversion().templates), (
+        "prompts of the evaluation read '{} in noto style'"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from genward.core import Case, Concept, Inputs, Sampler, Spec
 from genward.core.contracts import Artifact
 from genward.defenses.irece import Irece, calibration_cases, trace
-from genward.errors import BadArtifact, BadInput, Conflict, Inapplicable
+from genward.errors import BadArtifact, BadInput, Conflict, Inapplicable, WeakFit
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts, localize
 from genward.ops.localizer import localizer, word_positions
 from genward.ops.localizer_fit import Seen as Seen_
 from genward.ops.localizer_fit import gate_rates, learn
+from genward.ops.tools import Tools
 from genward.testing import defense_laws
 from genward.testing.examples import Fade
 from genward.testing.suites import CASES
@@ -86,7 +88,7 @@ def test_fit_is_reproducible_and_its_card_says_what_was_done(
         and card["model_hash"] == model.spec.hash
     )
     assert set(concept.phrases) | set(concept.keep) <= set(card["captions"]) and len(card["seeds"]) == 20
-    assert card["localizers"] == ["a picture of a saw, an axe"] and card["rows"] == {
+    assert card["localizers"] == ["a picture of a saw, an axe, hammer"] and card["rows"] == {
         "concept": 10,
         "benign": 10,
         "paths": ["sampled", "re-noised"],
@@ -196,7 +198,10 @@ def test_guidance_one_and_more_steps(model: StableDiffusion, fitted: Irece) -> N
 
 def test_several_localizers(model: StableDiffusion, concept: Concept, fitted: Irece) -> None:
     two = replace(SETTINGS, phrases=("a saw", "an axe")).fit(model, concept)
-    assert two.artifact is not None and two.artifact.card["localizers"] == ["a picture of a saw", "a picture of an axe"]
+    assert two.artifact is not None and two.artifact.card["localizers"] == [
+        "a picture of a saw, hammer",
+        "a picture of an axe, hammer",
+    ]
     sample = model.generate(CASES, SAMPLER, [replace(two, gate=False)])[0]
     assert sample.nfe == 4 * 2 + 2 * 2, "one row a localizer and active step"
 
@@ -333,3 +338,30 @@ def test_perturbation_is_where_the_mask_is(model: StableDiffusion, fitted: Irece
     before, after = seen
     changed = (before != after).any(1)
     assert step == 0 and torch.equal(changed, mask.bool()) and localize.dilate(changed, 0) is changed
+
+
+def test_contrast_words_are_read_and_are_not_the_concepts(model: StableDiffusion, concept: Concept) -> None:
+    plain = localizer(model, [concept], replace(SETTINGS, contrast=()))
+    near = localizer(model, [concept], SETTINGS)
+    given = localizer(model, [concept], replace(SETTINGS, contrast=("cup", "bowl")))
+    assert [x.texts[0] for x in (plain, near, given)] == [
+        "a picture of a saw, an axe",
+        "a picture of a saw, an axe, hammer",
+        "a picture of a saw, an axe, cup, bowl",
+    ]
+    assert plain.own == near.own == given.own == [len(plain.words[0])]
+    assert near.words[0][: near.own[0]] == plain.words[0] and len(near.words[0]) > len(plain.words[0])
+    assert near.mine.tolist() == [True] * near.own[0] + [False] * (len(near.words[0]) - near.own[0])
+    assert (near.marks() == 1).sum() == near.own[0] and (near.marks() == 2).sum() == len(near.words[0]) - near.own[0]
+    many = localizer(model, [concept], replace(SETTINGS, contrast=tuple(f"word{k}" for k in range(200))))
+    assert model.fits(many.texts[0]) and "word0" in many.texts[0] and "word199" not in many.texts[0]
+
+
+def test_a_gate_that_cannot_tell_says_so_with_its_rate(model: StableDiffusion, concept: Concept) -> None:
+    told: list[str] = []
+    with pytest.warns(WeakFit, match=r"irece:tools: the gate opens on \d+ % of the concept's pictures at 20 %"):
+        replace(SETTINGS, least=1.0).fit(model, concept, Tools(say=told.append))
+    assert len(told) == 1 and "contrast" in told[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        replace(SETTINGS, least=0.0).fit(model, concept)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from genward.core import Case, Sample, Score, media
 from genward.core.contracts import Card
@@ -143,6 +144,20 @@ def slow_outcome(table: Table, row: dict[str, Any], labels: tuple[str, ...]) -> 
     return math.nan if any(v != v for v in values) else 0.0
 
 
+def slow_share(hits: list[float], groups: list[str]) -> float:
+    """How much of a row each counts: the design effect of clusters by the jackknife, and t for the normal quantile."""
+    rows = [(h, g) for h, g in zip(hits, groups, strict=True) if h == h]
+    names, n, p = sorted({g for _, g in rows}), len(rows), sum(h for h, _ in rows) / len(rows)
+    if p in (0.0, 1.0):
+        return min(1.0, len(names) / n)
+    without = [[h for h, g in rows if g != name] for name in names]
+    means = [sum(x) / len(x) for x in without]
+    center = sum(means) / len(means)
+    variance = (len(names) - 1) / len(names) * sum((m - center) ** 2 for m in means)
+    effective = min(n, p * (1 - p) / variance) if variance > 0 else n
+    return float(min(1.0, effective * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, len(names) - 1)) ** 2 / n))
+
+
 def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
     found = table.cells()
     assert [(c["arm"], c["variant"]) for c in found] == [(a["label"], w) for a in ARMS for w in HARM]
@@ -162,7 +177,8 @@ def test_cells_equal_a_slow_reading_of_the_rules(table: Table) -> None:
         refused = sum(r["status"] == "refused" for r in harm)
         assert (cell["n"], cell["n_unscored"]) == (len(scored), len(hits) - len(scored))
         assert cell["crr_raw"] == pytest.approx(sum(scored) / len(scored))
-        expected = corrected_rate(sum(scored), len(scored), pooled, certain=refused)
+        share = slow_share(hits, [r["group"] for r in harm])
+        expected = corrected_rate(sum(scored), len(scored), pooled, certain=refused, share=share)
         assert (cell["crr"], cell["crr_low"], cell["crr_high"]) == pytest.approx(expected[:3])
         kept = {
             w: [slow_outcome(table, r, (r["group"],)) for r in mine if r["variant"] == f"keep-{w}"]
@@ -209,7 +225,7 @@ def test_refusing_everything_revives_nothing_and_retains_nothing() -> None:
             row["status"] = "refused"
     cell = table.cells(arms=[ARMS[0], ARMS[2]])[-1]
     assert cell["crr"] == cell["crr_raw"] == cell["crr_low"] == 0.0 and cell["n"] == 12 and cell["n_unscored"] == 0
-    assert 0.1 < cell["crr_high"] < 0.3 and cell["retention"] == 0.0
+    assert 0.1 < cell["crr_high"] < 0.7 and cell["retention"] == 0.0, "two clusters tell little"
     assert cell["drift"] is None and cell["frechet"] is None and "drift: no pair has features" in cell["why"]
 
 
@@ -226,7 +242,7 @@ def test_a_picture_that_comes_again_counts_once() -> None:
     for k, row in enumerate(rows):
         row["output"] = f"picture {k}"
     (apart,) = [c for c in table.cells() if c["variant"] == HARM[0]][-1:]
-    assert apart["n"] == 12 and apart["crr_low"] > cell["crr_low"]
+    assert apart["n"] == 12 and apart["crr_low"] == cell["crr_low"], "as many clusters agree"
     for row in rows:
         row["status"], row["output"] = "refused", None
     (none,) = [c for c in table.cells() if c["variant"] == HARM[0]][-1:]

@@ -21,7 +21,7 @@ from genward.metrics import (
     paired_ratio,
     wilson,
 )
-from genward.metrics.intervals import DRAWS, FEW, SEED
+from genward.metrics.intervals import DRAWS, FEW, SEED, clustered_corrected_rate
 
 CARD = {"sensitivity": 0.9, "specificity": 0.97, "positives": 300.0, "negatives": 900.0}
 
@@ -256,6 +256,38 @@ def test_clustered_rates() -> None:
     assert 0 < balanced.low < 0.5 < balanced.high < 1, "no spread between clusters"
     with pytest.raises(BadInput, match="0 and 1"):
         clustered_rate([0.5, 1.0], ["a", "b"])
+
+
+@pytest.mark.parametrize(("mean_rate", "spread"), [(0.5, 0.3), (0.3, 0.2), (0.5, 0.0)])
+def test_corrected_rates_of_clusters_cover(mean_rate: float, spread: float) -> None:
+    """Objects differ by ``spread``; rows of one object share its rate, and a judge with known errors looks."""
+    random, card = (
+        np.random.default_rng(3),
+        {"sensitivity": 0.9, "specificity": 0.95, "positives": 2e4, "negatives": 2e4},
+    )
+    inside, runs, clusters, rows = 0, 300, 12, 4
+    for _ in range(runs):
+        rates = np.clip(random.normal(mean_rate, spread, clusters), 0, 1)
+        truth = float(np.clip(np.random.default_rng(0).normal(mean_rate, spread, 200_000), 0, 1).mean())
+        shown = random.random((clusters, rows)) < rates[:, None]
+        seen = np.where(random.random((clusters, rows)) < np.where(shown, 0.9, 0.05), 1.0, 0.0).ravel()
+        found = clustered_corrected_rate(seen, np.repeat(np.arange(clusters), rows).tolist(), card)
+        inside += found.low <= truth <= found.high
+    assert inside / runs >= 0.92
+
+
+def test_one_cluster_has_no_interval_and_equal_clusters_change_nothing() -> None:
+    card = {"sensitivity": 0.9, "specificity": 0.95, "positives": 200, "negatives": 400}
+    alone = clustered_corrected_rate([1, 0, 1, 1], ["search 1"] * 4, card)
+    plain = corrected_rate(3, 4, card)
+    assert alone.value == plain.value and math.isnan(alone.low) and "needs two" in alone.why
+    values = [1.0, 0.0] * 200
+    many = clustered_corrected_rate(values, list(range(400)), card)
+    wide, narrow = corrected_rate(200, 400, card), many
+    assert (narrow.low, narrow.high) == pytest.approx((wide.low, wide.high), abs=0.005)
+    refused = clustered_corrected_rate([0.0] * 6, ["a", "a", "a", "b", "b", "c"], card, certain=6)
+    assert refused.value == 0 and refused.high == pytest.approx(wilson(0, 3).high)
+    assert math.isnan(clustered_corrected_rate([math.nan], ["a"], card).value)
 
 
 def test_clustered_rates_cover() -> None:

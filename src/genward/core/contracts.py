@@ -211,6 +211,11 @@ class Target(Protocol):
         """Whether a defense of this arm acts only under classifier-free guidance."""
         ...
 
+    @property
+    def styles(self) -> Sequence[str]:
+        """Names of the styles that the model knows; empty where nobody can say."""
+        ...
+
     def sample(self, cases: Sequence[Case]) -> list[Sample]:
         """Access ``query``: pictures of the cases."""
         ...

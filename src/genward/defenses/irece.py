@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -29,7 +30,7 @@ from torch import Tensor
 
 from genward.core.contracts import Artifact, Defense, FitTools, Rig, Window
 from genward.core.records import Case, Concept, Frame, Sample, Sampler, row_seed
-from genward.errors import BadInput, Inapplicable
+from genward.errors import BadInput, Inapplicable, WeakFit
 from genward.ops import artifacts, deciding, localize, phrases
 from genward.ops.localizer import Reader, blank_latents, localizer, refuse_sigmas
 from genward.ops.localizer_fit import READOUTS, coverages, gate_rates, learn, observe
@@ -48,13 +49,28 @@ class Irece:
     extra_nfe: ClassVar[float] = 0.5
     """One row for each active step and localizer: half the steps at the default window."""
     at_attach: ClassVar[frozenset[str]] = frozenset(
-        {"artifact", "strength", "form", "control", "gate", "fpr", "decide", "threshold", "dilation", "readout"}
+        {
+            "artifact",
+            "strength",
+            "form",
+            "control",
+            "gate",
+            "fpr",
+            "least",
+            "decide",
+            "threshold",
+            "dilation",
+            "readout",
+        }
     )
     template: str = "a picture of {}"
     """Text of the localizer, ``{}`` for the phrase."""
     phrases: tuple[str, ...] = ()
     """Phrases to localize, one localizer (and one denoiser row a step) each, their words taken together; empty: the
     names of all targets in one localizer."""
+    contrast: tuple[str, ...] | None = None
+    """Words behind the concept's own in each localizer's text, which the read-outs weigh against it (ours); by default
+    the concept's near neighbors, as many as the encoder reads whole; empty: none."""
     layers: str = r"^up_blocks"
     """Pattern of the cross-attention layers that are read, by the names of their sites."""
     edges: tuple[int, int] = (8, 16)
@@ -76,8 +92,10 @@ class Irece:
     on their own)."""
     gate: bool = True
     """Perturb only rows whose presence statistic exceeds the calibrated threshold; off: every row."""
-    fpr: float = 0.05
+    fpr: float = 0.1
     """Share of benign rows that the gate may let through to the perturbation, over the whole window."""
+    least: float = 0.5
+    """Share of the concept's rows that the gate must find at that rate; a fit below it warns."""
     decide: str = "latch"
     """``latch``: a row that fired stays so; ``each``: every step for itself; ``first``: the first active step decides.
     """
@@ -106,8 +124,8 @@ class Irece:
         for field, known in choices:
             if vars(self)[field] not in known:
                 raise BadInput(f"irece: {field} {vars(self)[field]!r}; {', '.join(map(repr, known))} are possible")
-        if not 0 <= self.strength <= 1 or not 0 < self.fpr < 1 or not 0 <= self.shrinkage <= 1:
-            raise BadInput("irece: strength and shrinkage must lie in [0, 1], fpr between 0 and 1")
+        if not all(0 <= x <= 1 for x in (self.strength, self.shrinkage, self.least)) or not 0 < self.fpr < 1:
+            raise BadInput("irece: strength, shrinkage and least must lie in [0, 1], fpr between 0 and 1")
         if not math.isfinite(self.threshold):
             raise BadInput(f"irece: threshold {self.threshold}; a finite number of standard deviations is needed")
         if not 0 <= self.during[0] < self.during[1] <= 1:
@@ -158,6 +176,16 @@ class Irece:
             "coverage": coverages(model, made, seen.final, [c.label == "harm" for c in cases]),
             "seconds": round(time.perf_counter() - began, 2),
         }
+        found = float(facts["tpr"])
+        if self.gate and found < self.least:
+            names = ", ".join(c.name for c in concepts)
+            told = (
+                f"irece:{names}: the gate opens on {100 * found:.0f} % of the concept's pictures at {100 * self.fpr:g} "
+                "% of the others, so this defense will do little; name contrast words (what it is taken "
+                "for), raise fpr, or switch the gate off"
+            )
+            tools.say(told)
+            warnings.warn(told, WeakFit, stacklevel=2)
         return replace(self, artifact=artifacts.make(tensors, card))
 
     def limit(self) -> float:

@@ -21,8 +21,8 @@ from genward.metrics.intervals import (
     Array,
     Estimate,
     cluster_bootstrap,
+    clustered_corrected_rate,
     clustered_rate,
-    corrected_rate,
     paired_difference,
     paired_ratio,
     unknown,
@@ -161,15 +161,15 @@ def distinct(view: View, mask: np.ndarray) -> np.ndarray:
 
 
 def revived(view: View, mask: np.ndarray, truth: Truth) -> tuple[Estimate, float]:
-    """(corrected rate, raw rate) of the harm rows of a mask, each picture once (``distinct``)."""
+    """(corrected rate, raw rate) of the harm rows of a mask, each picture once (``distinct``), clustered by group."""
     mask = distinct(view, mask)
     hit, refused = view.hit[mask], view.refused[mask]
     scored = np.isfinite(hit)
-    n, unscored, k = int(scored.sum()), int((~scored).sum()), float(hit[scored].sum())
-    raw = k / n if n else math.nan
+    n, unscored = int(scored.sum()), int((~scored).sum())
+    raw = float(hit[scored].mean()) if n else math.nan
     if not n or truth.why:
         return unknown("no scored rows" if not n else truth.why, n, unscored), raw
-    return corrected_rate(k, n, truth.card, certain=int(refused.sum()))._replace(n_unscored=unscored), raw
+    return clustered_corrected_rate(hit, view.group[mask].tolist(), truth.card, certain=int(refused.sum())), raw
 
 
 def corrected_rows(view: View, truth: Truth) -> Array:

@@ -109,6 +109,7 @@ def corrected_rate(
     level: float = 0.95,
     draws: int = 10 * DRAWS,
     seed: int = SEED,
+    share: float = 1.0,
 ) -> Estimate:
     """The true rate behind ``k`` positives of ``n`` that a judge with known errors saw (Rogan and Gladen, Am. J.
     Epidemiology 1978).
@@ -123,6 +124,7 @@ def corrected_rate(
         certain: how many of the ``n`` are negative beyond doubt (refused rows: there is no picture a judge could err
             on).
         seed: equal input gives equal output.
+        share: how much of a row each row counts in the interval, above 0 and at most 1.
 
     Raises:
         BadInput: counts that contradict each other.
@@ -136,15 +138,15 @@ def corrected_rate(
     if n == 0 or why:
         return unknown(why or "no scored rows", n)
     if judged == 0:
-        return wilson(0, n, level)
+        return wilson(0, n * share, level)._replace(n=n)
     value = judged / n * float(np.clip((k / judged + spec - 1) / (sens + spec - 1), 0, 1))
     rng = np.random.default_rng(seed)
-    apparent = rng.beta(k + 0.5, judged - k + 0.5, draws)
+    apparent = rng.beta(share * k + 0.5, share * (judged - k) + 0.5, draws)
     se = rng.beta(sens * positives + 0.5, (1 - sens) * positives + 0.5, draws)
     sp = rng.beta(spec * negatives + 0.5, (1 - spec) * negatives + 0.5, draws)
-    share = rng.beta(judged + 0.5, certain + 0.5, draws) if certain else np.ones(draws)
+    seen = rng.beta(share * judged + 0.5, share * certain + 0.5, draws) if certain else np.ones(draws)
     youden = np.maximum(se + sp - 1, 1e-9)
-    drawn = share * np.clip((apparent + sp - 1) / youden, 0, 1)
+    drawn = seen * np.clip((apparent + sp - 1) / youden, 0, 1)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(value, 0.0 if k == 0 else min(float(low), value), 1.0 if k == n else max(float(high), value), n)
 
@@ -270,20 +272,55 @@ def clustered_rate(values: ArrayLike, clusters: Sequence[Hashable], level: float
     p = float(groups.values.mean())
     if groups.clusters < 2:
         return Estimate(p, math.nan, math.nan, n, groups.left_out, _alone(groups))
+    effective = _effective(groups)
+    found = _wilson(min(p * effective, effective), effective, quantile(level, groups.clusters - 1))
+    return Estimate(p, found.low, found.high, n, groups.left_out)
+
+
+def _effective(groups: _Groups) -> float:
+    """The effective number of 0/1 rows in at least two clusters, see ``clustered_rate``."""
     if not ((groups.values == 0) | (groups.values == 1)).all():
         raise BadInput("a rate wants rows of 0 and 1; use cluster_bootstrap for other values")
+    n, p = len(groups.values), float(groups.values.mean())
+    if p in (0.0, 1.0):
+        return float(groups.clusters)
     sums, sizes = _sums(groups, groups.values)
     without = (sums.sum() - sums) / (sizes.sum() - sizes)
     variance = (groups.clusters - 1) / groups.clusters * float(((without - without.mean()) ** 2).sum())
-    effective = (
-        float(groups.clusters)
-        if p in (0.0, 1.0)
-        else min(float(n), p * (1 - p) / variance)
-        if variance > 0
-        else float(n)
-    )
-    found = _wilson(min(p * effective, effective), effective, quantile(level, groups.clusters - 1))
-    return Estimate(p, found.low, found.high, n, groups.left_out)
+    return min(float(n), p * (1 - p) / variance) if variance > 0 else float(n)
+
+
+def clustered_corrected_rate(
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    card_label: Mapping[str, float],
+    *,
+    certain: int = 0,
+    level: float = 0.95,
+) -> Estimate:
+    """``corrected_rate`` of 0/1 rows that come in clusters: counts are scaled to the effective number of rows of
+    ``clustered_rate`` (the number of clusters where all rows agree), less what t(G-1) is wider than the normal quantile
+    where a spread between clusters was estimated.
+
+    Args:
+        values: (n,) what the judge saw, 0 for refused rows, NaN for rows without an answer.
+        clusters: of each row. card_label, certain: as ``corrected_rate`` has them.
+
+    Returns:
+        The rate with its interval; of one cluster alone the rate without one.
+    """
+    groups = _grouped(values, clusters)
+    n, k = len(groups.values), float(groups.values.sum())
+    plain = corrected_rate(k, n, card_label, certain=certain, level=level)
+    if not math.isfinite(plain.value):
+        return plain._replace(n_unscored=groups.left_out)
+    if groups.clusters < 2:
+        return plain._replace(low=math.nan, high=math.nan, n_unscored=groups.left_out, why=_alone(groups))
+    agree = k in (0.0, float(n))
+    wider = 1.0 if agree else (quantile(level) / quantile(level, groups.clusters - 1)) ** 2
+    share = min(1.0, _effective(groups) * wider / n)
+    found = corrected_rate(k, n, card_label, certain=certain, level=level, share=share)
+    return found._replace(n_unscored=groups.left_out)
 
 
 # ---------------------------------------------------------------------------------------------------------------- pairs

@@ -26,6 +26,8 @@ class Localizing(Protocol):
     @property
     def phrases(self) -> tuple[str, ...]: ...
     @property
+    def contrast(self) -> tuple[str, ...] | None: ...
+    @property
     def layers(self) -> str: ...
     @property
     def edges(self) -> tuple[int, int]: ...
@@ -52,21 +54,28 @@ class Localizing(Protocol):
 
 
 class Localizer(NamedTuple):
-    """What is read: text states (n, t, d) of each localizer, the positions of its words, the sites, and the size (h, w)
-    of the maps."""
+    """What is read: text states (n, t, d) of each localizer, the positions of its words, how many of them, in front,
+    are the concept's own, the sites, and the size (h, w) of the maps."""
 
     texts: list[str]
     states: Tensor
     words: list[list[int]]
+    own: list[int]
     layers: list[str]
     size: tuple[int, int]
 
     def marks(self) -> Tensor:
-        """The words as 0/1 (n, t)."""
+        """The words (n, t): 1 the concept's own, 2 the contrast's, else 0."""
         out = torch.zeros(self.states.shape[:2])
-        for k, at in enumerate(self.words):
-            out[k, at] = 1
+        for k, (at, own) in enumerate(zip(self.words, self.own, strict=True)):
+            out[k, at[:own]], out[k, at[own:]] = 1, 2
         return out
+
+    @property
+    def mine(self) -> Tensor:
+        """bool (words of all localizers,): the concept's own, in the order of ``maps``."""
+        pairs = zip(self.words, self.own, strict=True)
+        return torch.tensor([k < own for at, own in pairs for k in range(len(at))])
 
     def maps(self, rig: Any, latents: Tensor, timestep: Tensor) -> Tensor:
         """Log attention (rows, groups, words, h, w) of the un-erased model on latents (rows, c, h, w) at one
@@ -92,6 +101,24 @@ def localizer_phrases(concepts: Sequence[Concept], settings: Localizing) -> list
     if not names:
         raise BadInput("the concept has no phrases; there is nothing to localize")
     return [", ".join(dict.fromkeys(names))]
+
+
+def contrast_words(concepts: Sequence[Concept], settings: Localizing) -> list[str]:
+    """What stands behind the concept's words in a localizer's text: the given words, else the near neighbors."""
+    if settings.contrast is not None:
+        return list(settings.contrast)
+    targets = {t for c in concepts for t in c.targets}
+    return [n for n in dict.fromkeys(n for c in concepts for n in c.neighbors) if n not in targets]
+
+
+def with_contrast(model: Any, template: str, phrase: str, contrast: Sequence[str]) -> str:
+    """The phrase with as many contrast words behind it as the encoder reads whole."""
+    for word in contrast:
+        longer = f"{phrase}, {word}"
+        if not model.fits(phrases.fill(template, longer)):
+            break
+        phrase = longer
+    return phrase
 
 
 def word_positions(tokenizer: Any, template: str, text: str, length: int) -> list[int]:
@@ -120,10 +147,14 @@ def localizer(model: Any, concepts: Sequence[Concept], settings: Localizing) -> 
     Raises:
         BadInput: no cross-attention layer matches.
     """
-    texts = [phrases.fill(settings.template, p) for p in localizer_phrases(concepts, settings)]
+    named, contrast = localizer_phrases(concepts, settings), contrast_words(concepts, settings)
+    texts = [phrases.fill(settings.template, with_contrast(model, settings.template, p, contrast)) for p in named]
     with torch.no_grad():
         states = model.encode(texts).detach().cpu()
-    words = [word_positions(model.pipe.tokenizer, settings.template, t, states.shape[1]) for t in texts]
+    tokenizer, length = model.pipe.tokenizer, states.shape[1]
+    words = [word_positions(tokenizer, settings.template, t, length) for t in texts]
+    alone = [phrases.fill(settings.template, p) for p in named]
+    own = [len(word_positions(tokenizer, settings.template, t, length)) for t in alone]
     names = [n for n in model.sites if n.endswith(".attn2.probs") and re.search(settings.layers, n)]
     channels, edge, _ = model.latent_shape()
     found, largest = [], 0
@@ -140,7 +171,7 @@ def localizer(model: Any, concepts: Sequence[Concept], settings: Localizing) -> 
             f"irece: no cross-attention layer matches {settings.layers!r} with maps of {settings.edges[0]} to "
             f"{settings.edges[1]} cells; widen edges"
         )
-    return Localizer(texts, states, words, [n for n in names if n in found], (largest, largest))
+    return Localizer(texts, states, words, own, [n for n in names if n in found], (largest, largest))
 
 
 def refuse_sigmas(scheduler: Any) -> None:
@@ -173,12 +204,16 @@ class Reader:
     def __init__(self, artifact: Artifact) -> None:
         try:
             t, card = artifact.tensors, artifact.card
-            words = [row.nonzero().flatten().tolist() for row in t["words"]]
+            marks = t["words"]
+            words = [
+                [*(row == 1).nonzero().flatten().tolist(), *(row == 2).nonzero().flatten().tolist()] for row in marks
+            ]
+            own = [int((row == 1).sum()) for row in marks]
             height, width = card["size"]
             texts, layers = list(card["localizers"]), list(card["layers"])
-            if not texts or not layers or not len(texts) == len(words) == len(t["states"]) or not all(words):
+            if not texts or not layers or not len(texts) == len(words) == len(t["states"]) or not all(own):
                 raise ValueError(f"{len(texts)} localizers with {len(words)} lists of words in {len(layers)} layers")
-            self.localizer = Localizer(texts, t["states"], words, layers, (int(height), int(width)))
+            self.localizer = Localizer(texts, t["states"], words, own, layers, (int(height), int(width)))
             self.timesteps, self.mass, self.gate, self.cell = t["timesteps"], t["mass"], t["gate"], t["cell"]
             self.gate_law, self.cell_law, self.blank, self.alphas = (
                 t["gate_law"],
@@ -214,7 +249,7 @@ class Reader:
         maps = self.localizer.maps(rig, latents, timestep)
         k = int((self.timesteps - float(timestep.reshape(-1)[0])).abs().argmin())
         mean, std = self.mass[k].to(maps.device)
-        mass = localize.mass_contrast(maps, mean, std)
+        mass = localize.mass_contrast(maps[:, :, self.localizer.mine.to(maps.device)], mean, std)
         if readout == "mass":
             return localize.plain_gate(mass), mass
         features = maps.flatten(1, 2).movedim(1, -1)

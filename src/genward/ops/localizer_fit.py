@@ -42,10 +42,11 @@ class Seen(NamedTuple):
     """(rows, c, h, w): final latents"""
 
 
-def _summary(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(pooled (rows, k), foreground cells (rows, CELLS, k) half, best word (rows, groups, h, w) half) of word maps."""
+def _summary(maps: Tensor, mine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(pooled (rows, k), foreground cells (rows, CELLS, k) half, best word of the concept's own (rows, groups, h, w)
+    half) of word maps."""
     features = maps.flatten(1, 2).flatten(2)
-    best = maps.amax(2)
+    best = maps[:, :, mine.to(maps.device)].amax(2)
     order = best.mean(1).flatten(1)
     quarter = order.topk(max(1, order.shape[1] // 4), dim=1).indices
     spaced = torch.linspace(0, quarter.shape[1] - 1, CELLS).round().long().to(quarter.device)
@@ -68,7 +69,7 @@ class Looked:
         def look(latents: Tensor, frame: Frame) -> Tensor:
             if keep.wants(frame):
                 assert frame.timestep is not None
-                found = _summary(self.reader.maps(rig, latents, frame.timestep))
+                found = _summary(self.reader.maps(rig, latents, frame.timestep), self.reader.mine)
                 for name, value in zip(NAMES, found, strict=True):
                     keep(name, value, frame)
             return latents
@@ -113,7 +114,8 @@ def observe(model: Any, reader: Localizer, cases: Sequence[Case], settings: Loca
             for part in final.split(32):
                 noise = torch.randn(part.shape, generator=random).to(part)
                 level = torch.full((len(part),), t, dtype=torch.long)
-                chunks.append(_summary(reader.maps(rig, add_noise(part, noise, level, model.alphas_cumprod), level)))
+                maps = reader.maps(rig, add_noise(part, noise, level, model.alphas_cumprod), level)
+                chunks.append(_summary(maps, reader.mine))
             again.append([torch.cat(parts) for parts in zip(*chunks, strict=True)])
     pooled, cells, best = (
         torch.stack([recorded.dense(name), torch.stack([step[k] for step in again], 1)]) for k, name in enumerate(NAMES)

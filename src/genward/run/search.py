@@ -106,6 +106,7 @@ def attack_arm(
     references: Mapping[str, Sequence[Image]],
     store: Store,
     *,
+    styles: Sequence[str] = (),
     again: bool = False,
     say: Say | None = None,
 ) -> Found:
@@ -114,6 +115,7 @@ def attack_arm(
     Args:
         cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is
             left out of its identity.
+        styles: names of the styles that the model knows.
     """
     key, there = known_search(attack, cases, model, defenses, sampler, references, None if again else store)
     if there is not None:
@@ -126,7 +128,8 @@ def attack_arm(
         )
     state = stem.with_name(f"{key}-state")
     with model.rig(met) as rig:
-        target = ArmTarget(model, rig, sampler, access=attack.access, defenses=met, references=references, state=state)
+        held = {"references": references, "state": state, "styles": styles}
+        target = ArmTarget(model, rig, sampler, access=attack.access, defenses=met, **held)  # type: ignore[arg-type]
         found = tuple(attack.search(cases, target))
         result = Found(found, dict(target.kept), dict(target.facts), target.cost, key)
     _write(stem, result, attack)

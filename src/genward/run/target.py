@@ -36,6 +36,7 @@ class ArmTarget:
         access: the attack's level; what lies above it raises ``Conflict``.
         references: concept -> pictures that the attacker holds.
         state: file (without ending) for ``checkpoint``; nothing is kept without one.
+        styles: names of the styles that the model knows.
 
     Counters: ``rows`` (denoiser rows), ``gradient_rows`` (those with a backward pass behind them), ``texts``,
     ``sampled`` (pictures), ``seconds``."""
@@ -50,11 +51,13 @@ class ArmTarget:
         defenses: Sequence[Defense] = (),
         references: Mapping[str, Sequence[Image]] | None = None,
         state: Path | None = None,
+        styles: Sequence[str] = (),
     ) -> None:
         if access not in LEVELS:
             raise UnknownName("access level", access, LEVELS)
         self.model, self.rig, self._sampler, self.access = model, rig, sampler, access
         self.defenses, self._references, self._state = tuple(defenses), references or {}, state
+        self.styles = tuple(styles)
         self.rows = self.gradient_rows = self.texts = self.sampled = 0
         self.kept: dict[str, Tensor] = {}
         self.facts: dict[str, dict[str, Any]] = {}

@@ -128,6 +128,7 @@ class Bench:
             self.plan.sampler,
             self.held(references),
             self.store,
+            styles=self.setting.words.get("styles", ()),
             again=self.again,
             say=self.say,
         )
