@@ -16,14 +16,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
-from genward.catalog.opening import words_of
+from genward.catalog.tooling import Say, shipped_artifacts, tools_for
 from genward.core import defending
 from genward.core.contracts import Artifact, Defense
 from genward.core.defending import artifact_field
@@ -37,10 +36,7 @@ from genward.errors import BadArtifact, BadInput, UnknownName
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
-    from genward.ops.tools import Tools
     from genward.store import Store
-
-Say = Callable[[str], None]
 
 
 class DefenseRequest(NamedTuple):
@@ -232,11 +228,6 @@ def _fits_folder(store: Store | Path | str | None) -> Path | None:
     return Path(store if isinstance(store, (str, Path)) else store.root) / "fits"
 
 
-def shipped_artifacts() -> Path:
-    """Folder of the fitted artifacts that come with the lab."""
-    return Path(str(resources.files("genward").joinpath("lab", "artifacts")))
-
-
 def _artifact(
     request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
 ) -> Artifact:
@@ -319,33 +310,25 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
     return stem
 
 
-def tools_for(model: StableDiffusion, name: str = "", folder: Path | None = None, progress: Say | None = None) -> Tools:
-    """What a fit on this model is given: the vocabulary and the judge where the model is the lab's, checkpoints where
-    there is a folder, progress in words at each tenth of the way."""
-    lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
-
-    from genward.catalog.judges import open_judge
-    from genward.ops.tools import Tools
-
-    return Tools(
-        progress=_tenths(name, progress) if progress else None,
-        say=progress,
-        open_judge=(lambda: open_judge("lab")) if lab else None,
-        words=words_of("lab") if lab else {},
-        folder=folder,
-    )
-
-
 def partial_folder(stem: Path) -> Path:
     """Where an unfinished fit keeps its checkpoints and recordings: beside the artifact that it will become."""
     return stem.with_name(stem.name + ".partial")
 
 
 def fit_artifact(
-    name: str, defense: Any, concept: Concept, model: StableDiffusion, stem: Path, progress: Say | None = None
+    name: str,
+    defense: Any,
+    concept: Concept,
+    model: StableDiffusion,
+    stem: Path,
+    progress: Say | None = None,
+    shared: Path | None = None,
 ) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows
     seen, model and seconds). A fit that was interrupted goes on where it was.
+
+    Args:
+        shared: folder of what several fits share; by default that of ``stem``.
 
     Raises:
         BadInput: the folder of unfinished work beside ``stem`` belongs to a fit of other settings.
@@ -358,7 +341,7 @@ def fit_artifact(
         progress(f"{name}: going on with the fit that was interrupted")
     began = time.perf_counter()
     try:
-        made = defense.fit(model, concept, tools_for(model, name, aside, progress))
+        made = defense.fit(model, concept, tools_for(model, name, aside, progress, shared or aside.parent))
     except BaseException:
         _mark(aside, fit_key(defense, concept, model.spec.hash), spent + time.perf_counter() - began)
         raise
@@ -392,20 +375,6 @@ def _mark(aside: Path, key: str, seconds: float) -> None:
     from genward.ops.artifacts import write_all
 
     write_all({aside / "fit.json": json_text({"key": key, "seconds": round(seconds, 2)}).encode()})
-
-
-def _tenths(name: str, say: Say) -> Callable[[int, int, float], None]:
-    """A fit's progress in words, at each tenth of the way."""
-    told = -1
-
-    def progress(step: int, steps: int, loss: float) -> None:
-        nonlocal told
-        tenth = 10 * step // max(1, steps)
-        if tenth > told:
-            told = tenth
-            say(f"{name}: step {step} of {steps}" + (f", loss {loss:.4g}" if loss == loss else ""))
-
-    return progress
 
 
 def _fitting_model(artifact: Artifact, model: StableDiffusion, where: str) -> Artifact:

@@ -150,6 +150,11 @@ class FitTools(Protocol):
         never stopped, so the state holds its random generators too."""
         ...
 
+    def shared(self, name: str, about: Mapping[str, Any], make: Callable[[Any], Artifact]) -> Artifact:
+        """What several fits learn once, by name and all that decides it: found where it is kept, else ``make(tools)``,
+        which is given tools of its own."""
+        ...
+
     def record(self, model: Model, cases: Sequence[Case], sampler: Sampler, sources: Sequence[Any], **how: Any) -> Any:
         """States of the model on its way through the cases, streamed to shards of bounded memory; an interrupted
         recording goes on. Takes what ``ops.activations.record`` takes, and returns its ``Recording``."""

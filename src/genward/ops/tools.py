@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from genward.core.checkpoint import load_checkpoint, save_checkpoint
-from genward.core.contracts import Judge
+from genward.core.contracts import Artifact, Judge
 from genward.core.records import Case, Sampler
+from genward.core.spec import digest
 from genward.errors import BadInput
+from genward.ops import artifacts
 from genward.ops.activations import Recording, record
 from genward.ops.finetune import Progress
 
@@ -27,6 +30,8 @@ class Tools:
         folder: where checkpoints and recordings of this one fit go, of these settings on this model; without one
             nothing is kept, and recordings live in a temporary folder.
         pace: seconds from one checkpoint to the next, at least. A fit loses at most this and one step.
+        places: folders where fits keep what several of them share; the first is written to. Without any, nothing that
+            is shared is kept.
     """
 
     def __init__(
@@ -39,10 +44,11 @@ class Tools:
         words: Mapping[str, Any] | None = None,
         folder: Path | None = None,
         pace: float = 10.0,
+        places: Sequence[Path] = (),
     ) -> None:
         self._progress, self._say, self._judge, self._open = progress, say, judge, open_judge
         self.words: Mapping[str, Any] = words or {}
-        self.folder, self.pace = folder, pace
+        self.folder, self.pace, self.places = folder, pace, tuple(places)
         self._kept = time.monotonic()
 
     @property
@@ -94,6 +100,35 @@ class Tools:
         save_checkpoint(file, state)
         self._kept = time.monotonic()
         return None
+
+    def shared(self, name: str, about: Mapping[str, Any], make: Callable[[Tools], Artifact]) -> Artifact:
+        """What several fits learn once, such as a sparse autoencoder: the artifact that one of ``places`` has, else
+        ``make(tools)``, kept in the first of them. One that was interrupted goes on there.
+
+        Args:
+            name: of the kind of thing. about: all that decides it, as JSON; with the name it makes the key.
+
+        Raises:
+            BadArtifact: the one that is there is damaged. BadInput: it cannot be written.
+        """
+        key = digest({"shared": name, "about": dict(about)})
+        for place in self.places:
+            if all((place / f"{key}{end}").is_file() for end in (".safetensors", ".json")):
+                self.say(f"{name}: reusing {place / key}.safetensors")
+                return artifacts.load(place / key)
+        home = self.places[0] if self.places else None
+        aside = None if home is None else home / f"{key}.partial"
+        mine = Tools(
+            progress=self._progress, say=self._say, judge=self._judge, open_judge=self._open, words=self.words,
+            folder=aside, pace=self.pace, places=self.places,
+        )  # fmt: skip
+        self.say(f"{name}: fitting what several methods share")
+        made = make(mine)
+        if home is None or aside is None:
+            return made
+        artifacts.save(home / key, made.tensors, made.card)
+        shutil.rmtree(aside, ignore_errors=True)
+        return artifacts.load(home / key)
 
     def record(
         self, model: Any, cases: Sequence[Case], sampler: Sampler, sources: Sequence[Any], **how: Any

@@ -1,0 +1,36 @@
+"""Sparse autoencoders by command: ``genward fit sae``, kept where the methods that share it look for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genward.catalog.tooling import Say, tools_for
+from genward.core.contracts import Artifact
+from genward.core.records import Concept
+
+if TYPE_CHECKING:
+    from genward.models.sd import StableDiffusion
+    from genward.ops.sae_fit import SaeSettings
+
+
+def fit_autoencoder(
+    model: StableDiffusion,
+    settings: SaeSettings,
+    folder: Path,
+    concepts: Sequence[Concept] = (),
+    progress: Say | None = None,
+) -> Artifact:
+    """The autoencoder of these settings, from ``folder`` or fitted now and kept there, under the key that the methods
+    know it by.
+
+    Args:
+        concepts: whose phrases are drawn where the model has no vocabulary.
+
+    Raises:
+        see ``ops.sae_fit.fit_sae``.
+    """
+    from genward.ops.sae_fit import shared_sae
+
+    return shared_sae(model, concepts, settings, tools_for(model, "sae", None, progress, folder))
