@@ -20,7 +20,10 @@ from genward.defenses.esd import Esd
 from genward.defenses.image_filter import ImageFilter
 from genward.defenses.irece import Irece
 from genward.defenses.noise_probe import NoiseProbe
+from genward.defenses.per import Per
 from genward.defenses.preview_filter import PreviewFilter
+from genward.defenses.saemnesia import Saemnesia
+from genward.defenses.saeuron import Saeuron
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.uce import Uce
 from genward.defenses.wukong import Wukong
@@ -36,6 +39,9 @@ from genward.testing.suites import CASES
 SAMPLER = Sampler(steps=4, guidance=3.0)
 FEW: dict[str, Any] = {"per_caption": 1, "learn_at": (0.0, 0.99), "sampling_steps": 2, "guidance": 1.0, "epochs": 1}
 SEES: dict[str, Any] = {"labels": ("bright",), "probe": FakeJudge(), "threshold": 2.0}
+CODES: dict[str, Any] = {
+    "expansion": 3, "k": 4, "sae_images": 12, "sae_epochs": 1, "images": 4, "others": 2, "sampling_steps": 4,
+}  # fmt: skip
 SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "acterase": (ActErase(pairs=4, sampling_steps=2, tau=0.2), {}),
     "aeiou": (Aeiou(heads=2), {"threshold": 1e6}),
@@ -44,7 +50,10 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "image_filter": (ImageFilter(**SEES), {}),
     "irece": (Irece(images=20, sampling_steps=4, threshold=0.0), {}),
     "noise_probe": (NoiseProbe(images=24, per_caption=2, sampling_steps=4, truth="caption"), {"threshold": 1.0}),
+    "per": (Per(**CODES), {}),
     "preview_filter": (PreviewFilter(**SEES, step=1), {}),
+    "saemnesia": (Saemnesia(**CODES, labeled_images=15, epochs=1), {}),
+    "saeuron": (Saeuron(**CODES), {}),
     "saferedir": (SafeRedir(pairs=5, benign=3, width=0.125, batch=16, **FEW), {"threshold": 1.0}),
     "uce": (Uce(), {}),
     "wukong": (Wukong(images=20, hidden=8, rank=2, batch=16, **FEW), {"threshold": 1.0, "step": 1}),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genward.catalog.fitting import shipped_artifacts
 from genward.catalog.tooling import Say, tools_for
 from genward.core.contracts import Artifact
 from genward.core.records import Concept
@@ -33,4 +34,4 @@ def fit_autoencoder(
     """
     from genward.ops.sae_fit import shared_sae
 
-    return shared_sae(model, concepts, settings, tools_for(model, "sae", None, progress, folder))
+    return shared_sae(model, concepts, settings, tools_for(model, "sae", None, progress, [folder, shipped_artifacts()]))

@@ -18,11 +18,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
-from genward.catalog.tooling import Say, shipped_artifacts, tools_for
+from genward.catalog.tooling import Say, tools_for
 from genward.core import defending
 from genward.core.contracts import Artifact, Defense
 from genward.core.defending import artifact_field
@@ -228,6 +229,11 @@ def _fits_folder(store: Store | Path | str | None) -> Path | None:
     return Path(store if isinstance(store, (str, Path)) else store.root) / "fits"
 
 
+def shipped_artifacts() -> Path:
+    """Folder of the fitted artifacts that come with the lab."""
+    return Path(str(resources.files("genward").joinpath("lab", "artifacts")))
+
+
 def _artifact(
     request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
 ) -> Artifact:
@@ -341,7 +347,9 @@ def fit_artifact(
         progress(f"{name}: going on with the fit that was interrupted")
     began = time.perf_counter()
     try:
-        made = defense.fit(model, concept, tools_for(model, name, aside, progress, shared or aside.parent))
+        made = defense.fit(
+            model, concept, tools_for(model, name, aside, progress, [shared or aside.parent, shipped_artifacts()])
+        )
     except BaseException:
         _mark(aside, fit_key(defense, concept, model.spec.hash), spent + time.perf_counter() - began)
         raise

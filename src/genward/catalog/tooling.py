@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,23 +15,18 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def shipped_artifacts() -> Path:
-    """Folder of the fitted artifacts that come with the lab."""
-    return Path(str(resources.files("genward").joinpath("lab", "artifacts")))
-
-
 def tools_for(
     model: StableDiffusion,
     name: str = "",
     folder: Path | None = None,
     progress: Say | None = None,
-    shared: Path | None = None,
+    places: Sequence[Path] = (),
 ) -> Tools:
     """What a fit on this model is given: the vocabulary and the judge where the model is the lab's, checkpoints where
     there is a folder, progress in words at each tenth of the way.
 
     Args:
-        shared: folder where what several fits share is kept; what comes with the lab is looked for as well.
+        places: folders where what several fits share is looked for; it is kept in the first of them.
     """
     lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
 
@@ -45,7 +39,7 @@ def tools_for(
         open_judge=(lambda: open_judge("lab")) if lab else None,
         words=words_of("lab") if lab else {},
         folder=folder,
-        places=[] if shared is None else [shared, shipped_artifacts()],
+        places=places,
     )
 
 

@@ -31,6 +31,7 @@ from genward.cli import (
     listing,
     report,
     run,
+    sae,
     show,
     verify,
 )
@@ -67,6 +68,7 @@ app.command("check")(check.main)
 app.command("doctor")(doctor.main)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(lab.app, name="lab")
+app.add_typer(sae.app, name="sae")
 
 
 def _version(wanted: bool) -> None:

@@ -45,7 +45,8 @@ def geometric_median(x: Tensor, rounds: int = 200, tolerance: float = 1e-9) -> T
 
 def unit_rows(matrix: Tensor) -> Tensor:
     """(n, d) with rows of length 1."""
-    return matrix / matrix.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    length: Tensor = matrix.norm(dim=1, keepdim=True)
+    return matrix / length.clamp_min(1e-12)
 
 
 def tangent(gradient: Tensor, rows: Tensor) -> Tensor:

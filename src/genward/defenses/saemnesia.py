@@ -1,0 +1,125 @@
+"""SAEmnesia (Cassano et al., arXiv 2509.21379): one latent a concept, and erasing is one number.
+
+A sparse autoencoder is trained on with the vocabulary's labels until each object and style owns a latent
+(``ops.sae_supervised``); erasing a concept turns its latent below zero where it fires, as SAeUron does. What the paper
+leaves open is a field; see docs/papers.md."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
+
+from genward.core.contracts import Artifact, FitTools, Rig, Window
+from genward.core.records import Concept
+from genward.ops import artifacts, phrases
+from genward.ops.sae import sae_of
+from genward.ops.sae_concepts import assigned_latents, latents_of, measured, sae_settings
+from genward.ops.sae_edit import attach_edit, check_edit, check_fields
+from genward.ops.sae_fit import classes_of, refuse_site
+from genward.ops.sae_supervised import Supervision, assigned_to, shared_supervised
+from genward.ops.tools import QUIET
+
+
+def supervision(method: Any) -> Supervision:
+    """How the labels are learned, by a method's fields."""
+    return Supervision(
+        loss=method.loss, assign=method.assign, images=method.labeled_images, epochs=method.epochs, lr=method.lr
+    )
+
+
+@dataclass(frozen=True)
+class Saemnesia:
+    """SAEmnesia: turns the one latent that a concept owns in a supervised sparse autoencoder below zero."""
+
+    name: ClassVar[str] = "saemnesia"
+    at_attach: ClassVar[frozenset[str]] = frozenset(
+        {"artifact", "strength", "multiplier", "rule", "error", "branch", "during"}
+    )
+    site: str = "up_blocks.1.attentions.1"
+    """Where; one autoencoder holds objects and styles."""
+    multiplier: float = -10.0
+    """What the latent is multiplied with (and with its mean, see ``rule``); the authors' grid is -1 to -30."""
+    rule: str = "product"
+    """``product``: ``z · multiplier · mean`` (the authors' code); ``scale``: ``z · multiplier``."""
+    error: str = "kept"
+    """``kept``: the reconstruction error stays as it was; ``paper``: it enters with the sign of the released code."""
+    branch: str = "both"
+    """Rows that are edited: ``both`` halves of guidance (the authors), or ``conditional`` ones."""
+    during: Window = (0.0, 1.0)
+    """Part of the loop in which the latent is turned."""
+    strength: float = 1.0
+    """Share of the edit; 0 leaves the model alone."""
+    loss: str = "balanced"
+    """Concept alignment: ``balanced``, cross-entropy with negatives on plain inner products; ``positives``, the paper's
+    formula on rectified means."""
+    assign: str = "hungarian"
+    """Which latent a concept gets: ``hungarian``, the largest sum of scores; ``greedy``, objects first, then by score.
+    """
+    labeled_images: int = 240
+    """Pictures whose labels are learned from; one in five decides when to stop."""
+    epochs: int = 8
+    """Epochs at most, five without progress end it (authors: 150)."""
+    lr: float = 5e-4
+    """Rate of Adam (authors: 5e-6)."""
+    expansion: int = 16
+    """Latents of the autoencoder for each channel of the site."""
+    k: int = 32
+    """Latents of a token that are not zero."""
+    sae_images: int = 300
+    """Pictures that the autoencoder is trained on before; one of equal settings is shared (``genward fit sae``)."""
+    sae_epochs: int = 8
+    """Times that it sees every state."""
+    images: int = 12
+    """Pictures of each target, for the statistics (authors: 80)."""
+    others: int = 3
+    """Pictures of each caption that must stay."""
+    sampling_steps: int = 20
+    """Steps of their sampling; statistics are taken at each of its timesteps (authors: 100)."""
+    guidance: float = 4.0
+    """Guidance of their sampling (authors: 9)."""
+    seed: int = 0
+    """Of these pictures."""
+    artifact: Artifact | None = None
+    """What was learned: the autoencoder, the concept's latents and their statistics."""
+
+    def __post_init__(self) -> None:
+        check_fields(self.name, self)
+        check_edit(self.name, self)
+        supervision(self)
+
+    def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
+        """Itself with the latents of one or many concepts; the model is not changed.
+
+        Costs the autoencoder and its supervised training, where none of these settings is kept, and a picture for each
+        row of the statistics. Interrupted, it goes on where it was.
+
+        Raises:
+            BadInput: a concept that owns no latent, without phrases or anything to keep; a site without image tokens.
+        """
+        concepts = phrases.listed(concept)
+        refuse_site(model, self.site)
+        trained = shared_supervised(model, concepts, sae_settings(self), supervision(self), tools)
+        mine = assigned_to(trained, list(classes_of(concepts)))
+        sae = sae_of(trained.tensors, self.k)
+        began = time.perf_counter()
+        means, pictures = measured(model, concepts, self, sae, tools)
+        found = assigned_latents(means, mine, sae)
+        card = artifacts.fit_card(
+            self, concepts, model, [c.prompt for c in pictures.cases], [c.seed for c in pictures.cases],
+            time.perf_counter() - began + float(trained.card["seconds"]),
+        )  # fmt: skip
+        card |= {"k": self.k, "sae": trained.hash, "latents": mine, "classes": list(means.names)}
+        card |= {"peak": trained.card["peak"]}
+        return replace(self, artifact=artifacts.make(found.tensors(), card))
+
+    def check(self, rig: Rig) -> None:
+        """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""
+        artifacts.refuse_other(self.artifact, getattr(rig, "model", None), self.name)
+
+    def attach(self, rig: Rig) -> None:
+        """Edit the site's output. Raises ``BadInput`` without an artifact, ``BadArtifact`` for another model's."""
+        found = latents_of(self.artifact, self.name)
+        self.check(rig)
+        attach_edit(rig, self, found, self.name)

@@ -1,0 +1,353 @@
+"""A sparse autoencoder in which every concept of a vocabulary owns one latent, after SAEmnesia (arXiv 2509.21379).
+
+A trained autoencoder is trained on with labels: ``MSE + beta · (L_CA + eta · L_DC) + lambda · L1`` (beta 3.0, eta 0.1,
+lambda 0.01, from the authors' working code). Each concept is assigned a latent by score; concept alignment L_CA pulls
+that latent up where the concept is, decorrelation L_DC keeps objects and styles apart, L1 keeps codes small. Ours: an
+assignment over the whole score matrix (Hungarian; the authors' greedy order is a setting), L_CA with negatives on
+inner products that are not rectified, pictures and not maps are split, the decoder stays at unit length, states are
+divided by their spread, so that the weights of the terms mean the same on every site."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genward.core import defending
+from genward.core.contracts import Artifact, FitTools
+from genward.core.records import Case, Concept, row_seed
+from genward.core.spec import digest
+from genward.errors import BadInput, GenwardError
+from genward.ops import artifacts
+from genward.ops.sae import Sae, decode, encode, logits, sae_of, top_k
+from genward.ops.sae_fit import SaeSettings, captions_of, drawn_cases, maps_of, recorded, rounded, shared_sae
+from genward.ops.sae_training import Maps, shuffled, tangent, unit_rows
+
+FORMS = ("balanced", "positives")
+ASSIGNMENTS = ("hungarian", "greedy")
+GROUPS = ("object", "style")
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """How an autoencoder is trained on with labels."""
+
+    name: ClassVar[str] = "sae-supervised"
+    loss: str = "balanced"
+    """``balanced``: cross-entropy with negatives on inner products; ``positives``: the paper's formula, rectified."""
+    assign: str = "hungarian"
+    """``hungarian`` or ``greedy``"""
+    beta: float = 3.0
+    eta: float = 0.1
+    sparsity: float = 0.01
+    """lambda, weight of L1"""
+    images: int = 240
+    """Pictures whose labels are learned from."""
+    epochs: int = 8
+    """At most; it ends early after ``patience`` epochs without a better loss on held-out pictures (authors: 150)."""
+    patience: int = 5
+    maps: int = 128
+    """Maps of a step."""
+    lr: float = 5e-4
+    """Rate of Adam (authors: 5e-6, over some hundred times more steps)."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in FORMS or self.assign not in ASSIGNMENTS:
+            raise BadInput(f"loss must be one of {', '.join(FORMS)}, assign one of {', '.join(ASSIGNMENTS)}")
+        if min(self.images, self.epochs, self.patience, self.maps) < 1 or not self.lr > 0:
+            raise BadInput("images, epochs, patience and maps must be at least 1, lr above 0")
+        if min(self.beta, self.eta, self.sparsity) < 0:
+            raise BadInput("beta, eta and sparsity must be at least 0")
+
+
+# --------------------------------------------------------------------------------------------------------------- terms
+
+
+def alignment(activity: Tensor, present: Tensor, form: str) -> Tensor:
+    """L_CA of assigned latents.
+
+    Args:
+        activity: (maps, concepts), mean over a map's tokens: of rectified inner products for ``positives``, of plain
+            ones for ``balanced``.
+        present: bool (maps, concepts).
+    """
+    if form == "positives":
+        return functional.softplus(-activity[present]).mean() if bool(present.any()) else activity.sum() * 0
+    return functional.binary_cross_entropy_with_logits(activity, present.to(activity.dtype))
+
+
+def squared_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """(a, b) squared Pearson correlation of the columns of (maps, a) and (maps, b): 1 for equal columns, whatever their
+    length and unit; 0 where one is constant."""
+    one, two = first - first.mean(0), second - second.mean(0)
+    bottom = one.square().sum(0)[:, None] * two.square().sum(0)[None, :]
+    return (one.T @ two).square() / bottom.clamp_min(1e-20)
+
+
+def decorrelation(activity: Tensor, style: Tensor) -> Tensor:
+    """L_DC: mean squared correlation over the batch between latents of objects and of styles; pairs within a group are
+    free.
+
+    Args:
+        activity: (maps, concepts), rectified. style: bool (concepts,).
+    """
+    if not bool(style.any()) or bool(style.all()):
+        return activity.sum() * 0
+    return squared_correlation(activity[:, ~style], activity[:, style]).mean()
+
+
+class Terms(NamedTuple):
+    total: Tensor
+    mse: Tensor
+    ca: Tensor
+    dc: Tensor
+    l1: Tensor
+
+
+def loss_of(x: Tensor, sae: Sae, assigned: Tensor, present: Tensor, style: Tensor, plan: Supervision) -> Terms:
+    """The whole loss of maps (maps, tokens, d)."""
+    inner = logits(x, sae)
+    values = inner.relu()
+    mse = (decode(top_k(inner, sae.k), sae) - x).square().mean()
+    activity = values[..., assigned].mean(1)
+    ca = alignment(activity if plan.loss == "positives" else inner[..., assigned].mean(1), present, plan.loss)
+    dc = decorrelation(activity, style)
+    l1 = values.clamp(max=100.0).mean()
+    return Terms(mse + plan.beta * (ca + plan.eta * dc) + plan.sparsity * l1, mse, ca, dc, l1)
+
+
+# ---------------------------------------------------------------------------------------------------------- assignment
+
+
+def assign(table: Tensor, style: Tensor, how: str) -> list[int]:
+    """A latent of its own for each concept.
+
+    Args:
+        table: (concepts, n) scores, NaN in the rows of concepts that were never seen. style: bool (concepts,).
+        how: ``hungarian``: the largest sum of scores; ``greedy``: objects first, then by best score, each taking its
+            best latent that is free; concepts without scores take the lowest free ones.
+
+    Raises:
+        BadInput: more concepts than latents.
+    """
+    concepts, n = table.shape
+    if concepts > n:
+        raise BadInput(f"{concepts} concepts and {n} latents; take a larger expansion")
+    if how == "hungarian":
+        from scipy.optimize import linear_sum_assignment
+
+        rows, columns = linear_sum_assignment(table.nan_to_num(nan=0.0).numpy(), maximize=True)
+        return [int(c) for _, c in sorted(zip(rows, columns, strict=True))]
+    known = ~torch.isnan(table).any(1)
+    best = table.nan_to_num(nan=-torch.inf).max(1).values
+    order = sorted(range(concepts), key=lambda c: (not bool(known[c]), bool(style[c]), -float(best[c]), c))
+    free, found = set(range(n)), {}
+    for c in order:
+        row = table[c].tolist()
+        pick = min(free, key=lambda i, row=row: (-row[i], i)) if bool(known[c]) else min(free)
+        found[c] = pick
+        free.discard(pick)
+    return [found[c] for c in range(concepts)]
+
+
+def concept_scores(maps: Iterator[Maps], sae: Sae, present: Tensor) -> Tensor:
+    """float64 (concepts, n): a concept's share of each latent less the pooled share of all maps without it, mean over
+    timesteps; NaN for a concept that is in no map, or in all.
+
+    Args:
+        present: bool (cases, concepts).
+    """
+    told: dict[float, tuple[Tensor, Tensor, Tensor]] = {}
+    count = present.shape[1]
+    for part in maps:
+        code = encode(part.x, sae).mean(1).double()
+        for moment in part.timestep.unique().tolist():
+            rows = part.timestep == moment
+            here = present[part.case[rows]].double()
+            new = (here.T @ code[rows], here.sum(0), torch.cat([code[rows].sum(0), torch.tensor([float(rows.sum())])]))
+            old = told.get(moment)
+            told[moment] = new if old is None else (old[0] + new[0], old[1] + new[1], old[2] + new[2])
+    out = torch.zeros(count, sae.latents, dtype=torch.float64)
+    for shown, number, total in told.values():
+        rest = total[-1] - number
+        mine, theirs = shown / number[:, None], (total[:-1] - shown) / rest[:, None]
+        out += mine / (mine.sum(1, keepdim=True) + 1e-8) - theirs / (theirs.sum(1, keepdim=True) + 1e-8)
+    return out / max(1, len(told))
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def labels_of(cases: Sequence[Case]) -> tuple[list[tuple[str, str]], Tensor]:
+    """(name, group of ``GROUPS``) of every concept that the cases show, and bool (cases, concepts) which show it."""
+    objects = dict.fromkeys(c.group for c in cases if c.group)
+    styles = dict.fromkeys(c.variant for c in cases if c.variant)
+    names = [(n, "object") for n in objects] + [(n, "style") for n in styles]
+    rows = [[name == (c.group if kind == "object" else c.variant) for name, kind in names] for c in cases]
+    return names, torch.tensor(rows)
+
+
+def fit_supervised(
+    model: Any, base: Artifact, cases: Sequence[Case], settings: SaeSettings, plan: Supervision, tools: FitTools
+) -> Artifact:
+    """The autoencoder trained on with the labels of the cases; the base is not changed. One picture in five is held
+    out: it decides when training ends, and tells the figures on the card."""
+    began = time.perf_counter()
+    found = recorded(model, cases, settings, tools, len(cases), settings.every, name="labeled")
+    names, present = labels_of(cases)
+    style = torch.tensor([kind == "style" for _, kind in names])
+    held = torch.arange(len(cases)) % 5 == 4
+    sae = sae_of(base.tensors, settings.k)
+    before = concept_scores(maps_of(found, settings.site, ~held), sae, present)
+    assigned = assign(before, style, plan.assign)
+
+    def maps(wanted: Tensor) -> Iterator[Maps]:
+        return maps_of(found, settings.site, wanted)
+
+    trained, losses = _trained(maps, ~held, sae, (torch.tensor(assigned), present, style), plan, tools, len(cases))
+    tensors = rounded(trained)
+    scored = {
+        which: concept_scores(maps(held), each, present)
+        for which, each in (("base", sae), ("supervised", sae_of(tensors, settings.k)))
+    }
+    seconds = time.perf_counter() - began + float(base.card["seconds"])
+    card = artifacts.fit_card(plan, [], model, [c.prompt for c in cases], [c.seed for c in cases], seconds)
+    card |= {
+        "site": settings.site,
+        "k": settings.k,
+        "sae": base.hash,
+        "assigned": [[name, kind, latent] for (name, kind), latent in zip(names, assigned, strict=True)],
+        "losses": losses,
+        "peak": {which: peak(table) for which, table in scored.items()},
+    }
+    return artifacts.make(tensors, card)
+
+
+def peak(table: Tensor) -> float:
+    """Mean over concepts of their best latent's score; concepts without scores are left out."""
+    known = table[~torch.isnan(table).any(1)]
+    return float(known.max(1).values.mean()) if len(known) else 0.0
+
+
+def _trained(
+    maps: Any,
+    used: Tensor,
+    sae: Sae,
+    labels: tuple[Tensor, Tensor, Tensor],
+    plan: Supervision,
+    tools: FitTools,
+    before: int,
+) -> tuple[Sae, list[float]]:
+    """The autoencoder with the smallest loss on held-out pictures, and that loss before and after each epoch."""
+    assigned, present, style = labels
+    spread = _spread(maps(used), sae)
+    encoder, inner, decoder, outer = (t.clone() for t in sae[:4] if isinstance(t, Tensor))
+    weights = [torch.nn.Parameter(t) for t in (encoder, inner / spread, unit_rows(decoder), outer / spread)]
+    adam = torch.optim.Adam(weights, lr=plan.lr, eps=1e-8)
+
+    def now() -> Sae:
+        return Sae(weights[0], weights[1], weights[2], weights[3], sae.k)
+
+    def terms(part: Maps) -> Terms:
+        return loss_of(part.x / spread, now(), assigned, present[part.case], style, plan)
+
+    def held_loss() -> float:
+        with torch.no_grad():
+            found = [(float(terms(p).total), len(p.x)) for p in shuffled(maps(~used), plan.maps, 0)]
+        return sum(v * n for v, n in found) / sum(n for _, n in found) if found else float("nan")
+
+    state: dict[str, Any] = {"losses": [held_loss()], "best": [w.detach().clone() for w in weights], "at": 0}
+    taken = tools.checkpoint(part="supervised")
+    if taken is not None:
+        state = {n: taken[n] for n in ("losses", "best", "at")}
+        _restore(weights, taken["weights"])
+        adam.load_state_dict(taken["adam"])
+    for epoch in range(len(state["losses"]) - 1, plan.epochs):
+        if epoch - int(state["at"]) >= plan.patience:
+            break
+        for part in shuffled(maps(used), plan.maps, row_seed("sae-supervised", plan.seed, epoch)):
+            _step(terms(part).total, weights, adam, plan)
+        state["losses"] = [*state["losses"], held_loss()]
+        if not state["losses"][-1] >= state["losses"][int(state["at"])]:
+            state["at"], state["best"] = epoch + 1, [w.detach().clone() for w in weights]
+        tools.progress(before + epoch + 1, before + plan.epochs, state["losses"][-1])
+        if tools.due():
+            tools.checkpoint(state | {"weights": weights, "adam": adam.state_dict()}, part="supervised")
+    encoder, inner, decoder, outer = state["best"]
+    return Sae(encoder, inner * spread, decoder, outer * spread, sae.k), list(state["losses"])
+
+
+def _restore(weights: Sequence[Any], values: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(weights, values, strict=True):
+            parameter.copy_(value)
+
+
+def _step(loss: Tensor, weights: Sequence[Any], adam: Any, plan: Supervision) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise GenwardError(
+            f"supervised autoencoder: loss {float(loss.detach())}; lower lr (now {plan.lr:g}), nothing was kept"
+        )
+    adam.zero_grad(set_to_none=True)
+    loss.backward()
+    weights[2].grad = tangent(weights[2].grad, weights[2].detach())
+    torch.nn.utils.clip_grad_norm_(weights, 1.0)
+    adam.step()
+    with torch.no_grad():
+        weights[2].copy_(unit_rows(weights[2]))
+
+
+def _spread(maps: Iterator[Maps], sae: Sae) -> float:
+    """Root mean square of what is left of states when the bias is taken off."""
+    total, number = 0.0, 0
+    for part in maps:
+        away = (part.x - sae.bias).double()
+        total, number = total + float(away.square().sum()), number + away.numel()
+    if not total > 0:
+        raise GenwardError("every state at this site is the same vector; labels have nothing to be learned from")
+    return (total / number) ** 0.5
+
+
+def shared_supervised(
+    model: Any, concepts: Sequence[Concept], settings: SaeSettings, plan: Supervision, tools: FitTools
+) -> Artifact:
+    """The supervised autoencoder of these settings on this model: the one that is kept, else fitted now (and the base
+    before it)."""
+    rows = captions_of(concepts, tools.words)
+    about: Mapping[str, Any] = {
+        "base": defending.fields(settings),
+        "settings": defending.fields(plan),
+        "model": model.spec.hash,
+        "captions": digest([list(r) for r in rows]),
+    }
+
+    def make(mine: Any) -> Artifact:
+        base = shared_sae(model, concepts, settings, mine)
+        cases = drawn_cases(rows, plan.images, plan.seed, plan.name)
+        return fit_supervised(model, base, cases, settings, plan, mine)
+
+    found = tools.shared(plan.name, about, make)
+    artifacts.refuse_other(found, model, "the supervised autoencoder")
+    return found
+
+
+def assigned_to(artifact: Artifact, targets: Sequence[str]) -> list[int]:
+    """The latents that targets own.
+
+    Raises:
+        BadInput: a target has none.
+    """
+    table = {str(name): int(latent) for name, _, latent in artifact.card["assigned"]}
+    missing = [t for t in targets if t not in table]
+    if missing:
+        raise BadInput(
+            f"no latent belongs to {missing[0]!r}: the labels that the autoencoder was trained with are "
+            f"{', '.join(list(table)[:6])}, …; erase one of these, or use saeuron, which needs no label"
+        )
+    return [table[t] for t in targets]
