@@ -26,7 +26,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_one_autoencoder_for_three_methods(capsys: pytest.CaptureFixture[str]) -> None:
     assert status(["fit", "sae", "-c", "banana", *OWN]) == 0
     told = capsys.readouterr()
-    assert "up_blocks.1.attentions.1: 48 latents, k 4" in told.out and "dead" in told.out
+    assert "up_blocks.1.attentions.1: 24 latents, k 4" in told.out and "dead" in told.out
     (kept,) = Path("s/fits").glob("*.safetensors")
     assert status(["fit", "sae", "-c", "banana", *OWN, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["card"]["method"] == "sae"
@@ -47,7 +47,8 @@ def test_show_draws_and_tells(method: str, capsys: pytest.CaptureFixture[str]) -
     (row,) = told["latents"]
     assert row["target"] == "banana" and 0 <= row["purity"] <= 1 and row["score"] <= row["peak"] + 1e-9
     assert all(0 <= told["neighbors"][name] <= 1 for name in ("best", "random", "all", "chance"))
-    assert Image.open("x/sheet.png").size == (96 * (len(told["steps"]) + 1), 192)
+    with Image.open("x/sheet.png") as sheet:
+        assert sheet.size == (96 * (len(told["steps"]) + 1), 192)
     assert status(["sae", "show", *given]) == 0
     assert "purity" in capsys.readouterr().out and Path("sae-banana.png").is_file()
 

@@ -150,7 +150,7 @@ def test_assigned_latents_look_for_per(model: StableDiffusion, concept: Concept,
     assert len(list(home.glob("*.safetensors"))) == 2, "SAEmnesia's autoencoder is taken"
 
 
-@pytest.mark.parametrize("stops", [(12, 13), (30,), (-1,)])
+@pytest.mark.parametrize("stops", [(2, 1), (4, 1)])
 def test_a_stopped_fit_ends_at_the_same_bits(
     stops: tuple[int, ...], model: StableDiffusion, concept: Concept, fitted: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -160,7 +160,7 @@ def test_a_stopped_fit_ends_at_the_same_bits(
     def progress(step: int, steps: int, loss: float) -> None:
         nonlocal calls
         calls += 1
-        if calls == stop or (stop < 0 and step == steps):
+        if calls == stop:
             raise KeyboardInterrupt
 
     for stop in stops:  # noqa: B007
