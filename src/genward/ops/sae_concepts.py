@@ -193,7 +193,8 @@ def class_pictures(
     styles = [str(s) for s in words.get("styles", ()) if s not in gone]
     plain = all(c.kind == "style" for c in concepts) or not styles
     classes = [*targets.items(), *((text, [text]) for text in kept)]
-    cases, labels = [], []
+    cases: list[Case] = []
+    labels: list[int] = []
     for number, (name, texts) in enumerate(classes):
         mixed = random.Random(row_seed("fit", owner, seed, name)).sample(styles, len(styles))
         for j in range(max(images, len(texts)) if number < len(targets) else others):

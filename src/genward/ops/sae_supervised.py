@@ -9,6 +9,7 @@ divided by their spread, so that the weights of the terms mean the same on every
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -149,8 +150,8 @@ def assign(table: Tensor, style: Tensor, how: str) -> list[int]:
     order = sorted(range(concepts), key=lambda c: (not bool(known[c]), bool(style[c]), -float(best[c]), c))
     free, found = set(range(n)), {}
     for c in order:
-        row = table[c].tolist()
-        pick = min(free, key=lambda i, row=row: (-row[i], i)) if bool(known[c]) else min(free)
+        choices = sorted(free)
+        pick = choices[int(table[c, choices].argmax())] if bool(known[c]) else choices[0]
         found[c] = pick
         free.discard(pick)
     return [found[c] for c in range(concepts)]
@@ -311,7 +312,7 @@ def _spread(maps: Iterator[Maps], sae: Sae) -> float:
         total, number = total + float(away.square().sum()), number + away.numel()
     if not total > 0:
         raise GenwardError("every state at this site is the same vector; labels have nothing to be learned from")
-    return (total / number) ** 0.5
+    return math.sqrt(total / number)
 
 
 def shared_supervised(
