@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genward.catalog.fitting import shipped_artifacts
 from genward.catalog.tooling import Say, tools_for
@@ -14,6 +14,17 @@ from genward.core.records import Concept
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
     from genward.ops.sae_fit import SaeSettings
+
+
+def settings_of(given: Mapping[str, Any]) -> SaeSettings:
+    """Settings of an autoencoder, by field.
+
+    Raises:
+        BadInput: one is out of range.
+    """
+    from genward.ops.sae_fit import SaeSettings
+
+    return SaeSettings(**given)
 
 
 def fit_autoencoder(

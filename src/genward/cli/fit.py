@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from genward.cli import common
 from genward.errors import BadInput
-
-if TYPE_CHECKING:
-    from genward.models.sd import StableDiffusion
 
 
 def stem_of(out: Path) -> Path:
@@ -28,16 +25,15 @@ def _autoencoder(
     settings: dict[str, Any],
     concepts: Sequence[str],
     store: Path,
-    opened: Callable[[], StableDiffusion],
+    opened: Callable[[], Any],
     as_json: bool,
 ) -> None:
     """``genward fit sae``: into the store, where the methods that stand on it look for it."""
-    from genward.catalog.autoencoder import fit_autoencoder
+    from genward.catalog.autoencoder import fit_autoencoder, settings_of
     from genward.core.records import load_concept
-    from genward.ops.sae_fit import SaeSettings
 
     about = [load_concept(c) for c in concepts]
-    wanted = SaeSettings(**settings)
+    wanted = settings_of(settings)
     found = fit_autoencoder(opened(), wanted, store / "fits", about, None if as_json else common.note)
     held = found.card["held"]
     if as_json:
@@ -80,7 +76,7 @@ def main(
     given = {"site": site, "expansion": expansion, "k": k, "images": images, "epochs": epochs}
     settings = {name: value for name, value in given.items() if value}
 
-    def opened() -> StableDiffusion:
+    def opened() -> Any:
         from genward.catalog.opening import open_model
 
         return open_model(model, device, dtype, download=download, variant=variant)
@@ -100,9 +96,7 @@ def main(
     _method(method, concept[0], out, store, opened, as_json)
 
 
-def _method(
-    method: str, concept: str, out: Path, store: Path, opened: Callable[[], StableDiffusion], as_json: bool
-) -> None:
+def _method(method: str, concept: str, out: Path, store: Path, opened: Callable[[], Any], as_json: bool) -> None:
     stem = stem_of(out)
     from genward.catalog.fitting import fit_artifact, parse_defense, template
     from genward.core.defending import artifact_field
