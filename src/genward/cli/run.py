@@ -38,6 +38,9 @@ Steps = typer.Option(0, "--steps", min=0, max=1000, help="Sampling steps; 0 take
 Guidance = typer.Option(None, "--guidance", "-g", min=0, max=100, help="Guidance; by default the recipe's.")
 Seed = typer.Option(None, "--seed", min=0, help="Another number gives other starting noise everywhere.")
 Judge = typer.Option("", "--judge", "-j", help="Judge to use; by default the recipe's. See genward list judges.")
+Second = typer.Option(
+    "", "--second", help="Second judge that sees every picture too, none for none; on the lab its other one."
+)
 References = typer.Option(
     "",
     "--references",
@@ -151,6 +154,7 @@ def main(
     guidance: float | None = Guidance,
     seed: int | None = Seed,
     judge: str = Judge,
+    second: str = Second,
     references: str = References,
     prompts: list[str] = Prompts,
     data: str = Data,
@@ -186,6 +190,7 @@ def main(
         steps=steps,
         guidance=guidance,
         judge=judge,
+        second=second,
         **fields_given(benchmark, given, own),
     )
     models = opener(device, dtype, download=download, variant=variant)

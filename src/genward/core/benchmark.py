@@ -157,6 +157,15 @@ class Workbench(Protocol):
         ...
 
 
+class Second(NamedTuple):
+    """What a second judge says of a run's pictures."""
+
+    name: str
+    scores: Mapping[tuple[str, str], float]
+    """(row id, label) -> its number, NaN where it could not say."""
+    card: Card | None
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything that a run's figures are computed from; nothing in it needs a model."""
@@ -192,6 +201,8 @@ class Evidence:
     illustrations: Sequence[Mapping[str, Any]] = ()
     """Strips of what defenses did inside the rows that ``illustrated`` named."""
     setting: Setting = field(default_factory=Setting)
+    second: Second | None = None
+    """The second judge's word on the same rows, where the run has one that saw them all."""
 
     @property
     def card(self) -> Card | None:

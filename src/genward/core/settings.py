@@ -15,6 +15,9 @@ from genward.core.records import Sampler
 from genward.core.typed import build
 from genward.errors import BadInput
 
+LAB_JUDGES = ("lab", "lab_second")
+"""Names of the judges that know the pictures of the embedded lab and no others."""
+
 
 class Settings(Protocol):
     """A family's sampler: a frozen dataclass whose fields all have defaults.

@@ -1,4 +1,7 @@
-"""The lab's judge: which of the lab's objects and styles a picture shows; "none of these" is a possible answer."""
+"""The lab's two judges: which of the lab's objects and styles a picture shows; "none of these" is a possible answer.
+
+They differ in architecture and seed, and each was trained by itself. One scores; the other one says how far the score
+can be trusted, labels what defenses learn from, and looks at pictures for filters."""
 
 from __future__ import annotations
 
@@ -55,13 +58,15 @@ class LabJudge:
 
     name: ClassVar[str] = "lab"
     needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    part: ClassVar[str] = "judge"
+    """Its folder among the weights of the lab."""
     folder: str = ""
     """Folder with ``card.json`` and ``judge.safetensors``; empty: the one that comes with genward."""
     batch: int = 128
     """Pictures a forward pass."""
 
     def _loaded(self) -> tuple[Any, dict[str, Any]]:
-        return _load(self.folder or str(resources.files("genward").joinpath("lab", "weights", "judge")))
+        return _load(self.folder or str(resources.files("genward").joinpath("lab", "weights", self.part)))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -73,7 +78,7 @@ class LabJudge:
         facts = {**raw.get("facts", {}), "network": raw["network"]} | (
             {"sha256": raw["sha256"]} if "sha256" in raw else {}
         )
-        return Card("lab", raw["summary"], raw["labels"], facts)
+        return Card(self.name, raw["summary"], raw["labels"], facts)
 
     def _run(self, samples: Sequence[Sample], method: str) -> tuple[Any, Any]:
         """Rows with a picture, and the network's answers for them (float32)."""
@@ -124,3 +129,11 @@ class LabJudge:
         out = np.full((len(samples), width), np.nan, np.float32)
         out[readable] = answers
         return out
+
+
+@dataclass(frozen=True)
+class SecondLabJudge(LabJudge):
+    """The lab's second judge: another architecture and seed, trained by itself; convolutions without skips."""
+
+    name: ClassVar[str] = "lab_second"
+    part: ClassVar[str] = "second_judge"

@@ -14,15 +14,13 @@ from torch import Tensor
 from genward.core.contracts import Judge
 from genward.core.media import Image
 from genward.core.records import Case, Sample
-from genward.core.settings import matched
+from genward.core.settings import LAB_JUDGES, matched
 from genward.errors import BadInput, UnknownName
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 
-LAB_ALONE = "lab"
-"""Name of the judge that knows the pictures of the embedded lab and no others."""
 STAND_IN = "genward_stand_in"
 """Attribute of a pipeline in memory that ``genward.testing`` built: it draws noise, so tests may show it to any
 judge."""
@@ -35,9 +33,9 @@ def at_home(judge: Judge, model: Any, owner: str) -> None:
         return
     spec = getattr(model, "spec", None)
     source = str(spec.fields.get("source", "")) if spec is not None else ""
-    if judge.name == LAB_ALONE and spec is not None and not source.startswith("lab:"):
+    if judge.name in LAB_JUDGES and spec is not None and not source.startswith("lab:"):
         raise BadInput(
-            f"{owner}: the judge 'lab' knows the lab's drawings alone, and this is another model "
+            f"{owner}: the judge {judge.name!r} knows the lab's drawings alone, and this is another model "
             f"({source or 'unnamed'}); name a "
             "judge of its pictures (genward list judges): judge=clip_zero_shot with a model and phrases, or "
             "judge=open_nsfw with labels=nsfw for pornographic pictures (pip install 'genward[pictures]')"

@@ -15,6 +15,7 @@ from genward.core.spec import digest
 from genward.run.generate import Progress
 from genward.run.measure import opened, planned_ids, run_arms, run_scenes
 from genward.run.plan import load_plan, planned
+from genward.run.second import second_of
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -91,16 +92,25 @@ def judge_run(
 ) -> dict[str, Any]:
     """Score a run's samples that the judge (the plan's by default) has not seen, with ``again`` all of them anew; with
     ``first`` those of its own rows alone, before a search adds others. Returns ``{"judge", "hash", "scored",
-    "there", "seconds"}``; nothing is scored where the benchmark makes nothing."""
+    "there", "second", "seconds"}``; nothing is scored where the benchmark makes nothing. The run's second judge scores
+    them too; ``second`` is its hash, empty where there is none."""
     store = opened(store)
     plan = load_plan(store, name)
     if plan.benchmark.media == "text":
-        return {"judge": "", "hash": "", **Judged(0, 0, 0.0)._asdict()}
+        return {"judge": "", "hash": "", "second": "", **Judged(0, 0, 0.0)._asdict()}
     judge = open_judge(judge or plan.judge) if judge is None or isinstance(judge, str) else judge
     arms, scenes = run_arms(store, name), [] if first else run_scenes(store, name)
     only = set(planned_ids(plan, planned(plan).cases, arms)) | {i for s in scenes for i in s["ids"]}
     hashes = {h for row in arms for h in row["hashes"].values()} | {s["hash"] for s in scenes if s["hash"]}
-    about = f"{type(judge).name}, then {'searches' if first else 'figures'}"
-    told = None if progress is None else lambda done, total: progress("judge", done, total, about)
-    done = judge_samples(store, hashes, judge, only=only, again=again, progress=told)
-    return {"judge": type(judge).name, "hash": judge_hash(judge), **done._asdict()}
+    second = second_of(plan, judge)
+
+    def judged(by: Any) -> Judged:
+        about = f"{type(by).name}, then {'searches' if first else 'figures'}"
+        told = None if progress is None else lambda done, total: progress("judge", done, total, about)
+        return judge_samples(store, hashes, by, only=only, again=again, progress=told)
+
+    done = judged(judge)
+    if second is not None:
+        judged(second)
+    by = {"judge": type(judge).name, "hash": judge_hash(judge), "second": judge_hash(second) if second else ""}
+    return {**by, **done._asdict()}

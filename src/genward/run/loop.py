@@ -22,6 +22,7 @@ from genward.run.masks import mask_strips
 from genward.run.measure import measure, opened, planned_ids, run_scenes
 from genward.run.outlook import expected, in_words
 from genward.run.plan import Plan, match, planned, run_name, save_plan, setting_of, work
+from genward.run.second import second_of
 from genward.run.workbench import Bench, placed, search
 
 if TYPE_CHECKING:
@@ -83,7 +84,9 @@ def run_plan(
     makes = plan.benchmark.media != "text"
     judge = open_judge(plan.judge) if judge is None and makes else judge
     if makes:  # before anything is spent
-        match(plan, judge, lambda name: Family.of(models(name)))
+        for each in (judge, second_of(plan, judge)):
+            if each is not None:
+                match(plan, each, lambda name: Family.of(models(name)))
     ahead = expected(plan, models, store, judge=judge, refit=refit)
     if say is not None and makes:
         say(in_words(ahead))

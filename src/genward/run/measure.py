@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog.judges import judge_hash, open_judge
-from genward.core.benchmark import Evidence, Row, Setting
+from genward.core.benchmark import Evidence, Row, Second, Setting
 from genward.core.origin import origin
 from genward.core.records import Case, Sample, load_concept
 from genward.core.settings import stated, summed
@@ -21,6 +21,7 @@ from genward.run import results
 from genward.run.claims import claims, claims_of
 from genward.run.plan import Plan, fields_of, load_plan, planned, setting_of
 from genward.run.references import Held
+from genward.run.second import second_of
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -244,9 +245,16 @@ def outsiders(plan: Plan, arms: Arms) -> list[dict[str, str]]:
 
 
 def evidence_of(
-    store: Store, plan: Plan, judge: Any, cases: Sequence[Case], setting: Setting, scenes: Sequence[Scene]
+    store: Store,
+    plan: Plan,
+    judge: Any,
+    cases: Sequence[Case],
+    setting: Setting,
+    scenes: Sequence[Scene],
+    second: Any = None,
 ) -> Evidence:
-    """Everything that the run's figures are computed from; ``scenes`` are what its search added.
+    """Everything that the run's figures are computed from; ``scenes`` are what its search added, ``second`` a judge
+    whose word stands beside the first one's where it has seen every picture.
 
     Raises:
         StoreError: planned rows missing, or not judged by this judge yet.
@@ -273,7 +281,7 @@ def evidence_of(
     return Evidence(
         cases,
         rows,
-        {(s["sample"], s["label"]): s["value"] for s in store.scores(by) if s["sample"] in ids},
+        scores_of(store, by, ids),
         {k: v for k, v in store.features(by).items() if k in ids},
         {type(judge).name: judge.card},
         arms,
@@ -286,7 +294,22 @@ def evidence_of(
         References(store, plan.model, setting),
         store.read_json(masks)["grids"] if masks.is_file() else (),
         setting,
+        None if second is None else second_word(store, second, ids),
     )
+
+
+def scores_of(store: Store, judge: str, ids: set[str]) -> dict[tuple[str, str], float]:
+    """(sample id, label) -> what the judge of that hash said, of these samples."""
+    return {(s["sample"], s["label"]): s["value"] for s in store.scores(judge) if s["sample"] in ids}
+
+
+def second_word(store: Store, judge: Any, ids: set[str]) -> Second | None:
+    """What a second judge said of these samples; ``None`` where it has not seen them all, as in stores of earlier
+    versions until the run is judged again (``genward judge``)."""
+    by = judge_hash(judge)
+    if ids - store.judged(by):
+        return None
+    return Second(type(judge).name, scores_of(store, by, ids), judge.card)
 
 
 class References:
@@ -357,7 +380,9 @@ def figures(
     name, made = plan.name, plan.benchmark.media != "text"
     setting = setting_of(plan)
     cases = planned(plan, setting).cases
-    evidence = evidence_of(store, plan, judge, cases, setting, () if first or not made else run_scenes(store, name))
+    second = second_of(plan, judge)
+    scenes = () if first or not made else run_scenes(store, name)
+    evidence = evidence_of(store, plan, judge, cases, setting, scenes, second)
     found = plan.benchmark.measure(evidence)
     if not isinstance(found.get("cells"), list):
         raise BadInput(f"benchmark {plan.benchmark.name!r} measured no cells; its `measure` must return a list of them")
@@ -367,7 +392,7 @@ def figures(
         "run": run_table(plan, cases, evidence.arms, unique, command, device) | found.pop("run", {}),
         "arms": list(evidence.arms),
         **found,
-        "judges": [judge_table(judge)] if made else [],
+        "judges": [judge_table(j) for j in (judge, second if evidence.second else None) if j is not None and made],
     }
     return table if first else {**table, "claims": claims(table)["claims"]}
 

@@ -27,7 +27,7 @@ from genward.catalog.opening import drawn_by_lab, family_of
 from genward.core.benchmark import Benchmark, Setting
 from genward.core.reading import read_text, short
 from genward.core.records import Case, Sampler, load_concept
-from genward.core.settings import Family, changed, matched, read_settings
+from genward.core.settings import LAB_JUDGES, Family, changed, matched, read_settings
 from genward.core.spec import digest
 from genward.core.typed import build, parse_toml
 from genward.errors import BadInput, StoreError, UnknownName
@@ -55,7 +55,7 @@ class ArmPlan:
     """Concepts whose rows it sees; empty: all of the plan's."""
 
 
-OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "cases")
+OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "second", "cases")
 """Keys of a recipe that are the plan's own; no field of a benchmark may be called so."""
 
 
@@ -73,6 +73,8 @@ class Plan:
     sampler: Any = field(default_factory=Sampler)
     """Settings of the model's family, see ``core.settings.Settings``"""
     judge: str = "lab"
+    second: str = ""
+    """A second judge that sees every picture; empty: the lab's other one where it has two, ``none``: none."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
@@ -106,6 +108,7 @@ class Plan:
             "preset": self.preset,
         }
         own |= {"batch": self.batch, "judge": self.judge, "sampler": asdict(self.sampler)}
+        own |= {"second": self.second} if self.second else {}
         mine = {f.name: f.default in ((), "") for f in fields(self.benchmark)}  # type: ignore[arg-type]
         given = fields_of(self.benchmark).items()
         return {**own, **{k: v for k, v in given if not (mine[k] and v in ((), ""))}}
@@ -150,11 +153,11 @@ def match(plan: Plan, judge: Any, family: Callable[[str], Family]) -> None:
     for name in dict.fromkeys([plan.model, *(a.model for a in plan.arms if a.model)]):
         found = family(name)
         matched(found.makes, name, judges=[judge], media=about.media, benchmark=about.name)
-        if getattr(judge, "name", "") == "lab" and not drawn_by_lab(name):
+        if getattr(judge, "name", "") in LAB_JUDGES and not drawn_by_lab(name):
             raise BadInput(
-                f"the judge 'lab' knows the lab's drawings alone, and the plan samples {name[:80]!r}; name a judge of "
-                "its "
-                "pictures: --judge open_nsfw, or clip_zero_shot, nudenet, image_classifier (genward list judges)"
+                f"the judge {judge.name!r} knows the lab's drawings alone, and the plan samples {name[:80]!r}; name a "
+                "judge of its pictures: --judge open_nsfw, or clip_zero_shot, nudenet, image_classifier (genward "
+                "list judges)"
             )
         if not isinstance(plan.sampler, found.sampler):
             raise BadInput(
@@ -204,6 +207,7 @@ class _Own:
     batch: int = 32
     sampler: Mapping[str, Any] = field(default_factory=dict)
     judge: str = "lab"
+    second: str = ""
 
 
 def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
@@ -225,7 +229,7 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
         raise BadInput(f"benchmark {cls.name!r} has a field {taken[0]!r}, which is a key of every plan; rename it")
     sampler = read_settings(family_of(own.model), own.sampler, where)
     benchmark = build(cls, tables, where, f"see docs/recipes.md and genward show benchmark {cls.name}")
-    return Plan(own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge)
+    return Plan(own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge, own.second)
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,6 +246,7 @@ def make_plan(
     steps: int = 0,
     guidance: float | None = None,
     judge: str = "",
+    second: str = "",
     **changes: Any,
 ) -> Plan:
     """A recipe with some of its values replaced.
@@ -273,7 +278,8 @@ def make_plan(
         arms = [a for a in arms if a.control in ("base", "oracle")]
         arms += [ArmPlan(*_labelled(text)) for text in defenses]
     arms = list(_fitting(arms, plan.model, plan.concepts))
-    return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms), judge=judge or plan.judge)
+    judges = {"judge": judge or plan.judge, "second": second or plan.second}
+    return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms), **judges)
 
 
 def _labelled(text: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genward.core.blocks import Cell, Column, Matrix, Row, Section, Summary, Text
+from genward.sections import judges
 from genward.sections.cells import Grid
 from genward.sections.findings import cautions, findings
 from genward.sections.numbers import DASH, Estimate, estimate, interval, percent
@@ -64,6 +65,7 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
         more.append(f"vs base {100 * difference.value:+.{digits}f}".replace("-", "−"))
         ends = interval(difference, lambda x: show(x).replace("-", "−"), " to ")
         more += [f"({ends})"] if ends else []
+    more += judges.beside(cell)
     return Cell(
         e.value,
         show(e.value) if e.value is not None else DASH,

@@ -16,6 +16,7 @@ from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput
 from genward.metrics import erasure
+from genward.metrics.two_judges import with_second
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class ErasureBenchmark(Benchmark):
     name: ClassVar[str] = "erasure"
     figure: ClassVar[str] = "crr"
     columns: ClassVar[tuple[str, ...]] = (
-        *("arm", "concept", "variant", "crr", "interval", "n", "n_unscored", "retention", "drift", "frechet"),
+        *("arm", "concept", "variant", "crr", "interval", "crr_raw", "second", "agreement", "n", "n_unscored"),
+        *("retention", "drift", "frechet"),
         *("seconds_per_image", "extra_nfe"),
     )
     concepts: tuple[str, ...] = ()
@@ -57,8 +59,9 @@ class ErasureBenchmark(Benchmark):
             "card": evidence.card,
         }
         given = (evidence.rows, evidence.scores, evidence.features)
+        cells = erasure.cells(*given, **shared, prepare=evidence.prepare)
         return {
-            "cells": erasure.cells(*given, **shared, prepare=evidence.prepare),
+            **with_second(evidence, cells),
             "pairs": erasure.pairs(*given, **shared, compare=evidence.compare),
             "grids": evidence.strips(),
         }

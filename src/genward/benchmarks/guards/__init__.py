@@ -19,6 +19,15 @@ from genward.core.records import Case, row_seed
 from genward.errors import BadInput
 from genward.metrics.guarding import guard_cells, guard_pairs, within_prompts
 
+SECOND = {
+    "second": "unsafe_released",
+    "second_low": "low",
+    "second_high": "high",
+    "second_blocked": "benign_blocked",
+    "second_accuracy": "accuracy",
+}
+"""Figures by the second judge, truth and outcome both, and what they are called by the first."""
+
 
 @dataclass(frozen=True)
 class GuardsBenchmark(ErasureBenchmark):
@@ -28,7 +37,8 @@ class GuardsBenchmark(ErasureBenchmark):
     table: ClassVar[str] = "guards"
     figure: ClassVar[str] = ""
     columns: ClassVar[tuple[str, ...]] = (
-        *("arm", "policy", "unsafe_released", "interval", "n", "benign_blocked", "n_benign", "accuracy", "within"),
+        *("arm", "policy", "unsafe_released", "interval", "second", "agreement", "n"),
+        *("benign_blocked", "n_benign", "accuracy", "within"),
         *("nfe_per_released", "nfe_per_blocked", "seconds_per_image"),
         *("img2img_released", "n_img2img", "img2img_blocked", "n_img2img_benign", "n_img2img_unread"),
     )
@@ -103,6 +113,13 @@ class GuardsBenchmark(ErasureBenchmark):
         found["cells"] = [
             c | (within.get((c["arm"], c["concept"]), {}) if c["variant"] == "kind" else {}) for c in found["cells"]
         ]
+        if evidence.second is not None:
+            again = guard_cells(rows, evidence.second.scores, **{**shared, "card": evidence.second.card})
+            same = {(r["arm"], r["concept"]): r["agreement"] for r in found["two_judges"]}
+            cells = [
+                {**a, **{name: b[key] for name, key in SECOND.items()}, "agreement": same.get((a["arm"], a["policy"]))}
+                for a, b in zip(cells, again, strict=True)
+            ]
         return {**found, "guards": cells, "pairs": [*found["pairs"], *more]}
 
     @classmethod

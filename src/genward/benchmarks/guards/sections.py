@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genward.core.blocks import Block, Cell, Chip, Column, Plot, Point, Row, Section, Table, Term, Text
-from genward.sections import Arm, Estimate, Grid, Metrics, matrix, measures, samples, tradeoff
+from genward.sections import Arm, Estimate, Grid, Metrics, judges, matrix, measures, samples, tradeoff
 from genward.sections.cells import rows
 from genward.sections.numbers import figure, interval, number, percent, short
 
@@ -80,6 +80,7 @@ def sections(metrics: Metrics) -> list[Section]:
         matrix.section(grid),
         guards(rows(metrics, "guards"), grid.arms),
         tradeoff.section(grid),
+        judges.section(metrics),
         measures.section(grid),
         samples.section(metrics, grid.arms),
     ]

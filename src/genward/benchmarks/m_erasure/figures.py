@@ -10,6 +10,7 @@ from genward.benchmarks.m_erasure.scenes import PROMPTS, column
 from genward.core.benchmark import KEEP, Evidence
 from genward.core.records import LATENTS
 from genward.metrics import erasure
+from genward.metrics.two_judges import with_second
 
 KEYS = ("scenario", "prompt", "guidance", "attack_seconds")
 """What a cell takes over from its scene."""
@@ -29,9 +30,11 @@ def measured(evidence: Evidence, order: Sequence[str], references: str) -> dict[
     }
     given = (rows, evidence.scores, evidence.features)
     found = erasure.cells(*given, **shared, prepare=evidence.prepare)
+    shown = with_second(evidence, found, rows)
     first = dict(_references(evidence, rows, references))
     return {
-        "cells": scened(found, scenes, order),
+        **shown,
+        "cells": scened(shown["cells"], scenes, order),
         "pairs": erasure.pairs(*given, **shared, compare=evidence.compare),
         "grids": [*evidence.strips(rows, first=first), *evidence.illustrations],
         "attacks": attack_tables(evidence.attacks, evidence.scenes),

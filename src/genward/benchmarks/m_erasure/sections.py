@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genward.core.blocks import Section
-from genward.sections import Grid, Metrics, matrix, measures, samples, searches, tradeoff
+from genward.sections import Grid, Metrics, judges, matrix, measures, samples, searches, tradeoff
 
 
 def sections(metrics: Metrics) -> list[Section]:
@@ -16,6 +16,7 @@ def sections(metrics: Metrics) -> list[Section]:
     return [
         matrix.section(grid),
         tradeoff.section(grid),
+        judges.section(metrics),
         measures.section(grid),
         samples.section(metrics, grid.arms),
         searches.section(metrics),
