@@ -195,9 +195,7 @@ def main(
     )
     models = opener(device, dtype, download=download, variant=variant)
     if dry:
-        cost = costs_of(plan, store, models, refit)
-        common.emit(cost) if as_json else show_costs(cost)
-        return
+        return (common.emit if as_json else show_costs)(costs_of(plan, store, models, refit))
     opened = open_store(store, create=True)
     plan = plan if name else named(plan, opened)
     found = worked_off(plan, opened, as_json, models=models, refit=refit, retry=retry, fresh=fresh, search_again=search)

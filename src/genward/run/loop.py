@@ -84,9 +84,8 @@ def run_plan(
     makes = plan.benchmark.media != "text"
     judge = open_judge(plan.judge) if judge is None and makes else judge
     if makes:  # before anything is spent
-        for each in (judge, second_of(plan, judge)):
-            if each is not None:
-                match(plan, each, lambda name: Family.of(models(name)))
+        for each in filter(None, (judge, second_of(plan, judge))):
+            match(plan, each, lambda name: Family.of(models(name)))
     ahead = expected(plan, models, store, judge=judge, refit=refit)
     if say is not None and makes:
         say(in_words(ahead))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from genward.core.blocks import Cell, Column, Matrix, Row, Section, Summary, Text
-from genward.sections import judges
 from genward.sections.cells import Grid
 from genward.sections.findings import cautions, findings
+from genward.sections.judges import beside
 from genward.sections.numbers import DASH, Estimate, estimate, interval, percent
 from genward.sections.words import ERASURE
 
@@ -65,7 +65,7 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
         more.append(f"vs base {100 * difference.value:+.{digits}f}".replace("-", "−"))
         ends = interval(difference, lambda x: show(x).replace("-", "−"), " to ")
         more += [f"({ends})"] if ends else []
-    more += judges.beside(cell)
+    more += beside(cell)
     return Cell(
         e.value,
         show(e.value) if e.value is not None else DASH,
