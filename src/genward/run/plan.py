@@ -278,8 +278,8 @@ def make_plan(
         arms = [a for a in arms if a.control in ("base", "oracle")]
         arms += [ArmPlan(*_labelled(text)) for text in defenses]
     arms = list(_fitting(arms, plan.model, plan.concepts))
-    judges = {"judge": judge or plan.judge, "second": second or plan.second}
-    return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms), **judges)
+    plan = replace(plan, judge=judge or plan.judge, second=second or plan.second)
+    return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms))
 
 
 def _labelled(text: str) -> tuple[str, str]:

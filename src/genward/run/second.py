@@ -22,7 +22,7 @@ def other_name(judge: Any, model: str) -> str:
     """The name of the lab's other judge where this is one of the two as they come with genward, on the lab; else
     ``""``."""
     name = str(getattr(type(judge), "name", ""))
-    if not drawn_by_lab(model) or name not in LAB_JUDGES or getattr(judge, "folder", ""):
+    if not drawn_by_lab(model) or name not in LAB_JUDGES or getattr(judge, "folder", None):
         return ""
     return next(other for other in LAB_JUDGES if other != name)
 
