@@ -204,6 +204,10 @@ class Evidence:
     second: Second | None = None
     """The second judge's word on the same rows, where the run has one that saw them all."""
 
+    labelled: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Concept -> class of arm (``undefended``, ``defended``) -> the judge's error rates by labels of hand, where the
+    run has any."""
+
     @property
     def card(self) -> Card | None:
         """The card of the run's judge."""

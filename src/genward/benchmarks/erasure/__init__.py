@@ -16,7 +16,7 @@ from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput
 from genward.metrics import erasure
-from genward.metrics.two_judges import with_second
+from genward.metrics.judge_errors import with_judges
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class ErasureBenchmark(Benchmark):
         given = (evidence.rows, evidence.scores, evidence.features)
         cells = erasure.cells(*given, **shared, prepare=evidence.prepare)
         return {
-            **with_second(evidence, cells),
+            **with_judges(evidence, cells),
             "pairs": erasure.pairs(*given, **shared, compare=evidence.compare),
             "grids": evidence.strips(),
         }

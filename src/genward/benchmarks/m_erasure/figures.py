@@ -10,7 +10,7 @@ from genward.benchmarks.m_erasure.scenes import PROMPTS, column
 from genward.core.benchmark import KEEP, Evidence
 from genward.core.records import LATENTS
 from genward.metrics import erasure
-from genward.metrics.two_judges import with_second
+from genward.metrics.judge_errors import with_judges
 
 KEYS = ("scenario", "prompt", "guidance", "attack_seconds")
 """What a cell takes over from its scene."""
@@ -30,7 +30,7 @@ def measured(evidence: Evidence, order: Sequence[str], references: str) -> dict[
     }
     given = (rows, evidence.scores, evidence.features)
     found = erasure.cells(*given, **shared, prepare=evidence.prepare)
-    shown = with_second(evidence, found, rows)
+    shown = with_judges(evidence, found, rows)
     first = dict(_references(evidence, rows, references))
     return {
         **shown,
