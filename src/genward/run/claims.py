@@ -21,6 +21,7 @@ from genward.core.files import finite
 from genward.core.reading import short
 from genward.core.typed import build, read_toml
 from genward.errors import BadInput, UnknownName
+from genward.run.doubt import LOWEST, disagreement, scaled
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 FORMS = ("ratio", "difference", "value", "steps")
@@ -67,6 +68,8 @@ class Claim:
     at_least: float | None = None
     below: float | None = None
     above: float | None = None
+    sensitivity: float = LOWEST
+    """Of a value: its verdict must be the same for every sensitivity of the judge from this one to 1."""
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -266,10 +269,16 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
 
 def _value(metrics: Mapping[str, Any], claim: Claim, arm: str) -> Estimate:
     """An arm's figure, averaged over the claim's cells."""
+    return _averaged(metrics, claim, arm, lambda cell: cell_estimate(cell, claim.measure))
+
+
+def _averaged(
+    metrics: Mapping[str, Any], claim: Claim, arm: str, read: Callable[[Mapping[str, Any]], Estimate]
+) -> Estimate:
+    """What ``read`` makes of an arm's cells, averaged over those of the claim."""
     slots = _slots(metrics, claim)
     cells = [_cell(metrics, arm, *slot) for slot in slots]
-    parts = [cell_estimate(cell, claim.measure) if cell is not None else UNKNOWN for cell in cells]
-    return mean(parts, [concept for concept, _ in slots])
+    return mean([read(cell) if cell is not None else UNKNOWN for cell in cells], [concept for concept, _ in slots])
 
 
 def reason_to_doubt(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> str:
@@ -282,6 +291,35 @@ def reason_to_doubt(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> 
             told = "unknown" if math.isnan(base.value) else f"{base.value:.2f}"
             return f"the undefended model reaches {told} here, at least {claim.base_at_least:g} is wanted of an attack"
     return ""
+
+
+RAW = {"crr": ("crr_raw", "second"), "retention": ("retention", "retention_second")}
+"""Measures that judges count, and the raw figures by the first and by the second one."""
+
+
+def reason_to_distrust(claim: Claim, metrics: Mapping[str, Any], got: str) -> str:
+    """Why the verdict ``got`` on a value does not stand: a judge of a lower sensitivity, or each of two judges alone,
+    would give another; empty where it does, and in metrics that hold neither."""
+    if claim.form != "value" or claim.measure not in RAW or got == OPEN:
+        return ""
+
+    def read(cell: Mapping[str, Any]) -> Estimate:
+        rate = cell_estimate(cell, "crr")
+        ends = scaled(cell, rate.low, rate.high, claim.sensitivity)
+        return rate if ends is None else Estimate(rate.value, min(ends[0], rate.value), max(ends[1], rate.value))
+
+    if claim.measure == "crr":
+        wide = _averaged(metrics, claim, claim.arm, read)
+        if judge_interval(claim, wide.low, wide.high) != got:
+            return (
+                f"with a sensitivity of the judge anywhere from {claim.sensitivity:g} to 1 it lies between "
+                f"{wide.low:.2f} and {wide.high:.2f}"
+            )
+    each = []
+    for name, figure in zip(("first", "second"), RAW[claim.measure], strict=True):
+        raw = _averaged(metrics, claim, claim.arm, lambda cell, x=figure: cell_estimate(cell, x))  # type: ignore[misc]
+        each.append((name, *raw))
+    return disagreement(got, each, partial(judge_interval, claim))
 
 
 def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
@@ -299,7 +337,7 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
 
     Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are
     ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``. ``why`` says why a claim
-    cannot be told that the interval alone would decide, see ``reason_to_doubt``."""
+    cannot be told that the interval alone would decide, see ``reason_to_doubt`` and ``reason_to_distrust``."""
     if not isinstance(metrics.get("cells"), list):
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
     table = []
@@ -307,7 +345,8 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
     for claim in claims_of(benchmark) if rows is None else rows:
         got = estimate(claim, metrics)
         numbers = [finite(v, 4) for v in got]
-        why = reason_to_doubt(claim, metrics, got)
+        told = judge_interval(claim, got.low, got.high)
+        why = reason_to_doubt(claim, metrics, got) or reason_to_distrust(claim, metrics, told)
         table.append(
             {
                 "id": claim.id,
@@ -317,7 +356,7 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
                 "ours": numbers[0],
                 "low": numbers[1],
                 "high": numbers[2],
-                "verdict": OPEN if why else judge_interval(claim, got.low, got.high),
+                "verdict": OPEN if why else told,
                 "why": why,
                 "command": claim.command,
             }
