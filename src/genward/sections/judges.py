@@ -47,10 +47,11 @@ def section(metrics: Metrics) -> Section:
         tables.append(Table(COLUMNS, tuple(_row(r, roles.get(str(r.get("arm")), "")) for r in mine), concept))
     names = [str(j.get("name", "?")) for j in metrics.get("judges", ())]
     about = Text(f"First judge: {names[0]}; second: {names[1]}. {NOTE}" if len(names) > 1 else NOTE)
+    blocks: list[Block] = [*([about] if tables else []), *tables, *error_table(metrics)]
     return Section(
         "two-judges",
         "Two judges on the same pictures",
-        (*((about, *tables) if tables else ()), *error_table(metrics)),
+        tuple(blocks),
         terms=TERMS if lines else (),
     )
 
