@@ -20,6 +20,9 @@ from genward.defenses.irece import Irece
 from genward.defenses.negative_prompt import NegativePrompt
 from genward.defenses.none import NoDefense
 from genward.defenses.normalize import TextNormalizer
+from genward.defenses.per import Per
+from genward.defenses.saemnesia import Saemnesia
+from genward.defenses.saeuron import Saeuron
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.sld import SafeLatentDiffusion
 from genward.defenses.uce import Uce
@@ -33,8 +36,9 @@ from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
 
 PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece, ActErase)
+CODES = (Saeuron, Saemnesia, Per)
 GUARDS = (Aeiou, Wukong, SafeRedir, TextNormalizer, ImageFilter)
-CLASSES = (*PORTS, *GUARDS)
+CLASSES = (*PORTS, *CODES, *GUARDS)
 LEARNED = (
     Uce(rows="all"),
     Uce(mode="tensor"),
