@@ -99,6 +99,13 @@ def test_score_by_hand_and_decision(which: str, request: pytest.FixtureRequest) 
     assert all(s.nfe == 0 and "harmful" in s.why for s in samples if s.status == "refused")
 
 
+def plain_score(model: StableDiffusion, guard: Aeiou, text: str) -> float:
+    """The score of a text alone, without its passages."""
+    parts = guard.guarding()
+    states = by_hand(model, text, "model")
+    return float(parts.bias[0]) + sum(float(states[s] @ w[0].double()) for s, w in parts.weights.items())
+
+
 def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted: Aeiou) -> None:
     guard = dataclasses.replace(fitted, threshold=-1e6)
     (sample,) = model.generate(cases(HARM[0]), SAMPLER, [guard])
@@ -110,11 +117,12 @@ def test_verdicts_carry_score_category_and_tokens(model: StableDiffusion, fitted
         and blocked.category == "harmful"
         and blocked.threshold == -1e6
     )
-    shares = sum(x for _, x in told.tokens)
-    assert abs(shares + float(fitted.guarding().bias[0]) - float(blocked.score or 0)) < 1e-3, (
-        "shares and bias sum to the score"
-    )
-    assert len(told.tokens) < 77, "padding has no share"
+    words = HARM[0].split()
+    assert [w for w, _ in told.tokens] == words, "words as they were written, no marks"
+    left_out = [" ".join(words[:k] + words[k + 1 :]) for k in range(len(words))]
+    parts = dataclasses.replace(fitted, names=False)
+    wanted = [float(blocked.score or 0) - plain_score(model, parts, text) for text in left_out]
+    assert [x for _, x in told.tokens] == pytest.approx(wanted, abs=1e-3), "what the score loses without each"
     (flagged,) = model.generate(cases(HARM[0]), SAMPLER, [dataclasses.replace(guard, action="flag", explain=False)])
     assert (
         flagged.status == "ok"

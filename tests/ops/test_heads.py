@@ -146,21 +146,6 @@ def test_tables_and_weights_are_inverse() -> None:
     assert torch.allclose(found.double(), wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("how", heads.READOUTS)
-def test_token_shares_sum_to_the_score(how: str) -> None:
-    states = {
-        "text.0.heads": torch.randn(3, 6, 8, dtype=torch.float64),
-        "text.1.heads": torch.randn(3, 6, 8, dtype=torch.float64),
-    }
-    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] + [0] * 5])
-    weights = {site: torch.randn(2, 8, dtype=torch.float64) for site in states}
-    bias = torch.randn(2, dtype=torch.float64)
-    sample = {site: heads.read_out(x, mask, how) for site, x in states.items()}
-    shares = heads.token_scores(states, mask, weights, how)
-    assert torch.allclose(shares.sum(1) + bias, heads.linear_scores(sample, weights, bias), atol=1e-12)
-    assert bool((shares[1, 4:] == 0).all())
-
-
 def test_attenuation_against_a_loop() -> None:
     states, weight, center = (
         torch.randn(2, 3, 8, dtype=torch.float64),

@@ -100,7 +100,7 @@ class Aeiou:
     attenuate: float = 0.0
     """Share of the component along the directions that is taken off the prompt's states; 0 leaves them alone."""
     explain: bool = True
-    """Whether a row that is acted on carries its tokens' shares of the score."""
+    """Whether a row that is acted on carries its words and what the score loses without each (one encoding a word)."""
     artifact: Artifact | None = None
     """What was fitted."""
 

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,6 +48,18 @@ def read_site(root: nn.Module, site: Site, fn: Reader) -> list[Any]:
         return (*output[:index], new, *output[index + 1 :]) if whole else new
 
     return [module.register_forward_hook(after)]
+
+
+@contextmanager
+def sites_read(root: nn.Module, sites: Mapping[str, Site]) -> Iterator[dict[str, Tensor]]:
+    """What passes these sites inside, by name."""
+    found: dict[str, Tensor] = {}
+    handles = [h for name, site in sites.items() for h in read_site(root, site, partial(found.__setitem__, name))]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def read_probs(attention: Any, fn: Reader) -> list[Any]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 from genward.core.contracts import Site, Window
 from genward.core.records import Call, Frame, Prediction, Prompt, Tokens, Verdict
 from genward.errors import BadInput, Conflict, GuardError
-from genward.models.hooks import read_site
+from genward.models.hooks import sites_read
 from genward.models.ports import Port, PortError, Run
 from genward.models.sites import lookup, refuse_fused
 from genward.models.watch import Watch
@@ -247,35 +246,36 @@ class LiveRig(Watch):
         with self._untapped():
             return self.model.encode(texts)
 
+    def texts(self, frame: Frame) -> list[str]:
+        """The texts that are being encoded; rows follow the frame's. None outside the text stage."""
+        return list(self._texts) if frame.stage == "text" else []
+
+    def read(self, texts: Sequence[str], sites: Sequence[str]) -> tuple[dict[str, Tensor], Tokens]:
+        """What passes text sites while these texts are encoded, untapped, and their tokens."""
+        known = {name: lookup(self.model.site_table, name) for name in sites}
+        with self._untapped(), torch.no_grad(), sites_read(self.model.text_encoder, known) as found:
+            self.model.encode(texts)
+        return found, self.model.tokens(texts)
+
     def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction:
-        """One untapped denoiser call from inside a port. ``weights="clean"`` uses the original ones; ``read`` names
-        sites to return."""
+        """One untapped denoiser call. ``weights="clean"`` uses the original ones; ``read`` names sites to return."""
         if weights not in ("live", "clean"):
             raise BadInput(f"weights {weights!r}; 'live' or 'clean' are possible")
-        found: dict[str, Tensor] = {}
-        handles = [
-            h
-            for name in read
-            for h in read_site(
-                self.model.denoiser, lookup(self.model.site_table, name), partial(found.__setitem__, name)
-            )
-        ]
         rows = len(call.latents)
         self.predicted += rows
         self.rows += rows
         if self.run is not None:
             live = self.run.alive
             self.run.nfe[live] += rows / max(1, int(live.sum()))
+        sites = {name: lookup(self.model.site_table, name) for name in read}
         swapped = self.edits.swap() if weights == "clean" else {}
         try:
-            with self._untapped():
+            with self._untapped(), sites_read(self.model.denoiser, sites) as found:
                 noise = self.model.denoise(call)
         finally:
             if self._open:  # a guard that was left behind comes back after closing: the originals are in place and stay
                 for parameter, edited in swapped.items():
                     parameter.data = edited
-            for handle in handles:
-                handle.remove()
         return Prediction(noise, found)
 
     # ---------------------------------------------------------------------------------------------- what the loop calls

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from genward.core.contracts import Rig
 from genward.core.records import Frame
-from genward.ops import deciding, head_guard, heads, text_states
+from genward.ops import deciding, explaining, head_guard, heads, text_states
 
+AT_ONCE = 64
+"""Texts that are encoded in one batch at most, to explain a score"""
 CUT = "the encoder cuts the prompt, which fills its window; all of it was read here, in overlapping windows"
 
 
@@ -94,7 +96,7 @@ class HeadWatch:
             why=lambda k: f"the prompt reads as {category(k)}",
             broken=lambda k: "the prompt's score is not a number, so nothing vouches for it",
             category=category,
-            tokens=self.shares(decision.hit, decision.which)
+            tokens=self.shares(frame, decision.hit, decision.which)
             if self.settings.explain and bool(decision.hit.any())
             else None,
         )
@@ -119,20 +121,24 @@ class HeadWatch:
         one = frame._replace(conditional=frame.conditional[rows.to(frame.conditional.device)], case=frame.case[rows])
         self.rig.note(one, **{"aeiou.score": torch.tensor([self.best[case] for case in first])})
 
-    def shares(self, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
-        """Tokens and their shares of each row that is acted on, padding left out; nothing for the others."""
-        picked = over.cpu().nonzero().flatten()
+    def shares(self, frame: Frame, over: Tensor, top: Tensor) -> list[list[tuple[str, float]]]:
+        """Words of each row that is acted on, and what its score loses without each; nothing for the others."""
+        picked = over.cpu().nonzero().flatten().tolist()
+        texts = self.rig.texts(frame)
         out: list[list[tuple[str, float]]] = [[] for _ in range(len(over))]
-        for key, tokens in self.tokens.items():
-            weights = {site: w for site, w in self.weights.items() if text_states.encoder_key(site) == key}
-            states = {
-                site: self.seen[site].detach()[picked.to(self.seen[site].device)].float().cpu() for site in weights
-            }
-            mask = tokens.mask[picked]
-            found = heads.token_scores(states, mask, weights, self.guard.readout[key])
-            for row, case in enumerate(picked.tolist()):
-                out[case] += [
-                    (tokens.strings[case][t], float(found[row, t, top[case]]))
-                    for t in mask[row].nonzero().flatten().tolist()
-                ]
+        found = explaining.shares([texts[k] for k in picked], lambda given: self.scores(given)[:, top[picked].cpu()].T)
+        for row, told in zip(picked, found, strict=True):
+            out[row] = told
         return out
+
+    def scores(self, texts: list[str]) -> Tensor:
+        """(n, k) scores of texts beside those that are being encoded."""
+        parts = []
+        for k in range(0, len(texts), AT_ONCE):
+            states, tokens = self.rig.read(texts[k : k + AT_ONCE], list(self.weights))
+            sample = {}
+            for site in self.weights:
+                how = self.guard.readout[text_states.encoder_key(site)]
+                sample[site] = heads.read_out(states[site], tokens.mask.to(states[site].device), how).float().cpu()
+            parts.append(heads.linear_scores(sample, self.weights, self.guard.bias.float()))
+        return torch.cat(parts)

@@ -280,22 +280,6 @@ def linear_scores(sample: Mapping[str, Tensor], weights: Mapping[str, Tensor], b
     return total
 
 
-def token_scores(states: Mapping[str, Tensor], mask: Tensor, weights: Mapping[str, Tensor], how: str) -> Tensor:
-    """Each token's share (n, t, k) of the scores; a row's shares and the bias sum to its score.
-
-    ``mean``: the token's own projection over the number of tokens. ``last`` (a causal encoder): the increment of the
-    projection over the token before, so what the token added; padding has 0."""
-    first = next(iter(weights))
-    own = torch.zeros(*states[first].shape[:2], len(weights[first]), dtype=weights[first].dtype)
-    for site, weight in weights.items():
-        own = own + states[site].to(weight.dtype) @ weight.T
-    keep = mask.to(own.device, torch.bool)[..., None]
-    if how == "mean":
-        return own.masked_fill(~keep, 0.0) / keep.sum(1, keepdim=True)
-    gain = own - torch.cat([torch.zeros_like(own[:, :1]), own[:, :-1]], 1)
-    return gain.masked_fill(~keep, 0.0)
-
-
 def attenuate(states: Tensor, weight: Tensor, beta: float, heads: int, center: Tensor | None = None) -> Tensor:
     """States (n, t, heads · dim) less the part along each head's direction: ``z - β·max(0, wᵀz - b)·w/‖w‖²`` for every
     head and token.

@@ -15,13 +15,9 @@ from genward.errors import BadInput
 from genward.recipe.workshop import Workshop, unseen
 
 SHIPPED = {
-    "erasers": tuple(
-        [
-            f"{name}:{concept}"
-            for concept in ("weapons", "banana", "style-monotone")
-            for name in ("esd", "concept_ablation")
-        ]
-        + [f"irece:{concept}" for concept in ("weapons", "banana")]
+    "erasers": (
+        *(f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("esd", "concept_ablation", "irece")),
+        "esd:style-monotone",
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
 }
