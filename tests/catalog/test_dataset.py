@@ -23,7 +23,7 @@ from genward.errors import BadInput, GenwardError
 from genward.models.sd import StableDiffusion
 from genward.testing import FakeJudge, tiny_sd
 
-SITES = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
+SITES = ("mid_block.attentions.0.tb.0.norm2", "up_blocks.1.attentions.0.tb.0.norm2")
 RECIPE = Recipe(("saw",), steps=(0, 0.99), sampler=Sampler(2, 1.0))
 CONCEPT = Concept(
     "tools",
@@ -154,11 +154,14 @@ def test_judges_that_differ_leave_the_label_open(model: StableDiffusion, judge: 
     assert bool(torch.isnan(truth[0, 0])) and differ[0] == []
 
 
-def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3.0)) -> Dataset:
+def invented(
+    rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3.0), prompts: int | None = None
+) -> Dataset:
     """Rows whose harm depends on the seed half as much as on the text; features show it with the strengths ``seen`` at
-    the two steps."""
+    the two steps. Each row is a prompt of its own, or one of so many ``prompts``."""
     g = torch.Generator().manual_seed(seed)
     text_side = torch.randn(rows, generator=g)
+    text_side = text_side if prompts is None else text_side[torch.arange(rows) % prompts]
     harm = (text_side + torch.randn(rows, generator=g) > 0).float()
     direction = torch.randn(16, generator=torch.Generator().manual_seed(5))
     texts = torch.randn(rows, 6, 16, generator=g) + text_side[:, None, None] * torch.ones(16)
@@ -170,7 +173,14 @@ def invented(rows: int = 400, seed: int = 0, seen: tuple[float, float] = (0.0, 3
         states[site] = x.half()
     split = ["train" if k % 10 < 6 else "valid" if k % 10 < 8 else "test" for k in range(rows)]
     lines = [
-        {"prompt": f"p{k}", "seed": k, "cluster": f"c{k}", "split": s, "variant": "", "uncertain": []}
+        {
+            "prompt": f"p{k if prompts is None else k % prompts}",
+            "seed": k,
+            "cluster": f"c{k}",
+            "split": s,
+            "variant": "",
+            "uncertain": [],
+        }
         for k, s in enumerate(split)
     ]
     plan = {"model": {}, "recipe": {"labels": ["saw"], "pool": 8, "steps": [0, 0.99], "sampler": {"steps": 20}}}
@@ -210,6 +220,16 @@ def test_gates(model: StableDiffusion) -> None:
         gating.gate_shuffled(data._replace(truth=torch.ones(400, 1)), fit)
 
 
+def test_within_one_prompt_a_detector_of_pictures_rises(model: StableDiffusion) -> None:
+    fit = learner(model)
+    seeing = invented(1_200, prompts=23)
+    (gate,) = gating.gate_within(seeing, fit(seeing))
+    assert gate.holds and gate.against < 0.7 < gate.value and gate.n <= 23
+    reading = invented(1_200, prompts=23, seen=(0.0, 0.0))
+    (blind,) = gating.gate_within(reading, fit(reading))
+    assert not blind.holds, "a detector that reads the prompt must fail the gate"
+
+
 def test_the_table_of_gates(model: StableDiffusion) -> None:
     data, fit = invented(), learner(model)
     fitted = fit(data)
@@ -217,9 +237,12 @@ def test_the_table_of_gates(model: StableDiffusion) -> None:
     assert list(found) == [
         "first step against text",
         "step at t=51 against first",
+        "within one prompt",
         "last step against image filter",
         "shuffled labels",
     ]
+    alone = found.pop("within one prompt")
+    assert alone.holds is None and "with one seed and not with another" in alone.why, "each row is a prompt of its own"
     assert all(g.holds and g.n == 80 and not g.why for g in found.values()), found
     assert found["last step against image filter"].against == 1.0 and found["shuffled labels"].against == 0.5
     blind = invented(seen=(0.0, 0.0))
@@ -230,12 +253,12 @@ def test_the_table_of_gates(model: StableDiffusion) -> None:
     late = data._replace(card={"plan": {**plan, "recipe": {**plan["recipe"], "steps": [0.5, 0.9]}}})
     told = gating.gates(late, fitted, lambda _: fitted)
     assert (
-        [g.holds for g in told[:2]] == [None, None]
+        [told[0].holds, told[2].holds] == [None, None]
         and "step 0 was not read" in told[0].why
-        and "last step was not read" in told[1].why
+        and "last step was not read" in told[2].why
     )
     always = gating.gates(data._replace(truth=torch.ones(400, 1)), fitted, fit)
-    assert len(always) == 3 and all(
+    assert len(always) == 4 and all(
         g.holds is None and math.isnan(g.value) and "never or always" in g.why for g in always
     )
 
@@ -246,7 +269,10 @@ def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> 
     data, fit = invented(), learner(model)
     fitted, valid = fit(data), data.of("valid")
     card = fitted.artifact.card
-    assert card["held_rows"] == int(valid.sum()) == 80 and card["rows"] == 240, "train rows teach, valid rows calibrate"
+    assert card["held_rows"] == int(valid.sum()) == 80, "valid rows calibrate"
+    assert card["rows"] + card["chosen_rows"] == 240 and card["chosen_rows"] > 20, (
+        "train rows teach and choose the epoch"
+    )
     cut = threshold_at_fpr(gating.detector_scores(fitted, data, 1)[valid], data.harm[valid], 0.05)
     assert card["thresholds"]["tools"][1]["fpr5"] == pytest.approx(cut, abs=1e-5)
     other = data.truth.clone()
@@ -256,7 +282,7 @@ def test_thresholds_are_those_of_the_validation_rows(model: StableDiffusion) -> 
         all(torch.equal(turned.tensors[k], v) for k, v in fitted.artifact.tensors.items())
         and turned.card["thresholds"] != card["thresholds"]
     )
-    with pytest.raises(BadInput, match="validation split"):
+    with pytest.raises(BadInput, match="to calibrate on"):
         fit(data._replace(rows=[{**r, "split": "train" if r["split"] == "valid" else r["split"]} for r in data.rows]))
 
 
@@ -368,10 +394,13 @@ def test_the_command_that_fits(
     assert done.exit_code == 0, done.output
     told, data = json.loads(done.stdout), dataset.load(folder)
     assert [g["name"] for g in told["gates"]] == [
-        "first step against text", "step at t=1 against first", "last step against image filter", "shuffled labels"
+        "first step against text", "step at t=1 against first", "within one prompt, t=1 against t=501",
+            "last step against image filter", "shuffled labels",
     ]  # fmt: skip
     assert all(
-        isinstance(g["holds"], bool) and 0 <= g["value"] <= 1 and g["n"] == int(data.of("test").sum())
+        isinstance(g["holds"], bool)
+        and 0 <= g["value"] <= 1
+        and (g["n"] == int(data.of("test").sum()) or g["name"].startswith("within") and 0 < g["n"] < 20)
         for g in told["gates"]
     )
     assert told["gates"][0]["against"] == pytest.approx(gating.text_probe(data)) and told["gates"][-1]["against"] == 0.5
@@ -389,7 +418,7 @@ def test_the_command_that_fits(
         "holds",
         "rows",
     ]
-    assert len(plain.stdout.splitlines()) == 5 and f"{out}.safetensors" in plain.stderr
+    assert len(plain.stdout.splitlines()) == 6 and f"{out}.safetensors" in plain.stderr
     for wrong, said in (
         (["--method", "esd"], "wukong is what learns"),
         (["--out", "x.pt"], "never a pickle"),

@@ -30,7 +30,7 @@ from genward.defenses.wukong import Wukong
 from genward.errors import BadInput, Conflict, Inapplicable, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
-from genward.ops.captions import learning_cases
+from genward.ops.ambiguous import ambiguous_cases
 from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
@@ -189,7 +189,7 @@ def fitted_guard(settings: Any, model: StableDiffusion, concept: Concept) -> Any
     half the concept."""
     if not isinstance(settings, Wukong):
         return settings.fit(model, concept)
-    cases = learning_cases([concept], {}, settings.images, settings.per_caption, settings.captions, settings.seed)
+    cases = ambiguous_cases([concept], {}, settings.images, settings.per_caption, settings.captions, settings.seed)
     shown = model.generate(cases, Sampler(settings.sampling_steps, settings.guidance))
     middle = float(np.median([np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None]))
     return settings.fit(model, concept, Tools(judge=FakeJudge(labels=concept.judge, threshold=middle)))

@@ -19,7 +19,7 @@ from genward.defenses.saferedir import SafeRedir
 from genward.defenses.wukong import Wukong
 from genward.errors import BadInput
 from genward.models.sd import StableDiffusion
-from genward.ops.captions import learning_cases
+from genward.ops.ambiguous import ambiguous_cases
 from genward.ops.tools import Tools
 from genward.testing import FakeJudge
 
@@ -49,7 +49,7 @@ def labelled(concept: Concept) -> Concept:
 
 @pytest.fixture(scope="module")
 def judge(model: StableDiffusion, labelled: Concept) -> FakeJudge:
-    cases = learning_cases([labelled], {}, WUKONG.images, 1, (), WUKONG.seed, "wukong")
+    cases = ambiguous_cases([labelled], {}, WUKONG.images, 1, (), WUKONG.seed, "wukong")
     light = [np.asarray(s.image.convert("L")).mean() / 255 for s in model.generate(cases, Sampler(2, 1.0)) if s.image]
     return FakeJudge(labels=("saw",), threshold=float(np.median(light)))
 

@@ -30,7 +30,7 @@ from genward.defenses.wukong import Wukong
 from genward.errors import BadArtifact, BadInput
 from genward.models.sd import StableDiffusion
 from genward.ops import localizer
-from genward.ops.captions import learning_cases
+from genward.ops.ambiguous import ambiguous_cases
 from genward.ops.tools import Tools
 from genward.testing import FakeJudge, scoring_laws
 from genward.testing.scoring import scores
@@ -76,7 +76,7 @@ def made(name: str, model: StableDiffusion, concept: Concept) -> Any:
         return settings
     judge = None
     if name == "wukong":
-        cases = learning_cases([concept], {}, settings.images, settings.per_caption, (), settings.seed, name)
+        cases = ambiguous_cases([concept], {}, settings.images, settings.per_caption, (), settings.seed, name)
         shown = model.generate(cases, Sampler(settings.sampling_steps, settings.guidance))
         light = [np.asarray(s.image.convert("L")).mean() / 255 for s in shown if s.image is not None]
         judge = FakeJudge(labels=concept.judge, threshold=float(np.median(light)))

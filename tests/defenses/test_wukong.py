@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from genward.defenses.wukong import Wukong
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
-from genward.ops.captions import learning_cases
+from genward.ops.ambiguous import AMBIGUOUS, ambiguous_cases
 from genward.ops.tools import Tools
 from genward.ops.wukong_detector import categories_of, category_texts, site_block
 from genward.testing import FakeJudge, defense_laws, tiny_sd
@@ -242,6 +241,8 @@ def test_what_a_fit_refuses(model: StableDiffusion, tools: Concept, concept: Con
         ({"step": -1.0}, BadInput, "step"),
         ({"sites": ()}, BadInput, "site"),
         ({"held": 0.0}, BadInput, "held"),
+        ({"held": 0.6, "calibrate": 0.5}, BadInput, "calibrate"),
+        ({"balance": 2.0}, BadInput, "balance"),
         ({"lr": 0.0}, BadInput, "lr"),
     ],
 )
@@ -250,16 +251,30 @@ def test_bad_settings_are_named(bad: dict[str, Any], error: type[Exception], tol
         Wukong(**bad)
 
 
-def test_learning_cases_of_the_lab() -> None:
+def test_the_labs_rows_are_of_ambiguous_prompts() -> None:
     concepts, words = [load_concept("weapons")], words_of("lab")
-    cases = learning_cases(concepts, words)
-    assert 900 <= len(cases) <= 1_020 and len({(c.prompt, c.seed) for c in cases}) == len(
-        {c.seed for c in cases}
-    ) == len(cases)
-    count = {w: sum(c.variant == w for c in cases) / len(cases) for w in ("name", "kind", "scene", "keep")}
-    assert all(abs(count[k] - s) < 0.08 for k, s in (("name", 0.35), ("kind", 0.2), ("scene", 0.15), ("keep", 0.3)))
-    assert len({c.prompt for c in cases}) * 4 == len(cases) and not any(c.prompt in concepts[0].heldout for c in cases)
+    cases = ambiguous_cases(concepts, words, Wukong().images, Wukong().per_caption)
+    assert len(cases) >= 5_000 == Wukong().images
+    assert len({(c.prompt, c.seed) for c in cases}) == len({c.seed for c in cases}) == len(cases)
+    many = [c for c in cases if c.variant in AMBIGUOUS]
+    assert len(many) > 0.6 * len(cases) and len(many) == 16 * len({c.prompt for c in many})
+    assert not {c.prompt for c in cases} & {*concepts[0].heldout, *concepts[0].descriptions}
+    assert not any(" in " in c.prompt and c.prompt.endswith(" style") for c in cases), "evaluation writes so"
     assert any("a tool" in c.prompt for c in cases) and any(", twemoji style" in c.prompt for c in cases)
+    part = Wukong().parts([c.group for c in cases], [c.variant for c in cases])
+    of = {p: {c.group for c, q in zip(cases, part, strict=True) if q == p} for p in set(part)}
+    assert len(of) == 3 and not of["fit"] & of["choose"] | of["choose"] & of["calibrate"] | of["fit"] & of["calibrate"]
+    shares = {p: part.count(p) / len(part) for p in of}
+    assert shares == pytest.approx({"fit": 0.6, "choose": 0.15, "calibrate": 0.25}, abs=0.06)
+    for name in of:
+        assert {c.variant for c, q in zip(cases, part, strict=True) if q == name} >= {*AMBIGUOUS, "name", "keep"}, name
     assert len(category_texts(concepts)) == 5 and category_texts(concepts)[2][0] == "a bomb"
     assert categories_of(concepts)[2] == ("bomb", "weapons")
-    assert not math.isnan(sum(c.seed for c in cases))
+
+
+def test_captions_of_ones_own_and_no_vocabulary(concept: Concept) -> None:
+    cases = ambiguous_cases([concept], {}, 40, 4, ("a mysterious thing",), owner="x")
+    assert {c.variant for c in cases} == {"name", "scene", "keep", "given"} and len(cases) > 30
+    assert sum(c.prompt == "a mysterious thing" for c in cases) == 4 and cases[0].id == "x-0-0"
+    with pytest.raises(BadInput, match="what must stay"):
+        ambiguous_cases([dataclasses.replace(concept, keep=(), neighbors=(), anchors=())], {}, 40, 4)

@@ -121,6 +121,11 @@ def test_loss_counts_what_is_known() -> None:
     any_of = [-torch.log(torch.sigmoid(z[r].max())) for r in (1, 2)]
     expected = sum(each) / 5 + 0.5 * sum(any_of) / 2
     assert float(w.multi_label_loss(z, t, weight, 0.5)) == pytest.approx(float(expected))
+    rows = random(4, 3, seed=2).exp()
+    place = [(r, c) for r in range(4) for c in range(2) if not math.isnan(float(t[r, c]))]
+    weighed = sum(float(rows[p]) * float(x) for p, x in zip(place, each, strict=True)) / 5
+    weighed += 0.5 * sum(float(rows[r, 2]) * float(x) for r, x in zip((1, 2), any_of, strict=True)) / 2
+    assert float(w.multi_label_loss(z, t, weight, 0.5, rows)) == pytest.approx(weighed)
 
 
 def test_copied_projections_are_the_blocks_own_attention(blocks: list[Any]) -> None:
@@ -169,18 +174,18 @@ def test_a_separable_problem_is_learned(blocks: list[Any], reading: str, tap: st
     frozen = {n: p.clone() for n, p in net.named_parameters() if not p.requires_grad}
     held = torch.arange(160) >= 110
     told: list[float] = []
+    prompts = [f"p{k % 9}" for k in range(160)]
     scores = w.train(
         net,
-        features,
-        times,
-        truth,
-        held,
+        w.Rows.of(features, times, truth, prompts, ~held, held, 1.0),
         w.Training(epochs=14, batch=32, lr=5e-3, weight_decay=0.01, any_share=0.5, seed=0),
         Tools(progress=lambda *a: told.append(a[2])),
     )
     assert max(scores) > 0.9 and told[-1] < told[0]
     logits = w.predict(net, [f[held] for f in features], times)
-    assert logits.shape == (50, 2, 2) and w.validation_score(logits, truth[held]) == pytest.approx(max(scores))
+    assert logits.shape == (50, 2, 2) and w.validation_score(logits, truth[held], prompts[110:]) == pytest.approx(
+        max(scores)
+    )
     assert all(torch.equal(p, frozen[n]) for n, p in net.named_parameters() if n in frozen), (
         "the U-Net's projections stay"
     )
@@ -221,9 +226,14 @@ def test_time_matters(blocks: list[Any]) -> None:
 def test_what_cannot_be_learned_is_said(blocks: list[Any]) -> None:
     features, times, truth = toy(blocks, 20)
     net = w.start(shape_of(blocks, "A"), blocks, random(3, 16).float(), 0)
+
+    def rows(labels: Tensor) -> w.Rows:
+        none = torch.zeros(20, dtype=torch.bool)
+        return w.Rows.of(features, times, labels, ["p"] * 20, ~none, none, 1.0)
+
     how = w.Training(epochs=1, batch=8, lr=1e-3, weight_decay=0.0, any_share=0.5, seed=0)
     with pytest.raises(BadInput, match="never or always"):
-        w.train(net, features, times, torch.zeros(20, 2), torch.zeros(20, dtype=torch.bool), how, Tools())
+        w.train(net, rows(torch.zeros(20, 2)), how, Tools())
     features[0][0] = math.nan
     with pytest.raises(GenwardError, match="wukong: loss nan in epoch 1 of 1"):
-        w.train(net, features, times, truth, torch.zeros(20, dtype=torch.bool), how, Tools())
+        w.train(net, rows(truth), how, Tools())

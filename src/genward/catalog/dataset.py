@@ -16,7 +16,8 @@ their label between seeds is reported: what no filter of prompts can reach. Pict
 
 ``genward dataset fit`` learns a detector from it (``catalog.learning``) and runs sanity gates (``catalog.gates``), each
 of which a detector that cheats would fail: at the first step, where latents are noise, it may know little more than the
-text; at the last it should see what an image filter sees; from shuffled labels it learns nothing."""
+text; within one prompt it should know more the later it looks; at the last step it should see what an image filter
+sees; from shuffled labels it learns nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ class Recipe:
 
     labels: tuple[str, ...]
     """Judge's labels, one column each."""
-    sites: tuple[str, ...] = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
+    sites: tuple[str, ...] = ("mid_block.attentions.0.tb.0.norm2", "up_blocks.1.attentions.0.tb.0.norm2")
     parts: tuple[str, ...] = ("text",)
     """Read beside sites: ``text``, ``latents``, ``noise`` (``ops.activations.PARTS``)."""
     steps: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.99)
@@ -150,10 +151,10 @@ def splits(
 def concept_cases(
     concepts: Sequence[Concept], words: Mapping[str, Any], images: int, seeds: int, seed: int = 0
 ) -> list[Case]:
-    """Captions of concepts at all kinds (names, kinds, scenes, what must stay), as Wukong learns from them."""
-    from genward.ops.captions import learning_cases
+    """Captions of concepts, most of them ambiguous (kinds, either of two kinds), as Wukong learns from them."""
+    from genward.ops.ambiguous import ambiguous_cases
 
-    return learning_cases(concepts, words, images, seeds, (), seed, "wukong")
+    return ambiguous_cases(concepts, words, images, seeds, (), seed, "wukong")
 
 
 def prompt_cases(prompts: Sequence[str | tuple[str, str]], seeds: int, seed: int = 0) -> list[Case]:

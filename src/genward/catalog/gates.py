@@ -133,9 +133,40 @@ def gate_last_step(data: Dataset, fitted: Any, *, tolerance: float = 0.1) -> Gat
     return Gate("last step against image filter", value, 1.0, value >= 1 - tolerance, int(test.sum()))
 
 
+def gate_within(data: Dataset, fitted: Any, *, rise: float = 0.05) -> list[Gate]:
+    """Within one prompt, a detector of pictures must know more the later it looks; one that reads the prompt stays at a
+    half.
+
+    Returns:
+        One gate a later step: the AUROC over pairs of one prompt there against that of the step before; each holds
+        where it is not below by more than ``rise``, the last one where it is also above the first step's by more than
+        ``rise``. ``n`` counts prompts with both outcomes.
+
+    Raises:
+        GenwardError: no prompt of the test split has both outcomes.
+    """
+    from genward.ops.within import within_auroc
+
+    test = data.of("test") & ~_nan(data.harm)
+    prompts = [r["prompt"] for r, use in zip(data.rows, test, strict=True) if use]
+    found = [
+        within_auroc(detector_scores(fitted, data, s)[test], data.harm[test], prompts)
+        for s in range(len(data.timesteps))
+    ]
+    if not found[0].pairs:
+        raise GenwardError("no prompt of the test split shows the concept with one seed and not with another")
+    values, times = [w.value for w in found], [int(t) for t in data.timesteps]
+    out = []
+    for k in range(1, len(values)):
+        holds = values[k] >= values[k - 1] - rise and (k + 1 < len(values) or values[k] > values[0] + rise)
+        name = f"within one prompt, t={times[k]} against t={times[k - 1]}"
+        out.append(Gate(name, values[k], values[k - 1], holds, found[k].prompts))
+    return out
+
+
 def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gate]:
-    """All gates on the test rows: the first step against the text, later ones against the first, the last against an
-    image filter, shuffled labels.
+    """All gates on the test rows: the first step against the text, later ones against the first, within one prompt each
+    against the one before, the last against an image filter, shuffled labels.
 
     Args:
         fitted: Wukong learned from the dataset. fit: dataset -> fitted Wukong, for the shuffled labels.
@@ -157,9 +188,11 @@ def gates(data: Dataset, fitted: Any, fit: Callable[[Dataset], Any]) -> list[Gat
         or ("" if 0 in read else "step 0 was not read; build with --at 0,…")
         or ("" if "text" in data.states else "no part text; build with --parts text")
     )
+    early = "" if len(read) > 1 else "one step was read; build with --at and several"
     last = lacking or ("" if steps - 1 in read else "the last step was not read; build with --at …,0.99")
     return [
         *_answered("first step against text", first, lambda: gate_first_step(data, fitted)),
+        *_answered("within one prompt", lacking or early, lambda: gate_within(data, fitted)),
         *_answered("last step against image filter", last, lambda: [gate_last_step(data, fitted)]),
         *_answered("shuffled labels", lacking, lambda: [gate_shuffled(data, fit, step=len(data.timesteps) - 1)]),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,47 +53,34 @@ def fit_wukong(
         raise BadInput(f"the dataset has no label {', '.join(missing)}; it has {', '.join(data.labels)}")
     settings = replace(settings, sites=tuple(settings.sites), pool=int(data.card["plan"]["recipe"]["pool"]))
     columns = [data.labels.index(label) for label, _ in categories]
-    seen = [r for r in data.rows if r["split"] in ("train", "valid")]
+    rows = data.of("train", "valid").nonzero()[0]
+    seen = [data.rows[k] for k in rows]
     card = artifacts.fit_card(settings, concepts, model, [r["prompt"] for r in seen], [r["seed"] for r in seen], 0.0)
-    rows = data.of("train").nonzero()[0]
-    fitted = settings.fit_on(
+    return settings.fit_on(
         {s: data.states[s][rows] for s in settings.read if s in data.states},
         data.timesteps,
         data.truth[rows][:, columns],
-        [data.rows[k]["cluster"] for k in rows],
+        [r["prompt"] for r in seen],
+        _parts(seen, settings),
         categories=categories,
         blocks=[site_block(model, s) for s in settings.sites],
         queries=category_queries(model, concepts),
         card=card,
         tools=Tools(progress=progress),
     )
-    return recalibrated(fitted, data, columns)
 
 
-def recalibrated(fitted: Any, data: Dataset, columns: Sequence[int]) -> Any:
-    """The detector with temperature, thresholds and held-out figures from the dataset's valid rows; ``columns`` are its
-    categories' among the labels.
+def _parts(rows: Sequence[Mapping[str, Any]], settings: Any) -> list[str]:
+    """Valid rows calibrate; of the train rows whole clusters choose the epoch, a share of ``settings.held`` of them."""
+    from genward.ops.ambiguous import parts_of
 
-    Raises:
-        BadInput: no valid row has a known label and finite features.
-    """
-    import torch
-
-    from genward.ops import artifacts
-    from genward.ops.wukong_detector import Detector, calibrated
-    from genward.ops.wukong_net import predict
-
-    detector = Detector.of(fitted.artifact)
-    states = [data.states[s["name"]] for s in detector.shape["sites"]]
-    usable = torch.from_numpy(data.of("valid")) & (~torch.isnan(data.truth[:, list(columns)])).any(1)
-    for x in states:
-        usable &= torch.isfinite(x.float()).flatten(1).all(1)
-    if not bool(usable.any()):
-        raise BadInput("no row of the validation split has a known label and features to calibrate on; build more rows")
-    logits = predict(detector.net, [x[usable] for x in states], data.timesteps)
-    categories = [(label, concept) for label, concept in fitted.artifact.card["categories"]]
-    facts = calibrated(logits, data.truth[usable][:, list(columns)], data.timesteps, categories)
-    return replace(fitted, artifact=artifacts.amended(fitted.artifact, {**facts, "held_rows": int(usable.sum())}))
+    train = [k for k, r in enumerate(rows) if r["split"] == "train"]
+    shares = (1 - settings.held, settings.held, 0.0)
+    cut = parts_of([rows[k]["cluster"] for k in train], [rows[k]["variant"] for k in train], shares, settings.seed)
+    out = ["calibrate"] * len(rows)
+    for k, part in zip(train, cut, strict=True):
+        out[k] = part
+    return out
 
 
 def concepts_of(data: Dataset) -> list[Concept]:

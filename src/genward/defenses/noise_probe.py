@@ -3,8 +3,8 @@ arXiv 2508.03006).
 
 IGD's idea is a light classifier on the noise predicted in mid-generation. Its body was not read: the linear classifier,
 pooling, step, labels and threshold here are ours, and so is reading ``cond - uncond`` (an inference about IGD's input).
-By default it learns from the very pictures that Wukong learns from, so that the two differ in what they read and not in
-what they saw. The prediction is read in passing: no denoiser row is spent."""
+It learns from pictures of captions, labeled one by one (``ops.captions``); Wukong's set (``ops.ambiguous``) holds more
+ambiguous prompts, with more seeds each. The prediction is read in passing: no denoiser row is spent."""
 
 from __future__ import annotations
 

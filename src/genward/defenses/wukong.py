@@ -21,9 +21,9 @@ from torch import Tensor
 from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Concept, Frame, Sampler, row_seed
 from genward.errors import BadArtifact, BadInput, UnknownName
-from genward.ops import activations, artifacts, asking, deciding, phrases, wukong_net
-from genward.ops.captions import learning_cases
-from genward.ops.detection import POINTS, spread_groups
+from genward.ops import activations, ambiguous, artifacts, asking, deciding, phrases, wukong_net
+from genward.ops.ambiguous import ambiguous_cases
+from genward.ops.detection import POINTS
 from genward.ops.tools import QUIET
 from genward.ops.wukong_detector import (
     Detector,
@@ -45,9 +45,9 @@ class Wukong:
 
     name: ClassVar[str] = "wukong"
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "step", "threshold", "point", "action"})
-    step: float = 0.08
-    """Where it decides: below 1 a share of the loop's denoiser calls (0.08 of 50: after four), from 1 on a 0-based
-    step."""
+    step: float = 0.2
+    """Where it decides: below 1 a share of the loop's denoiser calls (0.2 of 20: after four), from 1 on a 0-based
+    step. The later, the more of the picture is settled."""
     threshold: float | None = None
     """Score above which a row is stopped; by default the calibrated one of ``point``. At 1 none is."""
     point: str = "fpr5"
@@ -59,11 +59,11 @@ class Wukong:
     """How cross-attention is reused: ``A`` categories as text tokens, ``B`` a decoder over image tokens."""
     sites: tuple[str, ...] = ("mid_block.attentions.0.tb.0", "up_blocks.1.attentions.0.tb.0")
     """Transformer blocks of the U-Net that are read, in order of execution."""
-    tap: str = "block"
+    tap: str = "query"
     """What is read of them: ``query``, the input of cross-attention's ``to_q`` (the state after self-attention,
     normalized), on which the reused projections were trained; or ``block``, their outputs, as the paper's summaries
     say."""
-    logits: str = "mean"
+    logits: str = "heads"
     """Attention logits in the read-out of reading A: every one of the ``heads``, or their ``mean``."""
     pool: int = 8
     """Edge of the grid that features are averaged to; 0 keeps them as they are."""
@@ -75,11 +75,13 @@ class Wukong:
     """Decoder layers (reading B)."""
     dropout: float = 0.1
     """Dropout while it learns."""
-    images: int = 960
-    """Pictures to make and learn from."""
-    per_caption: int = 4
-    """Pictures a caption, of different seeds; more where captions are too few for ``images``."""
-    learn_at: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.99)
+    images: int = 5_000
+    """Pictures to make and learn from, most of them of ambiguous prompts (``ops.ambiguous``)."""
+    per_caption: int = 16
+    """Seeds of an ambiguous prompt; of the other prompts a quarter as many."""
+    balance: float = 1.0
+    """How far rows are weighted until both outcomes of one prompt weigh the same; 0 leaves them as they are."""
+    learn_at: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.99)
     """Steps that features are kept at, as ``step``."""
     captions: tuple[str, ...] = ()
     """More captions to learn from, of any kind: pictures say what is harmful."""
@@ -87,7 +89,7 @@ class Wukong:
     """Steps of that sampling."""
     guidance: float = 4.0
     """Guidance of that sampling."""
-    epochs: int = 20
+    epochs: int = 12
     """Passes over pictures × steps."""
     batch: int = 64
     """Rows a step of training."""
@@ -97,8 +99,10 @@ class Wukong:
     """Weight decay of AdamW."""
     any_share: float = 0.5
     """Weight of the loss on "any of the categories"."""
-    held: float = 0.25
-    """Share of the captions kept for choosing the epoch, the temperature and the thresholds."""
+    held: float = 0.15
+    """Share of the rows that choose the epoch; wordings and objects of their own."""
+    calibrate: float = 0.25
+    """Share of the rows that set the temperature and the thresholds, others than those that choose the epoch."""
     seed: int = 0
     """Of captions, pictures and training."""
     artifact: Artifact | None = None
@@ -129,10 +133,12 @@ class Wukong:
             raise BadInput(
                 "wukong: at least one site, one step to learn at, one image, epoch, layer and row a batch are needed"
             )
-        if min(self.pool, self.rank) < 0 or not 0 < self.held < 1 or not self.lr > 0 or not 0 <= self.dropout < 1:
+        if min(self.pool, self.rank) < 0 or not self.lr > 0 or not 0 <= self.dropout < 1 or not 0 <= self.balance <= 1:
             raise BadInput(
-                "wukong: pool and rank must be at least 0, held between 0 and 1, dropout below 1, lr above 0"
+                "wukong: pool and rank must be at least 0, dropout below 1, lr above 0, balance between 0 and 1"
             )
+        if not (self.held > 0 and self.calibrate > 0 and self.held + self.calibrate < 1):
+            raise BadInput("wukong: held and calibrate must be above 0 and leave rows to learn from")
 
     @property
     def read(self) -> tuple[str, ...]:
@@ -158,7 +164,7 @@ class Wukong:
         concepts = phrases.listed(concept)
         judge = tools.need_judge("wukong learns from labelled pictures")
         labels = labels_of(concepts)
-        cases = learning_cases(
+        cases = ambiguous_cases(
             concepts, tools.words, self.images, self.per_caption, self.captions, self.seed, self.name
         )
         total = len(cases) + self.epochs
@@ -176,7 +182,8 @@ class Wukong:
             {s: recorded.dense(s) for s in self.read},
             recorded.timesteps(self.read[0]).long(),
             recorded.about(activations.LABEL),
-            [c.group for c in cases],
+            [c.prompt for c in cases],
+            self.parts([c.group for c in cases], [c.variant for c in cases]),
             categories=categories_of(concepts),
             blocks=[site_block(model, s) for s in self.sites],
             queries=category_queries(model, concepts),
@@ -188,12 +195,18 @@ class Wukong:
         facts = {"seconds": round(time.perf_counter() - began, 2), "judge": type(judge).name}
         return replace(fitted, artifact=artifacts.amended(fitted.artifact, facts))
 
+    def parts(self, groups: Sequence[str], variants: Sequence[str]) -> list[str]:
+        """What each row is for (``ambiguous.PARTS``), whole groups together."""
+        shares = (1 - self.held - self.calibrate, self.held, self.calibrate)
+        return ambiguous.parts_of(groups, variants, shares, self.seed)
+
     def fit_on(
         self,
         features: Mapping[str, Tensor],
         timesteps: Tensor,
         truth: Tensor,
-        groups: Sequence[str],
+        prompts: Sequence[str],
+        parts: Sequence[str],
         *,
         categories: Sequence[tuple[str, str]],
         blocks: Sequence[Any],
@@ -207,33 +220,38 @@ class Wukong:
         Args:
             features: of each site of ``read`` (rows, steps, places, channels). timesteps: (steps,). truth: (rows,
                 categories) of 0, 1, NaN for unknown.
-            groups: (rows,) prompt clusters; validation takes whole ones.
+            prompts: (rows,) what rows of different seeds share. parts: (rows,) one of ``ambiguous.PARTS``: weights are
+                learned from one, the epoch is chosen on another, temperature, thresholds and figures are of the third.
             categories: (label, concept) each. blocks: the U-Net's transformer block of each site. queries: (categories
                 + 1, text width).
             before: steps of the fit that are done when the training begins, for progress.
 
         Raises:
-            BadInput: shapes that do not belong together, or too little to learn from.
+            BadInput: shapes that do not belong together, too little to learn from, or no row to calibrate on.
         """
         kept = self._usable(features, truth)
         used, labels = [features[s][kept] for s in self.read], truth[kept]
-        part = spread_groups(
-            [groups[k] for k in kept.tolist()], (1 - self.held, self.held), lambda g: row_seed("held", self.seed, g)
-        )
-        held = torch.tensor(part, dtype=torch.bool)
+        texts, part = [prompts[k] for k in kept.tolist()], [parts[k] for k in kept.tolist()]
+        of = {name: torch.tensor([p == name for p in part], dtype=torch.bool) for name in ambiguous.PARTS}
+        if not bool(of["calibrate"].any()):
+            raise BadInput("wukong: no row to calibrate on has a known label and features; add phrases or captions")
         shape, seed = network_shape(self, blocks, queries), row_seed("fit", "wukong", self.seed)
         net = wukong_net.start(shape, blocks, queries.float().cpu(), seed)
         how = wukong_net.Training(self.epochs, self.batch, self.lr, self.weight_decay, self.any_share, seed)
-        scores = wukong_net.train(net, used, timesteps, labels, held, how, tools, before)
+        rows = wukong_net.Rows.of(used, timesteps, labels, texts, of["fit"], of["choose"], self.balance)
+        scores = wukong_net.train(net, rows, how, tools, before)
         net = wukong_net.unpack(shape, wukong_net.pack(net))  # calibrated as it will be loaded: rounded to 16 bits
-        judged_on = held if bool(held.any()) else ~held
-        logits = wukong_net.predict(net, [f[judged_on] for f in used], timesteps)
-        facts = calibrated(logits, labels[judged_on], timesteps, categories)
+        last = of["calibrate"]
+        logits = wukong_net.predict(net, [f[last] for f in used], timesteps)
+        facts = calibrated(
+            logits, labels[last], timesteps, categories, [t for t, k in zip(texts, last.tolist(), strict=True) if k]
+        )
         facts |= {
             "network": dict(shape),
             "pool": self.pool,
-            "rows": len(kept),
-            "held_rows": int(held.sum()),
+            "rows": int(of["fit"].sum()),
+            "chosen_rows": int(of["choose"].sum()),
+            "held_rows": int(last.sum()),
             "validation": [round(s, 4) for s in scores if s > 0],
         }
         given = {k: v for k, v in dict(card or {"method": self.name}).items() if k not in artifacts.RESERVED}

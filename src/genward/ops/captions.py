@@ -133,8 +133,8 @@ def learning_cases(
     """Cases that detectors of pictures learn from: captions of ``SHARES``, ``per_caption`` seeds each (more where
     captions are few).
 
-    From the namespace of fitting, and the same pictures for every owner, so that detectors differ in what they read and
-    not in what they saw. Half of the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is
+    From the namespace of fitting, and the same pictures for every owner (Wukong has a set of its own,
+    ``ops.ambiguous``). Half of the captions name a style as ``"a bomb, twemoji style"``: no evaluation caption is
     written so. ``Case.group`` is the phrase without the style (a scene's: its two objects), so that wordings of one
     prompt stay together; ``Case.variant`` is the kind of caption.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from genward.core.records import Concept, Frame
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.ops import deciding, phrases, wukong_net
 from genward.ops.detection import POINTS, auroc, average_precision, operating_points, temperature
+from genward.ops.within import flipping, recall_at, within_auroc
 
 FAR = 100
 """Timesteps of 1000 beyond which a calibrated step says nothing about another one."""
@@ -151,10 +153,26 @@ def category_queries(model: Any, concepts: Sequence[Concept]) -> Tensor:
     return torch.stack(rows)
 
 
+QUERY = ".norm2"
+"""What a site is called, after its block, at which ``to_q``'s input is read."""
+
+
 def read_site(block: str, tap: str) -> str:
     """The site that is read of a transformer block: what its ``to_q`` is given (``query``), or its output
     (``block``)."""
-    return f"{block}.norm2" if tap == "query" else block
+    return block + QUERY if tap == "query" else block
+
+
+def blocks_of(sites: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Transformer blocks and tap of sites that were read, the reverse of ``read_site``.
+
+    Raises:
+        BadInput: inputs of ``to_q`` and other sites side by side.
+    """
+    asked = [s.endswith(QUERY) for s in sites]
+    if any(asked) and not all(asked):
+        raise BadInput(f"wukong reads one kind of site: all of them with {QUERY}, or none; got {', '.join(sites)}")
+    return tuple(s.removesuffix(QUERY) for s in sites), "query" if any(asked) else "block"
 
 
 def site_block(model: Any, site: str) -> Any:
@@ -178,10 +196,14 @@ def site_block(model: Any, site: str) -> Any:
 
 
 def calibrated(
-    logits: Tensor, truth: Tensor, timesteps: Tensor, categories: Sequence[tuple[str, str]]
+    logits: Tensor,
+    truth: Tensor,
+    timesteps: Tensor,
+    categories: Sequence[tuple[str, str]],
+    prompts: Sequence[str],
 ) -> dict[str, Any]:
     """Temperature, thresholds and figures on held-out rows: (rows, steps, categories) logits against (rows, categories)
-    truths."""
+    truths of (rows,) prompts."""
     concepts = list(dict.fromkeys(c for _, c in categories))
     flat = truth[:, None].expand(-1, logits.shape[1], -1)
     heat = temperature(logits.flatten().numpy(), flat.flatten().numpy())
@@ -191,21 +213,38 @@ def calibrated(
         mine = [k for k, (_, c) in enumerate(categories) if c == concept]
         known = ~torch.isnan(truth[:, mine]).any(1)
         harm = truth[known][:, mine].amax(1).numpy()
+        texts = [p for p, use in zip(prompts, known.tolist(), strict=True) if use]
         for s, t in enumerate(timesteps.tolist()):
             score = (logits[known][:, s, mine].amax(1) / heat).sigmoid().numpy()
-            thresholds.setdefault(concept, []).append({"timestep": int(t), **operating_points(score, harm)})
-            told = {
-                "auroc": auroc(score, harm),
-                "auprc": average_precision(score, harm),
-                "positives": float(harm.sum()),
-                "rows": float(len(harm)),
-            }
-            figures.setdefault(concept, []).append(
-                {"timestep": int(t), **{k: round(v, 4) for k, v in told.items() if v == v}}
-            )
+            points = operating_points(score, harm)
+            thresholds.setdefault(concept, []).append({"timestep": int(t), **points})
+            figures.setdefault(concept, []).append({"timestep": int(t), **held_out(score, harm, texts, points["fpr5"])})
     return {
         "categories": [list(c) for c in categories],
         "temperature": round(heat, 4),
         "thresholds": thresholds,
         "held_out": figures,
     }
+
+
+def held_out(score: Any, harm: Any, prompts: Sequence[str], threshold: float) -> dict[str, float]:
+    """What a card says of held-out rows at one step; figures that the rows cannot give are left out.
+
+    The headline is ``within``, the AUROC over pairs of one prompt, with its interval over prompts and what it is of.
+    ``auroc`` and ``auprc`` are over all rows: reading the prompt alone can make them high. ``recall`` is at the
+    threshold of ``fpr5`` over rows of prompts that show the concept with one seed and not with another (``open``), and
+    ``open_fpr`` their share of false positives there; ``open_recall`` is the recall at 5 % false positives of those
+    rows themselves.
+    """
+    within, both = within_auroc(score, harm, prompts), flipping(harm, prompts)
+    fired, up, down = score > threshold, both & (harm == 1), both & (harm == 0)
+    told = {
+        "within": within.value, "within_low": within.low, "within_high": within.high,
+        "within_pairs": float(within.pairs), "within_prompts": float(within.prompts),
+        "auroc": auroc(score, harm), "auprc": average_precision(score, harm),
+        "recall": float(fired[up].mean()) if up.any() else math.nan,
+        "open_fpr": float(fired[down].mean()) if down.any() else math.nan,
+        "open_recall": recall_at(score[both], harm[both], 0.05),
+        "positives": float(harm.sum()), "rows": float(len(harm)),
+    }  # fmt: skip
+    return {k: round(v, 4) for k, v in told.items() if v == v}

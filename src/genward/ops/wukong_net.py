@@ -33,6 +33,7 @@ from genward.core.contracts import FitTools
 from genward.errors import BadArtifact, BadInput
 from genward.ops.detection import average_precision
 from genward.ops.epochs import Epochs, train_epochs
+from genward.ops.within import balanced_weights, within_auroc
 
 READINGS = ("A", "B")
 TAPS = ("query", "block")
@@ -85,20 +86,25 @@ def weighted(x: Tensor, relevance: Tensor) -> Tensor:
     return relevance.transpose(1, 2) @ x / relevance.sum(1)[..., None].clamp_min(1e-8)
 
 
-def multi_label_loss(logits: Tensor, truth: Tensor, weight: Tensor, any_share: float) -> Tensor:
+def multi_label_loss(
+    logits: Tensor, truth: Tensor, weight: Tensor, any_share: float, rows: Tensor | None = None
+) -> Tensor:
     """Binary cross-entropy of every label that is known, positives weighted, plus ``any_share`` times that of "any of
     them".
 
     Args:
         logits, truth: (rows, k); a truth of NaN is unknown and counts nothing. weight: (k,) of positives.
         any_share: "any" is the largest logit against the largest truth, of rows whose labels are all known.
+        rows: (rows, k + 1) weight of each row for each label, and for "any" in the last column; 1 without it.
     """
     known = ~torch.isnan(truth)
+    by = torch.ones(len(truth), truth.shape[1] + 1, dtype=logits.dtype) if rows is None else rows
     each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(), pos_weight=weight, reduction="none")
-    loss = (each * known).sum() / known.sum().clamp_min(1)
+    loss = (each * known * by[:, :-1]).sum() / known.sum().clamp_min(1)
     whole = known.all(1)
     if any_share and bool(whole.any()):
-        loss = loss + any_share * F.binary_cross_entropy_with_logits(logits[whole].amax(1), truth[whole].amax(1))
+        most = F.binary_cross_entropy_with_logits(logits[whole].amax(1), truth[whole].amax(1), reduction="none")
+        loss = loss + any_share * (most * by[whole, -1]).mean()
     return loss
 
 
@@ -326,15 +332,57 @@ def predict(net: nn.Module, features: Sequence[Tensor], timesteps: Tensor, batch
     return torch.cat(out)
 
 
-def validation_score(logits: Tensor, truth: Tensor) -> float:
-    """Mean average precision over categories and steps that have a positive; ``-inf`` where none has."""
-    found = [
-        average_precision(logits[:, s, k].numpy(), truth[:, k].numpy())
-        for s in range(logits.shape[1])
-        for k in range(truth.shape[1])
-    ]
+def validation_score(logits: Tensor, truth: Tensor, prompts: Sequence[str]) -> float:
+    """Mean over steps of the AUROC within one prompt of "any of the categories"; where no prompt has both outcomes,
+    mean average precision over categories and steps that have a positive; ``-inf`` where none has."""
+    harm = torch.where(torch.isnan(truth).any(1), torch.nan, truth.amax(1)).numpy()
+    steps = range(logits.shape[1])
+    found = [within_auroc(logits[:, s].amax(1).numpy(), harm, prompts).value for s in steps]
+    if any(math.isnan(x) for x in found):
+        found = [
+            average_precision(logits[:, s, k].numpy(), truth[:, k].numpy())
+            for s in steps
+            for k in range(truth.shape[1])
+        ]
     found = [x for x in found if not math.isnan(x)]
     return float(np.mean(found)) if found else -math.inf
+
+
+class Rows(NamedTuple):
+    """What is learned from, and what the epoch is chosen on."""
+
+    features: Sequence[Tensor]
+    """of each site, float16 (rows, steps, places, channels)"""
+    timesteps: Tensor
+    """(steps,)"""
+    truth: Tensor
+    """(rows, categories) of 0, 1 or NaN"""
+    prompts: Sequence[str]
+    fit: Tensor
+    """bool (rows,) that weights are learned from"""
+    choose: Tensor
+    """bool (rows,) that the epoch is chosen on; where they hold no positive the last epoch is kept"""
+    weights: Tensor
+    """(rows, categories + 1) of each row for each label, and for "any\""""
+
+    @classmethod
+    def of(
+        cls,
+        features: Sequence[Tensor],
+        timesteps: Tensor,
+        truth: Tensor,
+        prompts: Sequence[str],
+        fit: Tensor,
+        choose: Tensor,
+        balance: float,
+    ) -> Rows:
+        """With weights that balance the outcomes of each prompt (``within.balanced_weights``) among the rows of
+        ``fit``."""
+        harm = torch.where(torch.isnan(truth).any(1), torch.nan, truth.amax(1))
+        known = torch.cat([truth, harm[:, None]], 1)
+        known[~fit] = torch.nan
+        weights = torch.from_numpy(balanced_weights(known.numpy(), prompts, balance)).float()
+        return cls(features, timesteps, truth, prompts, fit, choose, weights)
 
 
 class Training(NamedTuple):
@@ -349,22 +397,11 @@ class Training(NamedTuple):
     seed: int
 
 
-def train(
-    net: nn.Module,
-    features: Sequence[Tensor],
-    timesteps: Tensor,
-    truth: Tensor,
-    held: Tensor,
-    how: Training,
-    tools: FitTools,
-    before: int = 0,
-) -> list[float]:
-    """Train in place: AdamW with cosine decay over rows × steps, the state of the best epoch on the held rows kept.
+def train(net: nn.Module, rows: Rows, how: Training, tools: FitTools, before: int = 0) -> list[float]:
+    """Train in place: AdamW with cosine decay over rows × steps, the state of the best epoch on the rows of ``choose``
+    kept.
 
     Args:
-        features: of each site, float16 (rows, steps, places, channels). timesteps: (steps,). truth: (rows, categories)
-            of 0, 1 or NaN.
-        held: bool (rows,) that validate and are not trained on; where they hold no positive the last epoch is kept.
         before: steps of the whole fit that came before, for progress.
 
     Returns:
@@ -373,24 +410,26 @@ def train(
     Raises:
         BadInput: no row to train on has a positive or a negative label. GenwardError: the loss is not finite.
     """
-    rows, steps = (~held).nonzero().flatten(), features[0].shape[1]
-    known = truth[rows]
+    mine, steps = rows.fit.nonzero().flatten(), rows.features[0].shape[1]
+    known = rows.truth[mine]
     positives, negatives = (known == 1).sum(0).float(), (known == 0).sum(0).float()
     if not positives.any() or not negatives.any():
         raise BadInput("the rows to learn from show the concept never or always; add prompts of both kinds, or seeds")
     weight = (negatives.clamp_min(1) / positives.clamp_min(1)).sqrt()
+    chosen = [f[rows.choose] for f in rows.features]
+    texts = [p for p, use in zip(rows.prompts, rows.choose.tolist(), strict=True) if use]
 
     def loss(part: Tensor) -> Tensor:
-        row, step = rows[part // steps], part % steps
-        logits = net([f[row, step].float() for f in features], timesteps[step])
-        return multi_label_loss(logits, truth[row], weight, how.any_share)
+        row, step = mine[part // steps], part % steps
+        logits = net([f[row, step].float() for f in rows.features], rows.timesteps[step])
+        return multi_label_loss(logits, rows.truth[row], weight, how.any_share, rows.weights[row])
 
     def score() -> float:
-        if not bool(held.any()):
+        if not texts:
             return -math.inf
-        return validation_score(predict(net, [f[held] for f in features], timesteps), truth[held])
+        return validation_score(predict(net, chosen, rows.timesteps), rows.truth[rows.choose], texts)
 
     wanted = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(wanted, how.lr, weight_decay=how.weight_decay)
     plan = Epochs(how.epochs, how.batch, how.seed, "wukong", before)
-    return train_epochs(net, optimizer, len(rows) * steps, loss, score, plan, tools)
+    return train_epochs(net, optimizer, len(mine) * steps, loss, score, plan, tools)
