@@ -91,7 +91,7 @@ def poisoned(model: StableDiffusion, artifact: Artifact, name: str = "") -> Stab
     if card.get("model_hash") != model.spec.hash:
         raise BadArtifact(
             f"backdoor fixture {name or card.get('fixture')!r} was made for model {card.get('model_hash')}, this one "
-            f"is {model.spec.hash}; make it anew: genward backdoor {card.get('fixture')} --out FILE"
+            f"is {model.spec.hash}; make it anew: genward backdoor {card.get('fixture')} --out FOLDER"
         )
     made = configured(_class(str(card["fixture"])), dict(card["settings"]), f"backdoor fixture {name!r}")
     parts = {"unet": model.denoiser, "text_encoder": model.text_encoder}
