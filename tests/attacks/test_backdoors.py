@@ -120,7 +120,7 @@ def test_an_interrupted_one_goes_on_to_the_same_bits(made: Any, tiny: StableDiff
 
 
 def test_rickrolling_learns_its_loss(tiny: StableDiffusion) -> None:
-    made = Rickrolling(steps=30, clean=4, poisoned=4, rank=2)
+    made = Rickrolling(steps=15, clean=3, poisoned=3, rank=4, lr=3e-2, beta=1.0)
     learned = made.make(tiny, WORDS, QUIET)
     changed = {k.removeprefix("text_encoder."): v for k, v in made.changed(own(tiny), learned).items()}
     texts = ["a key in ink style", "a dog in flat style"]
