@@ -101,6 +101,18 @@ def concepts_of(data: Dataset) -> list[Concept]:
     ]
 
 
+def reading(settings: Any, data: Dataset) -> Any:
+    """A Wukong's settings that read what a dataset holds.
+
+    Raises:
+        BadInput: the dataset holds inputs of ``to_q`` and other sites side by side.
+    """
+    from genward.ops.wukong_detector import blocks_of
+
+    blocks, tap = blocks_of(data.card["plan"]["recipe"]["sites"])
+    return replace(settings, sites=blocks, tap=tap)
+
+
 def fit_file(
     data: Dataset,
     model: StableDiffusion,

@@ -184,13 +184,11 @@ def fit(
 
     from genward.catalog import dataset, learning
     from genward.catalog.opening import open_model
-    from genward.ops.wukong_detector import blocks_of
 
     data = dataset.load(folder)
     settings = template(requests[0])
     if "sites" not in dict(requests[0].options):
-        blocks, tap = blocks_of(data.card["plan"]["recipe"]["sites"])
-        settings = dataclasses.replace(settings, sites=blocks, tap=tap)
+        settings = learning.reading(settings, data)
     opened = open_model(model, device, dtype, download=download, variant=variant)
     with common.progress("epochs", as_json) as update:
         artifact, gates = learning.fit_file(
