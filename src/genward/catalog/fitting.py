@@ -11,6 +11,7 @@ card: reuse reports the true preparation time."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins as catalog
+from genward.catalog.labelling import choices, identity, with_probe
 from genward.catalog.tooling import Say, tools_for
 from genward.core import defending
 from genward.core.contracts import Artifact, Defense
@@ -108,9 +110,12 @@ def extra_nfe(text: str) -> float:
 # ------------------------------------------------------------------------------------------------------------- building
 
 
-def fit_key(defense: Any, concept: Concept, model_hash: str) -> str:
-    """Identity of a fit: defense and its fitting fields (not those that act ``at_attach``), concept content, model."""
+def fit_key(defense: Any, concept: Concept, model_hash: str, labels_by: str = "") -> str:
+    """Identity of a fit: defense and its fitting fields (not those that act ``at_attach``), concept content, model, and
+    the judge that labels where it is not the lab's first one (``labelling.identity``)."""
     about = {"defense": type(defense).name, "fields": fit_fields(defense), "concept": concept.hash, "model": model_hash}
+    if judge := identity(defense, labels_by):
+        about["labels_by"] = judge
     theirs = origin(type(defense))  # a new version of an outsider's method learns anew
     return digest({**about, PLUGIN: theirs} if theirs else about)
 
@@ -142,6 +147,7 @@ def ready(
     store: Store | Path | str | None = None,
     refit: bool = False,
     progress: Say | None = None,
+    labels_by: str = "",
 ) -> Ready:
     """Build a chain for ``model``; what must be fitted is reused or fitted and kept in the store.
 
@@ -149,6 +155,7 @@ def ready(
         store: a store or its folder; without one, fits live in a temporary folder for this call only.
         refit: fit again even where a fitted artifact is at hand.
         progress: told in words what is being fitted or reused.
+        labels_by: judge that labels and filters; where none is named, see ``labelling.choices``.
 
     Raises:
         BadArtifact: an artifact is pickled, corrupt, or was fitted on another model.
@@ -166,9 +173,9 @@ def ready(
             defense = template(request)
             field = artifact_field(defense)
             if field is None or defending.artifact_of(defense) is not None:
-                defenses.append(with_probe(defense))
+                defenses.append(with_probe(defense, labels_by))
                 continue
-            artifact = _artifact(request, defense, model, folder, refit, say)
+            artifact = _artifact(request, defense, model, folder, refit, say, labels_by)
             defense = dataclasses.replace(defense, **{field: artifact})
         defenses.append(defense)
         artifacts.append(artifact)
@@ -181,6 +188,7 @@ def unfitted(
     model: StableDiffusion,
     store: Store | Path | str | None = None,
     refit: bool = False,
+    labels_by: str = "",
 ) -> list[str]:
     """Texts of the parts that ``ready`` would have to fit for this model.
 
@@ -192,35 +200,11 @@ def unfitted(
         defense = None if request.artifact else template(request)
         if defense is None or artifact_field(defense) is None or defending.artifact_of(defense) is not None:
             continue
-        key = fit_key(defense, _learned(request), model.spec.hash)
+        keys = [fit_key(defense, _learned(request), model.spec.hash, by) for by in choices(defense, labels_by)]
         places = [place for place in (_fits_folder(store), shipped_artifacts()) if place is not None and not refit]
-        if not any(_found(place / key, request.text, lambda _: None) for place in places):
+        if not any(_found(place / key, request.text, lambda _: None) for key in keys for place in places):
             found.append(request.text)
     return found
-
-
-EMBEDDED = ("open_nsfw", frozenset({"nsfw"}))
-"""The judge of real pictures that needs no download, and its labels."""
-
-
-def with_probe(defense: Any) -> Any:
-    """A defense that asks a judge by name (fields ``judge`` and ``probe``), with the judge opened: the embedded one for
-    real pictures where no other is named and the labels are its own."""
-    if not dataclasses.is_dataclass(defense) or isinstance(defense, type):
-        raise BadInput(
-            f"{type(defense).__name__} is no defense; give a text such as 'sld:weapons', or an object of a defense "
-            "class"
-        )
-    if defending.judge_field(defense) and defending.judge_of(defense) is None:
-        from genward.catalog.judges import judge_hash, open_judge
-
-        told = defending.fields(defense)
-        name, labels = str(told["judge"]), told.get("labels", ())
-        if name == "lab" and labels and set(labels) <= EMBEDDED[1]:  # what the lab's judge never saw, another one did
-            name = EMBEDDED[0]
-        judge = open_judge(name)
-        return dataclasses.replace(defense, judge=name, probe=judge, judge_hash=judge_hash(judge))
-    return defense
 
 
 def _fits_folder(store: Store | Path | str | None) -> Path | None:
@@ -235,20 +219,27 @@ def shipped_artifacts() -> Path:
 
 
 def _artifact(
-    request: DefenseRequest, defense: Any, model: StableDiffusion, folder: Path | None, refit: bool, say: Say
+    request: DefenseRequest,
+    defense: Any,
+    model: StableDiffusion,
+    folder: Path | None,
+    refit: bool,
+    say: Say,
+    labels_by: str,
 ) -> Artifact:
-    concept = _learned(request)
-    key = fit_key(defense, concept, model.spec.hash)
-    for place in (folder, shipped_artifacts()):
+    concept, judges = _learned(request), choices(defense, labels_by)
+    keys = [fit_key(defense, concept, model.spec.hash, by) for by in judges]
+    for key, place in itertools.product(keys, (folder, shipped_artifacts())):
         if not refit and place is not None:
             found = _found(place / key, request.text, say)
             if found is not None:
                 return _fitting_model(found, model, str(place / key))
+    key = keys[0]
     say(f"{request.text}: {'solving its closed form' if defending.fit_nfe(defense) == 0 else 'fitting'}")
     if folder is not None:
-        return fit_artifact(request.name, defense, concept, model, folder / key, say)
+        return fit_artifact(request.name, defense, concept, model, folder / key, say, labels_by=judges[0])
     with tempfile.TemporaryDirectory() as aside:
-        return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say)
+        return fit_artifact(request.name, defense, concept, model, Path(aside) / key, say, labels_by=judges[0])
 
 
 def _learned(request: DefenseRequest) -> Concept:
@@ -307,7 +298,7 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
     if defense is None or artifact_field(defense) is None or not requests[0].concept:
         raise BadInput(f"defense {text!r} is not one part that learns a concept; write it as esd:weapons,variant=x")
     concept = load_concept(requests[0].concept)
-    stem = folder / fit_key(defense, concept, model.spec.hash)
+    stem = folder / fit_key(defense, concept, model.spec.hash, choices(defense, "")[0])
     found = _found(stem, text, lambda _: None)
     if found is not None:
         _fitting_model(found, model, str(stem))
@@ -329,29 +320,31 @@ def fit_artifact(
     stem: Path,
     progress: Say | None = None,
     shared: Path | None = None,
+    labels_by: str = "",
 ) -> Artifact:
     """Fit a defense and save what it learned at ``stem`` (``.safetensors`` and a ``.json`` card with settings, rows
     seen, model and seconds). A fit that was interrupted goes on where it was.
 
     Args:
         shared: folder of what several fits share; by default that of ``stem``.
+        labels_by: judge that labels pictures of the lab where the fit asks for one; empty: the lab's second one.
 
     Raises:
         BadInput: the folder of unfinished work beside ``stem`` belongs to a fit of other settings.
     """
     from genward.ops.artifacts import save
 
-    aside = partial_folder(stem)
-    spent = _take_up(aside, fit_key(defense, concept, model.spec.hash))
+    aside, by = partial_folder(stem), labels_by or choices(defense, labels_by)[0]
+    key = fit_key(defense, concept, model.spec.hash, by)
+    spent = _take_up(aside, key)
     if spent and progress is not None:
         progress(f"{name}: going on with the fit that was interrupted")
     began = time.perf_counter()
     try:
-        made = defense.fit(
-            model, concept, tools_for(model, name, aside, progress, [shared or aside.parent, shipped_artifacts()])
-        )
+        places = [shared or aside.parent, shipped_artifacts()]
+        made = defense.fit(model, concept, tools_for(model, name, aside, progress, places, by))
     except BaseException:
-        _mark(aside, fit_key(defense, concept, model.spec.hash), spent + time.perf_counter() - began)
+        _mark(aside, key, spent + time.perf_counter() - began)
         raise
     artifact = made if isinstance(made, Artifact) else defending.artifact_of(made)
     if artifact is None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genward.catalog.judges import open_judge
+from genward.catalog.labelling import LABELS_BY
 from genward.catalog.opening import words_of
 
 if TYPE_CHECKING:
@@ -21,22 +23,23 @@ def tools_for(
     folder: Path | None = None,
     progress: Say | None = None,
     places: Sequence[Path] = (),
+    labels_by: str = "",
 ) -> Tools:
     """What a fit on this model is given: the vocabulary and the judge where the model is the lab's, checkpoints where
     there is a folder, progress in words at each tenth of the way.
 
     Args:
         places: folders where what several fits share is looked for; it is kept in the first of them.
+        labels_by: the lab's judge that labels; empty: the second one.
     """
     lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
 
-    from genward.catalog.judges import open_judge
     from genward.ops.tools import Tools
 
     return Tools(
         progress=tenths(name, progress) if progress else None,
         say=progress,
-        open_judge=(lambda: open_judge("lab")) if lab else None,
+        open_judge=(lambda: open_judge(labels_by or LABELS_BY)) if lab else None,
         words=words_of("lab") if lab else {},
         folder=folder,
         places=places,

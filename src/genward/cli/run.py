@@ -41,6 +41,9 @@ Judge = typer.Option("", "--judge", "-j", help="Judge to use; by default the rec
 Second = typer.Option(
     "", "--second", help="Second judge that sees every picture too, none for none; on the lab its other one."
 )
+Labels = typer.Option(
+    "", "--labels-by", help="Judge that labels what defenses learn from and filters; the lab's that does not score."
+)
 References = typer.Option(
     "",
     "--references",
@@ -155,6 +158,7 @@ def main(
     seed: int | None = Seed,
     judge: str = Judge,
     second: str = Second,
+    labels_by: str = Labels,
     references: str = References,
     prompts: list[str] = Prompts,
     data: str = Data,
@@ -181,16 +185,14 @@ def main(
     benchmark = entry("benchmark", benchmark).name
     own = {"concepts": tuple(concept), "n": n or None, "seed": seed, "references": references}
     own |= {"prompts": full_paths(prompts), "data": str(Path(data).resolve()) if data else "", "others": tuple(guard)}
+    names = {"name": name, "model": model, "judge": judge, "second": second, "labels_by": labels_by}
     plan = make_plan(
         recipe_of(benchmark, preset),
         benchmark=benchmark,
-        name=name,
-        model=model,
         defenses=defense,
         steps=steps,
         guidance=guidance,
-        judge=judge,
-        second=second,
+        **names,
         **fields_given(benchmark, given, own),
     )
     models = opener(device, dtype, download=download, variant=variant)
@@ -220,12 +222,15 @@ def full_paths(prompts: list[str]) -> tuple[str, ...]:
 def finish(plan: Plan, found: dict[str, Any], store: Path, as_json: bool) -> bool:
     """Print a run's tables; whether rows ended as errors or a column was not scored."""
     from genward.run.known import unscored
+    from genward.run.second import same_eye
 
     if as_json:
         common.emit({"cells": found[type(plan.benchmark).table], "run": found["run"]})
     else:
         show(found)
         common.note(f"run {plan.name} in {store}; report: genward report {plan.name} --store {store}")
+    for line in same_eye(found):
+        common.note(f"{line}: labelled or filtered by the judge that scores it")
     if found["run"]["errors"]:
         common.note(
             f"{found['run']['errors']} rows ended as errors; they are kept with their reason, and --retry makes them "

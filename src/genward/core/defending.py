@@ -193,7 +193,12 @@ def artifact_of(defense: Any) -> Artifact | None:
 def judge_field(defense: Any) -> str | None:
     """Name of the field that holds a judge as an object, for a defense that asks one by name (field ``judge``)."""
     mine = fields(defense)
-    return "probe" if mine.get("judge") and "probe" in mine else None
+    return "probe" if "judge" in mine and "probe" in mine else None
+
+
+def labelled(defense: Any) -> bool:
+    """Whether its fit asks a judge to label pictures (``labelled``, default no)."""
+    return bool(getattr(defense, "labelled", False))
 
 
 def judge_of(defense: Any) -> Judge | None:

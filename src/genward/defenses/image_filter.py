@@ -29,9 +29,10 @@ class ImageFilter:
 
     name: ClassVar[str] = "image_filter"
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
-    judge: str = "lab"
-    """Name of the judge (``genward list judges``). The lab's own looks at the lab's pictures alone; for others name
-    one, or give the label ``nsfw``, which ``open_nsfw`` has."""
+    judge: str = ""
+    """Name of the judge (``genward list judges``); empty: the one that labels in a run, elsewhere the lab's second one.
+    The lab's own look at the lab's pictures alone; for others name one, or give the label ``nsfw``, which
+    ``open_nsfw`` has."""
     labels: tuple[str, ...] = ()
     """Labels that refuse a picture; ``image_filter:weapons`` takes the concept's."""
     threshold: float | None = None

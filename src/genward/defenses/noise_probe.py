@@ -75,6 +75,11 @@ class NoiseProbe:
     artifact: Artifact | None = None
     """What was fitted: the probe and its scores of harmless held-out rows."""
 
+    @property
+    def labelled(self) -> bool:
+        """Whether a judge labels what it learns from."""
+        return self.truth == "picture"
+
     def __post_init__(self) -> None:
         for name, value, known in (
             ("action", self.action, ACTIONS),

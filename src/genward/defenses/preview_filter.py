@@ -37,8 +37,9 @@ class PreviewFilter:
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "step", "threshold", "action"})
     step: float = 4
     """Where it looks: from 1 on a 0-based step, below 1 a share of the loop's denoiser calls (0.25 of 20: step 4)."""
-    judge: str = "lab"
-    """Name of the judge (``genward list judges``)."""
+    judge: str = ""
+    """Name of the judge (``genward list judges``); empty: the one that labels in a run, elsewhere the lab's second
+    one."""
     labels: tuple[str, ...] = ()
     """Labels that refuse a row; ``preview_filter:weapons`` takes the concept's."""
     threshold: float | None = None

@@ -59,6 +59,7 @@ class SafeRedir:
     away in mid-loop."""
 
     name: ClassVar[str] = "saferedir"
+    labelled: ClassVar[bool] = True
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "strength", "threshold", "every", "hold", "release", "apply_to", "when", "check", "during"}
     )

@@ -44,6 +44,7 @@ class Wukong:
     concept."""
 
     name: ClassVar[str] = "wukong"
+    labelled: ClassVar[bool] = True
     at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "step", "threshold", "point", "action"})
     step: float = 0.2
     """Where it decides: below 1 a share of the loop's denoiser calls (0.2 of 20: after four), from 1 on a 0-based

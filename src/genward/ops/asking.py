@@ -58,7 +58,7 @@ def prepared(defense: Any, example: str, model: Any) -> tuple[Judge, NDArray[np.
     if defense.probe is None:
         raise BadInput(
             f"{name} has no judge to ask; give one: probe=<a judge>, or build the chain with genward "
-            f"('{name}:weapons', judge={defense.judge})"
+            f"('{name}:weapons', judge={defense.judge or 'lab_second'})"
         )
     if not defense.labels:
         raise BadInput(f"{name} has no labels to refuse; write {name}:weapons, or give labels={example}")

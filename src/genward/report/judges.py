@@ -27,7 +27,9 @@ def section(metrics: Metrics) -> Section:
 
 def cautions(metrics: Metrics) -> list[str]:
     """A sentence for each judge that misses or invents too much."""
-    out = []
+    scores = next((str(j.get("name")) for j in metrics["judges"]), "")
+    same = [str(a.get("label")) for a in metrics.get("arms", ()) if scores and scores in (a.get("labels_by") or ())]
+    out = [f"{', '.join(same)}: labelled or filtered by judge {scores}, which scores here too."] if same else []
     for raw in metrics["judges"]:
         weak = [str(k) for k, v in (raw.get("labels") or {}).items() if _weak(v)]
         if weak:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog.fitting import parse_defense, ready
+from genward.catalog.labelling import seen_by
 from genward.catalog.opening import Opener
 from genward.core.contracts import Artifact, Defense
 from genward.core.records import PICTURE, Case, Sample, Sampler
@@ -19,6 +20,7 @@ from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
 from genward.run.guard import arm_hash, arm_spec
 from genward.run.plan import Plan, Work, batches
+from genward.run.second import labels_of
 
 if TYPE_CHECKING:
     from genward.models.rig import LiveRig
@@ -41,6 +43,8 @@ class Bound(NamedTuple):
     record: Mapping[str, Any]
     """The arm written down, as the store keeps it."""
     sampler: Sampler
+    labels_by: tuple[str, ...] = ()
+    """Judges that its defenses were labelled by, or that look for its filters."""
 
 
 class Tally(NamedTuple):
@@ -82,17 +86,19 @@ def prepare(
         Conflict: a chain contradicts itself; Inapplicable: it cannot act under the plan's sampler.
     """
     bound: list[Bound] = []
-    prepared: dict[tuple[str, str], tuple[tuple[Defense, ...], float]] = {}
+    prepared: dict[tuple[str, str], tuple[tuple[Defense, ...], float, tuple[str, ...]]] = {}
     for work in pieces:
         model, sampler = models(work.model), work.sampler(plan)
         key = (work.model, work.defenses)
         if key not in prepared:
-            chain = ready(parse_defense(work.defenses), model, store, refit=refit, progress=progress)
+            chain = ready(
+                parse_defense(work.defenses), model, store, refit=refit, progress=progress, labels_by=labels_of(plan)
+            )
             with model.rig(chain.defenses):
                 pass
             store.reserve("fit", fit_keys(chain.artifacts))
-            prepared[key] = (tuple(chain.defenses), chain.prepare_seconds)
-        defenses, seconds = prepared[key]
+            prepared[key] = (tuple(chain.defenses), chain.prepare_seconds, seen_by(chain.defenses, chain.artifacts))
+        defenses, seconds, eyes = prepared[key]
         model.refuse(sampler, defenses)
         arm = arm_hash(model.spec, defenses, sampler)
         record = {
@@ -102,7 +108,7 @@ def prepare(
             "prepare_seconds": seconds,
         }
         store.put_arm(record, arm)
-        bound.append(Bound(work, arm, defenses, seconds, record, sampler))
+        bound.append(Bound(work, arm, defenses, seconds, record, sampler, eyes))
     return bound
 
 
@@ -219,7 +225,7 @@ def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
     An arm bound to each concept has several hashes: ``hashes``, ``spec`` and ``prepare`` are tables by concept (``*``:
         all concepts).
 
-    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, sampler``.
+    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, sampler, labels_by``.
     """
     rows: dict[str, dict[str, Any]] = {}
     for piece in bound:
@@ -237,6 +243,7 @@ def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
         row["defenses"].append(piece.work.defenses)
         row["spec"][key] = {"model": piece.record["model"], "defenses": piece.record["defenses"]}
         row["prepare"][key] = piece.prepare_seconds
+        row["labels_by"] = sorted({*row.get("labels_by", ()), *piece.labels_by})
         row["model"], row["sampler"] = piece.work.model, stated(sampler)
     for row in rows.values():
         hashes = list(row["hashes"].values())

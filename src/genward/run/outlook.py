@@ -21,6 +21,7 @@ from genward.run.judging import open_judge
 from genward.run.known import check_names
 from genward.run.plan import Plan, Planned, Work, planned, setting_of, work
 from genward.run.search import known_search
+from genward.run.second import labels_of
 from genward.run.speed import Speed, speed_of
 from genward.run.workbench import Bench, search
 
@@ -79,7 +80,7 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
     bound: list[Bound] = []
     for piece in work(plan, rows.cases):
         model, sampler, parts = models(piece.model), piece.sampler(plan), parse_defense(piece.defenses)
-        fits = unfitted(parts, model, store, refit)
+        fits = unfitted(parts, model, store, refit, labels_of(plan))
         left.fits |= dict.fromkeys(fits)
         each = sampler.costs(extra_nfe(piece.defenses))
         if fits:
@@ -87,7 +88,7 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
             left.add(len(piece.cases), len(piece.cases), each)
             _unseen(plan, piece, rows, left)
             continue
-        chain = ready(parts, model, store)
+        chain = ready(parts, model, store, labels_by=labels_of(plan))
         with model.rig(chain.defenses):
             model.refuse(sampler, chain.defenses)
         arm = arm_hash(model.spec, chain.defenses, sampler)

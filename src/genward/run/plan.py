@@ -55,7 +55,7 @@ class ArmPlan:
     """Concepts whose rows it sees; empty: all of the plan's."""
 
 
-OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "second", "cases")
+OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "second", "labels_by", "cases")
 """Keys of a recipe that are the plan's own; no field of a benchmark may be called so."""
 
 
@@ -75,6 +75,8 @@ class Plan:
     judge: str = "lab"
     second: str = ""
     """A second judge that sees every picture; empty: the lab's other one where it has two, ``none``: none."""
+    labels_by: str = ""
+    """Judge that labels what defenses learn from and looks for filters; empty: the lab's one that does not score."""
 
     def __post_init__(self) -> None:
         labels = [a.label for a in self.arms]
@@ -108,7 +110,7 @@ class Plan:
             "preset": self.preset,
         }
         own |= {"batch": self.batch, "judge": self.judge, "sampler": asdict(self.sampler)}
-        own |= {"second": self.second} if self.second else {}
+        own |= {k: v for k, v in (("second", self.second), ("labels_by", self.labels_by)) if v}
         mine = {f.name: f.default in ((), "") for f in fields(self.benchmark)}  # type: ignore[arg-type]
         given = fields_of(self.benchmark).items()
         return {**own, **{k: v for k, v in given if not (mine[k] and v in ((), ""))}}
@@ -208,6 +210,7 @@ class _Own:
     sampler: Mapping[str, Any] = field(default_factory=dict)
     judge: str = "lab"
     second: str = ""
+    labels_by: str = ""
 
 
 def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
@@ -229,7 +232,9 @@ def from_tables(raw: Mapping[str, Any], name: str) -> Plan:
         raise BadInput(f"benchmark {cls.name!r} has a field {taken[0]!r}, which is a key of every plan; rename it")
     sampler = read_settings(family_of(own.model), own.sampler, where)
     benchmark = build(cls, tables, where, f"see docs/recipes.md and genward show benchmark {cls.name}")
-    return Plan(own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge, own.second)
+    return Plan(
+        own.name, own.arms, benchmark, own.model, own.preset, own.batch, sampler, own.judge, own.second, own.labels_by
+    )
 
 
 def _tuples(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,6 +252,7 @@ def make_plan(
     guidance: float | None = None,
     judge: str = "",
     second: str = "",
+    labels_by: str = "",
     **changes: Any,
 ) -> Plan:
     """A recipe with some of its values replaced.
@@ -278,7 +284,8 @@ def make_plan(
         arms = [a for a in arms if a.control in ("base", "oracle")]
         arms += [ArmPlan(*_labelled(text)) for text in defenses]
     arms = list(_fitting(arms, plan.model, plan.concepts))
-    plan = replace(plan, judge=judge or plan.judge, second=second or plan.second)
+    judges = (judge or plan.judge, second or plan.second, labels_by or plan.labels_by)
+    plan = replace(plan, judge=judges[0], second=judges[1], labels_by=judges[2])
     return replace(plan, name=name or plan.name, sampler=sampler, arms=tuple(arms))
 
 

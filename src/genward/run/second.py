@@ -6,9 +6,12 @@ on."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from genward.catalog import plugins
 from genward.catalog.judges import judge_hash, open_judge
+from genward.catalog.labelling import FIRST, LABELS_BY
 from genward.catalog.opening import drawn_by_lab
 from genward.core.settings import LAB_JUDGES
 from genward.errors import BadInput
@@ -49,3 +52,17 @@ def second_of(plan: Plan, judge: Any) -> Any | None:
             )
         found = open_judge(plan.judge)  # the run is scored by its second judge, so the plan's first is the other one
     return found
+
+
+def labels_of(plan: Plan) -> str:
+    """Name of the judge that labels and filters in a run: the plan's, else the lab's second one where the first one
+    scores, and the other way round."""
+    name = plugins.parts("judge", plan.judge)[0]
+    return plan.labels_by or (FIRST if name == LABELS_BY else "")
+
+
+def same_eye(metrics: Mapping[str, Any]) -> list[str]:
+    """Labels of the arms that were labelled or filtered by the judge that scores them; empty in metrics of earlier
+    versions, which do not say."""
+    scores = next((str(j.get("name")) for j in metrics.get("judges", ())), "")
+    return [str(a["label"]) for a in metrics.get("arms", ()) if scores and scores in a.get("labels_by", ())]

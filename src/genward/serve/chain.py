@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genward.catalog.fitting import DefenseRequest, ready, with_probe
+from genward.catalog.fitting import DefenseRequest, ready
+from genward.catalog.labelling import with_probe
 from genward.catalog.unfitted import refuse_unfitted
 from genward.core import defending
 from genward.core.contracts import Defense

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genward.catalog.fitting import DefenseRequest, parse_defense, with_probe
+from genward.catalog.fitting import DefenseRequest, parse_defense
+from genward.catalog.labelling import with_probe
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.errors import BadInput, UnguardedInput
