@@ -68,7 +68,7 @@ def test_a_label_at_its_threshold_refuses(model: StableDiffusion) -> None:
 def test_the_judge_comes_with_the_chain() -> None:
     concept = load_concept("weapons")
     made = with_probe(ImageFilter.for_concept(concept))
-    assert made.labels == concept.judge and made.probe.name == "lab" and made.judge_hash
+    assert made.labels == concept.judge and made.probe.name == "lab_second" and made.judge_hash
     limits = thresholds(made.probe, made.labels, None, "image_filter")
     assert limits.tolist() == [made.probe.card.labels[label]["threshold"] for label in made.labels]
     assert thresholds(made.probe, made.labels, 0.25, "image_filter").tolist() == [0.25] * len(made.labels)
@@ -235,7 +235,7 @@ def test_the_labs_judge_looks_at_the_labs_pictures_alone(tmp_path: Path) -> None
 def test_real_pictures_have_an_embedded_judge_where_the_labels_are_its_own() -> None:
     chosen = with_probe(ImageFilter(labels=("nsfw",)))
     assert chosen.judge == "open_nsfw" and chosen.probe.name == "open_nsfw" and chosen.judge_hash
-    assert with_probe(ImageFilter(labels=("nsfw", "bomb"))).judge == "lab"
+    assert with_probe(ImageFilter(labels=("nsfw", "bomb"))).judge == "lab_second"
     with protect(tiny_pipeline(), "weapons", [chosen]) as guarded:
         verdict = guarded("a red cat", num_inference_steps=2, guidance_scale=3.0).verdicts[0]
     assert 0 <= verdict.notes["image_filter.score"][0] <= 1 and not verdict.failed

@@ -131,7 +131,7 @@ def test_the_judge_comes_with_the_chain() -> None:
         made.step == 4
         and made.last_look(20) == 4
         and made.labels == concept.judge
-        and made.probe.name == "lab"
+        and made.probe.name == "lab_second"
         and made.judge_hash
     )
     assert thresholds(made.probe, made.labels, None, "preview_filter").tolist() == [

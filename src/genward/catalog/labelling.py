@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from genward.catalog.judges import judge_hash, open_judge
 from genward.core import defending
 from genward.core.contracts import Artifact
 from genward.core.settings import LAB_JUDGES
@@ -32,6 +31,8 @@ def with_probe(defense: Any, labels_by: str = "") -> Any:
             "class"
         )
     if defending.judge_field(defense) and defending.judge_of(defense) is None:
+        from genward.catalog.judges import judge_hash, open_judge
+
         told = defending.fields(defense)
         name, labels = str(told["judge"]), told.get("labels", ())
         if name in ("", FIRST) and labels and set(labels) <= EMBEDDED[1]:  # what no judge of the lab ever saw
@@ -47,6 +48,8 @@ def identity(defense: Any, labels_by: str) -> str:
     one, else nothing."""
     if not labels_by or labels_by == FIRST or not defending.labelled(defense):
         return ""
+    from genward.catalog.judges import judge_hash, open_judge
+
     return judge_hash(open_judge(labels_by))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genward.catalog.judges import open_judge
 from genward.catalog.labelling import LABELS_BY
 from genward.catalog.opening import words_of
 
@@ -34,6 +33,7 @@ def tools_for(
     """
     lab = str(model.spec.fields.get("source", "")) in ("lab:lab", "lab:oracle")
 
+    from genward.catalog.judges import open_judge
     from genward.ops.tools import Tools
 
     return Tools(
