@@ -4,7 +4,7 @@ weights stay.
 Inference follows the authors' code (digest section 2.4): at a check, a small network sees latents, text states and
 time; where it says unsafe the conditional text states become ``E0 + s · α ⊙ Δ/|Δ| ⊙ |token|``, always from the prompt's
 own states, and the next checks are skipped. Its oddities are fields here, their settings in brackets: one direction for
-all tokens (``trunk="shared"``), the mask without effect (``mask=False``), the shift on unconditional rows too
+all tokens (``trunk="shared"``), directions of rank 16 (``rank=16``), the shift on unconditional rows too
 (``apply_to="both"``), the first prediction made with the unsafe text (``when="after"``), the check on the moved states
 (``check="current"``). ``AUTHORS`` holds all of them. Any batch size; every case keeps a state of its own. The authors
 publish no training: the loss is the digest's proposal. Where in the mask predictor their layer normalization stands is
@@ -43,6 +43,7 @@ CHOICES = {
 AUTHORS: dict[str, Any] = {
     "trunk": "shared",
     "mask": False,
+    "rank": nets.RANK,
     "apply_to": "both",
     "when": "after",
     "check": "current",
@@ -84,8 +85,11 @@ class SafeRedir:
     """Part of the loop in which it acts."""
     trunk: str = "token"
     """Direction of the shift: of each ``token``, or one ``shared`` by all (the authors')."""
-    mask: bool = True
-    """Scale each token's shift by the predicted mask (the authors' default is off)."""
+    mask: bool = False
+    """Scale each token's shift by the predicted mask (off, as by the authors' default). Its target marks tokens whose
+    ids differ between twins; in an encoder that reads both ways the states of all tokens differ."""
+    rank: int = 64
+    """Dimensions of the space in which a shift's directions lie (the authors' 16)."""
     scale: float = 1.25
     """Largest shift of a token, in its own lengths."""
     sees: str = "both"
@@ -129,12 +133,13 @@ class SafeRedir:
                 "saferedir: threshold must lie between 0 and 1, every be at least 1, hold and strength at least 0"
             )
         if (
-            min(self.pairs, self.per_caption, self.epochs, self.batch, self.sampling_steps) < 1
+            min(self.pairs, self.per_caption, self.epochs, self.batch, self.sampling_steps, self.rank) < 1
             or self.benign < 0
             or not self.learn_at
         ):
             raise BadInput(
-                "saferedir: pairs, per_caption, epochs, batch, sampling_steps must be at least 1, learn_at name a step"
+                "saferedir: pairs, per_caption, epochs, batch, sampling_steps and rank must be at least 1, learn_at "
+                "name a step"
             )
         if (
             not self.lr > 0
@@ -215,17 +220,18 @@ class SafeRedir:
             "width": self.width,
             "dropout": 0.2,
             "mask_norm": True,
+            "rank": self.rank,
         }
         seed = row_seed("fit", "saferedir", self.seed)
         net = nets.build(shape, seed)
         how = nets.Training(self.epochs, self.batch, self.lr, self.scale, self.mask, self.denoiser, seed)
-        losses = nets.train(net, items, held, how, denoise, tools, before)
+        scores = nets.train(net, items, held, how, denoise, tools, before)
         net = nets.unpack(shape, nets.pack(net))
         told: dict[str, Any] = {
             "network": shape,
             "scale": self.scale,
             "mask": self.mask,
-            "held_losses": [round(x, 4) for x in losses if x < 1e9],
+            "held_scores": [round(x, 4) for x in scores if math.isfinite(x)],
         }
         if bool(held.any()):
             told["held_out"] = held_figures(net, items.take(held.nonzero().flatten()), how)

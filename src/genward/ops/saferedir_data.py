@@ -60,15 +60,6 @@ def held_figures(net: nets.Redirector, items: nets.Items, how: nets.Training) ->
     scores = nets.unsafe_scores(net, items)
     found = [auroc(scores[:, k].numpy(), items.label.numpy()) for k in range(scores.shape[1])]
     told: dict[str, Any] = {"rows": len(items.label), "auroc": [round(x, 4) for x in found if x == x]}
-    rows = items.paired.nonzero().flatten()
-    if len(rows):
-        part = items.take(rows)
-        text, safe = part.text.float(), part.safe.float()
-        with torch.no_grad():
-            moved = nets.shift(
-                text, net(part.latents[:, 0].float(), text, part.timesteps[0].expand(len(rows))), how.scale, how.masked
-            )
-        told["cosine"] = [
-            round(float(torch.cosine_similarity(x, safe, dim=-1).mean()), 4) for x in (text, text + moved)
-        ]
+    if bool(items.paired.any()):
+        told["cosine"] = [round(x, 4) for x in nets.nearness(net, items, 0, how)]
     return told
