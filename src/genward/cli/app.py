@@ -28,6 +28,7 @@ from genward.cli import (
     guard,
     judge,
     lab,
+    labels,
     listing,
     report,
     run,
@@ -57,6 +58,7 @@ app.command("generate")(generate.main)
 app.command("fit")(fit.main)
 app.command("export")(export.main)
 app.command("judge")(judge.main)
+app.command("labels")(labels.main)
 app.command("run")(run.main)
 app.command("report")(report.main)
 app.command("claims")(claims.main)

@@ -30,6 +30,8 @@ Arms = Sequence[Mapping[str, Any]]
 Scene = Mapping[str, Any]
 """A scene as it is written down, see ``workbench.placed``"""
 
+ERRORS = "judge-errors.json"
+"""In the run's folder: a judge's error rates by labels of hand."""
 GRIDS = 2
 """Sample grids per concept and variant."""
 MEASURED = "rows_per_second_measured"
@@ -295,7 +297,15 @@ def evidence_of(
         store.read_json(masks)["grids"] if masks.is_file() else (),
         setting,
         None if second is None else second_word(store, second, ids),
+        labelled(store, name, by),
     )
+
+
+def labelled(store: Store, name: str, judge: str) -> dict[str, Any]:
+    """The error rates of that judge by labels of hand (``run.labels``); empty where the run has none."""
+    path = store.run_folder(name) / ERRORS
+    told = store.read_json(path) if path.is_file() else {}
+    return dict(told.get("errors", {})) if told.get("judge") == judge else {}
 
 
 def scores_of(store: Store, judge: str, ids: set[str]) -> dict[tuple[str, str], float]:
