@@ -12,8 +12,8 @@ from genward.errors import BadInput
 
 def main(
     name: str = typer.Argument(..., metavar="RUN", help="Name of the run, of the lab's pictures."),
-    out: Path = typer.Option(None, "--out", help="Folder for sheet.html and labels.csv."),
-    labels: Path = typer.Option(None, "--labels", help="The labels.csv, filled in; the run is measured again with it."),
+    out: Path | None = typer.Option(None, "--out", help="Folder for sheet.html and labels.csv."),
+    labels: Path | None = typer.Option(None, "--labels", help="The labels.csv, filled in; the run is measured again with it."),
     per: int = typer.Option(50, "--per", min=1, help="Pictures a concept, class of arm and answer of the judge."),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
@@ -24,10 +24,10 @@ def main(
     from genward.run.results import command_line
     from genward.run.storing import open_store
 
-    if (out is None) is (labels is None):
-        raise BadInput("give --out FOLDER to make a sheet, or --labels FILE to read it back")
     opened = open_store(store)
     if labels is None:
+        if out is None:
+            raise BadInput("give --out FOLDER to make a sheet, or --labels FILE to read it back")
         count = sheet(opened, name, out, per)
         common.note(f"{count} pictures: look at {out / 'sheet.html'}, fill in {out / 'labels.csv'}")
         return
