@@ -13,7 +13,9 @@ from genward.errors import BadInput
 def main(
     name: str = typer.Argument(..., metavar="RUN", help="Name of the run, of the lab's pictures."),
     out: Path | None = typer.Option(None, "--out", help="Folder for sheet.html and labels.csv."),
-    labels: Path | None = typer.Option(None, "--labels", help="The labels.csv, filled in; the run is measured again with it."),
+    labels: Path | None = typer.Option(
+        None, "--labels", help="The labels.csv, filled in; the run is measured again with it."
+    ),
     per: int = typer.Option(50, "--per", min=1, help="Pictures a concept, class of arm and answer of the judge."),
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
