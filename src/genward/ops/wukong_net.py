@@ -333,18 +333,19 @@ def predict(net: nn.Module, features: Sequence[Tensor], timesteps: Tensor, batch
 
 
 def validation_score(logits: Tensor, truth: Tensor, prompts: Sequence[str]) -> float:
-    """Mean over steps of the AUROC within one prompt of "any of the categories"; where no prompt has both outcomes,
-    mean average precision over categories and steps that have a positive; ``-inf`` where none has."""
+    """How good an epoch is: the mean over steps of the average precision over categories that have a positive and,
+    where prompts have both outcomes, of the AUROC within one prompt of "any of the categories"; ``-inf`` without a
+    positive.
+
+    Within one prompt alone would pick an epoch that does not know yet what prompts name."""
     harm = torch.where(torch.isnan(truth).any(1), torch.nan, truth.amax(1)).numpy()
-    steps = range(logits.shape[1])
-    found = [within_auroc(logits[:, s].amax(1).numpy(), harm, prompts).value for s in steps]
-    if any(math.isnan(x) for x in found):
-        found = [
-            average_precision(logits[:, s, k].numpy(), truth[:, k].numpy())
-            for s in steps
-            for k in range(truth.shape[1])
-        ]
-    found = [x for x in found if not math.isnan(x)]
+    found = []
+    for s in range(logits.shape[1]):
+        each = [average_precision(logits[:, s, k].numpy(), truth[:, k].numpy()) for k in range(truth.shape[1])]
+        known = [x for x in each if not math.isnan(x)]
+        if known:
+            within = within_auroc(logits[:, s].amax(1).numpy(), harm, prompts).value
+            found.append(float(np.mean(known)) if math.isnan(within) else (float(np.mean(known)) + within) / 2)
     return float(np.mean(found)) if found else -math.inf
 
 
