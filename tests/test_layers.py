@@ -10,11 +10,23 @@ import genward
 SOURCE = Path(genward.__file__).parent
 BASE = {"core", "errors"}
 PLUGINS = BASE | {"ops", "models.sites"}
-ROOMS = PLUGINS | {"metrics", "store", "models", "lab", "defenses", "attacks", "judges", "benchmarks", "sections"}
+ROOMS = PLUGINS | {
+    "sae",
+    "metrics",
+    "store",
+    "models",
+    "lab",
+    "defenses",
+    "attacks",
+    "judges",
+    "benchmarks",
+    "sections",
+}
 MAY: dict[str, set[str]] = (
     {
         "core": {"errors"},
         "errors": set(),
+        "sae": BASE | {"ops"},
         "catalog": ROOMS,
         "run": ROOMS | {"catalog"},
         "serve": ROOMS | {"catalog"},
@@ -26,7 +38,8 @@ MAY: dict[str, set[str]] = (
         "_moved": set(),
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab", "sections")}
-    | {room: PLUGINS for room in ("defenses", "attacks", "judges")}
+    | {room: PLUGINS for room in ("attacks", "judges")}
+    | {"defenses": PLUGINS | {"sae"}}
     # a benchmark owns its figures and its part of the report: metrics computes the ones, sections shape the other
     | {"benchmarks": PLUGINS | {"metrics", "sections"}}
 )

@@ -17,9 +17,9 @@ from genward.defenses.saeuron import Saeuron
 from genward.errors import BadArtifact, BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
-from genward.ops.sae import encode, tokens_of
-from genward.ops.sae_concepts import latents_of
 from genward.ops.tools import Tools
+from genward.sae.autoencoder import encode, tokens_of
+from genward.sae.concepts import latents_of
 from genward.testing import defense_laws
 from genward.testing.suites import CASES
 

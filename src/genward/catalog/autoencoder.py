@@ -13,7 +13,7 @@ from genward.core.records import Concept
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
-    from genward.ops.sae_fit import SaeSettings
+    from genward.sae.fit import SaeSettings
 
 
 def settings_of(given: Mapping[str, Any]) -> SaeSettings:
@@ -22,7 +22,7 @@ def settings_of(given: Mapping[str, Any]) -> SaeSettings:
     Raises:
         BadInput: one is out of range.
     """
-    from genward.ops.sae_fit import SaeSettings
+    from genward.sae.fit import SaeSettings
 
     return SaeSettings(**given)
 
@@ -41,8 +41,8 @@ def fit_autoencoder(
         concepts: whose phrases are drawn where the model has no vocabulary.
 
     Raises:
-        see ``ops.sae_fit.fit_sae``.
+        see ``sae.fit.fit_sae``.
     """
-    from genward.ops.sae_fit import shared_sae
+    from genward.sae.fit import shared_sae
 
     return shared_sae(model, concepts, settings, tools_for(model, "sae", None, progress, [folder, shipped_artifacts()]))

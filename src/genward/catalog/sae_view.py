@@ -26,7 +26,7 @@ class View(NamedTuple):
     rows: list[dict[str, Any]]
     """A row a target: target, latent, peak score, purity"""
     neighbors: dict[str, float]
-    """See ``ops.sae_figures.neighbors_table``"""
+    """See ``sae.figures.neighbors_table``"""
     sheet: PIL.Image.Image
     """A line a picture: the picture, then where the latents fire at some steps"""
     steps: list[int]
@@ -53,10 +53,10 @@ def view(
     """
     import torch
 
-    from genward.ops.sae import sae_of
-    from genward.ops.sae_concepts import class_pictures, sae_settings
-    from genward.ops.sae_fit import classes_of, recorded, shared_sae
-    from genward.ops.sae_supervised import assigned_to, shared_supervised
+    from genward.sae.autoencoder import sae_of
+    from genward.sae.concepts import class_pictures, sae_settings
+    from genward.sae.fit import classes_of, recorded, shared_sae
+    from genward.sae.supervised import assigned_to, shared_supervised
 
     if pictures < 1 or per < 4:
         raise BadInput("at least one picture on the sheet and four of each class are needed")
@@ -83,9 +83,9 @@ def _figures(
     found: Any, site: str, sae: Any, drawn: Any, owned: Sequence[int] | None
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """Rows of ``View`` and its neighbors; ``owned`` are the targets' latents, by score where there are none."""
-    from genward.ops.sae_concepts import means_of, scores
-    from genward.ops.sae_figures import features_of, neighbors_table, purity
-    from genward.ops.sae_fit import maps_of
+    from genward.sae.concepts import means_of, scores
+    from genward.sae.figures import features_of, neighbors_table, purity
+    from genward.sae.fit import maps_of
 
     means = means_of(found, site, sae, drawn.labels, drawn.names)
     told = features_of(maps_of(found, site), sae)
@@ -110,7 +110,7 @@ def _sheet(model: Any, cases: Sequence[Any], method: Any, sae: Any, latents: Any
     import torch
 
     from genward.ops.activations import record, sources
-    from genward.ops.sae import encode, grid_of, tokens_of
+    from genward.sae.autoencoder import encode, grid_of, tokens_of
 
     count = method.sampling_steps
     steps = sorted({round(k * (count - 1) / 5) for k in range(6)})

@@ -18,12 +18,12 @@ from genward.core.contracts import Artifact, FitTools, Rig, Window
 from genward.core.records import Concept
 from genward.errors import BadInput
 from genward.ops import artifacts, phrases
-from genward.ops.sae import sae_of
-from genward.ops.sae_concepts import assigned_latents, latents_of, measured, sae_settings, scored_latents
-from genward.ops.sae_edit import attach_fill, check_fields
-from genward.ops.sae_fit import classes_of, refuse_site, shared_sae
-from genward.ops.sae_supervised import Supervision, assigned_to, shared_supervised
 from genward.ops.tools import QUIET
+from genward.sae.autoencoder import sae_of
+from genward.sae.concepts import assigned_latents, latents_of, measured, sae_settings, scored_latents
+from genward.sae.edit import attach_fill, check_fields
+from genward.sae.fit import classes_of, refuse_site, shared_sae
+from genward.sae.supervised import Supervision, assigned_to, shared_supervised
 
 DETECTORS = ("scored", "assigned")
 

@@ -1,7 +1,7 @@
 """SAEmnesia (Cassano et al., arXiv 2509.21379): one latent a concept, and erasing is one number.
 
 A sparse autoencoder is trained on with the vocabulary's labels until each object and style owns a latent
-(``ops.sae_supervised``); erasing a concept turns its latent below zero where it fires, as SAeUron does. What the paper
+(``sae.supervised``); erasing a concept turns its latent below zero where it fires, as SAeUron does. What the paper
 leaves open is a field; see docs/papers.md."""
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 from genward.core.contracts import Artifact, FitTools, Rig, Window
 from genward.core.records import Concept
 from genward.ops import artifacts, phrases
-from genward.ops.sae import sae_of
-from genward.ops.sae_concepts import assigned_latents, latents_of, measured, sae_settings
-from genward.ops.sae_edit import attach_edit, check_edit, check_fields
-from genward.ops.sae_fit import classes_of, refuse_site
-from genward.ops.sae_supervised import Supervision, assigned_to, shared_supervised
 from genward.ops.tools import QUIET
+from genward.sae.autoencoder import sae_of
+from genward.sae.concepts import assigned_latents, latents_of, measured, sae_settings
+from genward.sae.edit import attach_edit, check_edit, check_fields
+from genward.sae.fit import classes_of, refuse_site
+from genward.sae.supervised import Supervision, assigned_to, shared_supervised
 
 
 def supervision(method: Any) -> Supervision:

@@ -18,11 +18,11 @@ from genward.core.contracts import Artifact, FitTools, Rig, Window
 from genward.core.records import Concept
 from genward.errors import BadInput
 from genward.ops import artifacts, phrases
-from genward.ops.sae import sae_of
-from genward.ops.sae_concepts import latents_of, measured, sae_settings, scored_latents
-from genward.ops.sae_edit import attach_edit, check_edit, check_fields
-from genward.ops.sae_fit import refuse_site, shared_sae
 from genward.ops.tools import QUIET
+from genward.sae.autoencoder import sae_of
+from genward.sae.concepts import latents_of, measured, sae_settings, scored_latents
+from genward.sae.edit import attach_edit, check_edit, check_fields
+from genward.sae.fit import refuse_site, shared_sae
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from genward.errors import BadArtifact, BadInput, GenwardError
-from genward.ops import sae as ops
-from genward.ops import sae_training as training
-from genward.ops.sae import Sae
-from genward.ops.sae_training import Maps, Training
 from genward.ops.tools import QUIET, Tools
+from genward.sae import autoencoder as ops
+from genward.sae import training as training
+from genward.sae.autoencoder import Sae
+from genward.sae.training import Maps, Training
 
 N, D, K = 24, 6, 4
 

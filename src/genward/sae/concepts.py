@@ -20,8 +20,8 @@ from genward.errors import BadArtifact, BadInput
 from genward.ops import phrases
 from genward.ops.activations import Recording
 from genward.ops.captions import styled
-from genward.ops.sae import Sae, encode, sae_of
-from genward.ops.sae_fit import SaeSettings, classes_of, maps_of, recorded
+from genward.sae.autoencoder import Sae, encode, sae_of
+from genward.sae.fit import SaeSettings, classes_of, maps_of, recorded
 
 EPSILON = 1e-8
 NEVER = 1e30

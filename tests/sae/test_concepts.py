@@ -13,13 +13,14 @@ from torch import Tensor
 
 from genward.core import Concept
 from genward.errors import BadArtifact, BadInput
-from genward.ops import artifacts, sae_supervised
-from genward.ops import sae_concepts as ops
-from genward.ops.sae import Sae
-from genward.ops.sae_edit import filled, flagged_tokens, grown
-from genward.ops.sae_fit import captions_of, classes_of, drawn_cases
-from genward.ops.sae_supervised import Supervision
-from genward.ops.sae_training import Maps, unit_rows
+from genward.ops import artifacts
+from genward.sae import concepts as ops
+from genward.sae import supervised as sae_supervised
+from genward.sae.autoencoder import Sae
+from genward.sae.edit import filled, flagged_tokens, grown
+from genward.sae.fit import captions_of, classes_of, drawn_cases
+from genward.sae.supervised import Supervision
+from genward.sae.training import Maps, unit_rows
 
 N, D, T = 12, 5, 3
 

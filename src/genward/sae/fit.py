@@ -23,8 +23,8 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.activations import Recording, sources
 from genward.ops.captions import styled
-from genward.ops.sae import Sae, sae_of, tokens_of
-from genward.ops.sae_training import SAMPLE, Maps, Training, quality, shuffled, train
+from genward.sae.autoencoder import Sae, sae_of, tokens_of
+from genward.sae.training import SAMPLE, Maps, Training, quality, shuffled, train
 
 STREAMS = ("image", "tokens")
 HELD = 10

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from genward.errors import BadInput
-from genward.ops.sae import Sae, encode
-from genward.ops.sae_concepts import scores
-from genward.ops.sae_training import Maps
+from genward.sae.autoencoder import Sae, encode
+from genward.sae.concepts import scores
+from genward.sae.training import Maps
 
 
 class Features(NamedTuple):

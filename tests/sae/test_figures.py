@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from genward.errors import BadInput
-from genward.ops import sae_figures as ops
+from genward.sae import figures as ops
 
 
 def test_purity() -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 from genward.core.contracts import FitTools
 from genward.core.records import row_seed
 from genward.errors import BadInput, GenwardError
-from genward.ops.sae import Sae, batch_top_k, encode, logits, top_k, unexplained
-from genward.ops.sae import decode as decoded
+from genward.sae.autoencoder import Sae, batch_top_k, encode, logits, top_k, unexplained
+from genward.sae.autoencoder import decode as decoded
 
 ACTIVATIONS = ("batch_topk", "topk")
 SAMPLE = 16_384

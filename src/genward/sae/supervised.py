@@ -25,9 +25,9 @@ from genward.core.records import Case, Concept, row_seed
 from genward.core.spec import digest
 from genward.errors import BadInput, GenwardError
 from genward.ops import artifacts
-from genward.ops.sae import Sae, decode, encode, logits, sae_of, top_k
-from genward.ops.sae_fit import SaeSettings, captions_of, drawn_cases, maps_of, recorded, rounded, shared_sae
-from genward.ops.sae_training import Maps, shuffled, tangent, unit_rows
+from genward.sae.autoencoder import Sae, decode, encode, logits, sae_of, top_k
+from genward.sae.fit import SaeSettings, captions_of, drawn_cases, maps_of, recorded, rounded, shared_sae
+from genward.sae.training import Maps, shuffled, tangent, unit_rows
 
 FORMS = ("balanced", "positives")
 ASSIGNMENTS = ("hungarian", "greedy")

@@ -10,8 +10,8 @@ from torch import Tensor
 from genward.core.contracts import Rig
 from genward.core.records import Frame
 from genward.errors import BadArtifact, BadInput
-from genward.ops.sae import ERRORS, edited, grid_of, state_of, tokens_of, values_over
-from genward.ops.sae_concepts import NEVER, Latents
+from genward.sae.autoencoder import ERRORS, edited, grid_of, state_of, tokens_of, values_over
+from genward.sae.concepts import NEVER, Latents
 
 BRANCHES = ("both", "conditional")
 RULES = ("product", "scale")
