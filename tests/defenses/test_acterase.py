@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from genward.core import Case, Concept, Sampler
+from genward.defenses._acterase import packed, unpacked
 from genward.defenses.acterase import ActErase
 from genward.errors import BadArtifact, BadInput, Inapplicable
 from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
-from genward.ops.acterase import packed, unpacked
 from genward.ops.activations import AtSite, record
 from genward.testing import tiny_sd
 from genward.testing.suites import CASES, same

@@ -23,6 +23,7 @@ from genward.defenses.normalize import TextNormalizer
 from genward.defenses.per import Per
 from genward.defenses.saemnesia import Saemnesia
 from genward.defenses.saeuron import Saeuron
+from genward.defenses.safepatch import SafePatch
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.sld import SafeLatentDiffusion
 from genward.defenses.uce import Uce
@@ -35,7 +36,7 @@ from genward.ops.tools import Tools
 from genward.testing import FakeJudge, defense_laws
 from genward.testing.suites import CASES, hooks, same
 
-PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece, ActErase)
+PORTS = (NoDefense, NegativePrompt, SafeLatentDiffusion, Uce, Esd, ConceptAblation, Irece, ActErase, SafePatch)
 CODES = (Saeuron, Saemnesia, Per)
 GUARDS = (Aeiou, Wukong, SafeRedir, TextNormalizer, ImageFilter)
 CLASSES = (*PORTS, *CODES, *GUARDS)
@@ -45,6 +46,7 @@ LEARNED = (
     Esd(iterations=2, batch=2, lr=3e-3, sampling_steps=4),
     Esd(variant="u", iterations=1, batch=2, lr=3e-3, sampling_steps=2),
     ConceptAblation(steps=2, batch=2, images=4, sampling_steps=2, lr=3e-2),
+    SafePatch(pairs=4, steps=2, batch=4, sampling_steps=2, lr=3e-2, tau=1.0),
     ActErase(pairs=4, sampling_steps=2, tau=0.2),
     ActErase(pairs=4, sampling_steps=2, tau=0.2, site="hidden", masks="timestep", average="timestep", halves="both"),
 )

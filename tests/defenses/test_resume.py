@@ -15,6 +15,7 @@ from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
 from genward.defenses.irece import Irece
 from genward.defenses.noise_probe import NoiseProbe
+from genward.defenses.safepatch import SafePatch
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.wukong import Wukong
 from genward.errors import BadInput
@@ -31,6 +32,7 @@ CASES = (
     (WUKONG, (32, -3, -1)),
     (SafeRedir(pairs=12, benign=10, per_caption=3, width=0.125, **FEW), (32, -2)),
     (NoiseProbe(images=40, per_caption=2, sampling_steps=2, guidance=3.0, truth="caption"), (32,)),
+    (SafePatch(pairs=20, sampling_steps=2, steps=5, batch=4, tau=1.0), (32, 62, 64)),
     (ActErase(pairs=4, sampling_steps=3, tau=0.2, batch=3), (3, 6)),
     (Irece(images=20, sampling_steps=3, threshold=0.0, fpr=0.2), (32,)),
 )

@@ -24,6 +24,7 @@ from genward.defenses.per import Per
 from genward.defenses.preview_filter import PreviewFilter
 from genward.defenses.saemnesia import Saemnesia
 from genward.defenses.saeuron import Saeuron
+from genward.defenses.safepatch import SafePatch
 from genward.defenses.saferedir import SafeRedir
 from genward.defenses.uce import Uce
 from genward.defenses.wukong import Wukong
@@ -54,6 +55,7 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "preview_filter": (PreviewFilter(**SEES, step=1), {}),
     "saemnesia": (Saemnesia(**CODES, labeled_images=15, epochs=1), {}),
     "saeuron": (Saeuron(**CODES), {}),
+    "safepatch": (SafePatch(pairs=4, steps=2, batch=4, sampling_steps=2, tau=1.0), {}),
     "saferedir": (SafeRedir(pairs=5, benign=3, width=0.125, batch=16, **FEW), {"threshold": 1.0}),
     "uce": (Uce(), {}),
     "wukong": (Wukong(images=20, hidden=8, rank=2, batch=16, **FEW), {"threshold": 1.0, "step": 1}),

@@ -21,7 +21,7 @@ SMALL: dict[str, Any] = {
     "images": 24, "pairs": 5, "benign": 3, "per_caption": 1, "sampling_steps": 4, "guidance": 3.0, "iterations": 1,
     "epochs": 1, "batch": 8, "hidden": 8, "rank": 2, "heads": 2, "width": 0.125, "pool": 4, "learn_at": (0.0, 0.5),
     "held": 0.25, "tau": 0.2, "expansion": 3, "k": 4, "sae_images": 12, "sae_epochs": 1, "labeled_images": 15,
-    "others": 2,
+    "others": 2, "judged": False,
 }  # fmt: skip
 """Settings at which a fit takes a second, by field."""
 TOOLS = Concept(

@@ -3,7 +3,8 @@ detectors fitted on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,11 @@ TestFamilies = typer.Option(
 )
 Seed = typer.Option(0, "--seed", help="Of captions, noise and splits.")
 Batch = typer.Option(32, "--batch", help="Pictures at a time.")
+Pairs = typer.Option(
+    False, "--counterfactual", help="Aligned pairs, with the concept and without it, in place of labelled pictures."
+)
+Shared = typer.Option(0.1, "--shared", help="Of pairs: share of the steps that both go under the safe caption.")
+Align = typer.Option(0.05, "--align", help="Of pairs: difference, 0 to 1, that the rest of the picture may have.")
 
 
 @app.command("build")
@@ -100,6 +106,9 @@ def build(
     test_families: str = TestFamilies,
     seed: int = Seed,
     batch: int = Batch,
+    counterfactual: bool = Pairs,
+    shared: float = Shared,
+    align: float = Align,
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,
@@ -108,7 +117,39 @@ def build(
     as_json: bool = common.Json,
 ) -> None:
     """Build a dataset: generate each prompt with several seeds, label the pictures, keep early features. No picture is
-    stored."""
+    stored. With --counterfactual: aligned pairs of latents with the concept and without it."""
+    opened = partial(_opened, model, device, dtype, download, variant)
+    sampling = (sampling_steps, guidance)
+    if counterfactual:
+        if prompts is not None or label or sites or test_families:
+            raise BadInput("--counterfactual makes its own pairs; --prompts, --label, --sites and --test-families go")
+        made = {"pairs": max(1, images // 2), "shared": shared, "tau": align, "seed": seed}
+        _pairs(opened, model, out, concept, judge, sampling, made, batch, as_json)
+        return
+    reading: dict[str, Any] = {
+        "parts": listed(parts),
+        "steps": shares(steps),
+        "pool": pool,
+        "test_wordings": listed(test_families),
+    }
+    reading |= {"seed": seed} | ({"sites": listed(sites)} if sites else {})
+    _labelled(opened, model, out, concept, prompts, label, judge, sampling, reading, (images, seeds, batch), as_json)
+
+
+def _labelled(
+    opened: Callable[[], Any],
+    model: str,
+    out: Path,
+    concept: Sequence[str],
+    prompts: Path | None,
+    label: str,
+    judge: Sequence[str],
+    sampling: tuple[int, float],
+    reading: dict[str, Any],
+    sizes: tuple[int, int, int],
+    as_json: bool,
+) -> None:
+    """``dataset build`` of labelled pictures."""
     if not concept and prompts is None:
         raise BadInput("nothing to build from; give --concept weapons, or --prompts FILE with --label")
     from genward.core.records import Sampler, load_concept
@@ -117,31 +158,61 @@ def build(
     labels = listed(label) or tuple(dict.fromkeys(x for c in concepts for x in c.judge))
     if not labels:
         raise BadInput("no label to judge by; name them with --label (genward list judges)")
-    at = shares(steps)
     written = read_rows(prompts) if prompts is not None else []
 
     from genward.catalog import dataset
     from genward.catalog.judges import open_judge
-    from genward.catalog.opening import open_model, words_of
+    from genward.catalog.opening import words_of
 
+    (images, seeds, batch), seed = sizes, reading["seed"]
     judges = [open_judge(j) for j in judge]
     cases = dataset.concept_cases(concepts, words_of(model), images, seeds, seed) if concepts else []
     cases += dataset.prompt_cases(written, seeds, seed)
-    settings: dict[str, Any] = {"sites": listed(sites)} if sites else {}
-    recipe = dataset.Recipe(
-        labels,
-        parts=listed(parts),
-        steps=at,
-        pool=pool,
-        sampler=Sampler(sampling_steps, guidance),
-        test_wordings=listed(test_families),
-        seed=seed,
-        **settings,
-    )
-    opened = open_model(model, device, dtype, download=download, variant=variant)
+    recipe = dataset.Recipe(labels, sampler=Sampler(*sampling), **reading)
     with common.progress("pictures", as_json) as update:
-        card = dataset.build(opened, cases, judges, recipe, out, concepts=concepts, batch=batch, progress=update)
+        card = dataset.build(opened(), cases, judges, recipe, out, concepts=concepts, batch=batch, progress=update)
     show(card, as_json)
+
+
+def _opened(model: str, device: str | None, dtype: str | None, download: bool, variant: str) -> Any:
+    from genward.catalog.opening import open_model
+
+    return open_model(model, device, dtype, download=download, variant=variant)
+
+
+def _pairs(
+    opened: Callable[[], Any],
+    model: str,
+    out: Path,
+    concept: Sequence[str],
+    judge: Sequence[str],
+    sampling: tuple[int, float],
+    settings: dict[str, Any],
+    batch: int,
+    as_json: bool,
+) -> None:
+    """``dataset build --counterfactual``."""
+    if not concept or len(judge) != 1:
+        raise BadInput("--counterfactual wants --concept weapons, say, and one judge")
+    from genward.core.records import Sampler, load_concept
+
+    concepts = [load_concept(c) for c in concept]
+    from genward.catalog import counterfactual
+    from genward.catalog.judges import open_judge
+    from genward.catalog.opening import words_of
+
+    recipe = counterfactual.PairRecipe(sampler=Sampler(*sampling), **settings)
+    told = open_judge(judge[0])
+    with common.progress("pictures", as_json) as update:
+        card = counterfactual.build(
+            opened(), concepts, words_of(model), told, out, recipe, batch=batch, progress=update
+        )
+    if as_json:
+        common.emit(card)
+        return
+    rows = [{"pairs": "accepted", "n": card["accepted"]}]
+    rows += [{"pairs": f"rejected: {why}", "n": n} for why, n in card["rejected"].items()]
+    common.table(rows, ("pairs", "n"))
 
 
 FitFolder = typer.Argument(..., help="Folder of a dataset.")

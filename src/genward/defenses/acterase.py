@@ -22,8 +22,8 @@ from torch import Tensor
 
 from genward.core.contracts import Artifact, FitTools, Rig
 from genward.core.records import Case, Concept, Frame, Sampler, row_seed
+from genward.defenses import _acterase as parts
 from genward.errors import BadArtifact, BadInput, Inapplicable
-from genward.ops import acterase as parts
 from genward.ops import artifacts, phrases
 from genward.ops.prompt_pairs import EACH, prompt_pairs
 from genward.ops.tools import QUIET

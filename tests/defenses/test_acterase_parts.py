@@ -11,8 +11,7 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor
 
 from genward.core import Case, Sampler
-from genward.errors import BadArtifact, Inapplicable
-from genward.ops.acterase import (
+from genward.defenses._acterase import (
     Pairs,
     Patch,
     aggregate,
@@ -26,6 +25,7 @@ from genward.ops.acterase import (
     scores,
     unpacked,
 )
+from genward.errors import BadArtifact, Inapplicable
 from genward.ops.activations import AtSite, record
 from genward.testing import tiny_sd
 
