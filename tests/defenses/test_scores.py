@@ -20,6 +20,7 @@ from genward.defenses.esd import Esd
 from genward.defenses.image_filter import ImageFilter
 from genward.defenses.irece import Irece
 from genward.defenses.noise_probe import NoiseProbe
+from genward.defenses.pepper import Pepper
 from genward.defenses.per import Per
 from genward.defenses.preview_filter import PreviewFilter
 from genward.defenses.saemnesia import Saemnesia
@@ -51,6 +52,7 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "image_filter": (ImageFilter(**SEES), {}),
     "irece": (Irece(images=20, sampling_steps=4, threshold=0.0), {}),
     "noise_probe": (NoiseProbe(images=24, per_caption=2, sampling_steps=4, truth="caption"), {"threshold": 1.0}),
+    "pepper": (Pepper(), {}),
     "per": (Per(**CODES), {}),
     "preview_filter": (PreviewFilter(**SEES, step=1), {}),
     "saemnesia": (Saemnesia(**CODES, labeled_images=15, epochs=1), {}),
