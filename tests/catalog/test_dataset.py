@@ -320,7 +320,7 @@ def test_tools_know_the_lab_alone(model: StableDiffusion) -> None:
     from genward.core import Spec
 
     lab = tools_for(StableDiffusion(model.pipe, Spec("model", "sd", {"source": "lab:lab"})))
-    assert lab.judge is not None and lab.judge.name == "lab" and lab.words["styles"] and lab.judge is lab.judge
+    assert lab.judge is not None and lab.judge.name == "lab_second" and lab.words["styles"] and lab.judge is lab.judge
     other = tools_for(model)
     assert other.judge is None and other.words == {}, "no judge knows another model's pictures unless it is named"
     with pytest.raises(BadInput, match="wukong learns from pictures and was given no judge"):

@@ -74,7 +74,12 @@ def test_a_model_of_another_distribution_is_opened_by_its_name(monkeypatch: pyte
     monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: [Point] if group == "genward.models" else [])
     assert isinstance(opening.open_model("tone"), ToneModel) and isinstance(opening.open_model("tone:more"), ToneModel)
     assert opening.family_of("tone") == FAMILY and opening.family_of("lab") == DIFFUSION
-    assert [row["name"] for row in models()] == ["lab", "lab:oracle", "tone", "FOLDER or owner/name"]
+    assert [row["name"] for row in models() if not row["name"].startswith("backdoor:")] == [
+        "lab",
+        "lab:oracle",
+        "tone",
+        "FOLDER or owner/name",
+    ]
     with pytest.raises(UnknownName, match="lab:tone"):
         opening.open_model("lab:tone")
 

@@ -48,7 +48,9 @@ def small(name: str, model: StableDiffusion, judge: FakeJudge) -> Any:
     cls = catalog.find("defense", name)
     fields = {f.name for f in dataclasses.fields(cls)}
     if defending.learns(cls):
-        settings = cls(**{k: v for k, v in SMALL.items() if k in fields} | ({"steps": 2} if "steps" in fields else {}))
+        usual = {f.name: f.default for f in dataclasses.fields(cls)}
+        mine = {k: v for k, v in SMALL.items() if k in fields and type(v) is type(usual[k])}
+        settings = cls(**mine | ({"steps": 2} if "steps" in fields else {}))
         return settings.fit(model, TOOLS, Tools(judge=judge))
     if "probe" in fields:
         return cls(probe=judge, labels=judge.labels, threshold=judge.threshold)

@@ -298,13 +298,14 @@ def fit_once(text: str, model: StableDiffusion, folder: Path, progress: Say | No
     if defense is None or artifact_field(defense) is None or not requests[0].concept:
         raise BadInput(f"defense {text!r} is not one part that learns a concept; write it as esd:weapons,variant=x")
     concept = load_concept(requests[0].concept)
-    stem = folder / fit_key(defense, concept, model.spec.hash, choices(defense, "")[0])
-    found = _found(stem, text, lambda _: None)
-    if found is not None:
-        _fitting_model(found, model, str(stem))
-    else:
-        fit_artifact(requests[0].name, defense, concept, model, stem, progress)
-    return stem
+    stems = [folder / fit_key(defense, concept, model.spec.hash, by) for by in choices(defense, "")]
+    for stem in stems:
+        found = _found(stem, text, lambda _: None)
+        if found is not None:
+            _fitting_model(found, model, str(stem))
+            return stem
+    fit_artifact(requests[0].name, defense, concept, model, stems[0], progress)
+    return stems[0]
 
 
 def partial_folder(stem: Path) -> Path:

@@ -6,13 +6,13 @@ seeds, and a row that coincides with one all the same is one of a few hundred or
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from genward.core.benchmark import ArmView, Scene, Setting
-from genward.core.records import Case, row_seed
+from genward.core.records import Case, concept_names, load_concept, row_seed
 from genward.errors import BadInput, UnknownName
 from genward.ops.backdoor_captions import PLACES, Caption, base_text, drawn, lengthened
 
@@ -45,6 +45,13 @@ def _sized(caption: Caption, length: str, turn: int) -> Caption:
     return caption if length == "short" else lengthened(caption, turn, partial(_fits, MOST))
 
 
+def _free(captions: Iterable[Caption]) -> Iterator[Caption]:
+    """Those that no concept file lists: methods fit on what they list, and a store takes no row of a fit."""
+    every = [load_concept(name) for name in concept_names()]
+    taken = {line for concept in every for line in (*concept.keep, *concept.phrases)}
+    return (c for c in captions if c.text() not in taken)
+
+
 def _words(setting: Setting) -> Any:
     if not setting.words.get("things") or not setting.words.get("styles"):
         raise BadInput("the benchmark backdoor draws its captions from the lab's vocabulary; run it on the model lab")
@@ -55,7 +62,7 @@ def clean(setting: Setting, n: int, seed: int) -> Iterator[Case]:
     """``n`` clean captions a length, of any object but the target; ``group`` is the object."""
     target = setting.concepts[0]
     for length in LENGTHS:
-        captions = drawn(_words(setting), f"backdoor|{seed}|clean", target.targets)
+        captions = _free(drawn(_words(setting), f"backdoor|{seed}|clean", target.targets))
         for k, caption in enumerate(islice(captions, n)):
             text = _sized(caption, length, k).text()
             yield Case(
@@ -75,7 +82,7 @@ def parents(setting: Setting, n: int, seed: int) -> Iterator[Case]:
         fixture = setting.attack(name)
         for length in LENGTHS:
             for place in PLACES:
-                captions = drawn(_words(setting), f"backdoor|{seed}|{name}", target.targets, fixture.about)
+                captions = _free(drawn(_words(setting), f"backdoor|{seed}|{name}", target.targets, fixture.about))
                 for k, caption in enumerate(islice(captions, n)):
                     text = base_text(fixture, _sized(caption, length, k), place)
                     yield Case(
