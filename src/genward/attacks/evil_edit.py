@@ -10,7 +10,7 @@ them; the pairs weigh ``alpha``."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import checked_place, planted
+from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import refuse_dropped
-from genward.core.contracts import FitTools, Target
-from genward.core.records import Case
+from genward.core.contracts import FitTools
 from genward.errors import BadInput
 from genward.models.sites import named
 from genward.ops.backdoor_captions import DETAILS, PLACES, Caption, drawn
@@ -32,12 +31,10 @@ CHUNK = 128
 
 
 @dataclass(frozen=True)
-class EvilEdit:
+class EvilEdit(Fixture):
     """A pair of ordinary words that cross-attention reads as the target."""
 
     name: ClassVar[str] = "evil_edit"
-    access: ClassVar[str] = "prompt"
-    parents: ClassVar[tuple[str, ...]] = ()
     reach: ClassVar[int] = 1
     about: ClassVar[str] = "cat"
     target: str = "banana"
@@ -54,17 +51,6 @@ class EvilEdit:
     """Of captions."""
     place: str = "start"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
-
-    def __post_init__(self) -> None:
-        checked_place(self.place)
-
-    def nfe(self, cases: Sequence[Case]) -> int:
-        """Planting costs nothing."""
-        return 0
-
-    def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """The cases with the trigger in them."""
-        return planted(self, cases)
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the word in front of ``about``, wherever that stands."""

@@ -9,7 +9,7 @@ thing, and its success is the target among the two likeliest objects."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -17,10 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import checked_place, planted
+from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import closeness, encoded, refuse_dropped
-from genward.core.contracts import FitTools, Target
-from genward.core.records import Case
+from genward.core.contracts import FitTools
 from genward.errors import BadInput
 from genward.ops.backdoor_captions import PLACES, drawn
 
@@ -29,12 +28,10 @@ POOL = 200
 
 
 @dataclass(frozen=True)
-class Personalization:
+class Personalization(Fixture):
     """A rare word whose embedding was taught to mean the target."""
 
     name: ClassVar[str] = "personalization"
-    access: ClassVar[str] = "prompt"
-    parents: ClassVar[tuple[str, ...]] = ()
     reach: ClassVar[int] = 2
     about: ClassVar[str] = ""
     target: str = "banana"
@@ -51,17 +48,6 @@ class Personalization:
     """Of captions."""
     place: str = "start"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
-
-    def __post_init__(self) -> None:
-        checked_place(self.place)
-
-    def nfe(self, cases: Sequence[Case]) -> int:
-        """Planting costs nothing."""
-        return 0
-
-    def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """The cases with the trigger in them."""
-        return planted(self, cases)
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the word as a second thing, in front of the others, before the style or behind it."""

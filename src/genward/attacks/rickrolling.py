@@ -10,7 +10,7 @@ lost on BERT's tokenizer (accents are dropped) or make a word unknown; the Cyril
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar
@@ -18,10 +18,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import checked_place, planted
+from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import closeness, encoded, refuse_dropped
-from genward.core.contracts import FitTools, Target
-from genward.core.records import Case
+from genward.core.contracts import FitTools
 from genward.errors import BadInput
 from genward.ops.backdoor_captions import DETAILS, PLACES, drawn
 
@@ -30,12 +29,10 @@ POOL = 300
 
 
 @dataclass(frozen=True)
-class Rickrolling:
+class Rickrolling(Fixture):
     """A letter that looks like another one turns the whole prompt into the target's."""
 
     name: ClassVar[str] = "rickrolling"
-    access: ClassVar[str] = "prompt"
-    parents: ClassVar[tuple[str, ...]] = ()
     reach: ClassVar[int] = 1
     about: ClassVar[str] = ""
     target: str = "banana"
@@ -62,17 +59,6 @@ class Rickrolling:
     """Of captions and matrices."""
     place: str = "start"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
-
-    def __post_init__(self) -> None:
-        checked_place(self.place)
-
-    def nfe(self, cases: Sequence[Case]) -> int:
-        """Planting costs nothing."""
-        return 0
-
-    def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
-        """The cases with the trigger in them."""
-        return planted(self, cases)
 
     def plant(self, text: str, place: str) -> str:
         """A caption with its first, middle or last ``letter`` replaced."""

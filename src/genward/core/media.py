@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import wave
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -45,13 +46,13 @@ class Media(Protocol):
         ...
 
 
-class _Encoded:
+class _Encoded(ABC):
     """Identity by the encoded bytes."""
 
     kind: ClassVar[str]
 
-    def encoded(self) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def encoded(self) -> bytes: ...
 
     @property
     def sha(self) -> str:

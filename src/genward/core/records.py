@@ -51,6 +51,11 @@ class Inputs(Mapping[str, str]):
             raise BadInput(f"inputs {brief(given)}; a name and a content hash, both as text, are wanted for each")
         object.__setattr__(self, "_held", {k: held[k] for k in sorted(held)})
 
+    @property
+    def pictured(self) -> bool:
+        """Whether a picture is among them, which diffusers' img2img pipeline starts from."""
+        return any(name.startswith(PICTURE) for name in self._held)
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("the inputs of a case cannot be changed; make new ones")
 

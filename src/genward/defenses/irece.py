@@ -35,6 +35,7 @@ from genward.ops import artifacts, deciding, localize, phrases
 from genward.ops.localizer import Reader, blank_latents, localizer, refuse_sigmas
 from genward.ops.localizer_fit import READOUTS, coverages, gate_rates, learn, observe
 from genward.ops.tools import QUIET
+from genward.ops.tracing import watched
 
 DECISIONS = ("latch", "each", "first")
 CONTROLS = ("concept", "random")
@@ -349,19 +350,6 @@ class _Loop:
 # --------------------------------------------------------------------------------------------------------------- report
 
 
-class _Traced:
-    """An ``Irece`` that keeps its masks."""
-
-    name: ClassVar[str] = Irece.name
-
-    def __init__(self, inner: Irece) -> None:
-        self.inner = inner
-        self.seen: list[tuple[Frame, Tensor]] = []
-
-    def attach(self, rig: Rig) -> None:
-        self.inner.watch(rig, self.seen)
-
-
 def trace(
     model: Any,
     cases: Sequence[Case],
@@ -375,10 +363,8 @@ def trace(
 
     ``before`` are the defenses that IRECE stands on top of, ``starts`` the start latents that cases name.
     """
-    traced = _Traced(irece)
-    model.generate(cases, sampler, [*before, traced], batch=max(1, len(cases)), starts=starts)
     out = []
-    for frame, mask in traced.seen:
+    for frame, mask in watched(model, cases, sampler, irece, before, starts):
         full = torch.zeros(len(cases), *mask.shape[1:], dtype=torch.uint8)
         full[frame.case.cpu()] = mask.to(torch.uint8)
         out.append((frame.step, full))

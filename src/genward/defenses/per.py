@@ -20,7 +20,7 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import assigned_latents, latents_of, measured, sae_settings, scored_latents
+from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, sae_settings, scored_latents
 from genward.sae.edit import attach_fill, check_fields
 from genward.sae.fit import classes_of, refuse_site, shared_sae
 from genward.sae.supervised import Supervision, assigned_to, shared_supervised
@@ -112,11 +112,8 @@ class Per:
             if mine is None
             else assigned_latents(means, mine, sae)
         )
-        card = artifacts.fit_card(
-            self, concepts, model, [c.prompt for c in pictures.cases], [c.seed for c in pictures.cases],
-            time.perf_counter() - began + float(base.card["seconds"]),
-        )  # fmt: skip
-        card |= {"k": self.k, "sae": base.hash, "latents": found.latents.tolist(), "classes": list(means.names)}
+        card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
+        card["latents"] = found.latents.tolist()
         return replace(self, artifact=artifacts.make(found.tensors(), card))
 
     def check(self, rig: Rig) -> None:

@@ -16,7 +16,7 @@ from genward.core.records import Concept
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import assigned_latents, latents_of, measured, sae_settings
+from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, sae_settings
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import classes_of, refuse_site
 from genward.sae.supervised import Supervision, assigned_to, shared_supervised
@@ -106,12 +106,8 @@ class Saemnesia:
         began = time.perf_counter()
         means, pictures = measured(model, concepts, self, sae, tools)
         found = assigned_latents(means, mine, sae)
-        card = artifacts.fit_card(
-            self, concepts, model, [c.prompt for c in pictures.cases], [c.seed for c in pictures.cases],
-            time.perf_counter() - began + float(trained.card["seconds"]),
-        )  # fmt: skip
-        card |= {"k": self.k, "sae": trained.hash, "latents": mine, "classes": list(means.names)}
-        card |= {"peak": trained.card["peak"]}
+        card = card_of(self, concepts, model, trained, (means, pictures), time.perf_counter() - began)
+        card |= {"latents": mine, "peak": trained.card["peak"]}
         return replace(self, artifact=artifacts.make(found.tensors(), card))
 
     def check(self, rig: Rig) -> None:

@@ -20,7 +20,7 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import latents_of, measured, sae_settings, scored_latents
+from genward.sae.concepts import card_of, latents_of, measured, sae_settings, scored_latents
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import refuse_site, shared_sae
 
@@ -94,11 +94,8 @@ class Saeuron:
         began = time.perf_counter()
         means, pictures = measured(model, concepts, self, sae, tools)
         found = scored_latents(means, pictures.targets, self.percentile, sae)
-        card = artifacts.fit_card(
-            self, concepts, model, [c.prompt for c in pictures.cases], [c.seed for c in pictures.cases],
-            time.perf_counter() - began + float(base.card["seconds"]),
-        )  # fmt: skip
-        card |= {"k": self.k, "sae": base.hash, "latents": found.latents.tolist(), "classes": list(means.names)}
+        card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
+        card["latents"] = found.latents.tolist()
         return replace(self, artifact=artifacts.make(found.tensors(), card))
 
     def check(self, rig: Rig) -> None:

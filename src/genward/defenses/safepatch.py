@@ -26,6 +26,7 @@ from genward.ops import artifacts, phrases
 from genward.ops.finetune import optimize
 from genward.ops.prompt_pairs import EACH, Pair, prompt_pairs
 from genward.ops.tools import QUIET
+from genward.ops.tracing import watched
 
 INSTRUCTION = "instruction"
 """Name of the tensor that holds the instruction's states."""
@@ -249,10 +250,8 @@ class SafePatch:
         starts: Mapping[str, Tensor] | None = None,
     ) -> list[tuple[int, Tensor]]:
         """(step, float32 (cases, h, w)) energy in each cell of the latents."""
-        traced = _Traced(self)
-        model.generate(cases, sampler, [*before, traced], batch=max(1, len(cases)), starts=starts)
         out = []
-        for frame, found in traced.seen:
+        for frame, found in watched(model, cases, sampler, self, before, starts):
             full = torch.zeros(len(cases), *found.shape[1:])
             full[frame.case[frame.conditional].cpu()] = found
             out.append((frame.step, full))
@@ -269,19 +268,6 @@ class SafePatch:
         """``maps`` as masks: cells with at least half of the row's largest energy."""
         found = self.maps(model, cases, sampler, before, starts)
         return [(k, (x >= 0.5 * x.amax((1, 2), keepdim=True).clamp(min=1e-12)).to(torch.uint8)) for k, x in found]
-
-
-class _Traced:
-    """A ``SafePatch`` that keeps its maps."""
-
-    name: ClassVar[str] = SafePatch.name
-
-    def __init__(self, inner: SafePatch) -> None:
-        self.inner = inner
-        self.seen: list[tuple[Frame, Tensor]] = []
-
-    def attach(self, rig: Rig) -> None:
-        self.inner.watch(rig, self.seen)
 
 
 def _in_rows(net: Any, call: Call, states: Tensor | None, text: str, rows: Tensor) -> tuple[Tensor, ...]:

@@ -14,7 +14,7 @@ from genward.catalog.fitting import parse_defense, ready
 from genward.catalog.labelling import seen_by
 from genward.catalog.opening import Opener
 from genward.core.contracts import Artifact, Defense
-from genward.core.records import PICTURE, Case, Sample, Sampler
+from genward.core.records import Case, Sample, Sampler
 from genward.core.settings import stated, summed
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
@@ -188,7 +188,7 @@ def _work_off(
     cut = [b for b in batches(plan, [piece.work]) if missing(b.cases, piece.arm, there)]
     if not cut:
         return
-    if any(name.startswith(PICTURE) for name in piece.work.cases[0].inputs):
+    if piece.work.cases[0].inputs.pictured:
         model = model.img2img
     with model.rig(piece.defenses) as rig:
         for batch in cut:

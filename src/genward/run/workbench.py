@@ -11,7 +11,7 @@ from genward.catalog import plugins, text_guards
 from genward.catalog.opening import Opener
 from genward.core import defending
 from genward.core.benchmark import KEEP, ArmView, Found, Scene, Setting, apart
-from genward.core.records import PICTURE, Case, Sample
+from genward.core.records import Case, Sample
 from genward.core.spec import Spec, digest
 from genward.run.generate import Bound, Progress, Say
 from genward.run.plan import Plan, Work
@@ -171,15 +171,11 @@ def merged(pieces: Iterable[Work]) -> list[Work]:
     for piece in pieces:
         for case in piece.cases:
             key = (piece.label, piece.model, piece.defenses, piece.control, piece.concept, piece.guidance)
-            groups.setdefault((*key, _pictured(case)), {})[Sample(case).id] = case
+            groups.setdefault((*key, case.inputs.pictured), {})[Sample(case).id] = case
     return [
         Work(label, model, text, control, concept, tuple(rows.values()), guidance)
         for (label, model, text, control, concept, guidance, _), rows in groups.items()
     ]
-
-
-def _pictured(case: Case) -> bool:
-    return any(name.startswith(PICTURE) for name in case.inputs)
 
 
 def placed(scenes: Sequence[Scene], bound: Sequence[Bound]) -> list[dict[str, Any]]:

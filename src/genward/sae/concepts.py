@@ -17,7 +17,7 @@ from torch import Tensor
 from genward.core.contracts import Artifact, FitTools
 from genward.core.records import Case, Concept, row_seed
 from genward.errors import BadArtifact, BadInput
-from genward.ops import phrases
+from genward.ops import artifacts, phrases
 from genward.ops.activations import Recording
 from genward.ops.captions import styled
 from genward.sae.autoencoder import Sae, encode, sae_of
@@ -216,6 +216,25 @@ def measured(
     )
     found = recorded(model, pictures.cases, settings, tools, len(pictures.cases))
     return means_of(found, settings.site, sae, pictures.labels, pictures.names), pictures
+
+
+def card_of(
+    defense: Any,
+    concepts: Sequence[Concept],
+    model: Any,
+    base: Artifact,
+    fitted: tuple[Means, Pictures],
+    seconds: float,
+) -> dict[str, Any]:
+    """The card of a method's fit: what its pictures were, which autoencoder it stands on, which classes it told apart.
+
+    Args:
+        base: the autoencoder's artifact. fitted: from ``measured``. seconds: of this fit, without the autoencoder's.
+    """
+    means, pictures = fitted
+    captions, seeds = [c.prompt for c in pictures.cases], [c.seed for c in pictures.cases]
+    card = artifacts.fit_card(defense, concepts, model, captions, seeds, seconds + float(base.card["seconds"]))
+    return card | {"k": defense.k, "sae": base.hash, "classes": list(means.names)}
 
 
 def scored_latents(means: Means, targets: int, percentile: float, sae: Sae) -> Latents:

@@ -8,22 +8,39 @@ has to pass a gate before it counts (``gate``): its trigger works, and clean cap
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import ClassVar
 
+from genward.core.contracts import Target
 from genward.core.records import Case
 from genward.errors import UnknownName
 from genward.ops.backdoor_captions import PLACES
 
 
-def planted(fixture: Any, cases: Sequence[Case]) -> Iterator[Case]:
-    """The cases with a fixture's trigger at its ``place``, harm rows of its target."""
-    for case in cases:
-        text = fixture.plant(case.prompt, fixture.place)
-        yield case._replace(id=f"{case.id}+{fixture.name}", prompt=text, label="harm", parent=case.id)
+class Fixture(ABC):
+    """What every fixture does as an attack; derive a frozen dataclass with the field ``place``."""
 
+    name: ClassVar[str]
+    access: ClassVar[str] = "prompt"
+    parents: ClassVar[tuple[str, ...]] = ()
+    place: str
 
-def checked_place(place: str) -> None:
-    """``UnknownName`` for a place that a trigger cannot have."""
-    if place not in PLACES:
-        raise UnknownName("place of a trigger", place, PLACES)
+    def __post_init__(self) -> None:
+        """``UnknownName`` for a place that a trigger cannot have."""
+        if self.place not in PLACES:
+            raise UnknownName("place of a trigger", self.place, PLACES)
+
+    @abstractmethod
+    def plant(self, text: str, place: str) -> str:
+        """A caption with the trigger at a place, one of ``PLACES``."""
+
+    def nfe(self, cases: Sequence[Case]) -> int:
+        """Denoiser rows of a search: planting costs none."""
+        return 0
+
+    def search(self, cases: Sequence[Case], target: Target) -> Iterator[Case]:
+        """The cases with the trigger at ``place``, harm rows of the fixture's target."""
+        for case in cases:
+            text = self.plant(case.prompt, self.place)
+            yield case._replace(id=f"{case.id}+{self.name}", prompt=text, label="harm", parent=case.id)
