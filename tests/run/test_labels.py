@@ -75,6 +75,11 @@ def test_a_sheet_is_filled_in_and_read_back(tmp_path: Path) -> None:
         fill([wrong, *[""] * (count - 1)])
         with pytest.raises(BadInput, match="1, 0 or nothing"):
             read_labels(store, "l", path)
+    head, *rest = path.read_text().splitlines()
+    for lines, told_ in ((rest[1:], "1 of the sheet's"), ([*rest, rest[0]], "there twice"), (['1,"banana,1'], "quote")):
+        path.write_text("\n".join([head, *(line.replace("yes", "") for line in lines)]) + "\n")
+        with pytest.raises(BadInput, match=told_):
+            read_labels(store, "l", path)
     path.write_text("row,concept,shows\n1,cat,1\n")
     with pytest.raises(BadInput, match="made again"):
         read_labels(store, "l", path)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins
 from genward.core.contracts import Artifact
-from genward.core.files import json_text
+from genward.core.files import json_text, write_file
 from genward.core.options import coerce
 from genward.core.records import Case, Sampler
 from genward.core.spec import digest
@@ -179,9 +179,16 @@ def _aside(stem: Path, key: str) -> Path:
     folder, mark = stem.with_name(stem.name + ".partial"), stem.with_name(stem.name + ".partial") / "made.json"
     folder.mkdir(parents=True, exist_ok=True)
     if not mark.is_file():
-        mark.write_text(json_text({"key": key}), "utf-8")
-    elif json.loads(mark.read_text("utf-8")).get("key") != key:
-        raise BadInput(f"{folder} holds an unfinished fixture of other settings; delete it, or name another --out")
+        write_file(mark, json_text({"key": key}))
+        return folder
+    try:
+        own = dict(json.loads(mark.read_text("utf-8"))).get("key")
+    except (OSError, ValueError, TypeError):
+        own = None
+    if own != key:
+        raise BadInput(
+            f"{folder} holds an unfinished fixture of other settings, or a damaged one; delete it, or name another"
+        )
     return folder
 
 

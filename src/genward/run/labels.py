@@ -18,7 +18,8 @@ from genward.catalog.judges import judge_hash, open_judge
 from genward.catalog.opening import drawn_by_lab
 from genward.core.benchmark import Evidence
 from genward.core.files import write_file
-from genward.core.reading import read_text, short
+from genward.core.reading import short
+from genward.core.tables import read_table
 from genward.errors import BadInput
 from genward.metrics.erasure import Inputs
 from genward.metrics.judge_errors import class_of
@@ -121,21 +122,29 @@ def read_labels(store: Store, name: str, path: Path) -> dict[str, Any]:
     if not place.is_file():
         raise BadInput(f"run {short(name)!r} has no sheet; make one with genward labels {name} --out FOLDER")
     key = store.read_json(place)
-    rows = list(csv.DictReader(io.StringIO(read_text(path, "labels"))))
     told: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for line in rows:
-        shows, number = (line.get("shows") or "").strip(), (line.get("row") or "").strip()
+    seen: set[int] = set()
+    for line in (row.cells for row in read_table(path, COLUMNS, COLUMNS, "labels").rows):
+        shows, number = line["shows"].strip(), line["row"].strip()
         if not number.isdecimal() or not 1 <= int(number) <= len(key["rows"]) or shows not in ("", "0", "1"):
             raise BadInput(
                 f"{path}: row {short(number)!r}, shows {short(shows)!r}; a row of the sheet and 1, 0 or nothing"
             )
+        if int(number) in seen:
+            raise BadInput(f"{path}: row {number} is there twice; every row of the sheet stands there once")
+        seen.add(int(number))
         one = key["rows"][int(number) - 1]
-        if line.get("concept") != one["concept"]:
+        if line["concept"] != one["concept"]:
             raise BadInput(
                 f"{path}: row {number} is about {one['concept']!r} on the sheet of this run; was it made again?"
             )
         if shows:
             told.setdefault((one["concept"], one["arms"]), []).append((one["said"], float(shows), one["weight"]))
+    if len(seen) < len(key["rows"]):
+        lacking = len(key["rows"]) - len(seen)
+        raise BadInput(
+            f"{path}: {lacking} of the sheet's {len(key['rows'])} rows are missing; leave shows empty instead"
+        )
     found: dict[str, dict[str, Any]] = {}
     for (concept, arms), answers in told.items():
         found.setdefault(concept, {})[arms] = rates(answers)
