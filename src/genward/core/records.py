@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
@@ -345,7 +345,8 @@ def concept_names() -> list[str]:
 
 
 def load_concept(name_or_path: str | Path) -> Concept:
-    """Read a concept file: a shipped name (``weapons``) or a path to a TOML file.
+    """Read a concept file: a shipped name (``weapons``) or a path to a TOML file; several with ``&`` between them
+    (``cat&banana``) as one concept, see ``merged``.
 
     Raises:
         UnknownName: no shipped concept of that name.
@@ -353,6 +354,8 @@ def load_concept(name_or_path: str | Path) -> Concept:
             its path).
     """
     text, hint = str(name_or_path), "see docs/concepts.md for its fields"
+    if "&" in text and not Path(text).is_file():
+        return merged([load_concept(part) for part in text.split("&")])
     if text.endswith(".toml") or "/" in text:
         known = f"give a .toml file or one of: {', '.join(concept_names())}"
         raw = read_toml(text, "concept file", hint, missing=known)
@@ -379,6 +382,37 @@ def load_concept(name_or_path: str | Path) -> Concept:
             "`anchor` alone"
         )
     return concept
+
+
+def merged(concepts: Sequence[Concept]) -> Concept:
+    """Several concepts as one, to be learned jointly: all lists one after the other, what must stay less what is gone.
+
+    Raises:
+        BadInput: fewer than two, one twice, or styles together with objects.
+    """
+    names = [c.name for c in concepts]
+    styles = {c.kind == "style" for c in concepts}
+    if len(names) < 2 or len(set(names)) < len(names) or len(styles) > 1:
+        raise BadInput(
+            f"concept {short('&'.join(names))!r}: two concepts or more are wanted, each once, styles apart from objects"
+        )
+    joined = {
+        key: tuple(dict.fromkeys(x for c in concepts for x in getattr(c, key)))
+        for key in ("targets", "phrases", "heldout", "descriptions", "prompts")
+    }
+    gone = {*joined["targets"], *joined["phrases"]}
+    judge = tuple(dict.fromkeys(x for c in concepts for x in (c.judge or c.targets)))
+    kept = {
+        key: tuple(dict.fromkeys(x for c in concepts for x in getattr(c, key) if x not in gone))
+        for key in ("neighbors", "keep")
+    }
+    given = all(len(c.anchors) == len(c.targets) for c in concepts)
+    anchors = tuple(a for c in concepts for a in c.anchors) if given else ()
+    kind = concepts[0].kind if styles == {True} else "policy"
+    about = " ".join(c.summary for c in concepts)
+    return Concept(
+        "&".join(names), kind, about, **joined, **kept, anchors=anchors, anchor=concepts[0].anchor, judge=judge
+    )
 
 
 @dataclass(frozen=True)
