@@ -97,6 +97,13 @@ def show_costs(costs: Mapping[str, Any]) -> None:
     common.say(in_words(costs["left"]))
 
 
+def at_hand(plan: Plan, models: Opener, store: Any) -> Plan:
+    """The plan without optional arms that are not fitted; each is named on stderr."""
+    from genward.run.optional import fitted
+
+    return fitted(plan, models, store, common.note)
+
+
 def costs_of(plan: Plan, store: Path, models: Opener, refit: bool) -> dict[str, Any]:
     """``costs.dry_run``, with ``costs.expected`` for the store as ``left``; a store that does not exist holds nothing
     and is not made."""
@@ -104,10 +111,14 @@ def costs_of(plan: Plan, store: Path, models: Opener, refit: bool) -> dict[str, 
     from genward.run.outlook import expected
     from genward.run.storing import open_store
 
+    def told(held: Any) -> dict[str, Any]:
+        mine = at_hand(plan, models, held)
+        return {**dry_run(mine), "left": expected(mine, models, held, refit=refit)}
+
     if (store / "schema.json").is_file():
-        return {**dry_run(plan), "left": expected(plan, models, open_store(store), refit=refit)}
+        return told(open_store(store))
     with TemporaryDirectory() as folder:
-        return {**dry_run(plan), "left": expected(plan, models, open_store(folder, create=True), refit=refit)}
+        return told(open_store(folder, create=True))
 
 
 def show_first(metrics: Mapping[str, Any]) -> None:
@@ -199,6 +210,7 @@ def main(
     if dry:
         return (common.emit if as_json else show_costs)(costs_of(plan, store, models, refit))
     opened = open_store(store, create=True)
+    plan = at_hand(plan, models, opened)
     plan = plan if name else named(plan, opened)
     found = worked_off(plan, opened, as_json, models=models, refit=refit, retry=retry, fresh=fresh, search_again=search)
     if finish(plan, found, store, as_json):

@@ -18,6 +18,7 @@ from genward.core.records import Case, Sample, Sampler
 from genward.core.settings import stated, summed
 from genward.core.spec import digest
 from genward.errors import BadArtifact, BadInput, Conflict, DefenseInactive, GuardError, Inapplicable
+from genward.run import memory
 from genward.run.guard import arm_hash, arm_spec
 from genward.run.plan import Plan, Work, batches
 from genward.run.second import labels_of
@@ -45,6 +46,8 @@ class Bound(NamedTuple):
     sampler: Sampler
     labels_by: tuple[str, ...] = ()
     """Judges that its defenses were labelled by, or that look for its filters."""
+    storage: int = 0
+    """Bytes of what its fits learned."""
 
 
 class Tally(NamedTuple):
@@ -56,6 +59,8 @@ class Tally(NamedTuple):
     errors: int
     seconds: float
     costs: Mapping[str, float]
+    peaks: Mapping[str, int] = {}
+    """Arm -> bytes of memory at most while its rows were made, see ``run.memory``"""
 
     def plus(self, other: Tally) -> Tally:
         """Both together."""
@@ -65,6 +70,7 @@ class Tally(NamedTuple):
             self.errors + other.errors,
             self.seconds + other.seconds,
             summed([self.costs, other.costs]),
+            {**self.peaks, **{arm: max(n, self.peaks.get(arm, 0)) for arm, n in other.peaks.items()}},
         )
 
 
@@ -86,7 +92,7 @@ def prepare(
         Conflict: a chain contradicts itself; Inapplicable: it cannot act under the plan's sampler.
     """
     bound: list[Bound] = []
-    prepared: dict[tuple[str, str], tuple[tuple[Defense, ...], float, tuple[str, ...]]] = {}
+    prepared: dict[tuple[str, str], tuple[tuple[Defense, ...], float, tuple[str, ...], int]] = {}
     for work in pieces:
         model, sampler = models(work.model), work.sampler(plan)
         key = (work.model, work.defenses)
@@ -97,8 +103,10 @@ def prepare(
             with model.rig(chain.defenses):
                 pass
             store.reserve("fit", fit_keys(chain.artifacts))
-            prepared[key] = (tuple(chain.defenses), chain.prepare_seconds, seen_by(chain.defenses, chain.artifacts))
-        defenses, seconds, eyes = prepared[key]
+            stored = sum(t.numel() * t.element_size() for a in chain.artifacts for t in a.tensors.values())
+            eyes = seen_by(chain.defenses, chain.artifacts)
+            prepared[key] = (tuple(chain.defenses), chain.prepare_seconds, eyes, stored)
+        defenses, seconds, eyes, stored = prepared[key]
         model.refuse(sampler, defenses)
         arm = arm_hash(model.spec, defenses, sampler)
         record = {
@@ -108,7 +116,7 @@ def prepare(
             "prepare_seconds": seconds,
         }
         store.put_arm(record, arm)
-        bound.append(Bound(work, arm, defenses, seconds, record, sampler, eyes))
+        bound.append(Bound(work, arm, defenses, seconds, record, sampler, eyes, stored))
     return bound
 
 
@@ -167,7 +175,9 @@ def generate(
             there=tally.there + len(piece.work.cases) - len(missing(piece.work.cases, piece.arm, there))
         )
         about = f"{named(piece)}, then {named(bound[k + 1]) if k + 1 < len(bound) else 'judging'}"
-        for made in _work_off(plan, piece, models(piece.work.model), store, there, tensors or {}):
+        model, before = models(piece.work.model), tally.made
+        counted = memory.start(model.device)
+        for made in _work_off(plan, piece, model, store, there, tensors or {}):
             tally = tally._replace(
                 made=tally.made + len(made),
                 errors=tally.errors + sum(s.status == "error" for s in made),
@@ -175,6 +185,9 @@ def generate(
             )
             if progress is not None:
                 progress("generate", tally.made + tally.there, total, about)
+        most = memory.peak(model.device) if counted and tally.made > before else None
+        if most is not None:
+            tally = tally.plus(Tally(0, 0, 0, 0.0, {}, {piece.arm: most}))
     if progress is not None and bound:
         progress("generate", tally.made + tally.there, total, "then judging")
     return tally._replace(seconds=time.perf_counter() - began)
@@ -223,9 +236,10 @@ def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
     """The run's ``arms`` table: one row a label.
 
     An arm bound to each concept has several hashes: ``hashes``, ``spec`` and ``prepare`` are tables by concept (``*``:
-        all concepts).
+        all concepts), and so is ``storage``, bytes of what was learned.
 
-    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, sampler, labels_by``.
+    Keys: ``label, hash, hashes, defenses, spec, control, model, prepare, prepare_seconds, storage, sampler,
+    labels_by``.
     """
     rows: dict[str, dict[str, Any]] = {}
     for piece in bound:
@@ -236,13 +250,14 @@ def describe(bound: Sequence[Bound], sampler: Sampler) -> list[dict[str, Any]]:
             "spec": {},
             "control": piece.work.control,
             "prepare": {},
+            "storage": {},
         }
         row = rows.setdefault(piece.work.label, fresh)
         key = piece.work.concept or "*"
         row["hashes"][key] = piece.arm
         row["defenses"].append(piece.work.defenses)
         row["spec"][key] = {"model": piece.record["model"], "defenses": piece.record["defenses"]}
-        row["prepare"][key] = piece.prepare_seconds
+        row["prepare"][key], row["storage"][key] = piece.prepare_seconds, piece.storage
         row["labels_by"] = sorted({*row.get("labels_by", ()), *piece.labels_by})
         row["model"], row["sampler"] = piece.work.model, stated(sampler)
     for row in rows.values():

@@ -19,7 +19,8 @@ from genward.run import results
 from genward.run.generate import Progress, Say, Tally, describe, generate, prepare
 from genward.run.judging import judge_run, open_judge
 from genward.run.masks import mask_strips
-from genward.run.measure import measure, opened, planned_ids, run_scenes
+from genward.run.measure import keep_peaks, measure, opened, planned_ids, run_scenes
+from genward.run.optional import fitted
 from genward.run.outlook import expected, in_words
 from genward.run.plan import Plan, match, planned, run_name, save_plan, setting_of, work
 from genward.run.second import second_of
@@ -86,7 +87,7 @@ def run_plan(
     if makes:  # before anything is spent
         for each in filter(None, (judge, second_of(plan, judge))):
             match(plan, each, lambda name: Family.of(models(name)))
-    ahead = expected(plan, models, store, judge=judge, refit=refit)
+    ahead = expected(plan := fitted(plan, models, store, say), models, store, judge=judge, refit=refit)
     if say is not None and makes:
         say(in_words(ahead))
 
@@ -159,6 +160,7 @@ def generate_run(
     attacked = time.perf_counter()
     rest = generate(plan, more, models, store, tensors=searched.tensors, retry=retry, progress=progress)
     tally = own.plus(rest)
+    keep_peaks(store, plan.name, tally.peaks)
     grids = mask_strips(plan.benchmark, more, models, store, searched.tensors)
     store.write_json(folder / "masks.json", {"grids": grids})
     stages = {"prepare": prepared - began, "search": attacked - texts, "generate": tally.seconds}

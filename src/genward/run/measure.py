@@ -32,6 +32,8 @@ Scene = Mapping[str, Any]
 
 ERRORS = "judge-errors.json"
 """In the run's folder: a judge's error rates by labels of hand."""
+PEAKS = "memory.json"
+"""In the run's folder: arm -> bytes of memory at most."""
 GRIDS = 2
 """Sample grids per concept and variant."""
 MEASURED = "rows_per_second_measured"
@@ -105,9 +107,19 @@ def run_scenes(store: Store, name: str) -> list[Scene]:
 
 
 def run_arms(store: Store, name: str) -> list[dict[str, Any]]:
-    """The arms of a run, as ``generate.describe`` wrote them."""
+    """The arms of a run, as ``generate.describe`` wrote them; ``peak`` is bytes of memory at most, by concept, where
+    their rows were made on a machine that counts."""
     found: list[dict[str, Any]] = store.read_json(store.run_folder(name) / "arms.json")["arms"]
-    return found
+    path = store.run_folder(name) / PEAKS
+    peaks = store.read_json(path) if path.is_file() else {}
+    return [{**row, "peak": {key: peaks.get(h) for key, h in row["hashes"].items()}} for row in found]
+
+
+def keep_peaks(store: Store, name: str, peaks: Mapping[str, int]) -> None:
+    """Write down the memory that arms took, the most of this time and earlier ones."""
+    path = store.run_folder(name) / PEAKS
+    earlier = store.read_json(path) if path.is_file() else {}
+    store.write_json(path, {**earlier, **{h: max(n, earlier.get(h, 0)) for h, n in peaks.items()}})
 
 
 def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -53,6 +53,8 @@ class ArmPlan:
     """``base`` | ``oracle`` | ``zero``, or empty for an arm under test."""
     concepts: tuple[str, ...] = ()
     """Concepts whose rows it sees; empty: all of the plan's."""
+    optional: bool = False
+    """Left out where its fit is not at hand, see ``run.optional``."""
 
 
 OWN = ("name", "benchmark", "arm", "model", "preset", "batch", "sampler", "judge", "second", "labels_by", "cases")
@@ -132,7 +134,7 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        arms = [asdict(a) for a in self.arms]
+        arms = [{k: v for k, v in asdict(a).items() if k != "optional" or v} for a in self.arms]
         return digest({"arms": arms, **{k: v for k, v in self.tables().items() if k != "name"}})
 
 
@@ -366,11 +368,8 @@ def work(plan: Plan, cases: Sequence[Case]) -> list[Work]:
         if PLACEHOLDER in arm.defenses:
             for concept in seen:
                 rows = tuple(c for c in cases if c.concept == names[concept])
-                out.append(
-                    Work(
-                        arm.label, model, arm.defenses.replace(PLACEHOLDER, concept), arm.control, names[concept], rows
-                    )
-                )
+                text = arm.defenses.replace(PLACEHOLDER, concept)
+                out.append(Work(arm.label, model, text, arm.control, names[concept], rows))
         else:
             wanted = {names[c] for c in seen}
             rows = tuple(c for c in cases if not names or c.concept in wanted)
