@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from genward.core.records import concept_names, load_concept
-from genward.errors import BadInput
+from genward.errors import BadInput, UnknownName
 
 BASE = 'name = "mugs"\nkind = "custom"\nsummary = "cups"\n'
 WORDS = 'targets = ["mug"]\nphrases = ["a mug"]\n'
@@ -56,3 +56,21 @@ def test_encodings_of_editors(tmp_path: Path) -> None:
 
 def test_shipped_concepts_are_read() -> None:
     assert all(load_concept(name).name == name for name in concept_names())
+
+
+def test_several_concepts_as_one() -> None:
+    cat, banana = load_concept("cat"), load_concept("banana")
+    both = load_concept("cat&banana")
+    assert both.name == "cat&banana" and both.targets == cat.targets + banana.targets
+    assert both.phrases == cat.phrases + banana.phrases and both.heldout == cat.heldout + banana.heldout
+    assert not set(both.keep) & {*both.phrases, *both.targets} and not set(both.neighbors) & set(both.targets)
+    assert set(both.keep) | set(both.phrases) >= {*cat.keep, *banana.keep}
+    for one in (cat, banana):
+        assert [both.anchor_of(p) for p in one.phrases] == [one.anchor_of(p) for p in one.phrases]
+    assert both.hash not in (cat.hash, banana.hash) and both.hash != load_concept("banana&cat").hash
+
+
+@pytest.mark.parametrize("name", ["cat&cat", "cat&style-noto", "cat&"])
+def test_concepts_that_cannot_be_joined(name: str) -> None:
+    with pytest.raises((BadInput, UnknownName), match="two concepts or more|concept ''"):
+        load_concept(name)
