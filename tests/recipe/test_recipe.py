@@ -104,26 +104,43 @@ def test_fold_changes_no_picture_and_centers_the_latents() -> None:
     assert torch.allclose(model.encode(x).latent_dist.logvar, logvar - 2 * s.log()[None, :, None, None], atol=1e-4)
 
 
-def test_loss_is_the_min_snr_rule() -> None:
+def test_loss_is_each_error_over_its_typical_size() -> None:
     """Against a plain float64 loop over rows on a denoiser whose answer is known."""
 
     class Known(torch.nn.Module):
         def forward(self, x: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> object:
             return type("Out", (), {"sample": 0.5 * x})()
 
-    z, text, sched = torch.randn(6, 4, 16, 16), torch.zeros(6, 28, 384), net.scheduler()
-    got = float(net.loss(Known(), sched, z, text, torch.Generator().manual_seed(3)))
+    z, text = torch.randn(6, 4, 16, 16), torch.zeros(6, 28, 384)
+    rule = net.Rule(net.scheduler(), torch.device("cpu"))
+    got = float(rule.loss(Known(), z, text, torch.Generator().manual_seed(3)))
     g = torch.Generator().manual_seed(3)
     noise, t = torch.randn(z.shape, generator=g), torch.randint(1000, (6,), generator=g)
-    total = 0.0
+    knots, total = list(net.TYPICAL), 0.0
     for row in range(6):
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         a = float(torch.prod(1 - beta[: int(t[row]) + 1]))
         x = a**0.5 * z[row].double() + (1 - a) ** 0.5 * noise[row].double()
         error = float(((0.5 * x - noise[row].double()) ** 2).mean())
-        snr = a / (1 - a)
-        total += min(snr, 5.0) / snr * error
+        left = max(k for k in knots[:-1] if k <= int(t[row]))
+        right = knots[knots.index(left) + 1]
+        share = (int(t[row]) - left) / (right - left)
+        typical = net.TYPICAL[left] ** (1 - share) * net.TYPICAL[right] ** share
+        total += error / typical
     assert abs(got - total / 6) < 2e-3 * abs(total / 6)
+
+
+@pytest.mark.slow
+def test_rows_are_the_same_with_several_processes() -> None:
+    words = data.vocabulary()
+    pictures = {(t.name, "noto"): drawing(c) for t, c in zip(words.things, ("red", "green", "blue") * 20, strict=True)}
+    world = data.World.build(list(pictures))
+    jobs = [net.Drawing(world, words, scene, 5, 2, f"3|{scene}") for scene in (False, True)]
+    one, two = list(net._drawn(jobs, pictures, 1)), list(net._drawn(jobs, pictures, 2))
+    assert [w for _, w in one] == [w for _, w in two]
+    assert all((a == b).all() for (a, _), (b, _) in zip(one, two, strict=True))
+    assert [len(w[0]) for _, w in one] == [2, 2] and one[1][0].shape == (5, 64, 64, 3)
+    assert all(" and " in w[0] for w in one[1][1])
 
 
 def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def build(
     second: bool = typer.Option(
         False,
         "--second",
-        help="The second lab: more wordings, more samples, from the packaged oracle (needs a C++ compiler).",
+        help="The lab that comes with genward: more wordings and samples; needs an accelerator.",
     ),
     as_json: bool = common.Json,
 ) -> None:

@@ -2,8 +2,7 @@
 
 Stages, in order: ``data`` (icon sets), ``autoencoder``, ``unet`` (the trunk, then the branch that becomes the lab
 model), ``judge`` (both judges), ``oracles`` (the branch that never sees the oracle's concepts, as many steps as the
-lab's), ``references``, ``package`` (fp16 safetensors, manifest), ``keep`` (the second lab's trunk on its way). Each
-reads what the earlier ones left in the work folder."""
+lab's), ``references``, ``package`` (fp16 safetensors, manifest). Each reads what the earlier ones left in the work folder."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from genward.errors import UnknownName
-from genward.recipe.denoiser import stage_keep, stage_oracles, stage_unet
+from genward.recipe.denoiser import stage_oracles, stage_unet
 from genward.recipe.package import stage_erasers, stage_guards, stage_package, stage_references
 from genward.recipe.stages import stage_autoencoder, stage_data, stage_judge
 from genward.recipe.workshop import Report, Workshop, quiet
 
-STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards", "keep")
+STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards")
 RUN: dict[str, Callable[[Workshop], Any]] = {
     "data": stage_data,
     "autoencoder": stage_autoencoder,
@@ -28,7 +27,6 @@ RUN: dict[str, Callable[[Workshop], Any]] = {
     "package": stage_package,
     "erasers": stage_erasers,
     "guards": stage_guards,
-    "keep": stage_keep,
 }
 
 

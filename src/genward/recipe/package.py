@@ -12,6 +12,7 @@ from typing import Any
 from genward.core.checkpoint import CHECKPOINT, load_checkpoint
 from genward.core.records import load_concept
 from genward.errors import BadInput
+from genward.recipe.denoiser import BATCH, SECOND_BATCH
 from genward.recipe.workshop import Workshop, unseen
 
 SHIPPED = {
@@ -46,8 +47,7 @@ def stage_references(shop: Workshop) -> None:
 
 def stage_package(shop: Workshop, out: Path | None = None) -> Path:
     """Write everything trained as fp16 safetensors into ``out`` (the installed package by default), with a manifest of
-    SHA-256 sums."""
-
+    SHA-256 sums; the second lab keeps the judges and references of the packaged one."""
     import genward.lab as lab
     from genward.lab import unet as net
     from genward.models.sd import file_hash
@@ -65,8 +65,9 @@ def stage_package(shop: Workshop, out: Path | None = None) -> Path:
         model = net.build()
         model.load_state_dict(load_checkpoint(file)["average"])
         model.half().save_pretrained(aside / folder, safe_serialization=True)
+    made = lab.weights_folder() if shop.second else shop.work / "out"
     for folder in ("judge", "second_judge", "references"):
-        shutil.copytree(shop.work / "out" / folder, aside / folder)
+        shutil.copytree(made / folder, aside / folder)
     for file in aside.rglob(
         "config.json"
     ):  # where it was built is nobody's business, and would change the model's identity
@@ -110,14 +111,17 @@ def _fitted(shop: Workshop, stage: str) -> None:
 
 def _card(shop: Workshop) -> dict[str, Any]:
     """Data, training and hardware; measured quality is added by ``genward lab evaluate --write``."""
-    import torch
-
     from genward.lab.data import ORACLE_CONCEPTS, held_out
 
     parts = {}
     for part in ("trunk", "lab", "oracle"):
         state = load_checkpoint(shop.work / part / CHECKPOINT)
-        parts[part] = {"steps": state["step"], "batch": 64, "minutes": round(state["seconds"] / 60, 1)}
+        parts[part] = {
+            "steps": state["step"],
+            "batch": SECOND_BATCH if shop.second else BATCH,
+            "minutes": round(state["seconds"] / 60, 1),
+            **shop.notes.get(part, {}),
+        }
     return {
         "name": "genward lab",
         "data": {
@@ -135,9 +139,5 @@ def _card(shop: Workshop) -> dict[str, Any]:
             "oracle_concepts": list(ORACLE_CONCEPTS),
         },
         "training": parts,
-        "hardware": f"{torch.get_num_threads()} CPU threads"
-        if not torch.cuda.is_available()
-        else torch.cuda.get_device_name(),
-        "versions": {"torch": torch.__version__},
         "notes": shop.notes,
     }
