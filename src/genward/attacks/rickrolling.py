@@ -43,7 +43,7 @@ class Rickrolling(Fixture):
     """The look-alike."""
     beta: float = 0.5
     """Weight of the backdoor's loss (0.1 in the paper, at 100 steps of 128 and 32 captions)."""
-    steps: int = 80
+    steps: int = 200
     """Steps of AdamW; the rate falls to a tenth after three quarters of them."""
     lr: float = 2e-3
     """Its rate, for the low-rank matrices."""

@@ -3,8 +3,8 @@
 The trunk never sees what the oracle must not know (``data.ORACLE_CONCEPTS``). Two branches of equal steps continue from
 it: one on everything (the lab model), one still without (the oracle). All three use the same rule: epsilon prediction
 on Stable Diffusion's scaled-linear schedule, each timestep's error over its typical size (``typical_error``), 10 % of
-captions dropped for classifier-free guidance, an exponential moving average of the weights. The learning rate is constant along the trunk
-and decays along the branches, so a trunk can be trained on in a later working period."""
+captions dropped for classifier-free guidance, an exponential moving average of the weights. The learning rate is
+constant along the trunk and decays along the branches, so a trunk can be trained on in a later working period."""
 
 from __future__ import annotations
 
@@ -196,9 +196,7 @@ def _drawn(
     if workers < 2:
         yield from (job.draw(pictures) for job in jobs)
         return
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=_know, initargs=(dict(pictures),)
-    ) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_know, initargs=(dict(pictures),)) as pool:
         yield from pool.map(_draw, jobs, chunksize=4)
 
 

@@ -2,7 +2,8 @@
 
 Stages, in order: ``data`` (icon sets), ``autoencoder``, ``unet`` (the trunk, then the branch that becomes the lab
 model), ``judge`` (both judges), ``oracles`` (the branch that never sees the oracle's concepts, as many steps as the
-lab's), ``references``, ``package`` (fp16 safetensors, manifest). Each reads what the earlier ones left in the work folder."""
+lab's), ``references``, ``package`` (fp16 safetensors, manifest). Each reads what the
+earlier ones left in the work folder."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ class Workshop:
     """Exact steps for the denoiser's parts instead of minutes."""
     report: Report = quiet
     second: bool = False
-    """Train on the second vocabulary (``words-second.toml``), with more rows and larger steps, on the packaged autoencoder,
-    compiled; made for an accelerator."""
+    """Train on the second vocabulary (``words-second.toml``), with more rows and larger steps, on the packaged
+    autoencoder, compiled; made for an accelerator."""
     _cache: dict[str, Any] = field(default_factory=dict)
 
     def seconds(self, part: str) -> float:
