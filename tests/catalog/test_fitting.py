@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from genward.catalog import fitting as fit
+from genward.catalog.labelling import LABELS_BY
+from genward.core import defending
 from genward.core.records import Case, Sampler, load_concept
 from genward.core.spec import Spec
 from genward.errors import BadArtifact, BadInput, UnknownName
@@ -116,7 +118,9 @@ def test_every_shipped_artifact_is_found_under_its_key() -> None:
     keys = set()
     for text in (t for texts in SHIPPED.values() for t in texts):
         (request,) = fit.parse_defense(text)
-        key = fit.fit_key(fit.template(request), load_concept(request.concept), lab.spec.hash)
+        defense = fit.template(request)
+        by = LABELS_BY if defending.labelled(defense) else ""
+        key = fit.fit_key(defense, load_concept(request.concept), lab.spec.hash, by)
         artifact = artifacts.load(fit.shipped_artifacts() / key)
         assert artifact.card["method"] == request.name and artifact.card["model_hash"] == lab.spec.hash
         keys.add(key)

@@ -59,17 +59,15 @@ def test_fits_on_the_lab_are_labelled_by_the_second_judge() -> None:
     assert type(tools_for(model, labels_by="lab").need_judge("x")) is LabJudge
 
 
-def test_shipped_fits_stand_in_where_no_judge_was_asked_for(tmp_path: Path) -> None:
+def test_shipped_fits_are_labelled_by_the_second_judge(tmp_path: Path) -> None:
     model, requests = open_model("lab"), parse_defense("noise_probe:weapons")
-    key = fit_key(template(requests[0]), WEAPONS, model.spec.hash)
+    key = fit_key(template(requests[0]), WEAPONS, model.spec.hash, LABELS_BY)
     assert (shipped_artifacts() / f"{key}.safetensors").is_file()
     said: list[str] = []
     chain = ready(requests, model, tmp_path, progress=said.append)
-    assert seen_by(chain.defenses, chain.artifacts) == ("lab",) and "reusing" in said[0]
-    assert unfitted(requests, model) == unfitted(requests, model, labels_by="lab") == []
-    assert unfitted(requests, model, labels_by="lab_second") == ["noise_probe:weapons"], (
-        "asked for by name, it is fitted"
-    )
+    assert seen_by(chain.defenses, chain.artifacts) == ("lab_second",) and "reusing" in said[0]
+    assert unfitted(requests, model) == unfitted(requests, model, labels_by="lab_second") == []
+    assert unfitted(requests, model, labels_by="lab") == ["noise_probe:weapons"], "asked for by name, it is fitted"
 
 
 def test_who_labels_in_a_run() -> None:
