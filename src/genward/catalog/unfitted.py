@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins
 from genward.catalog.fitting import DefenseRequest, fit_key, shipped_artifacts, template, unfitted
+from genward.catalog.labelling import choices
 from genward.catalog.opening import lab_spec
 from genward.core import defending
 from genward.core.records import load_concept
@@ -49,7 +50,8 @@ def reason(request: DefenseRequest, model: StableDiffusion) -> str:
     there is none of this concept."""
     settings, concept = template(request), load_concept(request.concept)
     home = lab_spec("lab", "float32")
-    if not (shipped_artifacts() / f"{fit_key(settings, concept, home.hash)}.json").is_file():
+    keys = [fit_key(settings, concept, home.hash, by) for by in choices(settings, "")]
+    if not any((shipped_artifacts() / f"{key}.json").is_file() for key in keys):
         return f"no fit of it for concept {concept.name!r} and these settings comes with genward"
     said = "these weights are not those that the shipped fit belongs to (the lab's, float32)"
     return f"{said}: {difference(model)}"
