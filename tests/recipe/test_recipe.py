@@ -112,8 +112,8 @@ def test_loss_is_each_error_over_its_typical_size() -> None:
             return type("Out", (), {"sample": 0.5 * x})()
 
     z, text = torch.randn(6, 4, 16, 16), torch.zeros(6, 28, 384)
-    rule = net.Rule(net.scheduler(), torch.device("cpu"))
-    got = float(rule.loss(Known(), z, text, torch.Generator().manual_seed(3)))
+    loss = net.NoiseLoss(net.scheduler(), torch.device("cpu"))
+    got = float(loss(Known(), z, text, torch.Generator().manual_seed(3)))
     g = torch.Generator().manual_seed(3)
     noise, t = torch.randn(z.shape, generator=g), torch.randint(1000, (6,), generator=g)
     knots, total = list(net.TYPICAL), 0.0
@@ -159,6 +159,19 @@ def test_training_resumes_where_it_was_killed(tmp_path: Path) -> None:
     assert first["step"] == 2
     net.train(net.build(), pool, seconds=1e9, steps=3, folder=tmp_path, batch=2, report=seen.append)
     assert load_checkpoint(tmp_path / CHECKPOINT)["step"] == 3
+
+
+def test_no_checkpoint_holds_what_came_of_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    pool = net.Pool(
+        torch.full((8, 4, 16, 16), torch.nan).half(),
+        torch.zeros(8, 1, dtype=torch.long),
+        torch.randn(1, 28, 384).half(),
+        torch.arange(8) >= 4,
+        torch.zeros(28, 384).half(),
+    )
+    with pytest.raises(FloatingPointError, match="the loss became nan by step 2; lower the learning rate"):
+        net.train(net.build(), pool, seconds=1e9, steps=2, folder=tmp_path, batch=2)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.parametrize(("step", "seconds", "expect"), [(0, 0.0, 0.01), (99, 10.0, 1.0), (1000, 100.0, 0.02)])

@@ -117,14 +117,14 @@ class Vocabulary:
 
 @cache
 def vocabulary() -> Vocabulary:
-    """Read ``words.toml`` once: the words that the packaged lab was trained on."""
+    """Read ``words.toml`` once: the words that benchmarks and concept files ask in."""
     raw = _words("words.toml")
     return Vocabulary(tuple(Style(**s) for s in raw["style"]), tuple(Thing(**o) for o in raw["object"]))
 
 
 @cache
 def second_vocabulary() -> Vocabulary:
-    """``words.toml`` with the wordings that ``words-second.toml`` adds: what the second lab is trained on."""
+    """``words.toml`` with the wordings that ``words-second.toml`` adds: what the packaged lab was trained on."""
     first, more = vocabulary(), _words("words-second.toml")
     styles = {s["name"]: s for s in more["style"]}
     things = {o["name"]: o for o in more["object"]}

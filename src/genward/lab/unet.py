@@ -134,8 +134,8 @@ class Pool:
         in float32, on the pool's device, which is the generator's too."""
         where = self.latents.device
 
-        def chance(n: int = size) -> Tensor:
-            return torch.rand(n, generator=generator, device=where)
+        def chance() -> Tensor:
+            return torch.rand(size, generator=generator, device=where)
 
         singles = self._singles
         take = chance() < scene
@@ -181,7 +181,7 @@ _PICTURES: dict[tuple[str, str], Any] = {}
 """The sprites, in a process that draws."""
 
 
-def _know(pictures: Mapping[tuple[str, str], Any]) -> None:
+def _remember(pictures: Mapping[tuple[str, str], Any]) -> None:
     _PICTURES.update(pictures)
 
 
@@ -196,7 +196,7 @@ def _drawn(
     if workers < 2:
         yield from (job.draw(pictures) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_know, initargs=(dict(pictures),)) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_remember, initargs=(dict(pictures),)) as pool:
         yield from pool.map(_draw, jobs, chunksize=4)
 
 
@@ -208,9 +208,9 @@ def typical_error() -> Tensor:
     """(1000,) The typical error at every timestep, log-linear between those of ``TYPICAL``.
 
     A loss that divides by it weighs every timestep equally, which is where the optimum of learned uncertainty weights
-    lies (Kendall et al. 2018; Karras et al. 2024, section 2.3). Min-SNR-5 weights (Hang et al. 2023), which the first
-    lab was trained with, leave the steps that decide *which* object appears a hundredth of the gradient: from one
-    model, 32,000 further samples lowered the error at t = 850 by 3 % under this rule and raised it under theirs."""
+    lies (Kendall et al. 2018; for diffusion models Karras et al. 2024). Under min-SNR-5 weights (Hang et al. 2023),
+    which the first lab was trained with, t = 850, where it is decided *which* object appears, counts an eighth of
+    t = 200 (0.012 against 0.095)."""
     at = torch.tensor([math.log(v) for v in TYPICAL.values()])
     knots = torch.tensor(list(TYPICAL), dtype=torch.float32)
     t = torch.arange(1000, dtype=torch.float32)
@@ -220,8 +220,8 @@ def typical_error() -> Tensor:
     return torch.lerp(at[left], at[right], share).exp()
 
 
-class Rule:
-    """What the loss needs of the schedule, kept on one device.
+class NoiseLoss:
+    """The error of the predicted noise over its typical size, with what it needs of the schedule on one device.
 
     Args:
         sched: the noise schedule. where: device of latents, of the generator and of the denoiser.
@@ -231,9 +231,12 @@ class Rule:
         self.signal = sched.alphas_cumprod.to(where)
         self.weight = 1 / typical_error().to(where)
 
-    def loss(self, unet: Any, z: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean over the batch of the squared error of the predicted noise over its typical size; about 1 for a trained
-        denoiser."""
+    def __call__(self, unet: Any, z: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over the batch, a scalar of about 1 for a denoiser that is nearly trained.
+
+        Args:
+            z: latents (n, 4, 16, 16). text: states (n, 28, 384). generator: of the noise and the timesteps.
+        """
         noise = torch.randn(z.shape, generator=generator, device=z.device)
         t = torch.randint(1000, (len(z),), generator=generator, device=z.device)
         a = self.signal[t][:, None, None, None]
@@ -258,55 +261,6 @@ def eager_attention(unet: Any) -> None:
     unet.set_attn_processor(AttnProcessor())
 
 
-class Optimizers:
-    """AdamW for everything, or Muon for matrices (convolution kernels as (out, in·h·w)) beside AdamW for the rest;
-    saved as one state.
-
-    Muon (Jordan et al. 2024, ``torch.optim.Muon``) orthogonalizes the momentum of a matrix. Its rate is given as a
-    multiple of AdamW's, at AdamW's root mean square of an update. Embeddings, the input and output convolutions and all
-    vectors stay with AdamW, as its authors advise."""
-
-    def __init__(self, unet: Any, peak: float, muon: float = 0.0) -> None:
-        self.pairs: list[tuple[Tensor, Tensor]] = []
-        rest = []
-        for name, weight in unet.named_parameters():
-            if muon and weight.ndim >= 2 and not name.startswith(("conv_in", "conv_out", "time_embedding")):
-                self.pairs.append((weight, torch.nn.Parameter(weight.data.view(len(weight), -1))))
-            else:
-                rest.append(weight)
-        self.each: dict[str, torch.optim.Optimizer] = {
-            "rest": torch.optim.AdamW(rest, peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=device().type == "cuda")
-        }
-        self.factor = {"rest": 1.0, "matrices": muon}
-        if self.pairs:
-            self.each["matrices"] = torch.optim.Muon(
-                [flat for _, flat in self.pairs],
-                peak * muon,
-                momentum=0.95,
-                weight_decay=1e-3,
-                adjust_lr_fn="match_rms_adamw",
-            )
-
-    def step(self, rate: float) -> None:
-        """One step at AdamW's ``rate``; gradients are cleared."""
-        for weight, flat in self.pairs:
-            flat.grad = None if weight.grad is None else weight.grad.view(flat.shape)
-        for which, optimizer in self.each.items():
-            for group in optimizer.param_groups:
-                group["lr"] = rate * self.factor[which]
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        for weight, _ in self.pairs:
-            weight.grad = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {which: optimizer.state_dict() for which, optimizer in self.each.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for which, optimizer in self.each.items():
-            optimizer.load_state_dict(state[which])
-
-
 def schedule(step: int, seconds: float, budget: float, *, peak: float, decay: bool, warmup: int = 100) -> float:
     """Learning rate: linear warm-up, then constant; with ``decay`` a cosine to 2 % of the peak over the last two thirds
     of the budget."""
@@ -318,7 +272,7 @@ def schedule(step: int, seconds: float, budget: float, *, peak: float, decay: bo
 
 
 CHECK = 10
-"""Steps from one look at the loss to the next; each makes an accelerator wait."""
+"""Steps from one look at the loss to the next, which makes an accelerator wait; there is one before each checkpoint."""
 
 
 class Averaged:
@@ -329,7 +283,7 @@ class Averaged:
         ema: share of the average that stays with each step, once the average is warm.
     """
 
-    def __init__(self, unet: Any, optimizer: Optimizers, folder: Path, ema: float) -> None:
+    def __init__(self, unet: Any, optimizer: torch.optim.Optimizer, folder: Path, ema: float) -> None:
         self.unet, self.optimizer, self.file, self.ema = unet, optimizer, folder / CHECKPOINT, ema
         self.live = unet.state_dict()
         self.average = {k: v.detach().clone() for k, v in self.live.items()}
@@ -350,16 +304,27 @@ class Averaged:
         state = {"weights": self.live, "average": self.average, "optimizer": self.optimizer.state_dict()}
         save_checkpoint(self.file, {**state, "step": self.step, "seconds": self.spent})
 
-    def learn(self, value: Tensor, rate: float) -> None:
-        """One step of the optimizer on a loss, gradients clipped to norm 1, and of the average."""
-        if self.step % CHECK == 0 and not math.isfinite(value.item()):
+    def finite(self, value: Tensor) -> float:
+        """The loss of the last step as a number.
+
+        Raises:
+            FloatingPointError: it is none.
+        """
+        number = value.item()
+        if not math.isfinite(number):
             raise FloatingPointError(
-                f"the loss became {value.item()} at step {self.step}; lower the learning rate and resume from "
-                f"{self.file}"
+                f"the loss became {number} by step {self.step}; lower the learning rate and resume from {self.file}"
             )
+        return number
+
+    def learn(self, value: Tensor, rate: float) -> None:
+        """One step of the optimizer on a loss at a learning rate, gradients clipped to norm 1, and of the average."""
         value.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
-        self.optimizer.step(rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         keep = min(self.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), [self.live[k] for k in self.average], 1 - keep)
@@ -380,7 +345,6 @@ def train(
     seed: int = 0,
     steps: int | None = None,
     start: Mapping[str, Tensor] | None = None,
-    muon: float = 0.0,
     compiled: bool = False,
     report: Callable[[dict[str, float]], None] = lambda _: None,
 ) -> dict[str, Tensor]:
@@ -388,16 +352,20 @@ def train(
 
     A checkpoint (weights, average, optimizer, step, seconds spent) is written aside and renamed into ``folder`` once a
     minute and picked up again when it is there. ``start`` are weights to begin from when there is no checkpoint;
-    ``muon`` is the rate of matrices under Muon as a multiple of AdamW's (0: AdamW alone); ``compiled`` runs the
-    denoiser through ``torch.compile`` (needs a C++ compiler; 1.3 times the samples per second on two cores, after two
-    minutes of compiling)."""
+    ``compiled`` runs the denoiser through ``torch.compile`` (needs a C++ compiler; 1.3 times the samples per second on
+    two cores, after two minutes of compiling).
+
+    Raises:
+        FloatingPointError: the loss is no longer a number; no checkpoint holds what came of it."""
     where = device()
     eager_attention(unet)
     unet.to(where, memory_format=torch.channels_last if where.type == "cuda" else torch.contiguous_format)
-    rule, pool = Rule(scheduler(), where), pool.to(where)
+    loss, pool = NoiseLoss(scheduler(), where), pool.to(where)
     if start is not None:
         unet.load_state_dict(start)
-    kept = Averaged(unet, Optimizers(unet, peak, muon), folder, ema)
+    fused = where.type == "cuda"
+    adam = torch.optim.AdamW(unet.parameters(), peak, betas=(0.9, 0.99), weight_decay=1e-3, fused=fused)
+    kept = Averaged(unet, adam, folder, ema)
     kept.load(where)
     forward = torch.compile(unet) if compiled else unet
     generator = torch.Generator(where).manual_seed(seed * 1_000_003 + kept.step)
@@ -405,14 +373,16 @@ def train(
     while (kept.spent < seconds) if steps is None else (kept.step < steps):
         done = min(1.0, kept.spent / seconds if steps is None else kept.step / steps)
         z, text = pool.batch(batch, scene(done), generator)
-        value = rule.loss(forward, z, text, generator)
+        value = loss(forward, z, text, generator)
         kept.learn(value, schedule(kept.step, done * seconds, seconds, peak=peak, decay=decay))
         kept.spent = time.monotonic() - began
-        if kept.step % CHECK == 0:
-            smooth = 0.9 * smooth + 0.1 * value.item() if smooth else value.item()
+        save = time.monotonic() - saved > 60 or (kept.spent >= seconds if steps is None else kept.step == steps)
+        if save or kept.step % CHECK == 0:
+            now = kept.finite(value)
+            smooth = 0.9 * smooth + 0.1 * now if smooth else now
         if kept.step % 50 == 0:
             report({"step": kept.step, "samples": kept.step * batch, "seconds": kept.spent, "loss": smooth})
-        if time.monotonic() - saved > 60 or (kept.spent >= seconds if steps is None else kept.step == steps):
+        if save:
             kept.save()
             saved = time.monotonic()
     return {k: v.cpu() for k, v in kept.average.items()}

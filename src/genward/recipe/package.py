@@ -113,12 +113,13 @@ def _card(shop: Workshop) -> dict[str, Any]:
     """Data, training and hardware; measured quality is added by ``genward lab evaluate --write``."""
     from genward.lab.data import ORACLE_CONCEPTS, held_out
 
-    parts = {}
+    parts, batch = {}, SECOND_BATCH if shop.second else BATCH
     for part in ("trunk", "lab", "oracle"):
         state = load_checkpoint(shop.work / part / CHECKPOINT)
         parts[part] = {
             "steps": state["step"],
-            "batch": SECOND_BATCH if shop.second else BATCH,
+            "batch": batch,
+            "samples": state["step"] * batch,
             "minutes": round(state["seconds"] / 60, 1),
             **shop.notes.get(part, {}),
         }
@@ -139,5 +140,5 @@ def _card(shop: Workshop) -> dict[str, Any]:
             "oracle_concepts": list(ORACLE_CONCEPTS),
         },
         "training": parts,
-        "notes": shop.notes,
+        "notes": {stage: facts for stage, facts in shop.notes.items() if stage not in parts},
     }
