@@ -53,7 +53,7 @@ def test_savers_of_memory_change_no_verdict(change: Any, plain: list[tuple[str, 
             assert mine[name] == pytest.approx(base[name], rel=1e-3, abs=1e-3), name
 
 
-@pytest.mark.parametrize("name", ["aeiou", "noise_probe", "preview_filter", "irece", "sld"])
+@pytest.mark.parametrize("name", ["aeiou", "noise_probe", "preview_filter", "saferedir", "irece", "sld"])
 def test_few_steps_are_judged_or_refused(name: str) -> None:
     """Distilled models take one to four steps and no guidance: a defense works, or says why it cannot."""
     with protect(lab.pipeline(), "weapons", [name]) as guarded:
