@@ -21,6 +21,7 @@ ROOMS = PLUGINS | {
     "judges",
     "benchmarks",
     "sections",
+    "audits",
 }
 MAY: dict[str, set[str]] = (
     {
@@ -38,7 +39,7 @@ MAY: dict[str, set[str]] = (
         "_moved": set(),
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab", "sections")}
-    | {room: PLUGINS for room in ("attacks", "judges")}
+    | {room: PLUGINS for room in ("attacks", "judges", "audits")}
     | {"defenses": PLUGINS | {"sae"}}
     # a benchmark owns its figures and its part of the report: metrics computes the ones, sections shape the other
     | {"benchmarks": PLUGINS | {"metrics", "sections"}}

@@ -15,6 +15,7 @@ from typer import Exit
 
 from genward import __version__
 from genward.cli import (
+    audit,
     backdoor,
     calibrate,
     check,
@@ -34,6 +35,7 @@ from genward.cli import (
     run,
     sae,
     show,
+    table,
     verify,
 )
 from genward.core.quiet import quiet_process
@@ -61,10 +63,12 @@ app.command("judge")(judge.main)
 app.command("labels")(labels.main)
 app.command("run")(run.main)
 app.command("report")(report.main)
+app.command("table")(table.main)
 app.command("claims")(claims.main)
 app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)
 app.command("verify")(verify.main)
+app.command("audit")(audit.main)
 app.command("backdoor")(backdoor.main)
 app.command("check")(check.main)
 app.command("doctor")(doctor.main)
