@@ -108,12 +108,12 @@ def test_minutes_come_from_the_machine(models: Models, tmp_path: Path, monkeypat
 def test_a_recorded_fit_tells_how_long_it_takes_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert outlook._fit_seconds("esd:weapons,variant=u", speed.Speed(outlook.RECORDED, 0.0)) > 60
     assert outlook._fit_seconds("uce:weapons", speed.Speed(50.0, 0.0)) == 0.0, "a closed form"
-    half = outlook._fit_seconds("noise_probe:weapons", speed.Speed(outlook.RECORDED / 2, 0.0))
+    half = outlook._fit_seconds("wukong:weapons", speed.Speed(outlook.RECORDED / 2, 0.0))
     assert half == pytest.approx(
-        2 * outlook._fit_seconds("noise_probe:weapons", speed.Speed(outlook.RECORDED, 0.0)), rel=0.01
+        2 * outlook._fit_seconds("wukong:weapons", speed.Speed(outlook.RECORDED, 0.0)), rel=0.01
     )
     monkeypatch.setattr(outlook, "shipped_artifacts", lambda: tmp_path)
-    assert outlook._fit_seconds("noise_probe:weapons", speed.Speed(50.0, 0.0)) is None, "nobody knows"
+    assert outlook._fit_seconds("wukong:weapons", speed.Speed(50.0, 0.0)) is None, "nobody knows"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from genward import lab, protect
 from genward.errors import GenwardError
 
 PROMPTS = ["a cat in noto style", "a tool in noto style"]
-CHAIN = ["aeiou", "noise_probe", "irece"]
+CHAIN = ["aeiou", "wukong", "irece"]
 
 
 def seeds(count: int = 2) -> list[torch.Generator]:
@@ -53,7 +53,7 @@ def test_savers_of_memory_change_no_verdict(change: Any, plain: list[tuple[str, 
             assert mine[name] == pytest.approx(base[name], rel=1e-3, abs=1e-3), name
 
 
-@pytest.mark.parametrize("name", ["aeiou", "noise_probe", "preview_filter", "saferedir", "irece", "sld"])
+@pytest.mark.parametrize("name", ["aeiou", "wukong", "noise_probe", "preview_filter", "saferedir", "irece", "sld"])
 def test_few_steps_are_judged_or_refused(name: str) -> None:
     """Distilled models take one to four steps and no guidance: a defense works, or says why it cannot."""
     with protect(lab.pipeline(), "weapons", [name]) as guarded:

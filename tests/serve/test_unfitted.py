@@ -45,7 +45,7 @@ def fused(pipe: Any) -> Any:
         (changed, "their values were changed"),
     ],
 )
-@pytest.mark.parametrize("defense", ["aeiou", "noise_probe"])
+@pytest.mark.parametrize("defense", ["aeiou", "wukong"])
 def test_the_reason_comes_first(change: Callable[[Any], Any], told: str, defense: str) -> None:
     pipe = change(lab.pipeline())
     with (
@@ -61,7 +61,7 @@ def test_a_lora_is_named() -> None:
     pipe = lab.pipeline()
     layer = next(m for m in pipe.unet.modules() if isinstance(m, torch.nn.Linear))
     layer.register_parameter("lora_A", torch.nn.Parameter(torch.zeros(1)))
-    with pytest.raises(BadInput, match="they carry a LoRA"), protect(pipe, "weapons", ["noise_probe"]):
+    with pytest.raises(BadInput, match="they carry a LoRA"), protect(pipe, "weapons", ["wukong"]):
         pass
 
 
@@ -91,8 +91,8 @@ def test_fit_asks_for_it_and_a_store_does_on_a_stand_in_alone(tmp_path: Path) ->
 
 
 def test_what_is_shipped_and_what_costs_nothing_opens(monkeypatch: pytest.MonkeyPatch) -> None:
-    with protect(lab.pipeline(), "weapons", ["aeiou", "noise_probe"]) as guarded:
-        assert list(guarded.named) == ["aeiou", "noise_probe"]
+    with protect(lab.pipeline(), "weapons", ["aeiou", "wukong"]) as guarded:
+        assert list(guarded.named) == ["aeiou", "wukong"]
     monkeypatch.undo()
     with protect(lab.pipeline().to(torch.bfloat16), "weapons", ["uce:weapons"]) as guarded:
         assert list(guarded.named) == ["uce"]

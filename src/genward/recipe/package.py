@@ -20,7 +20,7 @@ SHIPPED = {
         *(f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("esd", "concept_ablation", "irece")),
         "esd:style-monotone",
     ),
-    "guards": ("aeiou:weapons", "noise_probe:weapons", "saferedir:weapons"),
+    "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
 """
