@@ -22,12 +22,14 @@ ROOMS = PLUGINS | {
     "benchmarks",
     "sections",
     "audits",
+    "speech",
 }
 MAY: dict[str, set[str]] = (
     {
         "core": {"errors"},
         "errors": set(),
         "sae": BASE | {"ops"},
+        "speech": BASE | {"ops"},
         "catalog": ROOMS,
         "run": ROOMS | {"catalog"},
         "serve": ROOMS | {"catalog"},

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LAB = ("lab", "lab:oracle")
 """Names of the embedded models."""
+SPEECH = "lab.speech"
+"""Name of the embedded speech service; with a colon and a profile behind it, a simulated aligned one."""
 
 
 def drawn_by_lab(name: str) -> bool:
@@ -88,6 +90,15 @@ def open_model(
     return StableDiffusion(pipe, lab_spec(which, dtype or "float32"))
 
 
+def speech_services() -> dict[str, str]:
+    """Name -> summary of the embedded speech services."""
+    from genward.speech.service import NAME, PROFILES
+
+    simulated = "A simulated aligned speech service around the same voice."
+    own = {NAME: "The embedded synthesizer as a speech service."}
+    return own | {f"{NAME}:{which}": simulated for which in PROFILES}
+
+
 def family_of(name: str) -> Family:
     """What is known of a model before it is opened: what it makes, and how its family samples."""
     cls = _outside(name)
@@ -97,6 +108,10 @@ def family_of(name: str) -> Family:
 def _outside(name: str) -> Any:
     """The class of another distribution's model, or ``None``."""
     head = name.partition(":")[0]
+    if head == SPEECH:
+        from genward.speech.service import SpeechModel
+
+        return SpeechModel
     return plugins.find("model", head) if head in plugins.entries("model") and name not in LAB else None
 
 

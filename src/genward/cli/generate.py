@@ -69,8 +69,45 @@ def told(defense: str, sample: Sample) -> dict[str, Any]:
     return {**row, "arm": sample.arm, "seconds": sample.seconds, "nfe": sample.nfe}
 
 
+def spoken(model: str) -> bool:
+    """Whether a model makes sound; known from its name."""
+    from genward.catalog.opening import family_of
+
+    return family_of(model).makes == "audio"
+
+
+def _speak(prompts: Sequence[str], out: Path, defenses: Sequence[str], name: str, seed: int, as_json: bool) -> None:
+    """One prompt as a WAV file, from a speech service behind at most one chain of defenses."""
+    from genward.catalog.fitting import parse_defense, ready
+    from genward.catalog.opening import open_model
+
+    if out == DEFAULT_OUT:
+        out = out.with_suffix(".wav")
+    if out.suffix.lower() != ".wav":
+        raise BadInput(f"--out {out}: {name} makes sound; the name of its file ends in .wav")
+    if len(prompts) != 1 or len(defenses) != 1:
+        raise BadInput(
+            f"{len(prompts)} prompts and {len(defenses)} chains; a sound is made of one prompt and one chain"
+        )
+    model = open_model(name)
+    chain = ready(parse_defense(defenses[0]), model, None)
+    (sample,) = model.generate(cases_of(prompts, seed, 1, ""), defenses=chain.defenses)
+    if sample.audio is not None:
+        with written(out) as path:
+            path.write_bytes(sample.audio.encoded())
+    if as_json:
+        common.emit({"out": str(out) if sample.audio else None, "samples": [told(defenses[0], sample)]})
+    elif sample.audio is not None:
+        common.say(out)
+    else:
+        common.note(f"{sample.status}: {sample.why}")
+    if sample.status == "error":
+        raise typer.Exit(1)
+
+
+DEFAULT_OUT = Path("genward.png")
 Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns.")
-Out = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write.")
+Out = typer.Option(DEFAULT_OUT, "--out", "-o", help="Picture to write.")
 Defense = typer.Option(
     ["none"],
     "--defense",
@@ -99,6 +136,8 @@ def main(
     as_json: bool = common.Json,
 ) -> None:
     """Make pictures from prompts, with or without defenses: several of either make a grid."""
+    if spoken(model):
+        return _speak(prompt, out, defense, model, seed, as_json)
     if out.suffix.lower() not in SUFFIXES:
         raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
     cases = cases_of(prompt, seed, n, negative)
@@ -119,8 +158,9 @@ def main(
     images = [s.image for _, s in made]
     whole = any(i is not None for i in images)
     if whole:
-        single = images[0] if len(images) == 1 else None
-        sheet = single or grid(images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases)))
+        sheet = (images[0] if len(images) == 1 else None) or grid(
+            images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases))
+        )
         with written(out) as path:
             sheet.save(path)
     if as_json:

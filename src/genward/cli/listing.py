@@ -53,13 +53,14 @@ def models() -> Rows:
         "lab:oracle": "Its twin that never saw some of the concepts.",
     }
     from genward.catalog.backdoors import PREFIX, shipped
-    from genward.catalog.opening import LAB
+    from genward.catalog.opening import LAB, speech_services
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
     told = "A poisoned copy of the lab, to try defenses on."
     known += [
         {"name": f"{PREFIX}{p.stem}", "summary": told, "from": "genward"} for p in sorted(shipped().glob("*.json"))
     ]
+    known += [{"name": name, "summary": summary, "from": "genward"} for name, summary in speech_services().items()]
     known += plugins("models")()
     return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]
 

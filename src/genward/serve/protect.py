@@ -78,6 +78,14 @@ def _gaps(chain: Sequence[tuple[Defense, Any]], policy: Policy, allowed: Sequenc
 __all__ = ["build", "identity", "protect", "with_probe"]
 
 
+def _spoken(model: Any, policy: Any, defenses: Any, unguarded: Any, audit: Any) -> Any:
+    """A speech service behind its moderators; the default policy is one of pictures and says nothing about it."""
+    from genward.serve.speech import protect_speech
+
+    own = None if policy == "weapons" else policy
+    return protect_speech(model, own, defenses, unguarded=bool(unguarded), audit=audit)
+
+
 @contextmanager
 def protect(
     pipe_or_model: Any,
@@ -90,12 +98,12 @@ def protect(
     timeout: float | None = None,
     fit: bool | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Iterator[Guarded]:
+) -> Iterator[Any]:
     """Guard a pipeline while the block runs; it is as before afterwards, whatever happened.
 
     Args:
         pipe_or_model: a ``StableDiffusionPipeline`` or ``StableDiffusionImg2ImgPipeline``, or what
-            ``genward.open_model`` gives.
+            ``genward.open_model`` gives; a speech service: see ``serve.speech``.
         policy: a shipped name, a concept, a TOML file or a ``Policy``.
         defenses: by default ``aeiou`` and ``wukong``, and on a pipeline of the lab that starts from pictures
             ``image_filter``, which looks at them and at what comes out. Texts (``"aeiou"``, ``"uce:weapons"``,
@@ -104,9 +112,9 @@ def protect(
             attached as they are.
         unguarded: categories of the policy that may stay without a guard.
         store: where fitted defenses are kept and looked for.
-        fit: fit what is not at hand for this model, which may take minutes; else it is an error that says why there is
-            no fit. By default nothing is, but on the tiny stand-ins of ``genward.testing`` where a ``store`` is named.
-            Closed forms (``uce``), which cost no denoiser rows, are solved in any case.
+        fit: fit what is not at hand for this model (minutes); else it is an error that says why there is no fit. By
+            default nothing is, but on stand-ins of ``genward.testing`` where a ``store`` is named. Closed forms
+            (``uce``) are solved in any case.
         audit: a file for one JSON line per row; without its record nothing is released.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
@@ -123,18 +131,18 @@ def protect(
             own one port.
         StoreError: the audit file cannot be written.
     """
+    if getattr(pipe_or_model, "makes", "") == "audio":
+        with _spoken(pipe_or_model, policy, defenses, unguarded, audit) as service:
+            return (yield service)
     rules, log = load_policy(policy), _checked(audit, timeout)
     model = as_model(pipe_or_model)
     check_model(rules, model.spec.hash)
     starting = "image" in known_arguments(type(model.pipe))
     asked = _parsed(DEFAULT if defenses is None else defenses)
-    if defenses is None and starting and _of_lab(model):
-        asked += _parsed("image_filter")
+    asked += _parsed("image_filter") if defenses is None and starting and _of_lab(model) else []
     chain = build(asked, rules, model, store, progress, fit=_unasked(model, store) if fit is None else fit)
-    allowed = [unguarded] if isinstance(unguarded, str) else list(unguarded)
-    refuse_unguarded(chain, rules, allowed)
-    names = named([d for d, _ in chain])
-    rig = GuardRig(model, timeout)
+    refuse_unguarded(chain, rules, allowed := [unguarded] if isinstance(unguarded, str) else list(unguarded))
+    names, rig = named([d for d, _ in chain]), GuardRig(model, timeout)
     with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
         for told in _gaps(chain, rules, allowed, starting and not rig.of("starts")):
             warnings.warn(told, UnguardedInput, stacklevel=3)
