@@ -13,7 +13,7 @@ import numpy as np
 
 from genward.core.media import Audio
 from genward.errors import BadArtifact, BadInput
-from genward.ops.hearing import SILENT, Spoken, mono
+from genward.ops.hearing import SILENT, mono
 
 RATE = 16_000
 SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
@@ -27,7 +27,6 @@ class Transcript(NamedTuple):
     """What was heard."""
 
     text: str
-    words: tuple[Spoken, ...]
 
 
 class Ear(Protocol):
@@ -78,18 +77,15 @@ class Whisper:
 
     def _listen(self, samples: Any) -> Transcript:
         if len(samples) < RATE // 10 or float(np.abs(samples).max()) < SILENT:
-            return Transcript("", ())
+            return Transcript("")
         parts, _ = self._engine.transcribe(
             samples,
             language="en",
             beam_size=1,
             temperature=0.0,
-            word_timestamps=True,
             condition_on_previous_text=False,
         )
-        found = list(parts)
-        words = tuple(Spoken(w.word.strip(), float(w.start), float(w.end)) for p in found for w in (p.words or ()))
-        return Transcript(" ".join(p.text.strip() for p in found), words)
+        return Transcript(" ".join(p.text.strip() for p in parts))
 
 
 def threads() -> int:

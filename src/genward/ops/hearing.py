@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import gcd
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +22,6 @@ LONGEST = 600.0
 """Seconds of sound that are listened to."""
 SILENT = 1e-4
 """Peak below which a sound is silence."""
-
-
-class Spoken(NamedTuple):
-    """One word of a transcript and when it is said, in seconds."""
-
-    word: str
-    start: float
-    end: float
 
 
 def words_of(text: str) -> list[str]:
