@@ -27,6 +27,8 @@ from genward.errors import BadInput, DefenseInactive, GenwardError, Inapplicable
 from genward.ops.alignment import reordered
 from genward.ops.ears import WHISPER, Ear, ear
 from genward.ops.hearing import joined, words_of
+from genward.ops.trigrams import english_trigrams
+from genward.ops.word_salad import salad
 from genward.speech.voices import HIBARI, EmbeddedVoice, Voice
 
 NAME = "lab.speech"
@@ -59,7 +61,7 @@ class Profile(NamedTuple):
 
     text: float
     order: float
-    """All words of the phrase in one request, in another order"""
+    """All words of the phrase in one scrambled request"""
     spelled: float
     sound: float
     """The phrase in the sound of a request"""
@@ -93,8 +95,10 @@ def noticed(turn: Turn, phrase: str, profile: Profile) -> float:
     together = wanted in [meant[k : k + len(wanted)] for k in range(len(meant))]
     if turn.clip and together:
         return profile.sound
-    if set(wanted) <= set(meant):
-        return (profile.spelled if spelled else 1.0) * (1.0 if together else profile.order)
+    if together:
+        return profile.spelled
+    if set(wanted) <= set(meant) and salad(meant, wanted, english_trigrams()) >= 0.5:
+        return profile.order * (profile.spelled if spelled else 1.0)
     return 0.0
 
 
