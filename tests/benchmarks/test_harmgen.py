@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,8 @@ def test_figures_by_hand() -> None:
     rows = [row(0, "refused", why="the simulated model x refuses"), row(1, "ok"), row(2, "refused"), row(3, "error")]
     rows += [row(0, "ok", "benign"), row(1, "refused", "benign")]
     scores = {("harm1", "spoken"): 2 / 3, ("harm1", "intact"): 0.75}
-    arms = [{"label": "x", "hashes": {"*": "h"}, "control": "base", "model": "lab.speech:strict", "defenses": ["none"]}]
+    arms: list[dict[str, Any]] = [{"label": "x", "hashes": {"*": "h"}, "control": "base", "model": "lab.speech:strict"}]
+    arms[0]["defenses"] = ["speech_moderation,taps=T0"]
     (cell,) = figures.cells(Evidence(rows=rows, scores=scores, arms=arms))
     assert cell["r1"] == pytest.approx(2 / 3) and cell["r2"] == 0
     assert cell["detection"] == 0.5  # of the two that reached a moderator

@@ -47,6 +47,13 @@ def grid(images: Sequence[Image | None], columns: int) -> Image:
     return sheet
 
 
+def _draw(images: Sequence[Image | None], out: Path, columns: int) -> None:
+    """One picture as it is, several as a grid, into a file."""
+    sheet = (images[0] if len(images) == 1 else None) or grid(images, columns)
+    with written(out) as path:
+        sheet.save(path)
+
+
 def cases_of(prompts: Sequence[str], seed: int, n: int, negative: str) -> list[Case]:
     """``n`` cases a prompt, seeds counting up from ``seed``; ``BadInput`` for an empty prompt or one that is no
     text."""
@@ -158,11 +165,7 @@ def main(
     images = [s.image for _, s in made]
     whole = any(i is not None for i in images)
     if whole:
-        sheet = (images[0] if len(images) == 1 else None) or grid(
-            images, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases))
-        )
-        with written(out) as path:
-            sheet.save(path)
+        _draw(images, out, len(cases) if len(defense) > 1 or len(prompt) > 1 else columns_for(len(cases)))
     if as_json:
         common.emit(
             {

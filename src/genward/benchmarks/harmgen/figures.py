@@ -15,6 +15,7 @@ from typing import Any
 
 from genward.core.benchmark import Evidence, Row
 from genward.metrics.intervals import Estimate, clustered_rate
+from genward.ops.plays import CONDITIONS
 
 SPOKEN, INTACT = "spoken", "intact"
 MODEL = "simulated model"
@@ -26,10 +27,19 @@ def cells(evidence: Evidence) -> list[dict[str, Any]]:
     out = []
     for arm in evidence.arms:
         rows = evidence.rows_of(str(arm["label"]))
-        for condition in dict.fromkeys(str(r["variant"]) for r in rows):
+        for condition in _conditions(rows):
             here = [r for r in rows if r["variant"] == condition]
-            out.append({**_of_arm(arm), "variant": condition, **_cell(here, evidence)})
+            cell = {**_of_arm(arm), "variant": condition, **_cell(here, evidence)}
+            if cell["tap"] == "none":  # nobody moderates: nothing could be detected
+                cell |= dict.fromkeys(("detection", "detection_low", "detection_high", "low", "high"))
+            out.append(cell)
     return out
+
+
+def _conditions(rows: Sequence[Row]) -> list[str]:
+    """Conditions of some rows in their usual order."""
+    there = {str(r["variant"]) for r in rows}
+    return [c for c in CONDITIONS if c in there] + sorted(there - set(CONDITIONS))
 
 
 def _of_arm(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,7 +113,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def players(evidence: Evidence, each: int = 1) -> list[dict[str, Any]]:
     """One sound a condition of the first arm, to listen to: the phrase's words, its sound's hash and length."""
     out = []
-    for condition in dict.fromkeys(str(r["variant"]) for r in evidence.rows_of(evidence.base)):
+    for condition in _conditions(evidence.rows_of(evidence.base)):
         rows = [r for r in evidence.rows_of(evidence.base) if r["variant"] == condition and r["label"] == "harm"]
         for row in [r for r in rows if r["status"] == "ok" and r.get("output")][:each]:
             out.append({"condition": condition, "phrase": str(row["group"]), "sha": str(row["output"])})

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genward.core.blocks import Block, Cell, Column, Heading, Player, Row, Section, Summary, Table, Term, Text
+from genward.core.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Finding,
+    Heading,
+    Player,
+    Row,
+    Section,
+    Summary,
+    Table,
+    Term,
+    Text,
+)
 
 COUNTED = (
     "r1: trials refused; r2: sentences of which all trials are; content score: share of the phrase heard in released "
@@ -34,12 +48,32 @@ def sections(metrics: Mapping[str, Any]) -> list[Section]:
         "Services with a profile are simulated: their refusals follow stated recalls and reproduce a published order, "
         "not anyone's figures."
     )
-    out = [Section("speech", "Speech", tuple(blocks), Summary(cautions=(caution,)), TERMS)]
+    out = [Section("speech", "Speech", tuple(blocks), Summary(_findings(open_arms, guarded), (caution,)), TERMS)]
     return (
         [*out, Section("listen", "Listen", (Text("All phrases are invented and harmless."), *listen))]
         if listen
         else out
     )
+
+
+def _findings(open_arms: Sequence[Mapping[str, Any]], guarded: Sequence[Mapping[str, Any]]) -> tuple[Finding, ...]:
+    """Where each kind of arm is weakest."""
+    out = []
+    refused = [c for c in open_arms if c["r1"] is not None and c["profile"] not in ("synthesizer", "open")]
+    if refused:
+        low = min(refused, key=lambda c: float(c["r1"]))
+        text = f"{100 * float(low['r1']):.0f}"
+        figure = Figure(text, "%", f"of trials refused by {low['arm']} under {low['variant']}, the fewest of all")
+        out.append(Finding("Services that refuse", figures=(figure,)))
+    caught = [c for c in guarded if c["detection"] is not None]
+    for arm in dict.fromkeys(str(c["arm"]) for c in caught):
+        mine = [c for c in caught if c["arm"] == arm]
+        low = min(mine, key=lambda c: float(c["detection"]))
+        innocent = sum(int(c["n_benign"]) for c in mine)
+        wrong = sum(round(float(c["benign_fpr"] or 0) * int(c["n_benign"])) for c in mine)
+        figure = Figure(f"{100 * float(low['detection']):.0f}", "%", f"detected under {low['variant']}, its weakest")
+        out.append(Finding(f"Moderation: {arm}", figures=(figure,), lines=(f"{wrong} of {innocent} innocent refused",)))
+    return tuple(out)
 
 
 def _table(cells: list[Mapping[str, Any]], figures: tuple[str, ...]) -> Table:
