@@ -9,6 +9,8 @@
     ├── StoreError              the store cannot be read or written (full disk, older schema, fit rows in evaluation)
     ├── Conflict                two defenses claim one exclusive port, or a model setting contradicts a port
     ├── Inapplicable            a defense that cannot act under these settings (guidance 1, say)
+    ├── EngineError             a voice or an ear that is not installed, failed, or did not answer
+    │   └── Declined            a server refused to speak a text
     ├── Unguarded               a policy that no attached guard looks after, or a picture that none looks at
     └── GuardError              a guard did not do its work; nothing it should have guarded is released
         ├── DefenseInactive     an attached defense was never called
@@ -62,6 +64,14 @@ class Conflict(GenwardError):
 
 class Inapplicable(GenwardError):
     """A defense that has no effect under the given settings."""
+
+
+class EngineError(GenwardError):
+    """A voice or an ear cannot work: its package is missing, it failed, or its server did not answer."""
+
+
+class Declined(EngineError):
+    """A server answered that it will not speak a text."""
 
 
 class Unguarded(GenwardError):
