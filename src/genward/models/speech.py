@@ -77,15 +77,16 @@ class SpeechModel:
     device: ClassVar[str] = "cpu"
 
     def __init__(self, voice: Voice, mind: Mind | None = None, ear: Ear | None = None) -> None:
-        self.voice, self.mind = voice, Reader() if mind is None else mind
+        self.voice = voice
+        self.mind: Mind = Reader() if mind is None else mind
         self.ear: Ear = WhisperEar() if ear is None else ear
 
     @classmethod
     def opened(
         cls, name: str, *, device: str | None = None, dtype: str | None = None, download: bool = False
     ) -> SpeechModel:
-        """``lab.speech`` (never refuses), ``lab.speech:strict`` | ``:middle`` | ``:lenient`` (simulated), or ``speech:``
-        with a voice behind it, see ``speech_voices.open_voice``; nothing is downloaded.
+        """``lab.speech`` (never refuses), ``lab.speech:strict`` | ``:middle`` | ``:lenient`` (simulated), or
+        ``speech:`` with a voice behind it, see ``speech_voices.open_voice``; nothing is downloaded.
 
         Raises:
             UnknownName: no such model or voice. BadInput: a dtype other than float32.
@@ -102,7 +103,7 @@ class SpeechModel:
 
     def about(self, phrases: Sequence[str]) -> SpeechModel:
         """The same model, refusing other canaries where it refuses any."""
-        mind = self.mind
+        mind: Mind = self.mind
         if isinstance(mind, SimulatedAligned):
             mind = SimulatedAligned(mind.profile, tuple(phrases), mind.numbers)
         return type(self)(self.voice, mind, self.ear)

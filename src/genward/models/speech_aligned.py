@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 class Mind(Protocol):
     """Decides about requests."""
 
-    listens: bool
+    listens: ClassVar[bool]
     """Whether it takes requests with sounds"""
 
     @property

@@ -255,7 +255,7 @@ class LiveSpeechRig:
             Verdict(action, self._owner, frame.stage, frame.step, number, threshold, label, why, shares)
         )
 
-    # ---------------------------------------------------------------------------------------------- what the model calls
+    # --------------------------------------------------------------------------------------------- what the model calls
 
     def of(self, kind: str) -> list[Port]:
         return [port for port in self.ports if port.kind == kind]
@@ -304,8 +304,10 @@ class LiveSpeechRig:
 
     def text_stage(self) -> None:
         """T0"""
-        self._called("prompts", lambda ks: [Prompt(self.rows[k].text, self.rows[k].case.negative) for k in ks],
-                     self.living)  # fmt: skip
+        self._called("prompts", self._prompts, self.living)
+
+    def _prompts(self, index: list[int]) -> list[Prompt]:
+        return [Prompt(self.rows[k].text, self.rows[k].case.negative) for k in index]
 
     def request_stage(self) -> None:
         """T1: one value a sound, so that a row stands there as often as it brings one."""
