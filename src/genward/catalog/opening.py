@@ -3,7 +3,8 @@
 
 Another distribution adds a family of models by an entry point in the group ``genward.models``: a class with
 ``name: ClassVar[str]``, what ``core.Model`` wants, and a class method ``opened(name, *, device, dtype, download)``. It
-answers to its name, alone or with a colon and more behind it (``tone``, ``tone:deep``)."""
+answers to its name, alone or with a colon and more behind it (``tone``, ``tone:deep``). Our own speech models are opened
+the same way: ``lab.speech``, ``lab.speech:strict``, ``speech:VOICE``; see ``models.speech``."""
 
 from __future__ import annotations
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 LAB = ("lab", "lab:oracle")
 """Names of the embedded models."""
+
+
+SPEECH = ("lab.speech", "lab.speech:strict", "lab.speech:middle", "lab.speech:lenient")
+"""Names of the embedded speech models: a voice, and three simulated aligned models around it."""
 
 
 def drawn_by_lab(name: str) -> bool:
@@ -95,8 +100,12 @@ def family_of(name: str) -> Family:
 
 
 def _outside(name: str) -> Any:
-    """The class of another distribution's model, or ``None``."""
+    """The class of a speech model or of another distribution's model, or ``None``."""
     head = name.partition(":")[0]
+    if head in ("lab.speech", "speech"):
+        from genward.models.speech import SpeechModel
+
+        return SpeechModel
     return plugins.find("model", head) if head in plugins.entries("model") and name not in LAB else None
 
 

@@ -107,6 +107,13 @@ def whole(path: Path) -> bool:
     return bool(ends) and path.stat().st_size == 8 + length + max(ends)
 
 
+def speech() -> list[Line]:
+    """Voices and ears, without importing them; all are optional."""
+    from genward.catalog.speech import stock
+
+    return [line(part.name, part.found or "missing", "ok" if part.found else "note", part.hint) for part in stock()]
+
+
 def devices() -> list[Line]:
     """What torch computes on (imports torch)."""
     try:
@@ -183,7 +190,7 @@ def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:
         *threads(),
         *devices(),
     ]
-    found += weights()
+    found += [*weights(), *speech()]
     if not any(f["state"] == "bad" for f in found):
         found.append(speed())
     found += [*disk(store), *browser()]

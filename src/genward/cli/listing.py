@@ -53,14 +53,18 @@ def models() -> Rows:
         "lab:oracle": "Its twin that never saw some of the concepts.",
     }
     from genward.catalog.backdoors import PREFIX, shipped
-    from genward.catalog.opening import LAB
+    from genward.catalog.opening import LAB, SPEECH
 
     known = [{"name": name, "summary": summaries.get(name, ""), "from": "genward"} for name in LAB]
     told = "A poisoned copy of the lab, to try defenses on."
     known += [
         {"name": f"{PREFIX}{p.stem}", "summary": told, "from": "genward"} for p in sorted(shipped().glob("*.json"))
     ]
+    told = "A simulated aligned model around it, which refuses canaries."
+    summaries = {SPEECH[0]: "The embedded voice, which speaks what it is given."}
+    known += [{"name": name, "summary": summaries.get(name, told), "from": "genward"} for name in SPEECH]
     known += plugins("models")()
+    known.append({"name": "speech:VOICE", "summary": "hibari, pico, flite, a server, a folder.", "from": "you"})
     return [*known, {"name": "FOLDER or owner/name", "summary": "Any stock StableDiffusionPipeline.", "from": "you"}]
 
 

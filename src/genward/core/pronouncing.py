@@ -70,12 +70,13 @@ def parsed(text: str) -> dict[str, tuple[Phones, ...]]:
 
 @cache
 def by_sound() -> Mapping[Phones, tuple[str, ...]]:
-    """Pronunciation -> the words that have it, those whose usual one it is first, then by spelling."""
-    found: dict[Phones, list[tuple[int, str]]] = {}
+    """Pronunciation -> the words that have it: those whose usual one it is first, then the shortest, then by
+    spelling."""
+    found: dict[Phones, list[tuple[int, int, str]]] = {}
     for word, ways in dictionary().items():
         for k, phones in enumerate(ways):
-            found.setdefault(phones, []).append((min(k, 1), word))
-    return {phones: tuple(word for _, word in sorted(words)) for phones, words in found.items()}
+            found.setdefault(phones, []).append((min(k, 1), len(word), word))
+    return {phones: tuple(word for *_, word in sorted(words)) for phones, words in found.items()}
 
 
 def phones_of(word: str) -> Phones | None:

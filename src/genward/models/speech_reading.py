@@ -52,9 +52,13 @@ def read_request(text: str, heard: Mapping[str, Heard]) -> list[Unit]:
     """
     units: list[Unit] = []
     parts = in_text(text)
-    for part in [*parts, *(name for name in heard if name not in parts)]:
+    parts += [name for name in heard if name not in parts]
+    for part in parts:
         if is_sound(part) and part in heard:
-            units += [unit._replace(heard=True) for unit in read_text(heard[part].text)]
+            said = (
+                heard[part].text if len(parts) == 1 else heard[part].text.rstrip(" .,;:!?")
+            )  # a clip ends no sentence
+            units += [unit._replace(heard=True) for unit in read_text(said)]
         else:
             units += read_text(part)
     return units
@@ -135,14 +139,29 @@ def _sounded(phones: Sequence[str]) -> str:
 @lru_cache(maxsize=4096)
 def nearest_word(letters: str) -> str:
     """The word that letters spell, some of which may have been misheard or left out: at most two edits away and with
-    the same first letter, the first by spelling of the nearest; the letters themselves where none is."""
+    the same first letter; the letters themselves where none is.
+
+    Of those that are equally near, one that differs by doubled letters alone comes first, then one from which letters
+    are only missing, then the shortest, then the first by spelling."""
     low = letters.casefold()
     known = dictionary()
     if low in known or len(low) < LETTERS:
         return low
     near = [w for w in known if w[:1] == low[:1] and abs(len(w) - len(low)) <= 2 and w.isalpha()]
-    best = min(((_distance(low, w), w) for w in near), default=(9, low))
-    return best[1] if best[0] <= 2 else low
+    ranked = ((_distance(low, w), _single(w) != _single(low), not _left_out(low, w), len(w), w) for w in near)
+    best = min(ranked, default=(9, low))
+    return str(best[-1]) if best[0] <= 2 else low
+
+
+def _single(word: str) -> str:
+    """A word with its doubled letters once."""
+    return re.sub(r"(.)\1+", r"\1", word)
+
+
+def _left_out(part: str, word: str) -> bool:
+    """Whether a word becomes the part by leaving letters out."""
+    rest = iter(word)
+    return all(letter in rest for letter in part)
 
 
 def _distance(a: str, b: str) -> int:
@@ -185,17 +204,30 @@ def _in_order(words: Words, wanted: Sequence[str]) -> list[int]:
 
 
 def _by_sound(words: Words, wanted: Sequence[str]) -> list[int]:
-    """Words that are pronounced together as the phrase is; the phrase begins and ends with a word of theirs."""
-    goal = [phone for word in wanted for phone in phones_of(word) or ("?",)]
+    """Words that sound together as the phrase does, one vowel a word of the phrase aside; the phrase begins and ends
+    with a word of theirs."""
+    goal = [phone for word in wanted for phone in _plain(word)]
     for k in range(len(words)):
         said: list[str] = []
         for end in range(k, len(words)):
-            said += phones_of(words[end][1]) or ("??",)
-            if said == goal:
-                return list(range(k, end + 1))
-            if said != goal[: len(said)]:
+            said += _plain(words[end][1])
+            if not _alike(said, goal[: len(said)], len(wanted)):
                 break
+            if len(said) == len(goal):
+                return list(range(k, end + 1))
     return []
+
+
+def _plain(word: str) -> list[str]:
+    """A word's phones, the one vowel that holds an R as two; a mark of its own where the dictionary lacks it."""
+    phones = phones_of(word) or (f"?{word}",)
+    return [part for phone in phones for part in (("AH", "R") if phone == "ER" else (phone,))]
+
+
+def _alike(a: Sequence[str], b: Sequence[str], vowels: int) -> bool:
+    """Whether phones differ in at most so many vowels and in nothing else."""
+    other = [(x, y) for x, y in zip(a, b, strict=False) if x != y]
+    return len(a) == len(b) and len(other) <= vowels and all(VOWELS >= {x, y} for x, y in other)
 
 
 def _apart(words: Words, wanted: Sequence[str]) -> list[int]:

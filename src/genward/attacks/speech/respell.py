@@ -22,6 +22,8 @@ from genward.ops.dictionary import english
 
 MOST = 3
 """Words that stand for one."""
+SHORT = frozenset("am an as at be by do go he if in is it me my no of oh on or so to up us we".split())
+"""Words of two letters, which the dictionary leaves out"""
 NEAR = {"AH": ("IH", "AA", "AO", "UH"), "AA": ("AO", "AH"), "AO": ("AA",), "IH": ("AH", "IY"), "ER": ("AO R",)}
 """Vowels that pass for each other where they carry no stress."""
 
@@ -55,11 +57,10 @@ def _cost(parts: Sequence[str]) -> tuple[int, int]:
 @lru_cache(maxsize=1024)
 def _split(phones: tuple[str, ...], parts: int = MOST) -> tuple[tuple[str, ...], ...]:
     """All ways to say these sounds with up to ``parts`` ordinary words, each with a vowel."""
-    known = english()
-    whole = tuple((w,) for w in sounding(phones) if w in known)
+    known = english() | SHORT
+    out: list[tuple[str, ...]] = [(w,) for w in sounding(phones) if w in known]
     if parts == 1:
-        return whole
-    out = list(whole)
+        return tuple(out)
     for k in range(1, len(phones)):
         if VOWELS.intersection(phones[:k]) and VOWELS.intersection(phones[k:]):
             heads = [w for w in sounding(phones[:k]) if w in known]

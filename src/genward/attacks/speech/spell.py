@@ -35,11 +35,11 @@ class Spell:
         return self.name if self.played else f"{self.name}-written"
 
     def hide(self, piece: Piece, target: SpeechTarget) -> Piece:
-        """The letters; commas between them keep the voice from reading a word."""
+        """The letters: played, with commas between them that keep the voice from reading a word, or as ``K-E-T-T-L-E``."""
         letters = letters_of(piece.bare)
         if self.played:
             return piece._replace(sound=target.keep(target.speak(", ".join(letters) + ".")))
-        return piece._replace(text=" ".join(letters))
+        return piece._replace(text="-".join(letters))
 
     def speak(self, case: Case, target: SpeechTarget) -> Attempt:
         """See ``wording.speak``."""
