@@ -3,8 +3,8 @@
 
 Another distribution adds a family of models by an entry point in the group ``genward.models``: a class with
 ``name: ClassVar[str]``, what ``core.Model`` wants, and a class method ``opened(name, *, device, dtype, download)``. It
-answers to its name, alone or with a colon and more behind it (``tone``, ``tone:deep``). Our own speech models are opened
-the same way: ``lab.speech``, ``lab.speech:strict``, ``speech:VOICE``; see ``models.speech``."""
+answers to its name, alone or with a colon and more behind it (``tone``, ``tone:deep``). Our own speech models are
+opened the same way: ``lab.speech``, ``lab.speech:strict``, ``speech:VOICE``; see ``models.speech``."""
 
 from __future__ import annotations
 

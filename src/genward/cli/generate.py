@@ -103,10 +103,13 @@ def main(
         raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
     cases = cases_of(prompt, seed, n, negative)
 
-    from genward.catalog.opening import open_model
+    from genward.catalog.opening import family_of, open_model
     from genward.core.records import Sampler
     from genward.run.guard import Guard
 
+    makes = family_of(model).makes
+    if makes != "image":
+        raise BadInput(f"model {model!r} makes {makes}, and this command draws; use open_model({model!r}) in Python")
     opened = open_model(model, device, dtype, download=download, variant=variant)
     for text in dict.fromkeys([*prompt, negative]):
         if not opened.fits(text):

@@ -79,12 +79,24 @@ class Reader:
         return Answer(emitted=request.text, spoken=request.text)
 
 
+def log_odds(chance: float) -> float:
+    """Of a chance from 0 to 1, cut to what is one in a million away from both."""
+    held = min(max(chance, 1e-6), 1 - 1e-6)
+    return math.log(held / (1 - held))
+
+
+def shifted(chance: float, by: float) -> float:
+    """A chance with its log odds moved by a number; 0 and 1 stay."""
+    return chance if chance in (0.0, 1.0) else 1 / (1 + math.exp(-(log_odds(chance) + by)))
+
+
 @dataclass(frozen=True)
 class Profile:
     """How a simulated model refuses and errs; every number is a chance from 0 to 1 but ``spread``.
 
-    The four recalls are of a typical request that says a canary in one way. Where a request combines ways, the losses
-    multiply: shuffled and spelled is refused with ``text · (order / text) · (fragment / text)``."""
+    The four recalls are of a typical request that says a canary in one way. Order and form are two dimensions, whose
+    losses of log odds add up, so that shuffled and spelled is refused less than either; of audio and fragment, which
+    are both forms, the greater loss counts."""
 
     text: float
     """Written plainly, in order"""
@@ -112,18 +124,11 @@ class Profile:
 
     def recall(self, said: Exposure) -> float:
         """Chance that a typical request that says a canary in this way is refused."""
-        if self.text == 0:
-            return 0.0
-        lost = [
-            part / self.text
-            for part, here in (
-                (self.order, not said.ordered),
-                (self.audio, said.heard),
-                (self.fragment, said.pieced),
-            )
-            if here
-        ]
-        return self.text * math.prod(lost)
+        forms = [self.text, *([self.audio] if said.heard else []), *([self.fragment] if said.pieced else [])]
+        form = min(forms)
+        if said.ordered or min(self.order, form) == 0:
+            return form if said.ordered else 0.0
+        return shifted(form, log_odds(self.order) - log_odds(self.text))
 
 
 PROFILES = {
@@ -133,13 +138,6 @@ PROFILES = {
 }
 """Of the simulated models. ``middle`` has about the refusals reported of one system (shuffled 0.755, spelled 0.352);
 the other two keep the order."""
-
-
-def shifted(chance: float, by: float) -> float:
-    """A chance with its log odds moved by a number; 0 and 1 stay."""
-    if chance in (0.0, 1.0):
-        return chance
-    return 1 / (1 + math.exp(-(math.log(chance / (1 - chance)) + by)))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from genward.core.speech import Heard, in_text, is_sound, spoken_words
 LETTERS = 3
 """Fewest single letters in a row that are taken for a spelled word."""
 _PARTS = re.compile(r"^(\W*)(.*?)(\W*)$", re.DOTALL)
+_BEHIND = re.compile(r"[.,;:!?]+(?=\s|$)")
 _SPELLED = re.compile(r"[^\W\d_](?:[-.·][^\W\d_])+")
 
 
@@ -59,8 +60,12 @@ def read_request(text: str, heard: Mapping[str, Heard]) -> list[Unit]:
                 heard[part].text if len(parts) == 1 else heard[part].text.rstrip(" .,;:!?")
             )  # a clip ends no sentence
             units += [unit._replace(heard=True) for unit in read_text(said)]
-        else:
-            units += read_text(part)
+            continue
+        behind = _BEHIND.match(part) if units else None
+        if behind is not None:  # punctuation right behind a sound belongs to its last word
+            units[-1] = units[-1]._replace(word=units[-1].word + behind.group())
+            part = part[behind.end() :]
+        units += read_text(part)
     return units
 
 

@@ -35,7 +35,7 @@ class Spell:
         return self.name if self.played else f"{self.name}-written"
 
     def hide(self, piece: Piece, target: SpeechTarget) -> Piece:
-        """The letters: played, with commas between them that keep the voice from reading a word, or as ``K-E-T-T-L-E``."""
+        """The letters: played, with commas that keep the voice from reading a word, or as ``K-E-T-T-L-E``."""
         letters = letters_of(piece.bare)
         if self.played:
             return piece._replace(sound=target.keep(target.speak(", ".join(letters) + ".")))
