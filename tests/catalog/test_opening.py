@@ -77,7 +77,9 @@ def test_a_model_of_another_distribution_is_opened_by_its_name(monkeypatch: pyte
     assert [row["name"] for row in models() if not row["name"].startswith("backdoor:")] == [
         "lab",
         "lab:oracle",
+        *opening.SPEECH,
         "tone",
+        "speech:VOICE",
         "FOLDER or owner/name",
     ]
     with pytest.raises(UnknownName, match="lab:tone"):

@@ -15,8 +15,19 @@ from hypothesis import strategies as st
 
 from genward.core import Audio
 from genward.core.sound import (
-    MAX_SECONDS, at_rate, cut, joined, levels, listenable, mono, quietest, read_sound, silence, silent, trimmed,
-)  # fmt: skip
+    MAX_SECONDS,
+    at_rate,
+    cut,
+    joined,
+    levels,
+    listenable,
+    mono,
+    quietest,
+    read_sound,
+    silence,
+    silent,
+    trimmed,
+)
 from genward.errors import BadInput
 
 

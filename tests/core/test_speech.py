@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from genward.core import Case, Inputs
 from genward.core.pronouncing import dictionary, from_ipa, parsed, phones_of, sounding, to_ipa
 from genward.core.speech import (
-    Heard, find_phrases, in_text, is_sound, matched_words, sound_name, sounds_of, spoken_words, word_error_rate,
-)  # fmt: skip
+    Heard,
+    find_phrases,
+    in_text,
+    is_sound,
+    matched_words,
+    sound_name,
+    sounds_of,
+    spoken_words,
+    word_error_rate,
+)
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=6)
 

@@ -69,7 +69,7 @@ def test_pocketsphinx_hears_most_words(spoken: Audio) -> None:
 
 def test_hama_hears_phonemes(spoken: Audio) -> None:
     (heard,) = HamaEar().hear([spoken])
-    assert " ".join(heard.phones).count("P R OW T") == 1 and len(heard.text.split()) > 4
+    assert " ".join(heard.phones).count("P R OW") == 1 and len(heard.text.split()) > 4
 
 
 def test_weights_are_accepted_by_their_hash_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

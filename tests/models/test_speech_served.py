@@ -102,7 +102,10 @@ def test_what_may_go_better_next_time_is_tried_again(address: str, step: Any) ->
 
 def test_a_server_may_say_how_long_to_wait(address: str) -> None:
     Handler.plan += [(429, error("slow down"))]
-    Handler.answer, plain = (lambda self, s, b, **h: plain(self, s, b, **h, **({"Retry_After": "1"} if s == 429 else {}))), Handler.answer  # type: ignore[method-assign]  # noqa: E501
+    Handler.answer, plain = (
+        (lambda self, s, b, **h: plain(self, s, b, **h, **({"Retry_After": "1"} if s == 429 else {}))),
+        Handler.answer,
+    )  # type: ignore[method-assign]  # noqa: E501
     try:
         began = time.perf_counter()
         voice(address).speak(TEXT)

@@ -14,10 +14,15 @@ import pytest
 from genward.core.sound import silent
 from genward.core.speech import Voice
 from genward.errors import BadInput, EngineError, Inapplicable, UnknownName
-from genward.models import speech_voices
+from genward.models.speech_engines import made, version_of
 from genward.models.speech_voices import (
-    FliteVoice, HibariVoice, PicoVoice, TransformersVoice, hibari_phonemes, made, open_voice,
-)  # fmt: skip
+    FliteVoice,
+    HibariVoice,
+    PicoVoice,
+    TransformersVoice,
+    hibari_phonemes,
+    open_voice,
+)
 
 TEXT = "Please start the engine."
 flite = pytest.mark.skipif(shutil.which("flite") is None, reason="wants the program flite: apt-get install flite")
@@ -79,7 +84,7 @@ def test_what_is_not_there_is_named_with_a_way_to_get_it(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "py_nanotts", None)
     with pytest.raises(EngineError, match=r"py-nanotts cannot be imported .* pip install 'genward\[speech\]'"):
         PicoVoice().speak(TEXT)
-    assert speech_voices.version_of("no-such-package") == ""
+    assert version_of("no-such-package") == ""
 
 
 def test_samples_are_held_against_what_a_sound_may_be() -> None:
@@ -111,7 +116,9 @@ def vits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         duration_predictor_filter_channels=16, sampling_rate=8000,
     )  # fmt: skip
     VitsModel(config).save_pretrained(folder)
-    VitsTokenizer(str(folder / "vocab.json"), phonemize=False, is_uroman=False, pad_token="_", unk_token=" ").save_pretrained(folder)  # noqa: E501
+    VitsTokenizer(
+        str(folder / "vocab.json"), phonemize=False, is_uroman=False, pad_token="_", unk_token=" "
+    ).save_pretrained(folder)  # noqa: E501
     return folder
 
 

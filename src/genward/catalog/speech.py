@@ -10,8 +10,8 @@ from genward.core import pronouncing
 from genward.core.spec import file_hash
 from genward.errors import BadArtifact
 from genward.models.speech_ears import TINY, tiny_folder, trusted
+from genward.models.speech_engines import EXTRA
 
-EXTRA = "pip install 'genward[speech]'"
 PACKAGES = {
     "hibari-tts": "the embedded voice",
     "faster-whisper": "the ear whisper",

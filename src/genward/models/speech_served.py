@@ -20,7 +20,7 @@ from genward.core.reading import short
 from genward.core.sound import read_sound
 from genward.core.spec import Spec
 from genward.errors import BadInput, Declined, EngineError, Inapplicable
-from genward.models.speech_voices import checked_speed, spoken_text
+from genward.models.speech_engines import checked_speed, spoken_text
 
 MAX_ANSWER = 64 << 20
 """Most bytes of an answer that are read."""
@@ -123,11 +123,14 @@ class ServedVoice:
         try:
             with self._opener().open(self._request(body), timeout=self.timeout) as answer:
                 data: bytes = answer.read(MAX_ANSWER + 1)
+                missing = 0 if len(data) > MAX_ANSWER else answer.length or 0  # a read of so many bytes does not say
         except urllib.error.HTTPError as error:
             with error:
                 self._refused(error)
         except (OSError, HTTPException) as error:  # no connection, a timeout, an answer that breaks off
             raise _Later(f"no answer ({short(error)})") from error
+        if missing:
+            raise _Later(f"its answer broke off {missing:,} bytes before its end")
         if len(data) > MAX_ANSWER:
             raise EngineError(f"{self._where}: an answer of more than {MAX_ANSWER:,} bytes; ask for a shorter text")
         try:

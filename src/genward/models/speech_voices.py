@@ -12,13 +12,11 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from genward.core.media import Audio
 from genward.core.pronouncing import VOWELS
@@ -27,60 +25,11 @@ from genward.core.sound import read_sound
 from genward.core.spec import Spec, file_hash
 from genward.core.speech import Voice
 from genward.errors import BadInput, EngineError, Inapplicable, UnknownName
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from genward.models.speech_engines import LOCK, checked_speed, made, needed, spoken_text, version_of
+from genward.models.speech_served import ServedVoice
 
 WORD = "|"
 """Stands between the words of a phoneme sequence."""
-EXTRA = "pip install 'genward[speech]'"
-_LOCK = threading.Lock()
-"""Of the engines whose code is not known to be safe in several threads."""
-
-
-def needed(module: str, package: str) -> Any:
-    """An optional package's module. Raises ``EngineError`` that says how to get it."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise EngineError(f"the package {package} cannot be imported ({short(error)}); {EXTRA}") from error
-
-
-def version_of(package: str) -> str:
-    """Its installed version, empty where it is not installed."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def made(samples: NDArray[Any], rate: int, text: str) -> Audio:
-    """An engine's samples as a sound, clipped to full scale.
-
-    Raises:
-        BadInput: there are none: nothing in the text can be spoken. EngineError: they are not finite.
-    """
-    import numpy as np
-
-    held = np.asarray(samples, np.float32).ravel()
-    if not held.size:
-        raise BadInput(f"nothing in {short(text)!r} can be spoken; give a text with words")
-    if not bool(np.isfinite(held).all()):
-        raise EngineError(f"the voice made samples that are not finite of {short(text)!r}; use another voice")
-    return Audio(np.clip(held, -1.0, 1.0), rate)
-
-
-def spoken_text(text: str) -> str:
-    """The text, or ``BadInput`` where it has no letter and no digit."""
-    if not any(c.isalnum() for c in text):
-        raise BadInput(f"nothing in {short(text)!r} can be spoken; give a text with words")
-    return text
-
-
-def checked_speed(speed: float) -> float:
-    if not 0.5 <= speed <= 2.0:
-        raise BadInput(f"a speed of {speed:g}; 0.5 to 2 times the usual one are possible")
-    return speed
 
 
 # -------------------------------------------------------------------------------------------------------------- hibari
@@ -137,7 +86,7 @@ class HibariVoice:
     def speak(self, text: str, seed: int = 0, phonemes: Sequence[str] | None = None) -> Audio:
         """24 kHz, mono, the same bits for the same seed on one machine."""
         engine = _hibari(self.speaker)
-        with _LOCK:
+        with LOCK:
             if phonemes is not None:
                 samples = engine.from_phonemes(hibari_phonemes(phonemes), speed=self.speed, seed=seed)
             else:
@@ -199,7 +148,7 @@ class PicoVoice:
         if phonemes is not None:
             raise Inapplicable("the voice pico takes no phonemes; use hibari or flite")
         engine = needed("py_nanotts", "py-nanotts").NanoTTS()
-        with _LOCK:
+        with LOCK:
             raw = engine.speak(spoken_text(text), voice=self.speaker, speed=self.speed)
         return made(np.frombuffer(raw, "<i2").astype(np.float32) / 32_768, 16_000, text)
 
@@ -342,7 +291,7 @@ class TransformersVoice:
         if not given["input_ids"].shape[-1]:
             raise BadInput(f"the voice's tokenizer finds nothing in {short(text)!r}; give a text in its alphabet")
         inputs = {k: v.to(self.model.device) for k, v in given.items() if k in ("input_ids", "attention_mask")}
-        with _LOCK, torch.random.fork_rng(), torch.no_grad():
+        with LOCK, torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed % 2**63)
             before = getattr(self.model, "speaking_rate", None)
             if before is not None:
@@ -368,8 +317,6 @@ def open_voice(name: str, device: str | None = None) -> Voice:
         EngineError: the engine is not installed.
     """
     if name.startswith(("http://", "https://")):
-        from genward.models.speech_served import ServedVoice
-
         address, _, model = name.partition("#")
         return ServedVoice(address, model) if model else ServedVoice(address)
     engine, _, speaker = name.partition("/")
