@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import combinations
 
+import numpy as np
 import pytest
 
 from genward.attacks.speech import CONDITIONS, Concat, Phoneme, Piece, Respell, Shuffle, pieces_of, request
 from genward.attacks.speech.concat import groups_of
 from genward.attacks.speech.respell import respellings
-from genward.attacks.speech.shuffle import borders, shuffled
+from genward.attacks.speech.shuffle import borders, settled, shuffled
 from genward.attacks.speech.spell import letters_of
 from genward.attacks.speech.wording import attempt, flagged
 from genward.core import Audio, Case, Sample
 from genward.core.pronouncing import phones_of
+from genward.core.sound import joined, pauses
 from genward.core.speech import Heard, HeardWord, find_phrases
 from genward.errors import BadInput, UnknownName
 
@@ -74,6 +77,25 @@ def test_borders_lie_between_the_heard_words() -> None:
     missed = borders(["the", "big", "old", "kettle"], Heard("", (said[0], said[2])), 2.0)
     assert missed == pytest.approx([0, 0.4, 0.75, 1.1, 2.0]), "words that were missed share the time between"
     assert borders(["a", "b"], Heard(), 3.0) == pytest.approx([0, 1.5, 3.0])
+
+
+def test_cuts_move_into_pauses_in_order() -> None:
+    tone = Audio(0.5 * np.sin(np.arange(2400)), 24_000)
+    whole = joined([tone] * 4, 0.2)
+    assert pauses(whole) == [pytest.approx((0.1 + 0.3 * k, 0.3 + 0.3 * k), abs=0.02) for k in range(3)]
+    assert settled([0.05, 0.75], whole) == pytest.approx([0.2, 0.8], abs=0.02)
+    assert settled([0.2, 0.21, 0.22], whole) == pytest.approx([0.2, 0.5, 0.8], abs=0.02), "each its own"
+    luck = random.Random(1)
+    for _ in range(100):
+        times = sorted(luck.uniform(0, 1) for _ in range(luck.randint(1, 3)))
+        middles = [(a + b) / 2 for a, b in pauses(whole)]
+        best = min(sum(abs(t - m) for t, m in zip(times, c, strict=True)) for c in combinations(middles, len(times)))
+        found = settled(times, whole)
+        assert sum(abs(t - m) for t, m in zip(times, found, strict=True)) == pytest.approx(best) and found == sorted(
+            found
+        )
+    run_on = settled([0.1, 0.3, 0.5, 0.7], whole)
+    assert len(run_on) == 4, "fewer pauses than cuts: each to the quietest place nearby"
 
 
 def test_borders_never_fall() -> None:

@@ -148,6 +148,8 @@ def test_words_may_be_misread_and_the_emitted_text_may_differ() -> None:
     assert deaf.answer(request, 0).spoken == "the K-E-T-T-L-E of and amber"
     plain = SimulatedAligned("middle", (PHRASE,), WILLING).answer(request, 0)
     assert plain == Answer(False, "the kettle of Monday and amber", "the kettle of Monday and amber")
+    ended = SimulatedAligned("middle", (PHRASE,), WILLING).answer(Request("One. K-E-T-T-L-E."), 0)
+    assert ended.spoken == "One. Kettle.", "a full stop is followed by a capital"
     sly = SimulatedAligned("middle", (PHRASE,), Profile(0, 0, 0, 0, 0, 1))
     said = sly.answer(Request(f"the {PHRASE} now"), 0)
     assert (said.emitted, said.spoken) == (f"the {MASK} {MASK} {MASK} now", f"the {PHRASE} now")

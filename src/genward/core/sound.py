@@ -117,6 +117,14 @@ def joined(audios: Sequence[Audio], pause: float = 0.0, fade: float = 0.003) -> 
     return Audio(np.concatenate(parts[:-1]), rate)
 
 
+def pauses(audio: Audio, least: float = 0.15, quiet: float = QUIET) -> list[tuple[float, float]]:
+    """(start, end) in seconds of the stretches of at least ``least`` seconds that are no louder than ``quiet`` dB, those
+    at both ends of the sound left out; rising."""
+    loud = [k for k, level in enumerate(levels(audio)) if level > quiet]
+    ends = zip(loud, loud[1:], strict=False)
+    return [((a + 1) * FRAME, b * FRAME) for a, b in ends if (b - a - 1) * FRAME >= least - 1e-9]
+
+
 def quietest(audio: Audio, around: float, reach: float = 0.12) -> float:
     """The middle of the quietest frame within ``reach`` seconds of a time, the nearest of them: where a cut is heard
     least."""

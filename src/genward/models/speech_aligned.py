@@ -140,6 +140,14 @@ PROFILES = {
 the other two keep the order."""
 
 
+def sentences(words: Sequence[str]) -> str:
+    """Words as a text, with a capital behind every full stop, as a model writes."""
+    out: list[str] = []
+    for word in filter(None, words):
+        out.append(word[:1].upper() + word[1:] if out and out[-1].endswith((".", "!", "?")) else word)
+    return " ".join(out)
+
+
 @dataclass(frozen=True)
 class SimulatedAligned:
     """A simulated aligned audio-language model; see the module's text. The same request and seed get the same answer;
@@ -196,7 +204,7 @@ class SimulatedAligned:
         if said is not None and diverge < self.odds.divergence:
             for k in said.units:
                 emitted[k] = MASK
-        return Answer(False, " ".join(filter(None, emitted)), " ".join(filter(None, spoken)))
+        return Answer(False, sentences(emitted), sentences(spoken))
 
     def _spoken(self, unit: Unit, luck: float) -> str:
         if luck >= self.odds.misread:
