@@ -118,8 +118,8 @@ def joined(audios: Sequence[Audio], pause: float = 0.0, fade: float = 0.003) -> 
 
 
 def pauses(audio: Audio, least: float = 0.15, quiet: float = QUIET) -> list[tuple[float, float]]:
-    """(start, end) in seconds of the stretches of at least ``least`` seconds that are no louder than ``quiet`` dB, those
-    at both ends of the sound left out; rising."""
+    """(start, end) in seconds, rising, of the stretches of at least ``least`` seconds that are no louder than ``quiet``
+    dB, those at both ends of the sound left out."""
     loud = [k for k, level in enumerate(levels(audio)) if level > quiet]
     ends = zip(loud, loud[1:], strict=False)
     return [((a + 1) * FRAME, b * FRAME) for a, b in ends if (b - a - 1) * FRAME >= least - 1e-9]

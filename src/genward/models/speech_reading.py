@@ -101,7 +101,8 @@ def _whole(token: str) -> Unit | None:
         if word:
             return Unit(word + behind[1:], token, pieced=True)
     if _SPELLED.fullmatch(middle) and len(middle) >= 2 * LETTERS - 1:
-        return Unit(nearest_word(re.sub(r"\W", "", middle)) + behind.strip("-."), token, pieced=True)
+        ends = behind.strip("-.") if "." in middle else behind.strip("-")  # K.E.T.T.L.E. ends no sentence
+        return Unit(nearest_word(re.sub(r"\W", "", middle)) + ends, token, pieced=True)
     return Unit(token, token)
 
 
