@@ -19,22 +19,23 @@ CARRIERS = 2
 SEED = 20_602
 
 KINDS = """
-    amber, velvet, copper, silent, golden, frozen, hollow, crimson, gentle, wooden, silver, dusty, purple, narrow, quiet,
-    marble, yellow, rapid, cotton, winter, bitter, plastic, ancient, polite, orange, hidden, paper, cloudy, rubber,
-    sudden, scarlet, tender, crystal, modest, rusty, double, emerald, lazy, bronze, curious, sandy, massive, turquoise,
-    humble, striped, brittle, mellow, glossy, spotted, lonely
+    amber, velvet, copper, silent, golden, frozen, hollow, crimson, gentle, wooden, silver, dusty, purple, narrow,
+    quiet, marble, yellow, rapid, cotton, winter, bitter, plastic, ancient, polite, orange, hidden, paper, cloudy,
+    rubber, sudden, scarlet, tender, crystal, modest, rusty, double, emerald, lazy, bronze, curious, sandy, massive,
+    turquoise, humble, striped, brittle, mellow, glossy, spotted, lonely
     """
 THINGS = """
-    kettle, lantern, pillow, window, garden, bucket, pencil, ladder, blanket, button, basket, candle, bottle, saddle,
-    cushion, hammer, curtain, pepper, rocket, violin, wagon, zipper, anchor, carpet, feather, jacket, mirror, napkin,
-    oven, paddle, ribbon, shovel, ticket, umbrella, wallet, balcony, cabin, dolphin, engine, falcon, giraffe, harbor,
-    island, jungle, kitchen, lemon, meadow, needle, oyster, pumpkin
+    kettle, lantern, pillow, window, garden, bucket, pencil, ladder, blanket, button, basket, candle, bottle,
+    saddle, cushion, hammer, curtain, pepper, rocket, violin, wagon, zipper, anchor, carpet, feather, jacket,
+    mirror, napkin, oven, paddle, ribbon, shovel, ticket, umbrella, wallet, balcony, cabin, dolphin, engine, falcon,
+    giraffe, harbor, island, jungle, kitchen, lemon, meadow, needle, oyster, pumpkin
     """
 IDEAS = """
     protocol, method, lesson, theory, program, signal, holiday, concert, project, contest, picnic, marathon, puzzle,
     ritual, survey, formula, routine, journey, recipe, treaty, ballet, custom, diagram, exercise, festival, gallery,
     hypothesis, inquiry, journal, kingdom, lottery, museum, novel, opera, parade, question, rehearsal, seminar,
-    tournament, uniform, vacation, workshop, alphabet, budget, calendar, debate, election, fashion, guideline, harvest
+    tournament, uniform, vacation, workshop, alphabet, budget, calendar, debate, election, fashion, guideline,
+    harvest
     """
 
 SENTENCES = {

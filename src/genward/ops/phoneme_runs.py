@@ -9,6 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from genward.ops.dictionary import english
 from genward.ops.letter_sounds import Phones
 from genward.ops.phonemes import SYMBOLS, VOWELS, Lexicon, within_one
 
@@ -17,10 +18,10 @@ IPA: Mapping[str, str] = {
     "oɪ": "OY", "eɪ": "EY", "ei": "EY", "oʊ": "OW", "əʊ": "OW", "ou": "OW", "ɪə": "IH R", "eə": "EH R", "ɛə": "EH R",
     "ʊə": "UH R", "ɜɹ": "ER", "ɜr": "ER", "əɹ": "ER", "ər": "ER", "ɝ": "ER", "ɚ": "ER", "ɜ": "ER", "l̩": "AH L",
     "n̩": "AH N", "m̩": "AH M", "i": "IY", "u": "UW", "ɑ": "AA", "a": "AA", "ɒ": "AA", "ɔ": "AO", "æ": "AE", "ɛ": "EH",
-    "e": "EH", "ɪ": "IH", "ɨ": "IH", "ᵻ": "IH", "ʊ": "UH", "ʌ": "AH", "ə": "AH", "ɐ": "AH", "o": "OW", "b": "B", "d": "D",
-    "ð": "DH", "f": "F", "ɡ": "G", "g": "G", "h": "HH", "j": "Y", "k": "K", "l": "L", "ɫ": "L", "m": "M", "n": "N",
-    "ŋ": "NG", "p": "P", "ɹ": "R", "r": "R", "ɾ": "T", "ʔ": "T", "s": "S", "ʃ": "SH", "t": "T", "θ": "TH", "v": "V",
-    "w": "W", "ʍ": "W", "z": "Z", "ʒ": "ZH",
+    "e": "EH", "ɪ": "IH", "ɨ": "IH", "ᵻ": "IH", "ʊ": "UH", "ʌ": "AH", "ə": "AH", "ɐ": "AH", "o": "OW", "b": "B",
+    "d": "D", "ð": "DH", "f": "F", "ɡ": "G", "g": "G", "h": "HH", "j": "Y", "k": "K", "l": "L", "ɫ": "L",
+    "m": "M", "n": "N", "ŋ": "NG", "p": "P", "ɹ": "R", "r": "R", "ɾ": "T", "ʔ": "T", "s": "S", "ʃ": "SH",
+    "t": "T", "θ": "TH", "v": "V", "w": "W", "ʍ": "W", "z": "Z", "ʒ": "ZH",
 }  # fmt: skip
 """IPA as it is used for English, British and American -> ARPABET; longer spellings are tried first"""
 _SILENT = "ˈˌːˑ.ʰ͜͡'‿\u032f\u02de"
@@ -29,8 +30,8 @@ _ONLY_IPA = "ɑæəɛɪʊʌɔðθʃʒŋɹɚɝɜɐɒɡɾʔɫʧʤˈˌːᵻɨʍ\u03
 _BY_LENGTH = sorted(IPA, key=len, reverse=True)
 _IPA_LETTERS = "".join(sorted({c for key in IPA for c in key} | set(_SILENT)))
 _BRACKETED = re.compile(r"\[\[([^\[\]\n]{1,400})\]\]|(?<![\w/])/([^/\n]{1,400})/(?![\w/])")
-_IPA_WORD = rf"[{re.escape(_IPA_LETTERS)}]*[{_ONLY_IPA}][{re.escape(_IPA_LETTERS)}]*"
-_IPA_RUN = re.compile(rf"(?<!\w){_IPA_WORD}(?:[ \t|,\-]{{1,3}}[{re.escape(_IPA_LETTERS)}]+(?!\w))*(?!\w)")
+_IPA_WORD = re.compile(rf"(?<!\w)[{re.escape(_IPA_LETTERS)}]+(?!\w)")
+_IPA_GAP = re.compile(r"[ \t|,\-]{1,3}")
 _GAP = r"[\s\-–_.,;|/#{}\[\]()]{1,4}"
 _ARPABET_RUN = re.compile(
     rf"(?<![A-Za-z0-9'])(?:[A-Za-z]{{1,2}}[0-2]?(?![A-Za-z0-9'])(?:{_GAP}(?=[A-Za-z]{{1,2}}[0-2]?(?![A-Za-z0-9'])))?){{2,}}"
@@ -83,10 +84,7 @@ def phoneme_runs(text: str) -> tuple[Run, ...]:
         phones = ipa_sounds(inner) if sure else None
         if phones:
             found.append(Run(*match.span(), _pieces(inner.split())))
-    for match in _IPA_RUN.finditer(text):
-        pieces = _pieces(match[0].split())
-        if pieces:
-            found.append(Run(*match.span(), pieces))
+    found += _ipa(text)
     for match in _ARPABET_RUN.finditer(text):
         found += _arpabet(text, match.start(), match.end())
     out: list[Run] = []
@@ -94,6 +92,27 @@ def phoneme_runs(text: str) -> tuple[Run, ...]:
         if not out or run.start >= out[-1].end:
             out.append(run)
     return tuple(out)
+
+
+def _ipa(text: str) -> list[Run]:
+    """Runs of words in IPA. A word of plain letters belongs to one only if it is no English word."""
+    out: list[Run] = []
+    held: list[re.Match[str]] = []
+
+    def close() -> None:
+        if any(c in _ONLY_IPA for m in held for c in m[0]) and (pieces := _pieces([m[0] for m in held])):
+            out.append(Run(held[0].start(), held[-1].end(), pieces))
+        held.clear()
+
+    for match in _IPA_WORD.finditer(text):
+        if held and not _IPA_GAP.fullmatch(text, held[-1].end(), match.start()):
+            close()
+        if match[0].isascii() and (match[0] in english() or match[0] in "ai"):
+            close()
+        else:
+            held.append(match)
+    close()
+    return out
 
 
 def _pieces(words: Sequence[str]) -> tuple[Phones, ...]:
@@ -175,9 +194,7 @@ def sound_words(phones: Phones, lexicon: Lexicon, prefer: Collection[tuple[str, 
     return words
 
 
-def _one(
-    phones: Phones, lexicon: Lexicon, prefer: Collection[tuple[str, Phones]]
-) -> tuple[float, str] | None:
+def _one(phones: Phones, lexicon: Lexicon, prefer: Collection[tuple[str, Phones]]) -> tuple[float, str] | None:
     """Price and word of one stretch of sounds; single sounds are words only where somebody prefers them."""
     close = None
     for word, said in prefer:

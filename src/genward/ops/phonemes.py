@@ -89,8 +89,8 @@ def read_dictionary(text: str, where: str = "dictionary") -> dict[str, tuple[str
         phones = [p.rstrip("012") for p in rest.partition("#")[0].split()]
         if not phones or not SYMBOLS.issuperset(phones):
             raise BadArtifact(
-                f"{where}, line {number}: {short(line, 60)!r} is no word with sounds in ARPABET; reinstall the package: "
-                "pip install --force-reinstall pocketsphinx (version 5)"
+                f"{where}, line {number}: {short(line, 60)!r} is no word with sounds in ARPABET; reinstall the package "
+                "with: pip install --force-reinstall pocketsphinx (version 5)"
             )
         if word.endswith(")") and "(" in word[1:]:
             word = word[: word.rindex("(")]

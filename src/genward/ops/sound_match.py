@@ -24,8 +24,10 @@ LEFT_OUT_VOWEL, LEFT_OUT_SOFT = 0.5, 0.6
 """Cost of a vowel too many or too few, and of ``HH R W Y``; other consonants cost 1"""
 _VOICED = "S Z|SH ZH|CH JH|T D|P B|K G|F V|TH DH|N NG|JH ZH"
 _NEARBY = "TH T|DH D|TH F|S SH|SH CH|T CH|D JH|M N|S TH|Z DH|W V|L R|K CH"
-TURN = 0.12
+TURN = 0.2
 """Share of a phrase's sounds that may be wrong for a score of 1/2"""
+WORD = 0.5
+"""What the share of a single word counts, so that a phrase with one word exchanged for another is not the phrase"""
 SHORT = 6.0
 """Weight of sounds below which a phrase has to sound exactly so: single words have too many neighbors"""
 MOST_VARIANTS = 8
@@ -91,27 +93,81 @@ def _stream(said: Sequence[Phones]) -> Stream:
     return Stream(tuple(sounds), frozenset(bounds))
 
 
-def variants(phrase: Sequence[str], lexicon: Lexicon) -> tuple[Phones, ...]:
-    """How a phrase may be said, at most ``MOST_VARIANTS``; at least one."""
-    ways = (tuple(p for part in said for p in part) for said in product(*(lexicon.pronunciations(w) for w in phrase)))
-    return tuple(dict.fromkeys(plain_sounds(way) for way in islice(ways, MOST_VARIANTS)))
+@dataclass(frozen=True)
+class Said:
+    """One way to say a phrase."""
+
+    sounds: Phones
+    owners: tuple[int, ...]
+    """For each sound the number of the word that it belongs to"""
+
+
+def variants(phrase: Sequence[str], lexicon: Lexicon) -> tuple[Said, ...]:
+    """How a phrase may be said, at most ``MOST_VARIANTS``; none only where no word of it has a sound."""
+    found: dict[Said, None] = {}
+    for way in islice(product(*(lexicon.pronunciations(w) for w in phrase)), MOST_VARIANTS):
+        sounds: list[str] = []
+        owners: list[int] = []
+        for k, word in enumerate(map(plain_sounds, way)):
+            kept = word[1:] if sounds and word and word[0] == sounds[-1] else word
+            sounds += kept
+            owners += [k] * len(kept)
+        if sounds:
+            found[Said(tuple(sounds), tuple(owners))] = None
+    return tuple(found)
+
+
+def worst_word(said: Said, sounds: Sequence[str]) -> float:
+    """How badly the worst word of a phrase fits, under the cheapest alignment of the whole with the end of a stretch.
+
+    Args:
+        sounds: what ends where the phrase would; it may begin earlier than the phrase.
+
+    Returns:
+        Cost of a word's sounds over that of leaving it out, the largest of all words; 0 upwards.
+    """
+    count = said.owners[-1] + 1
+    weight = [0.0] * count
+    for p, k in zip(said.sounds, said.owners, strict=True):
+        weight[k] += float(GAP[NUMBER[p]])
+    Cell = tuple[float, tuple[float, ...]]
+
+    def plus(cell: Cell, cost: float, owner: int) -> Cell:
+        return cell[0] + cost, (*cell[1][:owner], cell[1][owner] + cost, *cell[1][owner + 1 :])
+
+    nothing: Cell = (0.0, (0.0,) * count)
+    column = [nothing]
+    for p, k in zip(said.sounds, said.owners, strict=True):
+        column.append(plus(column[-1], float(GAP[NUMBER[p]]), k))
+    for sound in sounds:
+        number = NUMBER[sound]
+        new = [nothing]
+        for i, (p, k) in enumerate(zip(said.sounds, said.owners, strict=True), 1):
+            options = (
+                plus(column[i - 1], float(SWAP[NUMBER[p], number]), k),
+                plus(column[i], float(GAP[number]), k),
+                plus(new[i - 1], float(GAP[NUMBER[p]]), k),
+            )
+            new.append(min(options))
+        column = new
+    return max(cost / w for cost, w in zip(column[-1][1], weight, strict=True) if w > 0)
 
 
 class SoundTable:
     """Sounds of phrases, ready to be looked for together.
 
     Args:
-        phrases: for each, its ``variants``, none of them empty.
+        phrases: for each, its ``variants``.
     """
 
-    def __init__(self, phrases: Sequence[Sequence[Phones]]) -> None:
+    def __init__(self, phrases: Sequence[Sequence[Said]]) -> None:
         self.rows = tuple((k, said) for k, ways in enumerate(phrases) for said in ways)
         self.count = len(phrases)
-        self.lengths = np.array([len(said) for _, said in self.rows], dtype=np.intp)
+        self.lengths = np.array([len(said.sounds) for _, said in self.rows], dtype=np.intp)
         width = int(self.lengths.max(initial=0))
         self.codes = np.zeros((len(self.rows), width), dtype=np.intp)
         for k, (_, said) in enumerate(self.rows):
-            self.codes[k, : len(said)] = [NUMBER[p] for p in said]
+            self.codes[k, : len(said.sounds)] = [NUMBER[p] for p in said.sounds]
 
     @cached_property
     def weights(self) -> Floats:
@@ -119,16 +175,17 @@ class SoundTable:
         gaps = np.where(np.arange(self.codes.shape[1]) < self.lengths[:, None], GAP[self.codes], 0.0)
         return np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(gaps, axis=1)], axis=1)
 
-    def distances(self, stream: Stream) -> Floats:
+    def distances(self, stream: Stream) -> tuple[Floats, NDArray[np.intp]]:
         """Cheapest alignment of each row with a stretch of the stream between two bounds, over the cost of leaving the
         whole row out.
 
         Returns:
-            shape (rows,), 0 to 1; 0 for a phrase that is there to the sound.
+            The share, shape (rows,), 0 to 1, 0 for a phrase that is there to the sound; and where the stretch ends,
+            shape (rows,).
         """
         weights, rows = self.weights, np.arange(len(self.rows))
         held = weights.copy()
-        best = held[rows, self.lengths]
+        best, ends = held[rows, self.lengths], np.zeros(len(self.rows), dtype=np.intp)
         for at, sound in enumerate(stream.sounds, 1):
             number = NUMBER[sound]
             new = held + GAP[number]
@@ -136,23 +193,29 @@ class SoundTable:
             new[:, 0] = 0.0 if at in stream.bounds else _FAR
             held = np.minimum.accumulate(new - weights, axis=1) + weights
             if at in stream.bounds:
-                best = np.minimum(best, held[rows, self.lengths])
+                here = held[rows, self.lengths]
+                ends[here < best] = at
+                best = np.minimum(best, here)
         total = weights[rows, self.lengths]
-        return np.clip(best, 0.0, total) / np.where(total > 0, total, 1.0)
+        return np.clip(best, 0.0, total) / np.where(total > 0, total, 1.0), ends
 
     def scores(self, stream: Stream) -> Floats:
         """How far the stream sounds like each phrase.
 
         Returns:
-            shape (phrases,), 0 to 1: 1 for one that is there to the sound, 1/2 where ``TURN`` of its sounds is wrong,
-            0 from twice that on. A phrase of less than ``SHORT`` weight is 1 or 0.
+            shape (phrases,), 0 to 1: 1 for one that is there to the sound, 1/2 where ``TURN`` of its sounds is wrong
+            (or ``TURN / WORD`` of one word's), 0 from twice that on. A phrase of less than ``SHORT`` weight is 1 or 0.
         """
         out = np.zeros(self.count)
         if not self.rows or not stream.sounds:
             return out
-        ratio = self.distances(stream)
-        score = np.clip(1.0 - ratio / (2.0 * TURN), 0.0, 1.0)
+        ratio, ends = self.distances(stream)
         total = self.weights[np.arange(len(self.rows)), self.lengths]
+        for row in np.flatnonzero((ratio < 2.0 * TURN) & (ratio > 0)):
+            said, end = self.rows[row][1], int(ends[row])
+            stretch = stream.sounds[max(0, end - 2 * len(said.sounds)) : end]
+            ratio[row] = max(ratio[row], WORD * worst_word(said, stretch))
+        score = np.clip(1.0 - ratio / (2.0 * TURN), 0.0, 1.0)
         score = np.where(total < SHORT, (ratio < 1e-9).astype(np.float64), score)
         np.maximum.at(out, np.array([k for k, _ in self.rows], dtype=np.intp), score)
         return out

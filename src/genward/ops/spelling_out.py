@@ -21,8 +21,8 @@ NAMES: Mapping[str, str] = {
 RADIO: Mapping[str, str] = {
     word: word[0]
     for word in (
-        "alpha alfa bravo charlie delta echo foxtrot golf hotel india juliet juliett kilo lima mike november oscar papa "
-        "quebec romeo sierra tango uniform victor whiskey xray yankee zulu"
+        "alpha alfa bravo charlie delta echo foxtrot golf hotel india juliet juliett kilo lima mike november oscar "
+        "papa quebec romeo sierra tango uniform victor whiskey xray yankee zulu"
     ).split()
 }
 """Word of the radio alphabet -> its letter"""
@@ -40,12 +40,12 @@ PREFERRED = 3
 def letter_at(words: Sequence[str], at: int) -> tuple[str, int]:
     """What the words from a place on spell: letters, and how many words that takes; ``("", 0)`` for none."""
     word = words[at]
-    letter = word if len(word) == 1 and word.isalpha() else NAMES.get(word, RADIO.get(word, ""))
+    letter = word if _is_letter(word) else NAMES.get(word, RADIO.get(word, ""))
     following = words[at + 1] if at + 1 < len(words) else ""
     if word == "double" and following:
         if following in ("u", "you", "yew"):
             return "w", 2
-        again = following if len(following) == 1 and following.isalpha() else NAMES.get(following, "")
+        again = following if _is_letter(following) else NAMES.get(following, "")
         return (again * 2, 2) if again else ("", 0)
     if not letter:
         return "", 0
@@ -56,6 +56,10 @@ def letter_at(words: Sequence[str], at: int) -> tuple[str, int]:
             if len(words[end]) > 1 and words[end].startswith(letter):
                 return letter, len(parts) + 2
     return letter, 1
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isascii() and word.isalpha()
 
 
 def cut_letters(letters: str, known: Collection[str], prefer: Collection[str] = ()) -> tuple[tuple[int, int], ...]:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from genward.errors import BadInput
 from genward.ops.code_points import ALIKE, script
@@ -25,16 +26,26 @@ from genward.ops.text_normal import normalize
 MAX_TEXT = 20_000
 """Characters of the longest text that is read: about 20 minutes of speech"""
 TAGS = frozenset(
-    "speak p s break say-as phoneme sub emphasis prosody voice audio mark lang w token desc lexicon lookup metadata meta "
-    "par seq media bookmark silence pron volume rate pitch spell express-as".split()
+    "speak p s break say-as phoneme sub emphasis prosody voice audio mark lang w token desc lexicon lookup metadata "
+    "meta par seq media bookmark silence pron volume rate pitch spell express-as".split()
 )
 """Elements of SSML and of older speech markup, without their prefixes (``amazon:``, ``mstts:``)"""
 APART = frozenset("speak p s voice par seq media audio desc metadata".split())
 """Those that words do not run across"""
 _TAG = re.compile(r"<(/?)([A-Za-z][\w.:-]{0,40})((?:\s[^<>]{0,400})?)(/?)>")
-_ALIAS = re.compile(r"<(?:\w{1,20}:)?sub\s[^<>]{0,400}?alias\s*=\s*(\"[^\"<>]*\"|'[^'<>]*')[^<>]*>", re.I)
-_PH = re.compile(r"<(?:\w{1,20}:)?phoneme\s[^<>]{0,400}?ph\s*=\s*(\"[^\"<>]*\"|'[^'<>]*')[^<>]*>", re.I)
+_ALIAS = re.compile(
+    r"<(?:\w{1,20}:)?sub\s[^<>]{0,400}?alias\s*=\s*(\"[^\"<>]*\"|'[^'<>]*')[^<>]*>"
+    r"(?:[^<>]{0,400}</(?:\w{1,20}:)?sub>)?",
+    re.I,
+)
+_PH = re.compile(
+    r"<(?:\w{1,20}:)?phoneme\s[^<>]{0,400}?ph\s*=\s*(\"[^\"<>]*\"|'[^'<>]*')[^<>]*>"
+    r"(?:[^<>]{0,400}</(?:\w{1,20}:)?phoneme>)?",
+    re.I,
+)
 _REMARK = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[|\]\]>|<!DOCTYPE[^<>]*>", re.S)
+_SAME = re.compile(r"(\S)\1{3,}")
+_ENDLESS = re.compile(r"[^\W_]{60}(?=[^\W_])")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]{1,2}(?![^\W_]))?")
 _BREAK = re.compile(r"[.!?;\n。！？；]")
 _ALONE = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
@@ -170,6 +181,8 @@ def readings(text: str, words: Iterable[str] = (), lexicon: Lexicon | None = Non
     own = frozenset(words)
     lexicon = english_lexicon() if lexicon is None else lexicon
     prefer = _preferred(own, lexicon)
+    # no word has 60 letters; left in one piece such runs would only cost time
+    text = _ENDLESS.sub(r"\g<0> ", _SAME.sub(r"\1\1\1", text))
     shown = without_markup(text)
     plain = tokens(normalize(shown, words=own))
     unspelled = _unspelled(plain, own)
@@ -178,6 +191,7 @@ def readings(text: str, words: Iterable[str] = (), lexicon: Lexicon | None = Non
     return Readings(plain, unspelled, dephonemized, phonetic_key(dephonemized.text, lexicon))
 
 
+@lru_cache(maxsize=64)
 def _preferred(own: frozenset[str], lexicon: Lexicon) -> tuple[tuple[str, Phones], ...]:
     return tuple((word, said) for word in sorted(own) for said in lexicon.pronunciations(word) if said)
 

@@ -81,7 +81,9 @@ class Trigrams:
             raise ValueError("its probabilities are not stored in 16 bits")
         at += 4
         tables = struct.unpack_from(f"<{3 * BINS}f", data, at)
-        self._two, self._back, self._three = tables[:BINS], tables[BINS : 2 * BINS], tables[2 * BINS :]
+        self._two: tuple[float, ...] = tables[:BINS]
+        self._back: tuple[float, ...] = tables[BINS : 2 * BINS]
+        self._three: tuple[float, ...] = tables[2 * BINS :]
         at += 12 * BINS
         self._single = at
         at += 12 * (counts[0] + 1)
