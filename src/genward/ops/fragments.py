@@ -3,24 +3,56 @@
 HARMGEN, as digested, has sentences cut at flagged words and spoken piece by piece (its condition Concat); its answer is
 to buffer segmented queries: the last 20 fragments or 10 minutes, each new fragment, the whole and every suffix
 moderated, expired by time, capped in memory. Caps on characters and sessions, and that a refused fragment is forgotten
-because it was not spoken, are inferred."""
+because it was not spoken, are inferred; so is the check for fragments that can be put together in another order."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from genward.core.reading import short
 from genward.errors import BadInput
 from genward.ops.speech_match import KINDS, THRESHOLD, Finding, Matcher, counted, decided, redacted
+from genward.ops.speech_policy import stem
 from genward.ops.spoken import MAX_TEXT
 
 FRAGMENTS, SECONDS, CHARACTERS, SESSIONS = 20, 600.0, 8_000, 10_000
 """Fragments of a session that are kept, for how long, with how many characters in all, and of how many sessions"""
 MAX_NAME = 200
+
+
+def pieced(fragments: Sequence[Sequence[str]], phrase: Sequence[str]) -> bool:
+    """Whether a phrase can be put together from fragments: some of them, each once and whole but for what comes before
+    the phrase in the first and after it in the last, in any order. Whoever joins the sounds may leave fragments out
+    and turn them around.
+
+    Args:
+        fragments: their words.
+        phrase: at least one word; a phrase that stands in one fragment is none in pieces.
+    """
+    n, target = len(phrase), tuple(phrase)
+    kinds = Counter(tuple(f) for f in fragments if f)
+    names = sorted(kinds)
+    waiting = []
+    for at, words in enumerate(names):
+        used = tuple(int(k == at) for k in range(len(names)))
+        waiting += [(k, used) for k in range(1, min(n, len(words) + 1)) if words[-k:] == target[:k]]
+    seen = set(waiting)
+    while waiting:
+        k, used = waiting.pop()
+        for at, words in enumerate(names):
+            if used[at] >= kinds[words]:
+                continue
+            if words[: n - k] == target[k:]:
+                return True
+            new = (k + len(words), (*used[:at], used[at] + 1, *used[at + 1 :]))
+            if target[k : k + len(words)] == words and new not in seen:
+                seen.add(new)
+                waiting.append(new)
+    return False
 
 
 @dataclass(frozen=True)
@@ -31,6 +63,8 @@ class History:
     """The new one"""
     ticket: int
     """Its number, for ``SessionBuffer.replace``"""
+    fragments: tuple[str, ...]
+    """All that are kept, the new one last"""
     suffixes: tuple[str, ...]
     """The last 2, 3, … fragments joined, the whole last; empty for a session's first. A line feed stands between
     fragments, which ends a sentence but no phrase"""
@@ -42,6 +76,8 @@ class History:
 
 
 SEAM = " \n "
+PIECES = 0.75
+"""Score of a phrase that fragments can be put together to, but that they do not hold as they follow each other"""
 
 
 class SessionBuffer:
@@ -106,7 +142,9 @@ class SessionBuffer:
             while len(self._held) > self.sessions:
                 self._held.popitem(last=False)
             said = [f for _, _, f in kept]
-            return History(fragment, self._tickets, tuple(SEAM.join(said[-k:]) for k in range(2, len(said) + 1)))
+            return History(
+                fragment, self._tickets, tuple(said), tuple(SEAM.join(said[-k:]) for k in range(2, len(said) + 1))
+            )
 
     def replace(self, session: str, ticket: int, fragment: str = "") -> None:
         """Put what was spoken in place of a fragment, nothing where it was refused. A fragment that is no longer kept
@@ -210,4 +248,21 @@ class SessionModerator:
                 key = (f.policy, f.phrase)
                 if f.score >= self.threshold and key not in known and (key not in best or f.score > best[key].score):
                     best[key] = Finding(f.policy, f.action, f.kind, f.reading, f.phrase, f.score)
+        for f in self._pieces(history):
+            if self.threshold <= PIECES and (f.policy, f.phrase) not in known:
+                best.setdefault((f.policy, f.phrase), f)
         return list(best.values())
+
+    def _pieces(self, history: History) -> list[Finding]:
+        """Phrases that fragments can be put together to, in any reading of each."""
+        read = [dict(self.matcher.read(f).distinct()) for f in history.fragments] if history.suffixes else []
+        out = []
+        for name in sorted({name for readings in read for name in readings}):
+            words = [[stem(w) for w in readings.get(name, readings["plain"]).words] for readings in read]
+            ends = {w for f in words if f for w in (f[-1], f[0])}
+            for phrase in self.matcher.phrases:
+                if phrase.stems[-1] in ends or phrase.stems[0] in ends:
+                    if pieced(words, phrase.stems):
+                        policy = phrase.policy
+                        out.append(Finding(policy.id, policy.action, "pieces", name, phrase.text, PIECES))
+        return out

@@ -26,6 +26,7 @@ IPA: Mapping[str, str] = {
 """IPA as it is used for English, British and American -> ARPABET; longer spellings are tried first"""
 _SILENT = "ˈˌːˑ.ʰ͜͡'‿\u032f\u02de"
 """Stress, length, ties and syllable marks: no sounds of their own"""
+_TIES = dict.fromkeys(map(ord, "͜͡\u032f"))
 _ONLY_IPA = "ɑæəɛɪʊʌɔðθʃʒŋɹɚɝɜɐɒɡɾʔɫʧʤˈˌːᵻɨʍ\u0329"
 _BY_LENGTH = sorted(IPA, key=len, reverse=True)
 _IPA_LETTERS = "".join(sorted({c for key in IPA for c in key} | set(_SILENT)))
@@ -33,9 +34,8 @@ _BRACKETED = re.compile(r"\[\[([^\[\]\n]{1,400})\]\]|(?<![\w/])/([^/\n]{1,400})/
 _IPA_WORD = re.compile(rf"(?<!\w)[{re.escape(_IPA_LETTERS)}]+(?!\w)")
 _IPA_GAP = re.compile(r"[ \t|,\-]{1,3}")
 _GAP = r"[\s\-–_.,;|/#{}\[\]()]{1,4}"
-_ARPABET_RUN = re.compile(
-    rf"(?<![A-Za-z0-9'])(?:[A-Za-z]{{1,2}}[0-2]?(?![A-Za-z0-9'])(?:{_GAP}(?=[A-Za-z]{{1,2}}[0-2]?(?![A-Za-z0-9'])))?){{2,}}"
-)
+_SYMBOL = r"[A-Za-z]{1,2}[0-2]?(?![^\W_]|')"
+_ARPABET_RUN = re.compile(rf"(?<![^\W_])(?<!')(?:{_SYMBOL}(?:{_GAP}(?={_SYMBOL}))?){{2,}}")
 _ARPABET = re.compile(r"[A-Za-z]{1,2}[0-2]?")
 _BETWEEN_WORDS = re.compile(r"[|,;/#\n]|\s{2,}|\s[-–_.]\s")
 SHORTEST = 2
@@ -58,6 +58,7 @@ class Run:
 
 def ipa_sounds(text: str) -> Phones | None:
     """IPA as ARPABET, ``None`` where a character is none of it. Spaces and brackets are skipped."""
+    text = text.translate(_TIES)
     out: list[str] = []
     at = 0
     while at < len(text):

@@ -31,7 +31,6 @@ WORD = 0.5
 SHORT = 6.0
 """Weight of sounds below which a phrase has to sound exactly so: single words have too many neighbors"""
 MOST_VARIANTS = 8
-_FAR = 1e6
 
 Floats = NDArray[np.float64]
 
@@ -190,7 +189,8 @@ class SoundTable:
             number = NUMBER[sound]
             new = held + GAP[number]
             np.minimum(new[:, 1:], held[:, :-1] + SWAP[self.codes, number], out=new[:, 1:])
-            new[:, 0] = 0.0 if at in stream.bounds else _FAR
+            if at in stream.bounds:
+                new[:, 0] = 0.0
             held = np.minimum.accumulate(new - weights, axis=1) + weights
             if at in stream.bounds:
                 here = held[rows, self.lengths]

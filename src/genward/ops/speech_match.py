@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from genward.errors import BadInput
 from genward.ops.phonemes import Lexicon, english_lexicon
@@ -23,12 +23,16 @@ from genward.ops.word_order import MOST, OrderModel, order_score, smallest_windo
 THRESHOLD = 0.5
 """Score from which on a finding counts unless a caller says otherwise"""
 KINDS = ("phrase", "pattern", "sound", "order")
+"""What a matcher looks for in a text; a session's findings may also be ``pieces``"""
 FILLERS = frozenset("uh um er erm ah hmm mm".split())
 """What may stand between the words of a phrase"""
 SIDE_BY_SIDE = 0.75
 """Score of the words of a phrase in another order with nothing between them: no grammar can tell there"""
-MOST_WINDOWS = 12
-"""Windows of one phrase whose order is looked at; a text with more of them scores ``SIDE_BY_SIDE`` unseen"""
+MOST_WINDOWS, MOST_SEARCHES = 12, 60
+"""Windows of one phrase, and of all phrases in a text, whose order is looked at; each takes up to about 50 ms. A text
+with more of them scores ``SIDE_BY_SIDE`` unseen"""
+MEMORY = 4096
+"""Orders whose scores a matcher remembers: those of a session come back in every suffix"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Finding:
     action: str
     """What the policy says to do"""
     kind: str
-    """One of ``KINDS``"""
+    """One of ``KINDS``, or ``pieces``"""
     reading: str
     """Which reading it was found in: ``plain``, ``unspelled``, ``dephonemized``"""
     phrase: str
@@ -112,6 +116,11 @@ def written(phrase: str) -> re.Pattern[str]:
     return re.compile(rf"(?<![^\W_]){words}(?:['’]?s)?(?![^\W_])", re.IGNORECASE)
 
 
+def _scored(model: OrderModel, words: tuple[str, ...], phrase: tuple[str, ...], breaks: tuple[int, ...]) -> float:
+    """``order_score``, for a cache."""
+    return order_score(words, phrase, model, breaks)
+
+
 @dataclass(frozen=True)
 class _Phrase:
     """A phrase of a policy, ready to be looked for."""
@@ -143,6 +152,7 @@ class Matcher:
             self.heads.setdefault(phrase.stems[0], []).append(k)
         said = [variants(phrase_words(p.text), self.lexicon) if p.english else () for p in self.phrases]
         self.sounds = SoundTable(said)
+        self._scored = lru_cache(maxsize=MEMORY)(partial(_scored, self.model))
 
     @staticmethod
     def _phrase(policy: SpeechPolicy, text: str) -> _Phrase:
@@ -180,10 +190,10 @@ class Matcher:
                 if found_in(compiled, reading.text):
                     yield Finding(policy.id, policy.action, "pattern", name, pattern, 1.0)
         if "order" in kinds:
-            present = Counter(words)
+            present, searches = Counter(words), [MOST_SEARCHES]
             for k, phrase in enumerate(self.phrases):
                 if k not in there and phrase.policy.reorder and len(phrase.stems) > 1 and phrase.stems[0] in present:
-                    score = self._order(phrase, words, reading, present)
+                    score = self._order(phrase, words, reading, present, searches)
                     if score > 0:
                         yield self._finding(k, "order", name, score)
         if "sound" in kinds:
@@ -210,8 +220,10 @@ class Matcher:
                         found.add(k)
         return found
 
-    def _order(self, phrase: _Phrase, words: Sequence[str], reading: Reading, present: Counter[str]) -> float:
-        """Best score of a phrase whose words are there in another order."""
+    def _order(
+        self, phrase: _Phrase, words: Sequence[str], reading: Reading, present: Counter[str], searches: list[int]
+    ) -> float:
+        """Best score of a phrase whose words are there in another order; ``searches`` counts down those left."""
         if any(present[w] < n for w, n in Counter(phrase.stems).items()):
             return 0.0
         windows = list(smallest_windows(words, phrase.stems, phrase.policy.window))
@@ -221,7 +233,10 @@ class Matcher:
                 score = max(score, SIDE_BY_SIDE)
             elif not phrase.english:  # no model of its order: how close together the words are
                 score = max(score, len(phrase.stems) / (end - start))
+            elif searches[0] <= 0:
+                score = max(score, SIDE_BY_SIDE)
             else:
+                searches[0] -= 1
                 score = max(score, self._shuffled(phrase, words, reading, start, end))
         return score
 
@@ -235,8 +250,8 @@ class Matcher:
                 left[words[k]] -= 1
                 at.setdefault(words[k], []).append(reading.words[k])
         said = tuple(at[s].pop(0) for s in phrase.stems)
-        breaks = [k - low for k in reading.breaks if low < k < high]
-        return order_score(reading.words[low:high], said, self.model, breaks)
+        breaks = tuple(sorted(k - low for k in reading.breaks if low < k < high))
+        return self._scored(reading.words[low:high], said, breaks)
 
 
 def around(reading: Reading, start: int, end: int) -> tuple[int, int]:

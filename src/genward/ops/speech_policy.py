@@ -34,7 +34,7 @@ ACTIONS = ("allow", "redact", "review", "refuse")
 HINT = "see the head of genward/ops/speech_policy.py for the format"
 MAX_PHRASES, MAX_WORDS, MAX_PATTERNS, MAX_PATTERN = 2_000, 12, 100, 300
 """Phrases of a policy, words of a phrase, patterns of a policy, characters of a pattern"""
-PIECE, OVERLAP = 256, 128
+PIECE, OVERLAP = 128, 64
 """Characters of a text that a pattern is searched in at once, and how many of them the next piece repeats: a match is
 found wherever it lies if it has at most ``OVERLAP`` characters"""
 UNBOUNDED, REPEATS, COUNTED = 2, 8, 16

@@ -63,7 +63,7 @@ class Trigrams:
             with path.open("rb") as stream:
                 self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._layout(path)
-        except (OSError, ValueError, struct.error, UnicodeDecodeError) as error:
+        except (OSError, ValueError, IndexError, struct.error) as error:
             raise BadArtifact(
                 f"{path} is not a trigram model of pocketsphinx: {error}; reinstall the package: pip install "
                 "--force-reinstall pocketsphinx (version 5)"
