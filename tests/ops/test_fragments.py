@@ -38,7 +38,12 @@ def test_suffixes_are_all_suffixes() -> None:
     buffer = SessionBuffer()
     assert buffer.add("s", "a").suffixes == () and buffer.add("s", "b").suffixes == (f"a{SEAM}b",)
     history = buffer.add("s", "c")
-    assert history.suffixes == (f"b{SEAM}c", f"a{SEAM}b{SEAM}c") and history.glued == "abc" and history.fragment == "c"
+    assert (
+        history.suffixes == (f"b{SEAM}c", f"a{SEAM}b{SEAM}c")
+        and history.seam("", 2) == "abc"
+        and history.fragments == ("a", "b", "c")
+        and history.fragment == "c"
+    )
 
 
 def test_bounds_of_a_session() -> None:

@@ -69,6 +69,7 @@ def test_what_only_one_reading_shows(text: str, name: str) -> None:
 def test_sentence_ends_move_with_the_words() -> None:
     read = readings("Ay em bee ee ar is hot. The kettle! Done", OWN, LEXICON)
     assert read.plain.breaks == {7, 9} and read.unspelled.breaks == {3, 5} and read.unspelled.words[3] == "the"
+    assert readings("the kettle\nthe amber", OWN, LEXICON).plain.breaks == {2}
     assert tokens("a. ... b").breaks == {1} and tokens("end.").breaks == frozenset()
 
 

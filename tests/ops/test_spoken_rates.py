@@ -142,6 +142,8 @@ def one(text: str, c: Canary, name: str, rng: random.Random) -> list[str]:
     return [each_word(text, c.phrase, lambda w: respelled(w, rng))]
 
 
+SEED = ""
+"""Another one draws other attacks"""
 FLOOR = {
     "plain": 1.0, "disguised": 0.95, "concat": 1.0, "concat, cut in words": 0.9, "concat, others between": 0.9,
     "shuffle": 0.95, "shuffle, locally": 0.5, "shuffle, a word a request": 0.9, "spell": 0.95, "shuffle + spell": 0.9,
@@ -161,7 +163,7 @@ def refused(requests: Sequence[str], split: str) -> bool:
 
 @pytest.mark.parametrize("name", FLOOR)
 def test_detection(name: str) -> None:
-    rng = random.Random(name)
+    rng = random.Random(f"{name}{SEED}")
     cases = [(c, t) for c in canaries("evaluate") for t in c.carriers for _ in range(1 if name == "plain" else 3)]
     made = [(c, one(t, c, name, rng)) for c, t in cases]
     missed = [requests for _, requests in made if not refused(requests, "evaluate")]
@@ -173,26 +175,39 @@ def sessions_of(texts: Sequence[str], size: int, rng: random.Random) -> list[lis
     return [rng.sample(texts, min(size, len(texts))) for _ in range(8)]
 
 
-def test_false_alarms() -> None:
-    rng = random.Random(5)
-    found = canaries("evaluate")
-    near = [t.replace(c.phrase, " ".join(p)) for c in found for t in c.carriers for p in exchanged(c, rng)]
-    groups = {
-        "twins": [[t] for c in found for t in c.twins],
-        "everyday sentences": [[t] for t in everyday("evaluate")],
-        "sessions of a phrase's twins": [list(c.twins) for c in found],
-        "sessions of 10 everyday sentences": sessions_of(everyday("evaluate"), 10, rng),
-        "sessions of 10 twins of any phrase": sessions_of([t for c in found for t in c.twins], 10, rng),
-        "one word of the phrase exchanged": [[t] for t in near],
-    }
-    wrong = {}
-    for name, sessions in groups.items():
-        fired = [s for s in sessions if refused(s, "evaluate")]
-        wrong[name] = len(fired) / len(sessions)
-        print(f"\nfalse alarms, {name}: {len(fired)} of {len(sessions)}: {fired[:2]}")
-    assert wrong["twins"] <= 0.02 and wrong["everyday sentences"] == 0
-    assert max(v for k, v in wrong.items() if k.startswith("sessions")) <= 0.15
-    assert wrong["one word of the phrase exchanged"] <= 0.15
+def innocent(name: str) -> list[list[str]]:
+    """Sessions in which nothing should fire."""
+    rng, found = random.Random(5), canaries("evaluate")
+    if name == "twins":
+        return [[t] for c in found for t in c.twins]
+    if name == "everyday sentences":
+        return [[t] for t in everyday("evaluate")]
+    if name == "one word of the phrase exchanged":
+        return [[t.replace(c.phrase, " ".join(p))] for c in found for t in c.carriers for p in exchanged(c, rng)]
+    if name == "sessions of 10 everyday sentences":
+        return sessions_of(everyday("evaluate"), 10, rng)
+    if name == "sessions of a phrase's twins":
+        return [list(c.twins) for c in found]
+    assert name == "sessions of 10 twins of any phrase"
+    return sessions_of([t for c in found for t in c.twins], 10, rng)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("twins", 0.02),
+        ("everyday sentences", 0.0),
+        ("one word of the phrase exchanged", 0.1),
+        ("sessions of 10 everyday sentences", 0.0),
+        ("sessions of a phrase's twins", 0.1),
+        pytest.param("sessions of 10 twins of any phrase", 0.15, marks=pytest.mark.slow),
+    ],
+)
+def test_false_alarms(name: str, most: float) -> None:
+    sessions = innocent(name)
+    fired = [s for s in sessions if refused(s, "evaluate")]
+    print(f"\nfalse alarms, {name}: {len(fired)} of {len(sessions)}: {fired[:2]}")
+    assert len(fired) / len(sessions) <= most, fired
 
 
 def exchanged(c: Canary, rng: random.Random) -> list[list[str]]:

@@ -86,6 +86,18 @@ def test_windows_are_the_smallest_stretches(words: list[str], wanted: list[str],
     assert list(smallest_windows(words, wanted, most)) == expected
 
 
+def test_ends_of_sentences_cost_nothing() -> None:
+    model = Table(3)
+    words, cuts = list("abcadb"), [1, 3]
+    apart = [list("a"), list("bc"), list("adb")]
+    end = model.ids["</s>"]
+    said = sum(model.sentence(p) for p in apart)
+    ends = model.log(end, model.number("a"), model.ids["<s>"]) + model.log(end, model.number("c"), model.number("b"))
+    expected = (best_order(words, ("c", "d"), model)[0] - said + ends) / 6
+    model.sentence = lambda words, breaks=(): said  # type: ignore[method-assign, misc]
+    assert order_gain(words, ("c", "d"), model, cuts) == pytest.approx(expected)
+
+
 @pytest.mark.skipif(find_spec("pocketsphinx") is None, reason="needs genward[speech]")
 def test_shuffles_score_high_and_grammar_low() -> None:
     from genward.ops.trigrams import english_trigrams

@@ -11,13 +11,13 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from genward.core.reading import short
 from genward.errors import BadInput
 from genward.ops.speech_match import KINDS, THRESHOLD, Finding, Matcher, counted, decided, redacted
 from genward.ops.speech_policy import stem
-from genward.ops.spoken import MAX_TEXT
+from genward.ops.spoken import MAX_TEXT, Reading, Readings
 
 FRAGMENTS, SECONDS, CHARACTERS, SESSIONS = 20, 600.0, 8_000, 10_000
 """Fragments of a session that are kept, for how long, with how many characters in all, and of how many sessions"""
@@ -64,18 +64,24 @@ class History:
     ticket: int
     """Its number, for ``SessionBuffer.replace``"""
     fragments: tuple[str, ...]
-    """All that are kept, the new one last"""
-    suffixes: tuple[str, ...]
-    """The last 2, 3, … fragments joined, the whole last; empty for a session's first. A line feed stands between
-    fragments, which ends a sentence but no phrase"""
+    """All that are kept, the new one last, each by its end if it is long"""
 
     @property
-    def glued(self) -> str:
-        """The whole with nothing between fragments, for words that were cut; ``""`` for a session's first."""
-        return self.suffixes[-1].replace(SEAM, "") if self.suffixes else ""
+    def suffixes(self) -> tuple[str, ...]:
+        """The last 2, 3, … fragments joined, the whole last; empty for a session's first. A line feed stands between
+        fragments, which ends a sentence but no phrase."""
+        return tuple(SEAM.join(self.fragments[-k:]) for k in range(2, len(self.fragments) + 1))
+
+    def seam(self, between: str, characters: int) -> str:
+        """What was said last before the new fragment, and how that begins: at most so many characters of each."""
+        before = between.join(self.fragments[:-1])
+        return f"{before[-characters:]}{between}{self.fragments[-1][:characters]}"
 
 
 SEAM = " \n "
+WITHOUT_SOUND = tuple(kind for kind in KINDS if kind != "sound")
+NEAR = 500
+"""Characters on either side of where a fragment begins in which phrases are looked for by sound"""
 PIECES = 0.75
 """Score of a phrase that fragments can be put together to, but that they do not hold as they follow each other"""
 
@@ -142,9 +148,7 @@ class SessionBuffer:
             while len(self._held) > self.sessions:
                 self._held.popitem(last=False)
             said = [f for _, _, f in kept]
-            return History(
-                fragment, self._tickets, tuple(said), tuple(SEAM.join(said[-k:]) for k in range(2, len(said) + 1))
-            )
+            return History(fragment, self._tickets, tuple(said))
 
     def replace(self, session: str, ticket: int, fragment: str = "") -> None:
         """Put what was spoken in place of a fragment, nothing where it was refused. A fragment that is no longer kept
@@ -237,32 +241,52 @@ class SessionModerator:
 
     def _across(self, history: History, own: Sequence[Finding]) -> list[Finding]:
         """What counts in several fragments together; places in the text are not those of the fragment, so they are left
-        out."""
+        out.
+
+        The whole is read anew, for what is spelled out across fragments; its suffixes are put together from the
+        fragments' own readings. Sounds are compared where the new fragment begins, since those of the others were when
+        they were new; there also with nothing between fragments, for words that were cut."""
+        if len(history.fragments) < 2:
+            return []
+        match = self.matcher
+        read = [match.read(f) for f in history.fragments]
+        found = [*match.of(match.read(history.suffixes[-1]), kinds=WITHOUT_SOUND)]
+        for k in range(2, len(read)):
+            found += match.of(joined(read[-k:]), kinds=WITHOUT_SOUND)
+        for between in (SEAM, ""):
+            found += match.of(match.read(history.seam(between, NEAR)))
+        found += self._pieces(read)
         known = {(f.policy, f.phrase) for f in own}
         best: dict[tuple[str, str], Finding] = {}
-        # what sounds like a phrase in a suffix does so in the whole
-        kinds: dict[str, tuple[str, ...]] = {text: KINDS[:2] + KINDS[3:] for text in history.suffixes[:-1]}
-        kinds |= {text: KINDS for text in (*history.suffixes[-1:], history.glued) if text}
-        for text, looked_for in kinds.items():
-            for f in self.matcher.of(self.matcher.read(text), kinds=looked_for):
-                key = (f.policy, f.phrase)
-                if f.score >= self.threshold and key not in known and (key not in best or f.score > best[key].score):
-                    best[key] = Finding(f.policy, f.action, f.kind, f.reading, f.phrase, f.score)
-        for f in self._pieces(history):
-            if self.threshold <= PIECES and (f.policy, f.phrase) not in known:
-                best.setdefault((f.policy, f.phrase), f)
+        for f in found:
+            key = (f.policy, f.phrase)
+            if f.score >= self.threshold and key not in known and (key not in best or f.score > best[key].score):
+                best[key] = replace(f, span=None)
         return list(best.values())
 
-    def _pieces(self, history: History) -> list[Finding]:
+    def _pieces(self, read: Sequence[Readings]) -> list[Finding]:
         """Phrases that fragments can be put together to, in any reading of each."""
-        read = [dict(self.matcher.read(f).distinct()) for f in history.fragments] if history.suffixes else []
         out = []
-        for name in sorted({name for readings in read for name in readings}):
-            words = [[stem(w) for w in readings.get(name, readings["plain"]).words] for readings in read]
+        for name in ("plain", "unspelled", "dephonemized"):
+            words = [[stem(w) for w in getattr(readings, name).words] for readings in read]
             ends = {w for f in words if f for w in (f[-1], f[0])}
             for phrase in self.matcher.phrases:
-                if phrase.stems[-1] in ends or phrase.stems[0] in ends:
-                    if pieced(words, phrase.stems):
-                        policy = phrase.policy
-                        out.append(Finding(policy.id, policy.action, "pieces", name, phrase.text, PIECES))
+                if {phrase.stems[0], phrase.stems[-1]} & ends and pieced(words, phrase.stems):
+                    policy = phrase.policy
+                    out.append(Finding(policy.id, policy.action, "pieces", name, phrase.text, PIECES))
         return out
+
+
+def joined(read: Sequence[Readings]) -> Readings:
+    """Readings of texts as those of one text in which each ends a sentence; without a key."""
+
+    def together(parts: Sequence[Reading]) -> Reading:
+        words: list[str] = []
+        breaks: set[int] = set()
+        for part in parts:
+            breaks |= {len(words)} | {len(words) + k for k in part.breaks}
+            words += part.words
+        return Reading(tuple(words), frozenset(k for k in breaks if 0 < k < len(words)))
+
+    plain, unspelled, said = ([getattr(r, name) for r in read] for name in ("plain", "unspelled", "dephonemized"))
+    return Readings(together(plain), together(unspelled), together(said), "")

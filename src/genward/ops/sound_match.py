@@ -25,7 +25,8 @@ LEFT_OUT_VOWEL, LEFT_OUT_SOFT = 0.5, 0.6
 _VOICED = "S Z|SH ZH|CH JH|T D|P B|K G|F V|TH DH|N NG|JH ZH"
 _NEARBY = "TH T|DH D|TH F|S SH|SH CH|T CH|D JH|M N|S TH|Z DH|W V|L R|K CH"
 TURN = 0.2
-"""Share of a phrase's sounds that may be wrong for a score of 1/2"""
+"""Share of a phrase's sounds that may be wrong for a score of 1/2. Set on the canaries of the splits ``fit`` and
+``calibrate``: above it, phrases with one word exchanged begin to fire; below it, respellings are lost."""
 WORD = 0.5
 """What the share of a single word counts, so that a phrase with one word exchanged for another is not the phrase"""
 SHORT = 6.0

@@ -21,7 +21,7 @@ from genward.ops.letter_sounds import Phones
 from genward.ops.phoneme_runs import ipa_sounds, phoneme_runs, sound_words
 from genward.ops.phonemes import Lexicon, english_lexicon, phonetic_key
 from genward.ops.spelling_out import unspell
-from genward.ops.text_normal import normalize
+from genward.ops.text_normal import STEPS, normalize
 
 MAX_TEXT = 20_000
 """Characters of the longest text that is read: about 20 minutes of speech"""
@@ -44,9 +44,11 @@ _PH = re.compile(
     re.I,
 )
 _REMARK = re.compile(r"<!--.*?-->|<\?.*?\?>|<!\[CDATA\[|\]\]>|<!DOCTYPE[^<>]*>", re.S)
+_APART_FROM_SPACES = tuple(step for step in STEPS if step != "spaced")
 _SAME = re.compile(r"(\S)\1{3,}")
 _ENDLESS = re.compile(r"[^\W_]{60}(?=[^\W_])")
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W\d_]{1,2}(?![^\W_]))?")
+_LINE = re.compile(r"[ \t]*[\n\r\v\f\x85\u2028\u2029][\s]*")
 _BREAK = re.compile(r"[.!?;\n。！？；]")
 _ALONE = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 """Scripts that write no spaces between words: each of their characters counts as one"""
@@ -100,6 +102,11 @@ def without_markup(text: str) -> str:
         return " \n " if name.rpartition(":")[2] in APART else ""
 
     return html.unescape(_TAG.sub(shown, _REMARK.sub(" ", text)))
+
+
+def normal_words(text: str, own: Collection[str], steps: Collection[str] = STEPS) -> Reading:
+    """The words of a text without disguises; the end of a line ends a sentence, which the normalizer would forget."""
+    return tokens(normalize(_LINE.sub(" . ", text), steps=steps, words=own))
 
 
 def with_substitutes(text: str) -> str:
@@ -184,10 +191,10 @@ def readings(text: str, words: Iterable[str] = (), lexicon: Lexicon | None = Non
     # no word has 60 letters; left in one piece such runs would only cost time
     text = _ENDLESS.sub(r"\g<0> ", _SAME.sub(r"\1\1\1", text))
     shown = without_markup(text)
-    plain = tokens(normalize(shown, words=own))
-    unspelled = _unspelled(plain, own)
+    plain = normal_words(shown, own)
+    unspelled = _unspelled(shown, own)
     said = dephonemize(without_markup(with_substitutes(text)), lexicon, prefer)
-    dephonemized = unspelled if said == shown else _unspelled(tokens(normalize(said, words=own)), own)
+    dephonemized = unspelled if said == shown else _unspelled(said, own)
     return Readings(plain, unspelled, dephonemized, phonetic_key(dephonemized.text, lexicon))
 
 
@@ -196,7 +203,10 @@ def _preferred(own: frozenset[str], lexicon: Lexicon) -> tuple[tuple[str, Phones
     return tuple((word, said) for word in sorted(own) for said in lexicon.pronunciations(word) if said)
 
 
-def _unspelled(reading: Reading, own: Collection[str]) -> Reading:
+def _unspelled(text: str, own: Collection[str]) -> Reading:
+    """A text with what is spelled out read together. Letters are left apart by the normalizer here, since it takes one
+    word after the other where this looks for the best cut of a whole run."""
+    reading = normal_words(text, own, _APART_FROM_SPACES)
     found, places = unspell(reading.words, english(), own)
     return Reading(found, _moved(reading.breaks, places))
 

@@ -151,7 +151,7 @@ class Trigrams:
         key = (word, before, earlier if before >= 0 else -1)
         value = self._seen.get(key)
         if value is None:
-            if len(self._seen) > 200_000:
+            if len(self._seen) > 100_000:
                 self._seen.clear()
             value = self._seen[key] = self._computed(*key)
         return value

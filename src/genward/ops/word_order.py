@@ -94,8 +94,15 @@ def best_order(
 
 def order_gain(words: Sequence[str], phrase: Sequence[str], model: OrderModel, breaks: Iterable[int] = ()) -> float:
     """How much likelier, in nats per word, the words are in the best order that has the phrase than as they stand;
-    arguments as ``best_order`` and ``order_score``. Negative for a text that beats every such order."""
-    return (best_order(words, phrase, model)[0] - model.sentence(words, breaks)) / len(words)
+    arguments as ``best_order`` and ``order_score``. Negative for a text that beats every such order.
+
+    That sentences end within the text costs it nothing, since the best order is of one sentence."""
+    cuts = sorted(set(breaks))
+    numbers = [model.ids["<s>"], *map(model.number, words)]
+    ends = 0.0
+    for start, k in zip([0, *cuts], cuts, strict=False):
+        ends += model.log(model.ids["</s>"], numbers[k], numbers[k - 1] if k - start > 1 else model.ids["<s>"])
+    return (best_order(words, phrase, model)[0] - model.sentence(words, cuts) + ends) / len(words)
 
 
 def order_score(words: Sequence[str], phrase: Sequence[str], model: OrderModel, breaks: Iterable[int] = ()) -> float:
