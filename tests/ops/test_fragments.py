@@ -205,6 +205,8 @@ def test_redaction_and_failure() -> None:
     moderate = SessionModerator(Matcher([SpeechPolicy("p", phrases=(PHRASE,), action="redact")]))
     verdict = moderate("s", f"read the {PHRASE} now")
     assert (verdict.action, verdict.text) == ("redact", "read the [redacted] now")
+    twice = moderate("t", f"{PHRASE} and 4mb3r k3ttl3 pr0t0c0l")
+    assert (twice.action, twice.text) == ("refuse", "")
     assert moderate("s", "amber kettle").action == "allow"
     assert moderate("s", "protocol").action == "refuse"  # nothing to cut out of this piece alone
     with pytest.raises(BadInput, match="split it"):

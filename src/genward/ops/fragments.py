@@ -230,6 +230,8 @@ class SessionModerator:
             across = len(found) > len(own)
             if action == "redact" and not across:
                 spoken = redacted(fragment, found, self.threshold)
+                if decided(self.matcher(spoken), self.threshold) != "allow":  # it is there in disguise as well
+                    action, spoken = "refuse", ""
             elif action == "redact":
                 action = "refuse"
             elif action == "allow":

@@ -93,7 +93,8 @@ def decided(found: Sequence[Finding], threshold: float = THRESHOLD) -> str:
 
 
 def redacted(text: str, found: Sequence[Finding], threshold: float = THRESHOLD, mask: str = "[redacted]") -> str:
-    """The text with every phrase that is to be redacted replaced; all places of each.
+    """The text with every phrase that is to be redacted replaced; all places of each where it stands as it is. What is
+    disguised beside them stays, so look at the result again.
 
     Raises:
         BadInput: something found has another action or no place, so that it cannot be cut out.
