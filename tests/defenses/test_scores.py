@@ -87,12 +87,17 @@ def made(name: str, model: StableDiffusion, concept: Concept) -> Any:
     return dataclasses.replace(settings.fit(model, concept, Tools(judge=judge)), **fields)
 
 
+OF_PICTURES = [
+    n for n in plugins.entries("defense") if getattr(plugins.find("defense", n), "media", "image") == "image"
+]
+
+
 @pytest.fixture(scope="module")
 def fitted(model: StableDiffusion, labelled: Concept) -> dict[str, Any]:
-    return {name: made(name, model, labelled) for name in plugins.entries("defense")}
+    return {name: made(name, model, labelled) for name in OF_PICTURES}
 
 
-@pytest.mark.parametrize("name", plugins.entries("defense"))
+@pytest.mark.parametrize("name", OF_PICTURES)
 def test_no_row_is_released_on_what_is_no_score(name: str, model: StableDiffusion, fitted: dict[str, Any]) -> None:
     defense = fitted[name]
     assert scores(model, defense, SAMPLER) == (name in SCORING)

@@ -76,6 +76,13 @@ def test_what_cannot_be_guarded(service: SpeechModel, tmp_path: Path) -> None:
         guarded.speak(" ")
 
 
+def test_a_pipeline_of_pictures_says_that_nothing_is_spoken() -> None:
+    from genward.testing import tiny_sd
+
+    with pytest.raises(Inapplicable, match="draws pictures"), tiny_sd().rig([SpeechModeration()]):
+        pass
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(UnknownName, match="T4"):
         SpeechModeration(taps=("T4",))

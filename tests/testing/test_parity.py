@@ -16,7 +16,8 @@ from genward.ops.captions import learning_cases
 from genward.ops.tools import Tools
 from genward.testing import EXAMPLES, FakeJudge, parity_laws, tiny_sd
 
-SHIPPED = sorted(n for n in catalog.entries("defense") if catalog.entry("defense", n).origin == "genward")
+OURS = sorted(n for n in catalog.entries("defense") if catalog.entry("defense", n).origin == "genward")
+SHIPPED = [n for n in OURS if getattr(catalog.find("defense", n), "media", "image") == "image"]
 SMALL: dict[str, Any] = {
     "images": 24, "pairs": 5, "benign": 3, "per_caption": 1, "sampling_steps": 4, "guidance": 3.0, "iterations": 1,
     "epochs": 1, "batch": 8, "hidden": 8, "rank": 2, "heads": 2, "width": 0.125, "pool": 4, "learn_at": (0.0, 0.5),

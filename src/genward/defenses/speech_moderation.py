@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from genward.core.contracts import Rig
 from genward.core.records import Verdict
 from genward.core.speech import TAPS, Heard
-from genward.errors import BadInput, UnknownName
+from genward.errors import BadInput, Inapplicable, UnknownName
 from genward.ops.hearing import words_of
 from genward.ops.spoken import Match, strongest
 
@@ -32,6 +32,7 @@ class SpeechModeration:
     name: ClassVar[str] = "speech_moderation"
     at_attach: ClassVar[frozenset[str]] = frozenset()
     guards: ClassVar[bool] = True
+    media: ClassVar[str] = "audio"
     phrases: tuple[str, ...] = ()
     """What must not be said, two words or more each; empty: the lab's canaries."""
     taps: tuple[str, ...] = ("T0", "T1", "T2", "T3")
@@ -60,7 +61,11 @@ class SpeechModeration:
             raise BadInput(f"speech_moderation: action {self.action!r}; refuse or flag")
 
     def attach(self, rig: Rig) -> None:
-        """Listen at the taps, with a memory of its own."""
+        """Listen at the taps, with a memory of its own. ``Inapplicable`` where nothing is spoken."""
+        if not hasattr(rig, "moderate"):
+            raise Inapplicable(
+                "speech_moderation listens to a speech service, as lab.speech; this model draws pictures"
+            )
         service: Any = rig  # the port is one of speech services; others say that they do not have it
         service.moderate(self.taps, Moderator(self))
 
