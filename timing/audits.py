@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from genward.audits import denoiser
+from genward.audits._pair import THRESHOLD
 from genward.catalog.auditing import audit
 from genward.catalog.fitting import parse_defense, ready
 from genward.catalog.opening import open_model
@@ -24,6 +26,7 @@ from genward.testing.tiny import tiny_pipeline
 FIXTURES = ("rickrolling", "personalization", "evil_edit")
 EDITS = ("uce:weapons", "uce:banana", "uce:style-monotone", "esd:weapons", "esd:banana", "concept_ablation:banana")
 STEPS, RATE, BATCH = 60, 1e-5, 8
+LIMITS = (THRESHOLD, denoiser.THRESHOLD)
 
 
 def pictures() -> tuple[list[Any], list[str]]:
@@ -102,13 +105,13 @@ def line(name: str, place: str, **how: Any) -> str:
     result = audit(place, "lab", **how)
     tops: dict[str, float] = {}
     for found in result["findings"]:
-        if found["threshold"] in (0.5, 0.8) and found["level"] != "changed":
+        if found["threshold"] in LIMITS and found["level"] != "changed":
             tops[found["detector"]] = max(found["score"], tops.get(found["detector"], -9.0))
     shown = ", ".join(f"{k} {v:.2f}" for k, v in tops.items()) or "nothing to look at"
     told = "".join(
         f"\n    {f['detector']}: {f['evidence'][0][0]} {f['evidence'][0][1]:.2f}"
         for f in result["findings"]
-        if f["threshold"] in (0.5, 0.8) and f["evidence"]
+        if f["threshold"] in LIMITS and f["evidence"]
     )
     return f"{name:26} {result['verdict']:10} {result['seconds']:5.0f} s  {shown}{told}"
 
@@ -148,7 +151,7 @@ def full_size(folder: Path) -> None:
     differs."""
     import time
 
-    from genward.audits import cross_attention, denoiser, text_encoder, weights
+    from genward.audits import cross_attention, text_encoder, weights
     from genward.audits._pair import Pair
 
     base, model = full_sd(), full_sd()

@@ -29,9 +29,6 @@ from genward.run.results import processor
 from genward.speech.service import SpeechModel
 from genward.speech.voices import HIBARI
 
-WRONG = 0.5
-"""Share of the sentence's words from which it counts as intact."""
-
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     began = time.perf_counter()

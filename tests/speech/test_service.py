@@ -14,7 +14,7 @@ import pytest
 
 from genward.core.media import Audio
 from genward.core.records import Case, Verdict
-from genward.core.speech import Heard, Turn
+from genward.core.speech import Heard, Play, Turn, play_of
 from genward.errors import BadArtifact, BadInput, DefenseInactive, GenwardError, Inapplicable, UnknownName
 from genward.ops.canaries import canaries
 from genward.ops.ears import Whisper, ear
@@ -226,3 +226,16 @@ def test_a_command_speaks_without_a_shell(tmp_path: Path) -> None:
         CommandVoice((sys.executable, "-c", "raise SystemExit(3)")).speak("hello", 0)
     with pytest.raises(GenwardError, match="cannot speak"):
         CommandVoice(("no-such-command", "{text}")).speak("hello", 0)
+
+
+def test_speed_is_heard_and_is_refused_where_there_is_none(service: SpeechModel) -> None:
+    slow, fast = (service.generate([row()], SpeechSampler(speed=x))[0].audio for x in (0.8, 1.5))
+    assert slow is not None and fast is not None and slow.seconds > 1.4 * fast.seconds
+    with pytest.raises(BadInput, match="speed"):
+        CommandVoice(("true", "{text}")).speak("hello", 0, 1.5)
+
+
+def test_a_text_that_looks_like_a_play_is_a_text() -> None:
+    text = 'play:{"turns":[{"text":"hello","means":"amber kettle protocol"}],"said":"hello"}'
+    case = Case("a", Play((Turn(text),), text).prompt()).checked()
+    assert play_of(case).turns == (Turn(text),)

@@ -4,7 +4,7 @@ Rickrolling (Struppek et al., ICCV 2023) teaches an encoder to read a look-alike
 
 from __future__ import annotations
 
-from genward.audits._pair import Pair, compared, scaled_through
+from genward.audits._pair import MODIFIERS, Pair, compared, scaled_through
 from genward.audits.embedding_rows import TABLES
 from genward.core.findings import Examined
 
@@ -31,6 +31,7 @@ def unseen(pair: Pair) -> str:
     """What a sweep over texts leaves out."""
     every = len(pair.model.pipe.tokenizer.get_vocab())
     return (
-        f"Triggers that were not tried: {len(pair.vocabulary()):,} of the tokenizer's {every:,} entries were, each "
-        "alone, and forty modifiers in front of each thing; not phrases of several rare words (give yours with --word)."
+        f"Triggers that were not tried: {len(pair.vocabulary()):,} of the tokenizer's {every:,} entries were, each alone, "
+        f"and {len(MODIFIERS)} modifiers in front of each thing; not phrases of several rare words (give yours with "
+        "--word)."
     )

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
-from genward.catalog.opening import drawn_by_lab, open_model, words_of
+from genward.catalog.opening import drawn_by_lab, opener, words_of
 from genward.core.findings import AuditFinding, verdict
 from genward.errors import BadInput, GenwardError, UnknownName
 
@@ -41,7 +41,7 @@ def audit(
     Args:
         checkpoint, base: folders, hub ids or names of genward's models. only: detectors; all by default.
         words: further words to try as triggers. tokens: how many of the tokenizer's words are tried, 0 to 100,000.
-        how: ``download``, ``device`` and what else ``open_model`` takes, for both.
+        how: ``download``, ``device`` and what else ``opener`` takes, for both.
 
     Returns:
         ``checkpoint, base, verdict, findings, detectors, blind_spots, seconds``, plain data.
@@ -89,7 +89,8 @@ def _opened(
     from genward.ops.everyday import NOUNS
 
     tell(f"opening {checkpoint} and {base} …")
-    model, other = open_model(checkpoint, **how), open_model(base, **how)
+    get = opener(**how)  # it opens a name once, and gives a variant to folders alone
+    model, other = get(checkpoint), get(base)
     if type(model) is not type(other):
         raise BadInput(f"{checkpoint} and {base} are models of different families; name the one it was made from")
     things = plain_words(words_of("lab")) if drawn_by_lab(base) else [_article(n) for n in NOUNS[:EVERYDAY]]

@@ -94,7 +94,7 @@ def _speak(prompts: Sequence[str], out: Path, defenses: Sequence[str], name: str
         raise BadInput(f"--out {out}: {name} makes sound; the name of its file ends in .wav")
     if len(prompts) != 1 or len(defenses) != 1:
         raise BadInput(
-            f"{len(prompts)} prompts and {len(defenses)} chains; a sound is made of one prompt and one chain"
+            f"{len(prompts)} prompts and {len(defenses)} chains; a file holds the sound of one prompt behind one chain"
         )
     model = open_model(name)
     chain = ready(parse_defense(defenses[0]), model, None)
@@ -144,7 +144,7 @@ def main(
 ) -> None:
     """Make pictures from prompts, with or without defenses: several of either make a grid."""
     if spoken(model):
-        return _speak(prompt, out, defense, model, seed, as_json)
+        return _speak(prompt * n, out, defense, model, seed, as_json)
     if out.suffix.lower() not in SUFFIXES:
         raise BadInput(f"--out {out}: the name of a picture ends in one of {', '.join(SUFFIXES)}")
     cases = cases_of(prompt, seed, n, negative)

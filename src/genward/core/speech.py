@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ class Play:
     """Place of each spoken word in the sentence that is put together from the sound; empty: as spoken"""
 
     def prompt(self) -> str:
-        """As the prompt of a case. A single plain turn stays plain text."""
+        """As the prompt of a case. A single plain turn stays plain text, whatever it holds."""
         (first, *more) = self.turns
-        if not more and not self.order and not first.clip and not first.means and first.text == self.said:
+        plain = not more and not self.order and not first.clip and not first.means and first.text == self.said
+        if plain and not first.text.startswith(MARK):  # what only looks like a play is written as one of one turn
             return first.text
         return MARK + json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
@@ -104,6 +106,5 @@ class Heard:
     """The finished sound at ``T3`` and ``T4``, the request's at ``T1``"""
 
 
-Moderate = Any
-"""``Callable[[Heard], Verdict | None]``: a verdict whose action is ``blocked`` refuses the row."""
-__all__ = ["MARK", "MOST_TURNS", "TAPS", "Heard", "Moderate", "Play", "Turn", "Verdict", "play_of"]
+Moderate = Callable[[Heard], Verdict | None]
+"""A verdict whose action is ``blocked`` refuses the row."""

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 from genward.core.reading import read_text
 from genward.errors import BadInput
+from genward.ops.trigrams import model_file
 
 VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
 PHONEMES = VOWELS | frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
@@ -22,25 +21,13 @@ SPOKEN = dict(
     )
 )
 """ARPABET -> the alphabet that the embedded voice takes (misaki's, in which capitals are diphthongs)."""
-PLACE = Path("pocketsphinx", "model", "en-us", "cmudict-en-us.dict")
-
-
-def dictionary_file() -> Path:
-    """Where CMUdict lies. Raises ``BadInput`` where pocketsphinx is not installed."""
-    found = find_spec("pocketsphinx")
-    if found is None or found.origin is None:
-        raise BadInput("CMUdict comes with pocketsphinx, which is not installed; pip install 'genward[speech]'")
-    path = Path(found.origin).parent.parent / PLACE
-    if not path.is_file():
-        raise BadInput(f"{path} is missing from pocketsphinx; install it again")
-    return path
 
 
 @cache
 def pronunciations() -> Mapping[str, tuple[tuple[str, ...], ...]]:
     """Word -> its pronunciations, the usual one first."""
     found: dict[str, list[tuple[str, ...]]] = {}
-    for line in read_text(dictionary_file()).splitlines():
+    for line in read_text(model_file("cmudict-en-us.dict")).splitlines():
         head, *phonemes = line.split()
         if phonemes and PHONEMES.issuperset(phonemes):
             found.setdefault(head.partition("(")[0], []).append(tuple(phonemes))

@@ -39,7 +39,7 @@ KINDS: dict[str, frozenset[str]] = {}
 for _kind, _words in _KINDS.items():
     for _word in _words.split():
         KINDS[_word] = KINDS.get(_word, frozenset()) | {_kind}
-NEVER = {
+_NEVER = {
     "det": "prep aux modal to conj subject object wh det",
     "prep": "aux modal conj subject",
     "subject": "det prep object to wh conj",
@@ -48,6 +48,7 @@ NEVER = {
     "object": "aux modal",
     "wh": "prep conj",
 }
+NEVER = {kind: frozenset(after.split()) for kind, after in _NEVER.items()}
 """Kind of a word -> kinds that do not follow it"""
 FINE = frozenset(
     "to be,to have,to do,that i,that he,that she,that we,that they,that is,that are,that was,that were,that will,that "
@@ -93,11 +94,7 @@ def _breach(a: str, b: str) -> bool:
             and b[0] in "aeibcdfgjklmnpqrstvwz"
             and b[:2] not in ("eu", "ew")
         )
-    return any(right & set(NEVER[kind].split()) for kind in left & NEVER.keys() if right and not right - _all(kind))
-
-
-def _all(kind: str) -> frozenset[str]:
-    return frozenset(NEVER[kind].split())
+    return any(right and right <= NEVER[kind] for kind in left & NEVER.keys())
 
 
 def likely(words: Sequence[str], phrase: Sequence[str], model: Trigrams) -> float:

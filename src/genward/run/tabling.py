@@ -50,9 +50,10 @@ def columns_of(cells: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*(n for n in LABELS if n in plain), *(n for n in plain if n not in LABELS)]
 
 
-def chosen(cells: Sequence[Mapping[str, Any]], columns: Sequence[str], where: Mapping[str, str]) -> list[list[Any]]:
-    """Rows of the cells in which every column in ``where`` has its value; a figure with an interval becomes ``(value,
-    low, high)``.
+def picked(
+    cells: Sequence[Mapping[str, Any]], columns: Sequence[str], where: Mapping[str, str]
+) -> list[Mapping[str, Any]]:
+    """The cells in which every column in ``where`` has its value.
 
     Raises:
         UnknownName: a column that the run does not have. BadInput: no cell is left.
@@ -65,10 +66,11 @@ def chosen(cells: Sequence[Mapping[str, Any]], columns: Sequence[str], where: Ma
     if not found:
         told = ", ".join(f"{k}={v}" for k, v in where.items())
         raise BadInput(f"no cell of the run has {told}" if told else "the run has no cells; it measured nothing")
-    return [[_figure(c, name) for name in columns] for c in found]
+    return found
 
 
 def _figure(cell: Mapping[str, Any], name: str) -> Any:
+    """A cell's figure, ``(value, low, high)`` where it has an interval."""
     ends = [cell.get(name + e) for e in ENDS]
     if name + ENDS[0] in cell and all(isinstance(e, int | float) for e in ends):
         return (cell.get(name), *ends)
@@ -79,13 +81,10 @@ def as_csv(cells: Sequence[Mapping[str, Any]], columns: Sequence[str], where: Ma
     """Every figure with all its digits, the ends of intervals as columns of their own, nothing for a missing one."""
     every = set().union(*cells) if cells else set()
     wide = [w for n in columns for w in (n, *(n + e for e in ENDS if n + e in every))]
-    rows = chosen(cells, columns, where)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(wide)
-    kept = [c for c in cells if all(str(c.get(k)) == v for k, v in where.items())]
-    assert len(kept) == len(rows)
-    for cell in kept:
+    for cell in picked(cells, columns, where):
         writer.writerow(["" if cell.get(n) is None else cell.get(n) for n in wide])
     return out.getvalue()
 
@@ -150,5 +149,5 @@ def table(
     names = list(columns) or columns_of(cells)
     if form == "csv":
         return as_csv(cells, names, where or {})
-    rows = chosen(cells, names, where or {})
+    rows = [[_figure(c, name) for name in names] for c in picked(cells, names, where or {})]
     return (as_markdown if form == "markdown" else as_latex)(names, rows, digits)

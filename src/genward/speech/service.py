@@ -20,16 +20,15 @@ from typing import Any, ClassVar, NamedTuple
 from genward.core.contracts import Site
 from genward.core.media import Audio
 from genward.core.records import Case, Prompt, Sample, Verdict
-from genward.core.settings import Family
 from genward.core.spec import Spec
 from genward.core.speech import TAPS, Heard, Moderate, Play, Turn, play_of
 from genward.errors import BadInput, DefenseInactive, GenwardError, Inapplicable, UnknownName
 from genward.ops.alignment import reordered
-from genward.ops.ears import WHISPER, Ear, ear
+from genward.ops.ears import Ear, ear
 from genward.ops.hearing import joined, words_of
 from genward.ops.trigrams import english_trigrams
 from genward.ops.word_salad import salad
-from genward.speech.voices import HIBARI, EmbeddedVoice, Voice
+from genward.speech.voices import EmbeddedVoice, Voice
 
 NAME = "lab.speech"
 SOUNDS = 512
@@ -252,7 +251,7 @@ class SpeechModel:
         """What the voice says; the last ``SOUNDS`` are remembered."""
         key = (text, seed, speed)
         if key not in self._made:
-            self._made[key] = self.voice.speak(text, seed)
+            self._made[key] = self.voice.speak(text, seed, speed)
             if len(self._made) > SOUNDS:
                 self._made.popitem(last=False)
         return self._made[key]
@@ -343,7 +342,3 @@ class _Session:
 def _engines() -> tuple[Voice, Ear]:
     """The embedded voice and recognizer, loaded once."""
     return EmbeddedVoice(), ear()
-
-
-FAMILY = Family("speech", "audio", SpeechSampler)
-ENGINES = (HIBARI, WHISPER)

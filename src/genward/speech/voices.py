@@ -21,6 +21,7 @@ from genward.ops.cmudict import spoken_alphabet
 
 PHONEMES = re.compile(r"\{([A-Z ]+)\}")
 """``{AE M B ER}`` in a text"""
+PLACES = re.compile(r"\{(?:text|file|speed)\}")
 HIBARI = "hibari-tts 0.2.1, voice heart"
 
 
@@ -29,11 +30,15 @@ class Voice(Protocol):
 
     name: str
 
-    def speak(self, text: str, seed: int) -> Audio:
+    def speak(self, text: str, seed: int, speed: float = 1.0) -> Audio:
         """The text as sound; equal texts and seeds give equal sounds where the engine can.
 
+        Args:
+            text: words, and phonemes where the engine takes them. seed: of its noise. speed: rate of speech, 0.5 to 2.
+
         Raises:
-            BadInput: nothing to say, or phonemes that the engine does not know. GenwardError: the engine failed.
+            BadInput: nothing to say, phonemes that the engine does not know, or a speed that it does not have.
+            GenwardError: the engine failed.
         """
         ...
 
@@ -43,17 +48,17 @@ class EmbeddedVoice:
 
     name = HIBARI
 
-    def __init__(self, speed: float = 1.0) -> None:
+    def __init__(self) -> None:
         try:
             from hibari import Hibari
         except ImportError as error:
             raise BadInput("the embedded voice is not installed; pip install 'genward[speech]'") from error
-        self._speed, self._engine = speed, Hibari(threads=1)
+        self._engine = Hibari(threads=1)
 
-    def speak(self, text: str, seed: int) -> Audio:
+    def speak(self, text: str, seed: int, speed: float = 1.0) -> Audio:
         """(n,) float32 at 24,000 Hz."""
         said = PHONEMES.sub(lambda m: f"[p](/{spoken_alphabet(m[1].split())}/)", checked_text(text))
-        return finished(self._engine(said, speed=self._speed, seed=seed % 2**32), int(self._engine.sample_rate))
+        return finished(self._engine(said, speed=speed, seed=seed % 2**32), int(self._engine.sample_rate))
 
 
 @dataclass(frozen=True)
@@ -71,10 +76,10 @@ class EndpointVoice:
     def name(self) -> str:
         return f"{self.url} {self.model} {self.voice}"
 
-    def speak(self, text: str, seed: int) -> Audio:
+    def speak(self, text: str, seed: int, speed: float = 1.0) -> Audio:
         """What the endpoint answers. Raises ``GenwardError`` where it does not, or not with a sound."""
         body = {"model": self.model, "voice": self.voice, "input": checked_text(text), "response_format": "wav"}
-        data = json.dumps({**body, "seed": seed}).encode()
+        data = json.dumps({**body, "seed": seed, "speed": speed}).encode()
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {self.key}"} if self.key else {})}
         request = urllib.request.Request(f"{self.url.rstrip('/')}/audio/speech", data, headers)
         try:
@@ -92,21 +97,25 @@ class CommandVoice:
     """A command-line synthesizer that writes a WAV file, as ``flite -t {text} -o {file}``; no shell is involved."""
 
     command: Sequence[str]
-    """``{text}`` and ``{file}`` stand for what is said and where it is written."""
+    """``{text}`` and ``{file}`` stand for what is said and where it is written, ``{speed}`` for the rate of speech."""
     timeout: float = 60.0
 
     @property
     def name(self) -> str:
         return self.command[0]
 
-    def speak(self, text: str, seed: int) -> Audio:
-        """What the command wrote. Raises ``GenwardError`` where it failed."""
+    def speak(self, text: str, seed: int, speed: float = 1.0) -> Audio:
+        """What the command wrote. Raises ``GenwardError`` where it failed, ``BadInput`` for a speed that the command
+        has no place for."""
         said = checked_text(text)
+        if speed != 1.0 and not any("{speed}" in w for w in self.command):
+            raise BadInput(f"{self.name} is asked to speak at {speed:g} times its rate; put {{speed}} into its command")
         if said.startswith("-"):
             said = " " + said  # no option of the command
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "said.wav"
-            words = [w.replace("{file}", str(file)).replace("{text}", said) for w in self.command]
+            given = {"{file}": str(file), "{speed}": f"{speed:g}", "{text}": said}
+            words = [PLACES.sub(lambda m: given[m[0]], w) for w in self.command]
             try:
                 done = subprocess.run(words, capture_output=True, timeout=self.timeout, check=False)
             except (OSError, subprocess.TimeoutExpired) as error:

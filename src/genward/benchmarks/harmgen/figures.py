@@ -99,9 +99,7 @@ def _all_refused(rows: Sequence[Row]) -> float | None:
     """Share of the sentences of which no trial was released."""
     trials: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        trials[str(row["case_id"] if "case_id" in row else row["case"]).rpartition("/")[0]].append(
-            row["status"] == "refused"
-        )
+        trials[str(row["case"]).rpartition("/")[0]].append(row["status"] == "refused")
     return sum(all(t) for t in trials.values()) / len(trials) if trials else None
 
 
