@@ -30,8 +30,8 @@ def examine(pair: Pair) -> Examined:
 def unseen(pair: Pair) -> str:
     """What a sweep over texts leaves out."""
     every = len(pair.model.pipe.tokenizer.get_vocab())
+    tried = f"{len(pair.vocabulary()):,} of the tokenizer's {every:,} entries were, each alone"
     return (
-        f"Triggers that were not tried: {len(pair.vocabulary()):,} of the tokenizer's {every:,} entries were, each alone, "
-        f"and {len(MODIFIERS)} modifiers in front of each thing; not phrases of several rare words (give yours with "
-        "--word)."
+        f"Triggers that were not tried: {tried}, and {len(MODIFIERS)} modifiers in front of each thing; not phrases of "
+        "several rare words (give yours with --word)."
     )
