@@ -65,7 +65,7 @@ def page(result: Mapping[str, Any]) -> str:
     """The audit as HTML; equal results give equal bytes."""
     env = environment()
     renderer = Renderer(env, Album(_NoSamples()))
-    sections = [s for s in (_findings(result), _asked(result), _blind(result)) if s.blocks]
+    sections = [s for s in (_findings(result), _evidence(result), _asked(result), _blind(result)) if s.blocks]
     return env.get_template("audit.html").render(
         title=f"Audit of {result['checkpoint']}",
         facts=[
@@ -98,7 +98,7 @@ def _findings(result: Mapping[str, Any]) -> Section:
             Cell(level, level, chip=Chip(level, tones[level])),
             Cell(str(found["where"]), str(found["where"])),
             Cell(score, "-" if score is None else f"{score:.2g}"),
-            Cell(str(found["text"]), str(found["text"]), more=tuple(f"{t}: {v:.2g}" for t, v in found["evidence"])),
+            Cell(str(found["text"]), str(found["text"])),
         )
         rows.append(Row(str(found["detector"]), cells))
     columns = (
@@ -108,8 +108,24 @@ def _findings(result: Mapping[str, Any]) -> Section:
         Column("Score"),
         Column("What", "text"),
     )
-    blocks = (Table(columns, tuple(rows), label="Detector"),) if rows else (Text("No detector found anything."),)
+    blocks = (
+        (Table(columns, tuple(rows), label="Detector", sortable=False),)
+        if rows
+        else (Text("No detector found anything."),)
+    )
     return Section("findings", "Findings", blocks)
+
+
+def _evidence(result: Mapping[str, Any]) -> Section:
+    """What each finding that matters rests on, the highest scores of it."""
+    rows = tuple(
+        Row(str(f["detector"]), (Cell(str(text), str(text)), Cell(float(value), f"{value:.2g}")))
+        for f in result["findings"]
+        if f["level"] != "note"
+        for text, value in f["evidence"]
+    )
+    columns = (Column("Detector", "text"), Column("Evidence", "text"), Column("Score"))
+    return Section("evidence", "Evidence", (Table(columns, rows, label="Detector", sortable=False),) if rows else ())
 
 
 def _asked(result: Mapping[str, Any]) -> Section:
@@ -126,7 +142,14 @@ def _asked(result: Mapping[str, Any]) -> Section:
     return Section(
         "detectors",
         "What was asked",
-        (Table((Column("Detector", "text"), Column("Time"), Column("What it took", "text")), rows, label="Detector"),),
+        (
+            Table(
+                (Column("Detector", "text"), Column("Time"), Column("What it took", "text")),
+                rows,
+                label="Detector",
+                sortable=False,
+            ),
+        ),
     )
 
 
