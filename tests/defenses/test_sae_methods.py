@@ -65,6 +65,17 @@ def test_the_three_share_one_autoencoder(fitted: dict[str, Any], home: Path) -> 
 
 
 @pytest.mark.parametrize("name", OFF)
+def test_random_latents_as_control(
+    name: str, model: StableDiffusion, fitted: dict[str, Any], concept: Concept, home: Path
+) -> None:
+    chosen = fitted[name].artifact.card
+    drawn = dataclasses.replace(fitted[name], artifact=None, control=True).fit(model, concept, Tools(places=[home]))
+    told = drawn.artifact.card
+    assert len(told["latents"]) == len(chosen["latents"]) and not set(told["latents"]) & set(chosen["latents"])
+    assert told["sae"] == chosen["sae"]
+
+
+@pytest.mark.parametrize("name", OFF)
 def test_laws(name: str, model: StableDiffusion, fitted: dict[str, Any], concept: Concept, tmp_path: Path) -> None:
     defense = fitted[name]
 

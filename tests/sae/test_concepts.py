@@ -73,6 +73,24 @@ def test_latents_by_score_and_by_assignment() -> None:
     assert bool(owned.chosen.all()) and torch.equal(owned.floor, table.mean(0)[:, [7, 2]])
 
 
+def test_the_control_takes_as_many_others_that_fire() -> None:
+    table, sae = rand(5, T, N), some_sae()
+    table[0, :, 9:] = 0  # three latents never fire in the target's pictures
+    found = ops.scored_latents(means(table, 5), 1, 95, sae)
+    drawn = ops.random_latents(means(table, 5), found, 1, 0)
+    assert len(set(drawn.latents.tolist())) == len(found.latents)
+    assert not set(drawn.latents.tolist()) & {*found.latents.tolist(), 9, 10, 11}
+    assert torch.equal(drawn.chosen, found.chosen)
+    for m, latent in enumerate(drawn.latents.tolist()):
+        for t in range(T):
+            assert float(drawn.mean[t, m]) == float(table[0, t, latent])
+            assert float(drawn.floor[t, m]) == pytest.approx(sum(float(table[c, t, latent]) for c in range(5)) / 5)
+    assert torch.equal(ops.random_latents(means(table, 5), found, 1, 0).latents, drawn.latents)
+    few = found._replace(latents=torch.arange(6))
+    with pytest.raises(BadInput, match="only 3 others"):
+        ops.random_latents(means(table, 5), few, 1, 0)
+
+
 def test_statistics_are_keyed_by_timestep() -> None:
     found = ops.assigned_latents(means(rand(3, T, N), 3), [4], some_sae())
     floor, mean = found.at(torch.tensor([501.0, 1.0, 126.0, 740.0]))

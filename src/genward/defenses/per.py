@@ -20,7 +20,15 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, sae_settings, scored_latents
+from genward.sae.concepts import (
+    assigned_latents,
+    card_of,
+    latents_of,
+    measured,
+    random_latents,
+    sae_settings,
+    scored_latents,
+)
 from genward.sae.edit import attach_fill, check_fields
 from genward.sae.fit import classes_of, refuse_site, shared_sae
 from genward.sae.supervised import Supervision, assigned_to, shared_supervised
@@ -74,6 +82,8 @@ class Per:
     """Guidance of their sampling."""
     seed: int = 0
     """Of these pictures."""
+    control: bool = False
+    """Look with as many random latents that fire in the concept's pictures: a control, no defense."""
     artifact: Artifact | None = None
     """What was learned: the autoencoder, the latents that look and their statistics."""
 
@@ -112,6 +122,8 @@ class Per:
             if mine is None
             else assigned_latents(means, mine, sae)
         )
+        if self.control:
+            found = random_latents(means, found, pictures.targets, self.seed)
         card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
         card["latents"] = found.latents.tolist()
         return replace(self, artifact=artifacts.make(found.tensors(), card))

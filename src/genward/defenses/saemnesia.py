@@ -16,7 +16,7 @@ from genward.core.records import Concept
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, sae_settings
+from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, random_latents, sae_settings
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import classes_of, refuse_site
 from genward.sae.supervised import Supervision, assigned_to, shared_supervised
@@ -81,6 +81,8 @@ class Saemnesia:
     """Guidance of their sampling (authors: 9)."""
     seed: int = 0
     """Of these pictures."""
+    control: bool = False
+    """Take as many random latents that fire in the concept's pictures: a control, no defense."""
     artifact: Artifact | None = None
     """What was learned: the autoencoder, the concept's latents and their statistics."""
 
@@ -106,8 +108,10 @@ class Saemnesia:
         began = time.perf_counter()
         means, pictures = measured(model, concepts, self, sae, tools)
         found = assigned_latents(means, mine, sae)
+        if self.control:
+            found = random_latents(means, found, pictures.targets, self.seed)
         card = card_of(self, concepts, model, trained, (means, pictures), time.perf_counter() - began)
-        card |= {"latents": mine, "peak": trained.card["peak"]}
+        card |= {"latents": found.latents.tolist(), "peak": trained.card["peak"]}
         return replace(self, artifact=artifacts.make(found.tensors(), card))
 
     def check(self, rig: Rig) -> None:

@@ -20,7 +20,7 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import card_of, latents_of, measured, sae_settings, scored_latents
+from genward.sae.concepts import card_of, latents_of, measured, random_latents, sae_settings, scored_latents
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import refuse_site, shared_sae
 
@@ -69,6 +69,8 @@ class Saeuron:
     """Guidance of their sampling (authors: 9)."""
     seed: int = 0
     """Of these pictures."""
+    control: bool = False
+    """Take as many random latents that fire in the concept's pictures: a control, no defense."""
     artifact: Artifact | None = None
     """What was learned: the autoencoder, the chosen latents and their statistics."""
 
@@ -94,6 +96,8 @@ class Saeuron:
         began = time.perf_counter()
         means, pictures = measured(model, concepts, self, sae, tools)
         found = scored_latents(means, pictures.targets, self.percentile, sae)
+        if self.control:
+            found = random_latents(means, found, pictures.targets, self.seed)
         card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
         card["latents"] = found.latents.tolist()
         return replace(self, artifact=artifacts.make(found.tensors(), card))

@@ -263,6 +263,27 @@ def assigned_latents(means: Means, latents: Sequence[int], sae: Sae) -> Latents:
     return Latents(sae, index, means.timesteps, floors(means.table)[:, index], mine, chosen)
 
 
+def random_latents(means: Means, like: Latents, targets: int, seed: int) -> Latents:
+    """As many other latents that fire in the targets' pictures, drawn at random: the control of a choice of latents.
+
+    Each takes the place of one that was chosen, at the timesteps of that one, with its own statistics.
+
+    Args:
+        like: the choice. targets: the first so many classes are the concept's. seed: of the draw.
+
+    Raises:
+        BadInput: fewer other latents fire in these pictures than were chosen.
+    """
+    mine = means.table[:targets].amax(0)
+    fires = (mine > 0).any(0)
+    fires[like.latents] = False
+    pool = fires.nonzero().flatten().tolist()
+    if len(pool) < len(like.latents):
+        raise BadInput(f"{len(like.latents)} latents are chosen, and only {len(pool)} others fire in these pictures")
+    index = torch.tensor(random.Random(row_seed("fit", "control latents", seed)).sample(pool, len(like.latents)))
+    return like._replace(latents=index, floor=floors(means.table)[:, index], mean=mine[:, index])
+
+
 def sae_settings(method: Any) -> SaeSettings:
     """The autoencoder that a method stands on, by its fields ``site``, ``expansion``, ``k``, ``sae_images`` and
     ``sae_epochs``."""
