@@ -227,6 +227,38 @@ class Target(Protocol):
         """Access ``query``: pictures of the cases."""
         ...
 
+    def shown(self, samples: Sequence[Sample]) -> list[float]:
+        """Access ``query``: by how much each finished picture shows its case's concept, at least 0 where it does by the
+        judge's card; below -1 where nothing was released."""
+        ...
+
+    def undefended(self, cases: Sequence[Case]) -> list[Sample]:
+        """Samples of the attacked cases under the attacker's own copy without defenses; for attacks whose ``asks``
+        holds ``undefended``."""
+        ...
+
+    @property
+    def things(self) -> Mapping[str, Any]:
+        """Object -> level (``name``, ``synonym``, ...) -> phrases; for attacks whose ``asks`` holds ``things``."""
+        ...
+
+    def phrases(self, concept: str) -> Sequence[str]:
+        """The concept file's phrases; for attacks whose ``asks`` holds ``phrases``."""
+        ...
+
+    @property
+    def vocabulary(self) -> Any:
+        """``attacks._tokens.Vocabulary`` of the public tokenizer and its embeddings."""
+        ...
+
+    def states(self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (n, t, c) of prompts in token ids by the public text encoder, undefended, and their mask (n, t)."""
+        ...
+
+    def base(self, call: Call, *, guidance: float = 1.0) -> Tensor:
+        """Access ``gradient``: the prediction of the same model without defenses, without gradient."""
+        ...
+
     def references(self, concept: str) -> list[Image]:
         """Pictures of the concept that the attacker holds, RGB, of the model's size."""
         ...
@@ -261,6 +293,9 @@ class Target(Protocol):
 class Attack(Protocol):
     """A frozen dataclass. ``search`` yields cases derived from the given ones, each with its ``parent``, in order,
     batched inside.
+
+    ``asks`` on its class names what else it wants of a target: ``judge`` (``shown``), ``undefended``, ``things``,
+    ``phrases``; ``draws`` says that one with gradient access draws finished pictures as well.
 
     One that takes gradients may say with ``gradient_nfe(cases)`` how many of the rows of ``nfe`` have a way back; see
     ``gradient_rows``."""

@@ -168,6 +168,21 @@ def learned_tokens(model: Any, vectors: Mapping[str, Tensor]) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def embeddings_given(encoder: Any, vectors: Tensor | None) -> Iterator[None]:
+    """Inside, a text encoder takes these (rows, t, width) embeddings in the place of those of its ids, with gradient;
+    ``None`` leaves it alone."""
+    if vectors is None:
+        yield
+        return
+    table = encoder.get_input_embeddings()
+    handle = table.register_forward_hook(lambda _, __, out: vectors.to(out.device, out.dtype))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 # --------------------------------------------------------------------------------------------------------- weight edits
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genward.core.contracts import Site
 from genward.errors import BadInput
-from genward.models.hooks import inputs_of
+from genward.models.hooks import embeddings_given, inputs_of
 from genward.models.sites import text_sites
 
 _T5_HEADS = re.compile(r"^encoder\.block\.(\d+)\.layer\.0\.SelfAttention\.o$")
@@ -103,3 +103,22 @@ class TextEncoder:
             yield rows, found, inputs.attention_mask.bool(), inputs.input_ids
             if progress is not None:
                 progress(min(start + self.batch, len(order)), len(order))
+
+
+def states(
+    encoder: Any, rows: Sequence[Sequence[int]], pad: int, vectors: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """An encoder's last states (n, t, c) of token ids and their mask (n, t), padded to the longest row only, which
+    changes no other state: a mask hides padding, and a causal encoder does not look ahead.
+
+    Args:
+        rows: ids of each text, the encoder's own marks included. pad: id of the padding.
+        vectors: (n, t, width) embeddings in the place of those of the ids; with gradient.
+    """
+    longest, device = max(map(len, rows)), encoder.get_input_embeddings().weight.device
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.arange(longest, device=device)[None] < torch.tensor([[len(row)] for row in rows], device=device)
+    masked = bool(getattr(encoder.config, "use_attention_mask", False))
+    with embeddings_given(encoder, vectors):
+        found: Tensor = encoder(ids, attention_mask=mask.long() if masked else None)[0]
+    return found, mask

@@ -97,7 +97,7 @@ def run_plan(
             first(measure(store, plan.name, judge, first=True))
 
     again = {"refit": refit, "retry": retry, "fresh": fresh, "search_again": search_again}
-    made = generate_run(plan, store, models, **again, progress=progress, say=say, early=early)
+    made = generate_run(plan, store, models, **again, progress=progress, say=say, early=early, judge=judge)
     told = {"command": command or results.command_line(), "rate": ahead["rows_per_second"]}
     told["device"] = str(models(plan.model).device) if makes else "cpu"
     return _figures(plan, store, judge, made, told, progress)
@@ -129,9 +129,11 @@ def generate_run(
     progress: Progress | None = None,
     say: Say | None = None,
     early: Callable[[], None] | None = None,
+    judge: Any = None,
 ) -> Made:
     """The stages up to the pictures: write the plan, prepare the arms, make the benchmark's own rows, search, make what
-    the search added. ``early`` is called between the two, where there is something to search.
+    the search added. ``early`` is called between the two, where there is something to search; attacks that ask a judge
+    ask ``judge``, the plan's by default.
 
     Writes ``plan.toml``, ``arms.json``, ``scenes.json`` and ``masks.json`` into the run's folder.
     """
@@ -154,7 +156,7 @@ def generate_run(
     if rows.parents and early is not None:
         early()
     texts = time.perf_counter()
-    searched = search(Bench(plan, setting, bound, models, store, progress, say, search_again), rows.parents)
+    searched = search(Bench(plan, setting, bound, models, store, progress, say, search_again, judge), rows.parents)
     more = prepare(plan, searched.pieces, models, store)
     store.write_json(folder / "scenes.json", {"scenes": placed(searched.scenes, more)})
     attacked = time.perf_counter()

@@ -134,7 +134,8 @@ class _Counter(Bench):
 
     def _attacked(self, attack: Any, cases: Sequence[Case], model: str, defenses: Any, references: str) -> Found:
         held = self.held(references)
-        key, found = known_search(attack, cases, self.models(model), defenses, self.plan.sampler, held, self.store)
+        given = (self.models(model), defenses, self.plan.sampler, held, self.store, self.means(attack))
+        key, found = known_search(attack, cases, *given)
         if found is None:
             if key not in self._met:
                 self._met.add(key)

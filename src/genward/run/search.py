@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genward.catalog import plugins as catalog
+from genward.catalog.judges import judge_hash
 from genward.core import defending
 from genward.core.benchmark import Found
 from genward.core.contracts import Defense
@@ -20,7 +21,7 @@ from genward.core.files import plain
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec, digest
 from genward.errors import BadArtifact
-from genward.run.target import LOOKED_THROUGH, ArmTarget
+from genward.run.target import LOOKED_THROUGH, NO_MEANS, ArmTarget, Means
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +57,16 @@ def looked_through(
     return tuple(met)
 
 
+def met_by(attack: Any, model: StableDiffusion, defenses: Sequence[Defense]) -> tuple[Defense, ...]:
+    """The defenses of a chain that an attack meets: none where it has nothing but words (``prompt``), all where it sees
+    finished pictures (``query``, or ``draws`` on its class), else what its gradient goes through."""
+    if attack.access == "prompt":
+        return ()
+    if attack.access == "query" or getattr(attack, "draws", False):
+        return tuple(defenses)
+    return looked_through(model, defenses, getattr(attack, "guidance", None))
+
+
 def attack_key(
     attack: Any,
     model: StableDiffusion,
@@ -63,8 +74,16 @@ def attack_key(
     cases: Sequence[Case],
     references: Mapping[str, Sequence[Image]],
     sampler: Sampler,
+    means: Means = NO_MEANS,
 ) -> str:
     """Identity of a search: 16 hex digits."""
+    asks: frozenset[str] = getattr(attack, "asks", frozenset())
+    held = {
+        **({"judge": judge_hash(means.judge)} if "judge" in asks and means.judge is not None else {}),
+        **({"labels": {c: list(v) for c, v in sorted(means.labels.items())}} if "judge" in asks else {}),
+        **({"things": means.things} if "things" in asks else {}),
+        **({"phrases": {c: list(v) for c, v in sorted(means.phrases.items())}} if "phrases" in asks else {}),
+    }
     pictures = {
         c: [hashlib.sha256(p.tobytes()).hexdigest()[:16] for p in references.get(c, ())]
         for c in sorted({c.concept for c in cases})
@@ -78,6 +97,7 @@ def attack_key(
             "cases": [c.named() for c in cases],
             "references": pictures,
             "sampler": seen,
+            **held,
         }
     )
 
@@ -90,10 +110,11 @@ def known_search(
     sampler: Sampler,
     references: Mapping[str, Sequence[Image]],
     store: Store | None,
+    means: Means = NO_MEANS,
 ) -> tuple[str, Found | None]:
     """The identity of a search through an arm, and what it found where the store holds it."""
-    met = looked_through(model, defenses, getattr(attack, "guidance", None))
-    key = attack_key(attack, model, met, cases, references, sampler)
+    met = met_by(attack, model, defenses)
+    key = attack_key(attack, model, met, cases, references, sampler, means)
     return key, None if store is None else _read(store.attacks / key, key)
 
 
@@ -109,26 +130,28 @@ def attack_arm(
     styles: Sequence[str] = (),
     again: bool = False,
     say: Say | None = None,
+    means: Means = NO_MEANS,
 ) -> Found:
     """Search derived cases against an arm, or take them from the store where this very search was made before.
 
     Args:
         cases: parents, see the attack's file. defenses: the arm's whole chain; what the attack does not look through is
             left out of its identity.
-        styles: names of the styles that the model knows.
+        styles: names of the styles that the model knows. means: what else the attacker holds.
     """
-    key, there = known_search(attack, cases, model, defenses, sampler, references, None if again else store)
+    key, there = known_search(attack, cases, model, defenses, sampler, references, None if again else store, means)
     if there is not None:
         return there
-    met, stem = looked_through(model, defenses, getattr(attack, "guidance", None)), store.attacks / key
+    met, stem = met_by(attack, model, defenses), store.attacks / key
     if say is not None:
         say(
             f"{type(attack).name}: {len(cases)} cases through "
             f"{'+'.join(type(d).name for d in met) or 'the undefended model'}"
         )
     state = stem.with_name(f"{key}-state")
+    own = model.generate(cases, sampler) if "undefended" in getattr(attack, "asks", ()) else ()
     with model.rig(met) as rig:
-        held = {"references": references, "state": state, "styles": styles}
+        held = {"references": references, "state": state, "styles": styles, "means": means, "undefended": own}
         target = ArmTarget(model, rig, sampler, access=attack.access, defenses=met, **held)  # type: ignore[arg-type]
         found = tuple(attack.search(cases, target))
         result = Found(found, dict(target.kept), dict(target.facts), target.cost, key)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from genward.attacks._tokens import REFUSED, Vocabulary
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Call, Case, Prompt, Sample, Sampler
-from genward.errors import BadArtifact, Conflict, UnknownName
+from genward.errors import BadArtifact, BadInput, Conflict, UnknownName
+from genward.models import text as encoding
 from genward.models.ports import Run
 from genward.models.rig import LiveRig
+from genward.ops import asking
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +33,23 @@ LOOKED_THROUGH = ("prompts", "tap", "text", "inputs", "guidance")
 """Ports that an attack's gradient goes through; latents and images ports act only while a picture is sampled."""
 
 
+class Means(NamedTuple):
+    """What an attacker holds besides the arm and reference pictures."""
+
+    judge: Any = None
+    """Who says whether a finished picture shows a concept; the run's own, so that a search and the table have one rule
+    of success"""
+    labels: Mapping[str, Sequence[str]] = {}
+    """Concept -> the judge's labels that show it"""
+    things: Mapping[str, Any] = {}
+    """The vocabulary's other wordings, ``Setting.words["things"]``"""
+    phrases: Mapping[str, Sequence[str]] = {}
+    """Concept -> the phrases of its file"""
+
+
+NO_MEANS = Means()
+
+
 class ArmTarget:
     """``core.contracts.Target`` on an open rig.
 
@@ -37,6 +59,7 @@ class ArmTarget:
         references: concept -> pictures that the attacker holds.
         state: file (without ending) for ``checkpoint``; nothing is kept without one.
         styles: names of the styles that the model knows.
+        means: judge and words that the attacker holds. undefended: samples of cases under the model without defenses.
 
     Counters: ``rows`` (denoiser rows), ``gradient_rows`` (those with a backward pass behind them), ``texts``,
     ``sampled`` (pictures), ``seconds``."""
@@ -52,13 +75,17 @@ class ArmTarget:
         references: Mapping[str, Sequence[Image]] | None = None,
         state: Path | None = None,
         styles: Sequence[str] = (),
+        means: Means = NO_MEANS,
+        undefended: Sequence[Sample] = (),
     ) -> None:
         if access not in LEVELS:
             raise UnknownName("access level", access, LEVELS)
         self.model, self.rig, self._sampler, self.access = model, rig, sampler, access
         self.defenses, self._references, self._state = tuple(defenses), references or {}, state
         self.styles = tuple(styles)
-        self.rows = self.gradient_rows = self.texts = self.sampled = 0
+        self.means, self._own = means, {s.case.id: s for s in undefended}
+        self.gradient_rows = self.texts = self.sampled = 0
+        self.rows = sum(s.nfe for s in undefended)
         self.kept: dict[str, Tensor] = {}
         self.facts: dict[str, dict[str, Any]] = {}
         self._empty: Tensor | None = None
@@ -105,6 +132,72 @@ class ArmTarget:
         self.sampled += len(made)
         self.rows += sum(s.nfe for s in made)
         return made
+
+    def shown(self, samples: Sequence[Sample]) -> list[float]:
+        """By how much each finished picture shows its case's concept: the largest of the labels' scores, each less its
+        threshold on the judge's card, so that success is at least 0; ``REFUSED`` where nothing was released (access
+        ``query``).
+
+        Raises:
+            BadInput: no judge, one without thresholds, or a concept whose labels are not known.
+        """
+        self._allowed("query")
+        concepts = list(dict.fromkeys(s.case.concept for s in samples))
+        if self.means.judge is None:
+            raise BadInput("this attack asks a judge whether its pictures succeed; name one (--judge lab)")
+        out = [REFUSED] * len(samples)
+        for concept in concepts:
+            labels = self.means.labels.get(concept, ())
+            if not labels:
+                raise BadInput(f"no judge label shows {concept!r}; give [judge] labels in its concept file")
+            mine = [k for k, s in enumerate(samples) if s.case.concept == concept]
+            limits = asking.thresholds(self.means.judge, labels, None, "attack")
+            values = asking.scores(self.means.judge, [samples[k].image for k in mine], labels) - limits
+            for k, row in zip(mine, values, strict=True):
+                known = row[np.isfinite(row)]
+                out[k] = float(known.max()) if len(known) and samples[k].status == "ok" else REFUSED
+        return out
+
+    def undefended(self, cases: Sequence[Case]) -> list[Sample]:
+        """Samples of the cases under the same model without defenses: the attacker's own copy draws them."""
+        return [self._own[c.id] for c in cases]
+
+    @property
+    def things(self) -> Mapping[str, Any]:
+        """Object -> level -> phrases: other wordings that the attacker knows; empty where there are none."""
+        return self.means.things
+
+    def phrases(self, concept: str) -> Sequence[str]:
+        """The concept file's phrases; ``BadInput`` where there are none."""
+        if not self.means.phrases.get(concept):
+            raise BadInput(f"this attack starts from the phrases of {concept!r}, and its concept file has none")
+        return self.means.phrases[concept]
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The public tokenizer's words with their embeddings."""
+        table = self.model.text_encoder.get_input_embeddings().weight.detach()
+        return Vocabulary.of(self.model.pipe.tokenizer, table)
+
+    def states(self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Text states (n, t, c) of prompts in token ids by the undefended, public encoder, and their mask (n, t); any
+        access. ``vectors`` (n, t, width) stand in the place of embeddings, with gradient."""
+        self.texts += len(ids)
+        words = self.vocabulary
+        rows = [words.whole(row) for row in ids]
+        return encoding.states(self.model.text_encoder, rows, words.tokenizer.pad_token_id or 0, vectors)
+
+    def base(self, call: Call, *, guidance: float = 1.0) -> Tensor:
+        """The prediction (rows, c, h, w) of the same model without defenses, without gradient."""
+        self._allowed("gradient")
+        self.rows += len(call.latents) * (2 if guidance > 1 else 1)
+        with torch.no_grad():
+            cond = self.rig.predict(call, weights="clean").noise
+            if guidance <= 1:
+                return cond
+            empty = self.rig.encode([""]).detach().expand(len(cond), -1, -1)
+            uncond = self.rig.predict(call._replace(text=empty), weights="clean").noise
+        return uncond + guidance * (cond - uncond)
 
     def references(self, concept: str) -> list[Image]:
         """The attacker's pictures of a concept; ``UnknownName`` where there are none."""

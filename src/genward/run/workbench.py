@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.catalog import plugins, text_guards
+from genward.catalog.judges import open_judge
 from genward.catalog.opening import Opener
 from genward.core import defending
 from genward.core.benchmark import KEEP, ArmView, Found, Scene, Setting, apart
@@ -16,7 +17,8 @@ from genward.core.spec import Spec, digest
 from genward.run.generate import Bound, Progress, Say
 from genward.run.plan import Plan, Work
 from genward.run.references import Held
-from genward.run.search import attack_arm, looked_through
+from genward.run.search import attack_arm, met_by
+from genward.run.target import Means
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +59,8 @@ class Bench:
     say: Say | None = None
     again: bool = False
     """Search even where the store holds what was found"""
+    judge: Any = None
+    """Whom attacks ask about their pictures; the plan's by default"""
     tensors: dict[str, Any] = field(default_factory=dict)
     """All that the searches found, by content hash"""
     _black: dict[str, Found] = field(default_factory=dict)
@@ -104,11 +108,21 @@ class Bench:
         arm's pictures bit for bit, and a search of its own would find others."""
         piece = next(a.piece for a in self.arms if a == arm)
         through = () if piece.work.control == "zero" else piece.defenses
-        met = looked_through(self.models(piece.work.model), through, getattr(attack, "guidance", None))
+        met = met_by(attack, self.models(piece.work.model), through)
         there = self._black.get(_named(attack, references))
         if there is not None and not met and piece.work.model == self.plan.model:
             return there  # to this attack the arm is the undefended model
         return self._attacked(attack, cases, piece.work.model, through, references)
+
+    def means(self, attack: Any) -> Means:
+        """What the attacker holds, of what it asks for: the run's judge, other wordings."""
+        asks: frozenset[str] = getattr(attack, "asks", frozenset())
+        judge = None
+        if "judge" in asks:
+            judge = open_judge(self.plan.judge) if self.judge is None else self.judge
+        labels = {c.name: c.judge or c.targets for c in self.setting.concepts} if "judge" in asks else {}
+        phrases = {c.name: c.phrases for c in self.setting.concepts} if "phrases" in asks else {}
+        return Means(judge, labels, self.setting.words.get("things", {}) if "things" in asks else {}, phrases)
 
     def held(self, references: str) -> Mapping[str, Sequence[Image]]:
         """Reference pictures by concept, those of what must stay under ``apart`` names as well; read once."""
@@ -131,6 +145,7 @@ class Bench:
             styles=self.setting.words.get("styles", ()),
             again=self.again,
             say=self.say,
+            means=self.means(attack),
         )
         self.tensors.update(found.tensors)
         return found
