@@ -38,7 +38,7 @@ def one(runs: dict[str, Any], records: dict[str, Any]) -> dict[str, Any]:
 def recorded(start: float, end: float, **changes: Any) -> dict[str, Any]:
     row = {"id": CLAIM, "ours": (start + end) / 2, "low": start, "high": end, "verdict": OPEN}
     row["statement"] = one({"a": run(1, 0.05)}, {})["statement"]
-    return {"run": {"rows": 5400, "date": "2026-11-24T16:10:15Z"}, "claims": [row | changes]}
+    return {"run": {"rows": 5400, "date": "2026-11-24T16:10:15Z"}, "cells": [], "claims": [row | changes]}
 
 
 def test_the_largest_run_is_taken_not_the_newest() -> None:
@@ -60,6 +60,10 @@ def test_a_recorded_run_decides_where_none_of_the_store_does() -> None:
         assert row["ours"] == pytest.approx((low + high) / 2)
     lacking = one({"mine": run(54, None, arm="sld")}, {"erasure-standard": recorded(0.0, 0.05)})
     assert lacking["verdict"] == HOLDS
+    for measured, named in ((None, "erasure-standard (recorded 2026-11-24)"), (0.2, "mine")):
+        mine = {"mine": run(54, measured, half=0.19, arm="uce" if measured else "sld")}
+        open_ = one(mine, {"erasure-standard": recorded(0.01, 0.39)})
+        assert (open_["run"], open_["reason"]) == (named, "interval too wide"), "a figure, where there is none here"
 
 
 def test_cannot_tell_only_where_neither_does() -> None:

@@ -120,15 +120,16 @@ def verdicts(data: dict[str, object]) -> dict[str, str]:
 def test_the_table_reads_a_run() -> None:
     got = verdicts(metrics())
     assert got["uce-erases-names"] == got["uce-synonyms"] == got["sld-presets-are-ordered"] == c.HOLDS
-    assert got["sld-medium-halves"] == got["esd-u-erases-objects"] == c.HOLDS
-    assert got["negative-prompt-halves"] == c.OPEN  # the arm is not in this run
+    assert got["sld-medium-six-tenths"] == got["esd-u-erases-objects"] == c.HOLDS
+    assert got["negative-prompt-six-tenths"] == c.OPEN  # the arm is not in this run
     assert got["esd-x-beats-sld-on-styles"] == c.HOLDS
     assert got["uce-keeps-others"] == c.HOLDS and got["esd-u-costs-others"] == c.OPEN
 
 
 def test_rows_have_the_published_fields() -> None:
     (row,) = c.claims(metrics(), [claim(at_most=0.2, arm="uce", kinds=("policy", "object"))])["claims"]
-    assert set(row) == {"id", "system", "statement", "paper", "ours", "low", "high", "verdict", "why", "command"}
+    fields = "id system statement paper ours low high n verdict reason why rows_needed run command"
+    assert list(row) == fields.split()
     assert row["ours"] == pytest.approx(0.1111, abs=1e-3)
     assert row["low"] < row["ours"] < row["high"]
 

@@ -9,7 +9,7 @@ import typer
 
 from genward.cli import common
 
-COLUMNS = ("id", "system", "statement", "paper", "ours", "interval", "verdict", "why", "run")
+COLUMNS = ("id", "system", "statement", "paper", "ours", "interval", "n", "verdict", "reason", "why", "run")
 
 
 def interval(row: dict[str, Any]) -> str:

@@ -4,12 +4,13 @@ recorded run that can."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from genward.errors import StoreError
-from genward.run.claims import OPEN, Estimate, claims, judge_interval, load_claims, reason_to_doubt
+from genward.run.claim import Claim, Estimate
+from genward.run.claims import OPEN, claims, load_claims, told
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -52,25 +53,31 @@ def best_claims(runs: Runs, records: Runs) -> dict[str, Any]:
             there = found.get(row["id"])
             if there is None or (there["ours"] is None and row["ours"] is not None):
                 found[row["id"]] = {**row, "run": name}
-    return {"claims": [_decided(row, records) if row["verdict"] == OPEN else row for row in found.values()]}
+    known = {claim.id: claim for claim in load_claims()}
+    rows = found.values()
+    return {"claims": [_decided(known, row, records) if row["verdict"] == OPEN else row for row in rows]}
 
 
 def _largest_first(runs: Runs) -> list[tuple[str, Mapping[str, Any]]]:
     return sorted(runs.items(), key=lambda pair: -int(pair[1]["run"].get("rows") or 0))
 
 
-def _decided(row: dict[str, Any], records: Runs) -> dict[str, Any]:
-    """The row, or the recorded figure where one decides; the verdict on it is given anew, by the claim as it is now."""
-    about = next((c for c in load_claims() if c.id == row["id"]), None)
+def _decided(known: Mapping[str, Claim], row: dict[str, Any], records: Runs) -> dict[str, Any]:
+    """The row, or the recorded figure where one decides, or says anything where no run of the store does; the verdict
+    on it is given anew, by the claim as it is now. A claim is known by its statement: its id may have changed."""
+    about = known.get(row["id"])
+    found = [] if about is None else [*_recorded(about, row["statement"], records)]
+    decided = next((each for each in found if each["verdict"] != OPEN), None)
+    if decided is None and row["ours"] is None:
+        decided = next(iter(found), None)
+    return row if decided is None else decided
+
+
+def _recorded(claim: Claim, statement: str, records: Runs) -> Iterator[dict[str, Any]]:
+    """What recorded runs say of a claim, the largest first."""
     for name, metrics in _largest_first(records):
-        for told in metrics["claims"]:
-            same = told["id"] == row["id"] and told["statement"] == row["statement"]
-            if about is None or not same or told["low"] is None or told["high"] is None:
-                continue
-            figures = {k: told[k] for k in ("ours", "low", "high")}
-            verdict = judge_interval(about, told["low"], told["high"])
-            doubt = reason_to_doubt(about, metrics, Estimate(told["ours"], told["low"], told["high"]))
-            if verdict != OPEN and not doubt:
+        for row in metrics["claims"]:
+            if row["statement"] == statement and row["low"] is not None and row["high"] is not None:
                 date = str(metrics["run"].get("date", ""))[:10]
-                return {**row, **figures, "verdict": verdict, "why": "", "run": f"{name} (recorded {date})"}
-    return row
+                figure = Estimate(row["ours"], row["low"], row["high"])
+                yield {**told(claim, metrics, figure), "run": f"{name} (recorded {date})"}

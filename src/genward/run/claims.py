@@ -14,70 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from genward.catalog import plugins
 from genward.core.files import finite
 from genward.core.reading import short
 from genward.core.typed import build, read_toml
-from genward.errors import BadInput, UnknownName
-from genward.run.doubt import LOWEST, disagreement, scaled
+from genward.errors import BadInput
+from genward.run.claim import UNKNOWN, Claim, Estimate
+from genward.run.doubt import disagreement, scaled
+from genward.run.undecided import Undecided, counted, undecided
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
-FORMS = ("ratio", "difference", "value", "steps")
-
-
-class Estimate(NamedTuple):
-    """A figure with its 95 % interval; NaN where nothing was measured."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def known(self) -> bool:
-        return all(math.isfinite(v) for v in self)
-
-
-UNKNOWN = Estimate(math.nan, math.nan, math.nan)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of one paper as a predicate on cells; fields as explained at the top of ``erasure/claims.toml``."""
-
-    id: str
-    system: str
-    statement: str
-    paper: str
-    form: str
-    command: str
-    benchmark: str = ""
-    """Empty: the one beside which its file stands."""
-    measure: str = "crr"
-    arm: str = ""
-    versus: str = ""
-    arms: tuple[str, ...] = ()
-    variant: tuple[str, ...] = ()
-    """Empty: the measure is the same for all variants of a concept, and one of them is looked at."""
-    kinds: tuple[str, ...] = ()
-    base_at_least: float | None = None
-    """What the arm ``base`` must reach in the same cells: an attack that fails on the undefended model tells
-    nothing."""
-    at_most: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    above: float | None = None
-    sensitivity: float = LOWEST
-    """Of a value: its verdict must be the same for every sensitivity of the judge from this one to 1."""
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise UnknownName("form of claim", self.form, FORMS)
-        if all(b is None for b in (self.at_most, self.at_least, self.below, self.above)):
-            raise BadInput(
-                f"claim {self.id!r} names no numbers that satisfy it; give at_most, at_least, below or above"
-            )
 
 
 def load_claims(path: str | Path | None = None, benchmark: str = "erasure") -> list[Claim]:
@@ -288,8 +236,10 @@ def reason_to_doubt(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> 
     if claim.base_at_least is not None:
         base = _value(metrics, claim, "base")
         if not base.value >= claim.base_at_least:
-            told = "unknown" if math.isnan(base.value) else f"{base.value:.2f}"
-            return f"the undefended model reaches {told} here, at least {claim.base_at_least:g} is wanted of an attack"
+            reached = "unknown" if math.isnan(base.value) else f"{base.value:.2f}"
+            return (
+                f"the undefended model reaches {reached} here, at least {claim.base_at_least:g} is wanted of an attack"
+            )
     return ""
 
 
@@ -333,32 +283,42 @@ def estimate(claim: Claim, metrics: Mapping[str, Any]) -> Estimate:
 
 def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> dict[str, Any]:
     """The table of claims for one run's ``metrics.json``: ``{"claims": [{id, system, statement, paper, ours, low, high,
-    verdict, why, command}]}``.
+    n, verdict, reason, why, rows_needed, run, command}]}``.
 
     Without ``rows`` these are the claims that are about the run's benchmark. ``ours``, ``low`` and ``high`` are
-    ``None`` where the run lacks what the claim is about; its verdict is then ``cannot tell``. ``why`` says why a claim
-    cannot be told that the interval alone would decide, see ``reason_to_doubt`` and ``reason_to_distrust``."""
+    ``None`` where the run lacks what the claim is about. ``n`` is the number of rows that the figure rests on, ``run``
+    the run's name. Of a claim that cannot be told ``reason`` is *not measured here*, *interval too wide* or *figure in
+    doubt*, ``why`` says it in a sentence, and ``rows_needed`` is about how many rows it would take, see
+    ``run.undecided``."""
     if not isinstance(metrics.get("cells"), list):
         raise BadInput("these metrics hold no cells; give the metrics.json that a run wrote")
-    table = []
     benchmark = str(metrics.get("run", {}).get("benchmark") or "erasure")
-    for claim in claims_of(benchmark) if rows is None else rows:
-        got = estimate(claim, metrics)
-        numbers = [finite(v, 4) for v in got]
-        told = judge_interval(claim, got.low, got.high)
-        why = reason_to_doubt(claim, metrics, got) or reason_to_distrust(claim, metrics, told)
-        table.append(
-            {
-                "id": claim.id,
-                "system": claim.system,
-                "statement": claim.statement,
-                "paper": claim.paper,
-                "ours": numbers[0],
-                "low": numbers[1],
-                "high": numbers[2],
-                "verdict": OPEN if why else told,
-                "why": why,
-                "command": claim.command,
-            }
-        )
-    return {"claims": table}
+    wanted = claims_of(benchmark) if rows is None else rows
+    return {"claims": [told(claim, metrics, estimate(claim, metrics)) for claim in wanted]}
+
+
+def told(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> dict[str, Any]:
+    """One claim's row of the table, for the figure ``got`` that these metrics give."""
+    slots = _slots(metrics, claim)
+    verdict_ = judge_interval(claim, got.low, got.high)
+    doubt = reason_to_doubt(claim, metrics, got) or reason_to_distrust(claim, metrics, verdict_)
+    n = counted(metrics, claim, slots)
+    is_open = bool(doubt) or verdict_ == OPEN
+    why = undecided(metrics, claim, slots, got, n, doubt) if is_open else Undecided("", "", None)
+    ours, low, high = (finite(v, 4) for v in got)
+    return {
+        "id": claim.id,
+        "system": claim.system,
+        "statement": claim.statement,
+        "paper": claim.paper,
+        "ours": ours,
+        "low": low,
+        "high": high,
+        "n": None if ours is None else n,
+        "verdict": OPEN if is_open else verdict_,
+        "reason": why.reason,
+        "why": why.why,
+        "rows_needed": why.needed,
+        "run": str(metrics.get("run", {}).get("name") or ""),
+        "command": claim.command,
+    }
