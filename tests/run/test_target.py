@@ -77,7 +77,7 @@ def test_success_is_the_card_on_a_released_picture(opened: Any) -> None:
         if sample.status == "ok":
             assert margin == pytest.approx(judge.judge([sample])[0].value - judge.threshold)
     with pytest.raises(Conflict, match="access"):
-        target.base(Call(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 77, 16)))
+        target.base(["a dog"], torch.zeros(1, 4, 8, 8), torch.zeros(1))
 
 
 def test_nobody_to_ask_and_nothing_to_see(opened: Any) -> None:
@@ -103,8 +103,10 @@ def test_the_base_prediction_sees_no_defense(model: StableDiffusion, opened: Any
         own = model.predict(call)
     target = opened(Half())
     with torch.no_grad():
-        assert torch.equal(target.base(call), own) and not torch.equal(target.predict(call), own)
-        guided = target.base(call, guidance=3.0)
+        assert torch.equal(target.base(["a dog"], call.latents, call.timestep), own) and not torch.equal(
+            target.predict(call), own
+        )
+        guided = target.base(["a dog"], call.latents, call.timestep, guidance=3.0)
     with torch.no_grad():
         empty = target.rig.predict(call._replace(text=model.encode([""])), weights="clean").noise
     assert torch.allclose(guided, empty + 3 * (own - empty)) and target.rows == 4

@@ -255,8 +255,8 @@ class Target(Protocol):
         """States (n, t, c) of prompts in token ids by the public text encoder, undefended, and their mask (n, t)."""
         ...
 
-    def base(self, call: Call, *, guidance: float = 1.0) -> Tensor:
-        """Access ``gradient``: the prediction of the same model without defenses, without gradient."""
+    def base(self, prompts: Sequence[str], noisy: Tensor, timestep: Tensor, *, guidance: float = 1.0) -> Tensor:
+        """Access ``gradient``: the prediction of the same model without defenses under texts, without gradient."""
         ...
 
     def references(self, concept: str) -> list[Image]:

@@ -187,15 +187,19 @@ class ArmTarget:
         rows = [words.whole(row) for row in ids]
         return encoding.states(self.model.text_encoder, rows, words.tokenizer.pad_token_id or 0, vectors)
 
-    def base(self, call: Call, *, guidance: float = 1.0) -> Tensor:
-        """The prediction (rows, c, h, w) of the same model without defenses, without gradient."""
+    def base(self, prompts: Sequence[str], noisy: Tensor, timestep: Tensor, *, guidance: float = 1.0) -> Tensor:
+        """The prediction (rows, c, h, w) of the same model without defenses under these prompts, without gradient
+        (access ``gradient``)."""
         self._allowed("gradient")
-        self.rows += len(call.latents) * (2 if guidance > 1 else 1)
+        self.rows += len(noisy) * (2 if guidance > 1 else 1)
         with torch.no_grad():
+            unique = {p: k for k, p in enumerate(dict.fromkeys(prompts))}
+            states = self.rig.encode(list(unique))
+            call = Call(noisy.to(states.dtype), timestep, states[[unique[p] for p in prompts]])
             cond = self.rig.predict(call, weights="clean").noise
             if guidance <= 1:
                 return cond
-            empty = self.rig.encode([""]).detach().expand(len(cond), -1, -1)
+            empty = self.rig.encode([""]).expand(len(cond), -1, -1)
             uncond = self.rig.predict(call._replace(text=empty), weights="clean").noise
         return uncond + guidance * (cond - uncond)
 
