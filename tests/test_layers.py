@@ -41,10 +41,11 @@ MAY: dict[str, set[str]] = (
         "_moved": set(),
     }
     | {room: BASE for room in ("ops", "metrics", "store", "models", "lab", "sections")}
-    | {room: PLUGINS for room in ("attacks", "judges", "audits")}
-    | {"defenses": PLUGINS | {"sae"}}
+    | {"audits": PLUGINS}
+    | {room: PLUGINS | {"speech"} for room in ("attacks", "judges")}
+    | {"defenses": PLUGINS | {"sae", "speech"}}
     # a benchmark owns its figures and its part of the report: metrics computes the ones, sections shape the other
-    | {"benchmarks": PLUGINS | {"metrics", "sections"}}
+    | {"benchmarks": PLUGINS | {"metrics", "sections", "speech"}}
 )
 
 

@@ -1,8 +1,7 @@
-"""Speech: how fast voice, recognizer and moderation are; the transcript judge's card; the weights of the word order.
+"""Speech: how fast voice, recognizer and moderation are; the transcript judge's card.
 
 python timing/speech.py            real-time factors and decision times, ratios of one run
 python timing/speech.py --card     measure the judge's card on the split fit, and write it beside the lab's files
-python timing/speech.py --salad    fit the weights of ops/word_salad.py on the split fit, print rates on the others
 """
 
 from __future__ import annotations
@@ -20,11 +19,8 @@ import genward
 from genward.core.records import Case, Sample
 from genward.defenses.speech_moderation import SpeechModeration
 from genward.judges.transcript import TranscriptJudge
-from genward.ops.canaries import canaries, everyday
+from genward.ops.canaries import canaries
 from genward.ops.ears import Whisper
-from genward.ops.plays import played
-from genward.ops.trigrams import english_trigrams
-from genward.ops.word_salad import breaches, likely
 from genward.run.results import processor
 from genward.speech.service import SpeechModel
 from genward.speech.voices import HIBARI
@@ -97,40 +93,11 @@ def card() -> None:
     print(path.read_text("utf-8"))
 
 
-def order_rows(split: str) -> tuple[Any, Any]:
-    """((n, 2) breaches and log probability, (n,) whether shuffled)."""
-    model, rows, shuffled = english_trigrams(), [], []
-    for c in canaries(split):
-        phrase = c.phrase.split()
-        texts = [(played("shuffle", s, c.phrase, j).turns[0].text, 1) for s in c.carriers for j in range(4)]
-        for text, truth in [*texts, *((t, 0) for t in c.twins)]:
-            rows.append((breaches(text.split()), likely(text.split(), phrase, model)))
-            shuffled.append(truth)
-    for text in everyday(split) if split != "fit" else ():
-        rows.append((breaches(text.split()), likely(text.split(), (), model)))
-        shuffled.append(0)
-    return np.array(rows, float), np.array(shuffled)
-
-
-def salad() -> None:
-    from sklearn.linear_model import LogisticRegression
-
-    from genward.ops.word_salad import BIAS, BY_BREACH, BY_LIKELY
-
-    found = LogisticRegression(class_weight={0: 3, 1: 1}).fit(*order_rows("fit"))
-    print("fitted on the split fit: constant", found.intercept_.round(3), "weights", found.coef_.round(3))
-    for split in ("calibrate", "evaluate"):
-        x, y = order_rows(split)
-        score = BIAS + x @ np.array([BY_BREACH, BY_LIKELY])
-        print(f"{split}: seen {np.mean(score[y == 1] >= 0):.3f}, false alarms {np.mean(score[y == 0] >= 0):.3f}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", action="store_true")
-    parser.add_argument("--salad", action="store_true")
     asked = parser.parse_args()
-    (card if asked.card else salad if asked.salad else speed)()
+    (card if asked.card else speed)()
 
 
 if __name__ == "__main__":

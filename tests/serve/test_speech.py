@@ -86,7 +86,14 @@ def test_a_pipeline_of_pictures_says_that_nothing_is_spoken() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(UnknownName, match="T4"):
         SpeechModeration(taps=("T4",))
-    for wrong in ({"taps": ()}, {"phrases": ("word",)}, {"fragments": 0}, {"threshold": 0.0}, {"action": "maybe"}):
+    for wrong in (
+        {"taps": ()},
+        {"phrases": ("word",)},
+        {"fragments": 0},
+        {"threshold": 0.0},
+        {"action": "maybe"},
+        {"relisten": "maybe"},
+    ):
         with pytest.raises(BadInput):
             SpeechModeration(**wrong)  # type: ignore[arg-type]
 
@@ -96,17 +103,17 @@ def heard(session: str, turn: int, text: str) -> Heard:
 
 
 def test_memory_is_bounded_and_sessions_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genward.defenses.speech_moderation.SESSIONS", 100)
+    monkeypatch.setattr("genward.defenses.speech_moderation.SESSIONS", 25)
     moderator: Any = Moderator(SpeechModeration(phrases=("purple teapot",), fragments=3, reorder=False))
-    for k in range(1_000):
+    for k in range(200):
         assert moderator(heard(f"s{k}", 0, "the purple")) is None
-    assert len(moderator.memory._held) == 100
+    assert moderator.moderate.buffer.size[0] == 25 * 4  # of each tap
     assert moderator(heard("s0", 1, "teapot is")) is None  # forgotten
-    assert moderator(heard("s999", 1, "teapot is")) is not None
-    for turn in range(50):
+    assert moderator(heard("s199", 1, "teapot is")) is not None
+    for turn in range(10):
         moderator(heard("long", turn, "word " * 2_000))
-    (kept,) = moderator.memory._held["long"].values()
-    assert len(kept) == 3 and all(len(text) <= 4_000 for _, text in kept)
+    sessions, characters = moderator.moderate.buffer.size
+    assert sessions <= 100 and characters <= 100 * 8_000
 
 
 def test_flagging_releases_and_says_so(service: SpeechModel) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genward.core.records import Case, Verdict
 from genward.errors import BadInput
@@ -106,5 +106,15 @@ class Heard:
     """The finished sound at ``T3`` and ``T4``, the request's at ``T1``"""
 
 
-Moderate = Callable[[Heard], Verdict | None]
+class Ruling(NamedTuple):
+    """A verdict, and what else follows from it."""
+
+    verdict: Verdict
+    text: str | None = None
+    """What is spoken in the place of a text (``T0``, ``T2``); ``None``: the text itself"""
+    review: bool = False
+    """Whether a person is to look at a row that is blocked"""
+
+
+Moderate = Callable[[Heard], Verdict | Ruling | None]
 """A verdict whose action is ``blocked`` refuses the row."""

@@ -17,7 +17,7 @@ from genward.core.records import Sample, Score
 from genward.core.speech import play_of
 from genward.errors import BadArtifact
 from genward.ops.hearing import in_order, word_error_rate
-from genward.ops.spoken import unspelled
+from genward.speech.readings import MAX_TEXT, readings
 
 LABELS = ("spoken", "intact")
 
@@ -57,8 +57,13 @@ class TranscriptJudge:
             return none, "the row names no phrase"
         text = heard(sample.audio)
         wanted = play_of(sample.case).said
-        spoken = max(in_order(sample.case.group, t) for t in (text, unspelled(text)))
+        spoken = max(in_order(sample.case.group, t) for t in (text, _unspelled(text, sample.case.group)))
         return {"spoken": spoken, "intact": max(0.0, 1.0 - word_error_rate(wanted, text))}, ""
+
+
+def _unspelled(text: str, phrase: str) -> str:
+    """A transcript with what it writes letter by letter read together."""
+    return readings(text[:MAX_TEXT], phrase.casefold().split()).unspelled.text
 
 
 def heard(audio: Any) -> str:

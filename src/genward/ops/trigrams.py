@@ -63,7 +63,7 @@ class Trigrams:
             with path.open("rb") as stream:
                 self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._layout(path)
-        except (OSError, ValueError, struct.error, UnicodeDecodeError) as error:
+        except (OSError, ValueError, IndexError, struct.error) as error:
             raise BadArtifact(
                 f"{path} is not a trigram model of pocketsphinx: {error}; reinstall the package: pip install "
                 "--force-reinstall pocketsphinx (version 5)"
@@ -81,7 +81,9 @@ class Trigrams:
             raise ValueError("its probabilities are not stored in 16 bits")
         at += 4
         tables = struct.unpack_from(f"<{3 * BINS}f", data, at)
-        self._two, self._back, self._three = tables[:BINS], tables[BINS : 2 * BINS], tables[2 * BINS :]
+        self._two: tuple[float, ...] = tables[:BINS]
+        self._back: tuple[float, ...] = tables[BINS : 2 * BINS]
+        self._three: tuple[float, ...] = tables[2 * BINS :]
         at += 12 * BINS
         self._single = at
         at += 12 * (counts[0] + 1)
@@ -127,7 +129,7 @@ class Trigrams:
         if at < 0:
             return None
         start, size = at * self._middle_bits + self._word_bits, self._middle_bits
-        p, back = self._bits(self._middle, start, 16), self._bits(self._middle, start + 16, 16)
+        back, p = self._bits(self._middle, start, 16), self._bits(self._middle, start + 16, 16)
         following = size - self._word_bits - 32
         low = self._bits(self._middle, start + 32, following)
         high = self._bits(self._middle, start + 32 + size, following)
@@ -149,7 +151,7 @@ class Trigrams:
         key = (word, before, earlier if before >= 0 else -1)
         value = self._seen.get(key)
         if value is None:
-            if len(self._seen) > 200_000:
+            if len(self._seen) > 100_000:
                 self._seen.clear()
             value = self._seen[key] = self._computed(*key)
         return value
@@ -162,7 +164,7 @@ class Trigrams:
             if pair is not None:
                 at = self._find(self._last, self._last_bits, pair[2], pair[3], earlier)
                 if at >= 0:
-                    return float(self._three[self._bits(self._last, at * self._last_bits + self._word_bits, 16)] * NAT)
+                    return self._three[self._bits(self._last, at * self._last_bits + self._word_bits, 16)] * NAT
             context = self._pair(before, earlier)
             held = context[1] if context is not None else 0.0
             return held * NAT + self._computed(word, before, -1)

@@ -22,6 +22,7 @@ from genward.core.speech import Play, Turn
 from genward.core.typed import read_toml
 from genward.errors import BadInput, Inapplicable, Unguarded
 from genward.serve.audit import Audit
+from genward.speech.policies import load_speech_policies
 from genward.speech.service import SpeechModel, SpeechRig, SpeechSampler
 
 SESSIONS = 10_000
@@ -36,7 +37,7 @@ class SpokenOutput:
     audio: Audio | None
     """``None`` where it was refused or failed"""
     status: str
-    """``ok`` | ``refused`` | ``error``"""
+    """``ok`` | ``refused`` | ``review``: held for a person | ``error``"""
     why: str
     verdicts: tuple[Verdict, ...]
     seconds: float
@@ -75,7 +76,7 @@ class GuardedSpeech:
             sample = self.model.request(case, SpeechSampler(speed=speed), self.rig, turn)
             found = SpokenOutput(
                 sample.audio,
-                sample.status,
+                "review" if "review" in sample.notes else sample.status,
                 sample.why,
                 tuple(sample.verdicts),
                 time.perf_counter() - began,
@@ -101,7 +102,7 @@ class GuardedSpeech:
             "session": hashlib.sha256(session.encode()).hexdigest()[:16] if session else "",
             "turn": turn,
             "prompt": text,
-            "action": {"ok": "released", "refused": "refused"}.get(found.status, "error"),
+            "action": _done(found),
             "defense": last.defense if last else "",
             "score": last.score if last else None,
             "threshold": last.threshold if last else None,
@@ -117,6 +118,13 @@ class GuardedSpeech:
             self._closed = True
 
 
+def _done(found: SpokenOutput) -> str:
+    """What became of a request, for the audit."""
+    if found.status == "ok" and any(v.action == "steered" for v in found.verdicts):
+        return "redacted"
+    return {"ok": "released", "refused": "refused", "review": "held for review"}.get(found.status, "error")
+
+
 @contextmanager
 def protect_speech(
     model: SpeechModel,
@@ -129,7 +137,8 @@ def protect_speech(
     """Guard a speech service while the block runs.
 
     Args:
-        policy: a TOML file with ``phrases = ["…"]`` that must not be said; ``None``: the defenses' own.
+        policy: a TOML file with ``phrases = ["…"]`` that must not be said, or with ``[[policies]]`` (see
+            ``speech.policies``); ``None``: the defenses' own.
         defenses: ``speech_moderation`` by default; texts or objects.
         unguarded: whether a chain in which nothing moderates is meant.
         audit: a file for one JSON line a request.
@@ -144,8 +153,8 @@ def protect_speech(
     asked = [defenses] if isinstance(defenses, str) else list(DEFAULT if defenses is None else defenses)
     chain = [plugins.made("defense", d) if isinstance(d, str) else d for d in asked]
     if policy is not None:
-        phrases = read_phrases(policy)
-        chain = [replace(d, phrases=phrases) if hasattr(d, "phrases") else d for d in chain]
+        known = read_policy(policy)
+        chain = [replace(d, **known) if hasattr(d, "phrases") else d for d in chain]
     with model.rig(chain) as rig:
         if not rig.listeners and not unguarded:
             raise Unguarded("nothing in this chain moderates speech; add speech_moderation, or say unguarded=True")
@@ -156,12 +165,19 @@ def protect_speech(
             guarded.close()
 
 
-def read_phrases(policy: Any) -> tuple[str, ...]:
-    """The phrases of a policy file for speech. Raises ``BadInput`` for a file that holds none."""
+def read_policy(policy: Any) -> dict[str, Any]:
+    """Fields of ``speech_moderation`` that a policy file for speech sets: ``phrases``, or ``policies``.
+
+    Raises:
+        Inapplicable: a policy about pictures. BadInput: a file that holds neither, or is wrong somewhere.
+    """
     path = Path(str(policy))
     if path.suffix != ".toml":
         raise Inapplicable(f'policy {str(policy)!r} is about pictures; give a TOML file with phrases = ["…"]')
-    found = read_toml(path).get("phrases")
+    table = read_toml(path)
+    if "policies" in table:
+        return {"policies": load_speech_policies(path)}
+    found = table.get("phrases")
     if not isinstance(found, list) or not found or not all(isinstance(p, str) and p.strip() for p in found):
         raise BadInput(f'{path}: phrases is missing or no list of texts; write phrases = ["two words or more"]')
-    return tuple(found)
+    return {"phrases": tuple(found)}

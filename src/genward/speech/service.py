@@ -21,14 +21,14 @@ from genward.core.contracts import Site
 from genward.core.media import Audio
 from genward.core.records import Case, Prompt, Sample, Verdict
 from genward.core.spec import Spec
-from genward.core.speech import TAPS, Heard, Moderate, Play, Turn, play_of
+from genward.core.speech import TAPS, Heard, Moderate, Play, Ruling, Turn, play_of
 from genward.errors import BadInput, DefenseInactive, GenwardError, Inapplicable, UnknownName
 from genward.ops.alignment import reordered
 from genward.ops.ears import Ear, ear
 from genward.ops.hearing import joined, words_of
 from genward.ops.trigrams import english_trigrams
-from genward.ops.word_salad import salad
 from genward.speech.voices import EmbeddedVoice, Voice
+from genward.speech.word_order import MOST, order_score
 
 NAME = "lab.speech"
 SOUNDS = 512
@@ -96,7 +96,7 @@ def noticed(turn: Turn, phrase: str, profile: Profile) -> float:
         return profile.sound
     if together:
         return profile.spelled
-    if set(wanted) <= set(meant) and salad(meant, wanted, english_trigrams()) >= 0.5:
+    if set(wanted) <= set(meant) and len(meant) <= MOST and order_score(meant, wanted, english_trigrams()) >= 0.5:
         return profile.order * (profile.spelled if spelled else 1.0)
     return 0.0
 
@@ -141,9 +141,9 @@ class SpeechRig:
 
 
 class _Refused(Exception):
-    def __init__(self, verdict: Verdict) -> None:
+    def __init__(self, verdict: Verdict, review: bool = False) -> None:
         super().__init__(verdict.why)
-        self.verdict = verdict
+        self.verdict, self.review = verdict, review
 
 
 class SpeechModel:
@@ -235,6 +235,7 @@ class SpeechModel:
             sound = session.run()
         except _Refused as refused:
             sample = Sample(case, status="refused", why=refused.verdict.why, verdicts=session.verdicts)
+            sample.notes |= {"review": [1.0]} if refused.review else {}
         except DefenseInactive:
             raise
         except Exception as error:  # whatever a moderator or an engine raises, nothing is released
@@ -284,7 +285,8 @@ class _Session:
             text = fn([Prompt(text)])[0].text
         turn = Turn(text, turn.clip, turn.means) if text != turn.text else turn
         self.spent["requests"] += 1
-        self._show("T0", text, k, len(play.turns))
+        shown = self._show("T0", text, k, len(play.turns))
+        turn = turn if shown == text else Turn(shown, turn.clip)  # a redacted request means what is left of it
         if turn.clip:
             clip = model.speak(turn.clip, self.case.seed, self.sampler.speed)
             self._show("T1", lambda: model.ear.hear(clip).text, k, len(play.turns), clip)
@@ -293,7 +295,9 @@ class _Session:
             self.verdicts.append(told)
             raise _Refused(told)
         said = self._emitted(turn)
-        self._show("T2", self._announced(turn, said), k, len(play.turns))
+        announced = self._announced(turn, said)
+        shown = self._show("T2", announced, k, len(play.turns))
+        said = said if shown == announced else shown
         sound = model.speak(said, self.case.seed, self.sampler.speed)
         self.spent["sound_seconds"] += sound.seconds
         self._show("T3", lambda: model.ear.hear(sound).text, k, len(play.turns), sound)
@@ -315,20 +319,32 @@ class _Session:
             return said
         return " ".join(w for w in said.split() if not flagged & set(words_of(w)))
 
-    def _show(self, tap: str, text: str | Callable[[], str], turn: int, turns: int, audio: Audio | None = None) -> None:
+    def _show(self, tap: str, text: str | Callable[[], str], turn: int, turns: int, audio: Audio | None = None) -> str:
+        """Show a tap to those who listen there; returns the text that goes on from it."""
+        shown = ""
+        if not callable(text):
+            shown = text
         for j, (taps, fn) in enumerate(self.rig.listeners):
             if tap not in taps:
                 continue
             began = time.perf_counter()
-            shown = text() if callable(text) else text
+            shown = text() if callable(text) else shown
             found = fn(Heard(tap, shown, self.case, self.case.id, self.at + turn, turns, audio))
-            self.spent["decision_ms"] += 1e3 * (time.perf_counter() - began)
+            took = 1e3 * (time.perf_counter() - began)
+            self.spent["decision_ms"] += took
+            self.spent[f"{tap}_ms"] = self.spent.get(f"{tap}_ms", 0.0) + took
             self._met.add(j)
             if found is None:
                 continue
-            self.verdicts.append(found)
-            if found.action == "blocked":
-                raise _Refused(found)
+            ruling = found if isinstance(found, Ruling) else Ruling(found)
+            self.verdicts.append(ruling.verdict)
+            if ruling.verdict.action == "blocked":
+                raise _Refused(ruling.verdict, ruling.review)
+            if ruling.text is not None:
+                if tap not in ("T0", "T2"):
+                    raise BadInput(f"a moderator wants another text at {tap}; only T0 and T2 have one that is spoken")
+                shown = ruling.text
+        return shown
 
     def all_asked(self) -> None:
         """Raises ``DefenseInactive`` where a moderator saw nothing of a row that would be released. One that listens at
