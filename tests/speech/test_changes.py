@@ -35,7 +35,7 @@ def test_pitch_and_length(name: str, ratio: float, length: float) -> None:
 
 
 def test_a_tempo_of_one_changes_nothing_in_the_middle() -> None:
-    held = tone(330).samples.astype(np.float64)
+    held = 0.3 * np.random.default_rng(2).uniform(-1, 1, RATE)  # a tone fits at every period of it
     found = stretched(held, RATE, 1.0)
     assert len(found) == len(held) and np.abs(found[2000:-2000] - held[2000:-2000]).max() < 1e-6
     with pytest.raises(BadInput, match="tempo"):
