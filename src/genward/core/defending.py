@@ -9,6 +9,8 @@ A defense needs none of these members; one that has them is asked through this m
   One that has it notes its score there (``rig.note``): a row without is refused.
 - ``at_attach``: names of the fields that act on attaching, so that another value needs no new fit. Missing:
   ``strength``.
+- ``needs_denoiser``: whether it acts on, or looks into, the denoiser's loop. Missing: it does. One of which this is not
+  so (it reads the text or the finished picture) can guard pipelines that genward does not step into.
 - ``guards``: whether rows end or change by it. Missing: they do; a defense of which this is not so (it only reads for
   others) leaves a policy's categories unguarded.
 - ``check(rig)``: raises where it cannot act on the model or the sampler behind the rig. ``attach`` calls it; whoever
@@ -29,7 +31,18 @@ from genward.core.reading import short
 from genward.core.records import Concept
 from genward.errors import BadArtifact, BadInput
 
-OPTIONAL = ("needs_guidance", "extra_nfe", "fit_nfe", "last_look", "at_attach", "guards", "check", "for_concept", "fit")
+OPTIONAL = (
+    "needs_guidance",
+    "needs_denoiser",
+    "extra_nfe",
+    "fit_nfe",
+    "last_look",
+    "at_attach",
+    "guards",
+    "check",
+    "for_concept",
+    "fit",
+)
 """Names of the optional members."""
 AT_ATTACH = frozenset({"strength"})
 """``at_attach`` of a defense that does not say."""
@@ -61,6 +74,18 @@ def needs_guidance(defense: Any) -> bool:
     found = _said(defense, "needs_guidance", False)
     if not isinstance(found, bool):
         raise BadInput(f"{named(defense)}: needs_guidance is {found!r}; True or False is wanted")
+    return found
+
+
+def needs_denoiser(defense: Any) -> bool:
+    """Whether a defense (or its class) acts on, or looks into, the denoiser's loop.
+
+    Raises:
+        BadInput: it says something that is neither true nor false.
+    """
+    found = _said(defense, "needs_denoiser", True)
+    if not isinstance(found, bool):
+        raise BadInput(f"{named(defense)}: needs_denoiser is {found!r}; True or False is wanted")
     return found
 
 

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from genward.core.reading import lines, read_text
 from genward.core.records import MAX_PROMPT
@@ -51,6 +51,36 @@ def checked_prompts(prompt: Any) -> list[str]:
     if not prompt:
         raise BadInput("the list of prompts is empty; give at least one")
     return [checked_text(p, f"prompt {k}") for k, p in enumerate(prompt)]
+
+
+class Rows(NamedTuple):
+    """The prompts of a call, one that cannot be used as an empty text."""
+
+    texts: list[str]
+    bad: dict[int, str]
+    """Prompt -> why it cannot be used"""
+
+
+def checked_rows(prompt: Any, what: str = "prompt") -> Rows:
+    """The prompts of a call; of a list in which some cannot be used, those are told apart, so that one bad prompt costs
+    its own row and not its neighbors'.
+
+    Raises:
+        BadInput: neither a text nor a list of texts, an empty list, or no prompt that can be used.
+    """
+    if isinstance(prompt, str) or not isinstance(prompt, list) or not prompt:
+        return Rows(checked_prompts(prompt), {})
+    texts: list[str] = []
+    bad: dict[int, str] = {}
+    for k, one in enumerate(prompt):
+        try:
+            texts.append(checked_text(one, f"{what} {k}"))
+        except BadInput as error:
+            if not isinstance(one, str) or len(bad) + 1 == len(prompt):
+                raise
+            bad[k] = str(error)
+            texts.append("")
+    return Rows(texts, bad)
 
 
 def checked_negatives(negative: Any, count: int) -> list[str]:

@@ -52,6 +52,7 @@ class Aeiou:
     which tokens count."""
 
     name: ClassVar[str] = "aeiou"
+    needs_denoiser: ClassVar[bool] = False
     at_attach: ClassVar[frozenset[str]] = frozenset(
         {"artifact", "action", "threshold", "attenuate", "explain", "names"}
     )

@@ -28,6 +28,7 @@ class ImageFilter:
     """Image filter: a judge looks at the finished picture, and a label at its threshold refuses it."""
 
     name: ClassVar[str] = "image_filter"
+    needs_denoiser: ClassVar[bool] = False
     at_attach: ClassVar[frozenset[str]] = frozenset({"probe", "judge_hash", "threshold", "action"})
     judge: str = ""
     """Name of the judge (``genward list judges``); empty: the one that labels in a run, elsewhere the lab's second one.

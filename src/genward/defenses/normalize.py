@@ -21,6 +21,7 @@ class TextNormalizer:
     spelled-out words; the picture stays the user's own."""
 
     name: ClassVar[str] = "normalize"
+    needs_denoiser: ClassVar[bool] = False
     at_attach: ClassVar[frozenset[str]] = frozenset()
     guards: ClassVar[bool] = False
     steps: tuple[str, ...] = STEPS

@@ -26,6 +26,12 @@ FAMILIES: dict[str, str] = {
 """Pipeline class, or one that it is derived from -> the backbone that runs it."""
 
 
+WITHOUT = (
+    "Guards of the text and the finished picture alone (aeiou, normalize, image_filter) work on every text-to-image "
+    "and inpainting pipeline, compiled or not"
+)
+
+
 class Layout(NamedTuple):
     """Whose rows a denoiser call holds."""
 
@@ -99,7 +105,8 @@ def family(pipe: Any) -> type[Any]:
             found: type[Any] = getattr(importlib.import_module(module), name)
             return found
     raise BadInput(
-        f"a {type(pipe).__name__} cannot be guarded; give a {' or '.join(FAMILIES)}, or what genward.open_model returns"
+        f"a {type(pipe).__name__} cannot be guarded; give a {' or '.join(FAMILIES)}, or what genward.open_model "
+        f"returns. {WITHOUT}"
     )
 
 
@@ -118,7 +125,8 @@ def check_pipe(pipe: Any) -> None:
         module = getattr(pipe, part)
         if compiled(module):
             raise Conflict(
-                f"the pipeline's {part} is compiled, and a compiled model can pass a guard by; give the uncompiled one"
+                f"the pipeline's {part} is compiled, and a compiled model can pass a guard by; give the uncompiled "
+                "one. " + WITHOUT
             )
         if offloaded(module):
             raise Conflict(

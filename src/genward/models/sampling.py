@@ -43,6 +43,8 @@ class Job:
     """Scale of classifier-free guidance, at most 1 where there is none"""
     arguments: Mapping[str, Any]
     """The pipeline's own, without texts, text states and callbacks"""
+    bad: Mapping[int, str] = field(default_factory=dict)
+    """Row -> why its prompt, which is empty here, could not be used: it is refused before anything is read"""
     copies: int = 1
     """Pictures per prompt"""
     states: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -114,6 +116,8 @@ class _Batch:
         data: Any = None
         try:
             self.rig.inspect()
+            for row, why in self.job.bad.items():
+                self.rig.refuse([row], "genward", "text", -1, why, failed=False)
             index, data = self._through()
         except GuardError as error:
             failure = error

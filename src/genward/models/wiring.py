@@ -76,7 +76,7 @@ class Wiring:
             GuardError: on leaving, where a weight could not be restored; it is named.
         """
         self.refuse_left()
-        modules = (self.model.denoiser, self.model.text_encoder)
+        modules = [m for m in (self.model.denoiser, self.model.text_encoder) if m is not None]
         with _OPENING:
             if self._open or any(module in OPEN for module in modules):
                 raise Conflict(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from genward.core import defending
 from genward.core.records import Prompt
-from genward.core.texts import checked_negatives, checked_prompts
+from genward.core.texts import Rows, checked_negatives, checked_rows
 from genward.errors import BadInput, Conflict, Inapplicable, Unguarded, UnguardedInput, UnknownName
 from genward.models.sampling import Job
 
@@ -80,6 +80,12 @@ class Asked:
     """Pictures per prompt"""
     guidance: float
     """Scale of classifier-free guidance, 1 where there is none"""
+    bad: Mapping[int, str] = field(default_factory=dict)
+    """Prompt -> why it cannot be used; its rows are refused, the others are not"""
+
+    @property
+    def bad_rows(self) -> dict[int, str]:
+        return {k * self.copies + j: why for k, why in self.bad.items() for j in range(self.copies)}
 
     @property
     def rows(self) -> int:
@@ -91,13 +97,9 @@ class Asked:
         return [Prompt(p, n) for p, n in pairs for _ in range(self.copies)]
 
 
-def known_arguments(kind: type) -> dict[str, Any]:
+def call_arguments(kind: type) -> dict[str, Any]:
     """Arguments of a pipeline's ``__call__`` and their defaults; of a derived class that passes others on
-    (``**kwargs``) those of its parents as well.
-
-    Raises:
-        BadInput: a pipeline without an argument that a guarded call needs.
-    """
+    (``**kwargs``) those of its parents as well."""
     known: dict[str, Any] = {}
     for cls in kind.__mro__:
         if "__call__" not in vars(cls):
@@ -108,6 +110,16 @@ def known_arguments(kind: type) -> dict[str, Any]:
                 known.setdefault(p.name, None if p.default is p.empty else p.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
+    return known
+
+
+def known_arguments(kind: type) -> dict[str, Any]:
+    """``call_arguments``, and the two that a stock call still takes by their old names.
+
+    Raises:
+        BadInput: a pipeline without an argument that a guarded call needs.
+    """
+    known = call_arguments(kind)
     missing = [name for name in NEEDED if name not in known]
     if missing:
         raise BadInput(
@@ -152,34 +164,39 @@ def read_call(guarded: Caller, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     given = {**known, **mine}
     if given["output_type"] not in OUTPUTS:
         raise UnknownName("output_type", str(given["output_type"]), OUTPUTS)
-    copies = given["num_images_per_prompt"]
-    if isinstance(copies, bool) or not isinstance(copies, Integral) or int(copies) < 1:
-        raise BadInput(f"num_images_per_prompt is {copies!r}; give a whole number of at least 1")
+    copies = count_of(given["num_images_per_prompt"])
     scale = given["guidance_scale"]
     if isinstance(scale, bool) or not isinstance(scale, Real) or not np.isfinite(float(scale)):
         raise BadInput(f"guidance_scale is {scale!r}; give a finite number")
     distilled = guarded.model.distilled
     guidance = float(scale) if float(scale) > 1 and not distilled else 1.0
-    prompts, negatives, count = _texts(guarded, given)
-    asked = Asked(given, frozenset(mine), prompts, negatives, count, int(copies), guidance)
+    found, negatives, count = _texts(guarded, given)
+    asked = Asked(given, frozenset(mine), found.texts, negatives, count, copies, guidance, found.bad)
     _matching(guarded, asked)
     if guarded.defenses:
         _guardable(guarded, asked, distilled)
     return asked
 
 
-def _texts(guarded: Caller, given: dict[str, Any]) -> tuple[list[str], list[str], int]:
+def count_of(copies: Any) -> int:
+    """Pictures a prompt, or ``BadInput``."""
+    if isinstance(copies, bool) or not isinstance(copies, Integral) or int(copies) < 1:
+        raise BadInput(f"num_images_per_prompt is {copies!r}; give a whole number of at least 1")
+    return int(copies)
+
+
+def _texts(guarded: Caller, given: dict[str, Any]) -> tuple[Rows, list[str], int]:
     """Prompts, negatives and their number."""
     embeds, negative_embeds = given["prompt_embeds"], given["negative_prompt_embeds"]
     if embeds is None:
-        prompts = checked_prompts(given["prompt"])
-        count = len(prompts)
+        prompts = checked_rows(given["prompt"])
+        count = len(prompts.texts)
     else:
         if given["prompt"] is not None:
             raise BadInput("prompt and prompt_embeds are both given; give one of them")
         if not torch.is_tensor(embeds) or embeds.ndim != 3:
             raise BadInput("prompt_embeds is no tensor of (prompts, tokens, width)")
-        prompts, count = [], len(embeds)
+        prompts, count = Rows([], {}), len(embeds)
     readers = sorted({p.owner for kind in ("prompts", "readings", "passages", "text") for p in guarded.rig.of(kind)})
     if readers and (embeds is not None or negative_embeds is not None):
         what = "prompt_embeds" if embeds is not None else "negative_prompt_embeds"
@@ -317,6 +334,7 @@ def job_of(guarded: Caller, asked: Asked, observe: bool) -> Job:
         arguments["num_inference_steps"] = int(steps)
     return Job(
         prompts=asked.row_texts(),
+        bad=asked.bad_rows,
         timesteps=timesteps_of(guarded.pipe, given),
         guidance=asked.guidance,
         arguments=arguments,

@@ -11,18 +11,21 @@ were changed, and latents that are not finite."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from genward.core.contracts import Defense
 from genward.core.files import finite
 from genward.core.records import Prompt, Verdict
 from genward.core.spec import Spec, digest
-from genward.errors import Conflict, GuardError
+from genward.errors import Conflict, GuardError, UnguardedInput
 from genward.models.ports import Run
 from genward.models.sampling import Outcome, sample
 from genward.serve.arguments import job_of, known_arguments, read_call
@@ -30,9 +33,15 @@ from genward.serve.audit import Audit
 from genward.serve.rig import GuardRig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from genward.models.sd import StableDiffusion
     from genward.serve.policy import Policy
 
+CLOSED = (
+    "this guard is closed; call it inside its with block (with genward.protect(pipe) as guarded: ...), or open it "
+    "again (genward.protect(pipe).open())"
+)
 RANK = {"flagged": 1, "steered": 2, "blocked": 3}
 
 
@@ -53,7 +62,7 @@ class RowVerdict(NamedTuple):
     failed: bool = False
     """Whether the row is blocked because a guard did not do its work, not because of what it found"""
     nfe: int = 0
-    """Denoiser rows spent"""
+    """Denoiser rows spent; -1 where the pipeline's denoiser is left alone, so that nobody counts"""
     notes: Mapping[str, list[float]] = {}
     """What guards measured: signal -> numbers, one per call"""
     every: tuple[Verdict, ...] = ()
@@ -87,8 +96,44 @@ class GuardedOutput:
         return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
 
 
+class Made(NamedTuple):
+    """What one call came to."""
+
+    output: GuardedOutput
+    texts: Sequence[Prompt]
+    """One a row"""
+    whole: bool
+    """Whether the output was asked for whole (``return_dict``)"""
+
+
+class Chain(NamedTuple):
+    """What a guard consists of before it is attached."""
+
+    model: Any
+    policy: Policy
+    named: dict[str, Defense]
+    parts: list[Any]
+    """Defenses under their rules, as they are attached"""
+    audit: Audit | None
+    told: Callable[[GuardRig], list[str]]
+    """What the chain does not look at, in words, once it is attached"""
+    rig: type[GuardRig]
+    guarded: type[Guarded]
+    """The class of the pipelines that such a rig is for"""
+
+
+class Recipe(Protocol):
+    """What a guard is opened by (``serve.protect.Opening``)."""
+
+    @property
+    def timeout(self) -> float | None: ...
+    def chain(self) -> Chain: ...
+    def again(self, model: Any, policy: Any, defenses: Any) -> Recipe: ...
+
+
 class Guarded:
-    """A guarded pipeline: call it as the pipeline itself. Made by ``genward.protect``; works until that closes.
+    """A guarded pipeline: call it as the pipeline itself. Opened by ``genward.protect``; works until ``close()``. It
+    may be shared by threads, which wait for each other; one that nobody holds any more closes itself.
 
     Attributes:
         pipe: the user's pipeline. model: the same as a genward model. policy: what is guarded.
@@ -102,13 +147,78 @@ class Guarded:
         self.model, self.policy, self.named, self.rig, self.audit = model, policy, dict(named), rig, audit
         self.defenses = tuple(self.named.values())
         self.last: GuardedOutput | None = None
-        self.known = known_arguments(type(model.pipe))
+        self.known = self._arguments()
         """Arguments of the pipeline's call and their defaults"""
         self.told_of_latents = False
         """Whether the user was warned that nobody looks at start latents"""
         self._lock = threading.Lock()
         self._caller: int | None = None
         """The thread that is inside a call"""
+        self._recipe: Recipe | None = None
+        self._closing: Any = None
+
+    # ------------------------------------------------------------------------------------------------- opening, closing
+
+    @classmethod
+    def opened(cls, chain: Chain, recipe: Recipe) -> Guarded:
+        """A guard with its chain attached; see ``genward.protect``."""
+        rig, stack = attached(chain, recipe.timeout)
+        made = cls(chain.model, chain.policy, chain.named, rig, chain.audit)
+        made._recipe, made._closing = recipe, weakref.finalize(made, stack.close)
+        return made
+
+    @property
+    def closed(self) -> bool:
+        return not self.rig.is_open
+
+    def close(self) -> None:
+        """Leave the pipeline as it was: no hook, no edited weight. Waits for the call that is running; a second time
+        nothing happens.
+
+        Raises:
+            Conflict: called from inside a call. GuardError: a weight could not be restored; it is named.
+        """
+        with self._alone():
+            if self._closing is not None:
+                self._closing()
+
+    def reload(self, policy: Policy | str | Path, defenses: Sequence[str | Defense] | str | None = None) -> None:
+        """Guard by another policy from the next call on, with the same kinds of defenses or those given. The call that
+        is running ends under the old one. What cannot be opened leaves the old one in force.
+
+        Raises:
+            GuardError: the guard is closed. What ``genward.protect`` raises.
+        """
+        recipe = self._recipe
+        if recipe is None or self.closed:
+            raise GuardError(CLOSED)
+        new = recipe.again(self.model, policy, defenses)
+        chain = new.chain()
+        with self._alone():
+            before = recipe.again(self.model, self.policy, tuple(self.named.values()))
+            self._closing()
+            try:
+                self._take(chain, new)
+            except BaseException:
+                self._take(before.chain(), recipe)
+                raise
+
+    def _take(self, chain: Chain, recipe: Recipe) -> None:
+        self.rig, stack = attached(chain, recipe.timeout)
+        self._recipe, self._closing = recipe, weakref.finalize(self, stack.close)
+        self.policy, self.named, self.audit = chain.policy, dict(chain.named), chain.audit
+        self.defenses, self.told_of_latents = tuple(self.named.values()), False
+
+    def __enter__(self) -> Guarded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        """The call in a thread of its own, for servers that must go on meanwhile; calls still run one after the other.
+        A caller that is cancelled stops waiting, and the call ends on its own."""
+        return await asyncio.to_thread(self, *args, **kwargs)
 
     @property
     def pipe(self) -> Any:
@@ -163,19 +273,24 @@ class Guarded:
     def _guarded(self, args: tuple[Any, ...], kwargs: dict[str, Any], observe: bool) -> tuple[GuardedOutput, bool]:
         """The output, and whether it was asked for whole (``return_dict``)."""
         if not self.rig.is_open:
-            raise GuardError(
-                "this guard is closed; call it inside its with block: with genward.protect(pipe) as guarded: ..."
-            )
+            raise GuardError(CLOSED)
         began = time.perf_counter()
+        output, texts, whole = self._made(args, kwargs, observe)
+        output.seconds = time.perf_counter() - began
+        if self.audit is not None and not observe:
+            self.audit.write(self._records(output, texts))
+        self.last = output
+        return output, whole
+
+    def _arguments(self) -> dict[str, Any]:
+        """Arguments of the pipeline's call and their defaults."""
+        return known_arguments(type(self.pipe))
+
+    def _made(self, args: tuple[Any, ...], kwargs: dict[str, Any], observe: bool) -> Made:
         asked = read_call(self, args, kwargs)
         job = job_of(self, asked, observe)
         told = bool(self.defenses) or (self._checker and job.output != "latent")
-        output = collect(sample(self.rig, job), job.output, told)
-        output.seconds = time.perf_counter() - began
-        if self.audit is not None and not observe:
-            self.audit.write(self._records(output, job.prompts))
-        self.last = output
-        return output, bool(asked.given["return_dict"])
+        return Made(collect(sample(self.rig, job), job.output, told), job.prompts, bool(asked.given["return_dict"]))
 
     @property
     def _checker(self) -> bool:
@@ -205,6 +320,19 @@ class Guarded:
                 }
             )
         return out
+
+
+def attached(chain: Chain, timeout: float | None) -> tuple[GuardRig, ExitStack]:
+    """A rig with the chain on it, and what takes it off again; what the chain does not look at is warned of."""
+    rig, stack = chain.rig(chain.model, timeout), ExitStack()
+    stack.enter_context(rig.opened(chain.parts))
+    try:
+        for told in chain.told(rig):
+            warnings.warn(told, UnguardedInput, stacklevel=5)
+    except BaseException:  # a warning may be an error
+        stack.close()
+        raise
+    return rig, stack
 
 
 def counted(notes: Mapping[str, Sequence[float]]) -> dict[str, int]:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from genward.core.spec import Spec
 from genward.errors import BadInput, GenwardError
 from genward.models.backbone import check_pipe, family
+from genward.models.outside import DENOISERS, inside, kind_of
 
 if TYPE_CHECKING:
+    from genward.models.outside import OutsidePipeline
     from genward.models.sd import StableDiffusion
 
 
@@ -35,6 +37,37 @@ def as_model(given: Any) -> StableDiffusion:
     return model
 
 
+def as_outside(given: Any) -> OutsidePipeline:
+    """A pipeline that is not stepped into: of another family, or compiled.
+
+    Raises:
+        BadInput: it makes no pictures from text, nor by inpainting.
+    """
+    from genward.models.outside import OutsidePipeline
+
+    kind_of(given)
+    return OutsidePipeline(given, outside_identity(given))
+
+
+def outside_identity(pipe: Any) -> Spec:
+    """Who a pipeline is of which guards read the text and the picture alone: the lab where it consists of the lab's
+    parts, else its class and dtype and the content of its text encoder. The denoiser, of which no guard reads
+    anything, is not hashed, so that a model of many gigabytes is opened at once."""
+    from genward.ops.artifacts import content_hash
+
+    found = _lab(pipe)
+    if found is not None:
+        return found
+    encoder = inside(getattr(pipe, "text_encoder", None))
+    fields = {
+        "source": "lab:changed" if _lab_source(pipe) is not None else "outside",
+        "pipeline": type(pipe).__name__,
+        "dtype": _dtype(pipe),
+        "text_encoder": "" if encoder is None else content_hash(dict(encoder.state_dict()))[:16],
+    }
+    return Spec("model", "outside", fields)
+
+
 def identity(pipe: Any) -> Spec:
     """Who a live pipeline is: the folder it was loaded from, if its weights are still those, so that what was fitted on
     the folder fits; else its weights.
@@ -54,7 +87,7 @@ def identity(pipe: Any) -> Spec:
 
 
 def _denoiser(pipe: Any) -> Any:
-    return getattr(pipe, family(pipe).networks[0])
+    return inside(getattr(pipe, next(n for n in DENOISERS if getattr(pipe, n, None) is not None)))
 
 
 def _dtype(pipe: Any) -> str:
@@ -81,8 +114,8 @@ def _lab(pipe: Any) -> Spec | None:
         lab.manifest()
         same = (
             unchanged(_denoiser(pipe), source.glob("*.safetensors"))
-            and unchanged(pipe.vae, (root / "vae").glob("*.safetensors"))
-            and unchanged(pipe.text_encoder, lab.encoder_folder().glob("*.safetensors"))
+            and unchanged(inside(pipe.vae), (root / "vae").glob("*.safetensors"))
+            and unchanged(inside(pipe.text_encoder), lab.encoder_folder().glob("*.safetensors"))
         )
         return lab_spec("lab" if source.name == "unet" else "oracle", _dtype(pipe)) if same else None
     except GenwardError:

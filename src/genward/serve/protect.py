@@ -11,9 +11,9 @@ policy and a chain ready to attach; the call itself is in ``serve.call``."""
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,15 @@ from genward.catalog.fitting import DefenseRequest, parse_defense
 from genward.catalog.labelling import with_probe
 from genward.core import defending
 from genward.core.contracts import Defense
-from genward.errors import BadInput, UnguardedInput
+from genward.errors import BadInput, Conflict
+from genward.models.outside import OutsidePipeline
 from genward.ops.asking import STAND_IN
-from genward.serve.arguments import LOOK, known_arguments
+from genward.serve.arguments import LOOK, call_arguments
 from genward.serve.audit import Audit
-from genward.serve.call import Guarded
+from genward.serve.call import Chain, Guarded
 from genward.serve.chain import build, named, refuse_unguarded
-from genward.serve.identity import as_model, identity
+from genward.serve.identity import as_model, as_outside, identity
+from genward.serve.outside import GuardedOutside, OutsideRig
 from genward.serve.policy import Policy, check_model, load_policy
 from genward.serve.rig import GuardRig, ruled
 
@@ -86,7 +88,6 @@ def _spoken(model: Any, policy: Any, defenses: Any, unguarded: Any, audit: Any) 
     return protect_speech(model, own, defenses, unguarded=bool(unguarded), audit=audit)
 
 
-@contextmanager
 def protect(
     pipe_or_model: Any,
     policy: Policy | str | Path = "weapons",
@@ -98,12 +99,15 @@ def protect(
     timeout: float | None = None,
     fit: bool | None = None,
     progress: Callable[[str], None] | None = None,
-) -> Iterator[Any]:
-    """Guard a pipeline while the block runs; it is as before afterwards, whatever happened.
+) -> Opening:
+    """Guard a pipeline while a block runs, or from ``open()`` to ``close()``; it is as before afterwards, whatever
+    happened. Nothing is opened before ``with`` or ``open()``.
 
     Args:
         pipe_or_model: a ``StableDiffusionPipeline`` or ``StableDiffusionImg2ImgPipeline``, or what
-            ``genward.open_model`` gives; a speech service: see ``serve.speech``.
+            ``genward.open_model`` gives; under guards of the text and the finished picture alone (``aeiou``,
+            ``normalize``, ``image_filter``) any text-to-image or inpainting pipeline of diffusers, compiled or not; a
+            speech service: see ``serve.speech``.
         policy: a shipped name, a concept, a TOML file or a ``Policy``.
         defenses: by default ``aeiou`` and ``wukong``, and on a pipeline of the lab that starts from pictures
             ``image_filter``, which looks at them and at what comes out. Texts (``"aeiou"``, ``"uce:weapons"``,
@@ -131,19 +135,93 @@ def protect(
             own one port.
         StoreError: the audit file cannot be written.
     """
-    if getattr(pipe_or_model, "makes", "") == "audio":
-        with _spoken(pipe_or_model, policy, defenses, unguarded, audit) as service:
-            return (yield service)
-    rules, log = load_policy(policy), _checked(audit, timeout)
-    model = as_model(pipe_or_model)
-    check_model(rules, model.spec.hash)
-    starting = "image" in known_arguments(type(model.pipe))
-    asked = _parsed(DEFAULT if defenses is None else defenses)
-    asked += _parsed("image_filter") if defenses is None and starting and _of_lab(model) else []
-    chain = build(asked, rules, model, store, progress, fit=_unasked(model, store) if fit is None else fit)
-    refuse_unguarded(chain, rules, allowed := [unguarded] if isinstance(unguarded, str) else list(unguarded))
-    names, rig = named([d for d, _ in chain]), GuardRig(model, timeout)
-    with rig.opened([ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]):
-        for told in _gaps(chain, rules, allowed, starting and not rig.of("starts")):
-            warnings.warn(told, UnguardedInput, stacklevel=3)
-        yield Guarded(model, rules, dict(zip(names, [d for d, _ in chain], strict=True)), rig, log)
+    return Opening(pipe_or_model, policy, defenses, unguarded, store, audit, timeout, fit, progress)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What ``protect`` was asked for: a context manager, or ``open()`` for a guard that lives as long as a server."""
+
+    pipe_or_model: Any
+    policy: Policy | str | Path
+    defenses: Sequence[str | Defense] | str | None
+    unguarded: Sequence[str] | str
+    store: Store | Path | str | None
+    audit: Audit | Path | str | None
+    timeout: float | None
+    fit: bool | None
+    progress: Callable[[str], None] | None
+    _entered: list[Any] = field(default_factory=list, repr=False)
+    """Guards that ``with`` opened, the latest last"""
+
+    def __enter__(self) -> Any:
+        self._entered.append(self.open())
+        return self._entered[-1]
+
+    def __exit__(self, *_: object) -> None:
+        self._entered.pop().close()
+
+    def open(self) -> Any:
+        """The guarded pipeline, open until its ``close()``, or until nobody holds it any more.
+
+        Raises, warns: as ``protect`` says."""
+        if getattr(self.pipe_or_model, "makes", "") == "audio":
+            stack = ExitStack()
+            service = stack.enter_context(
+                _spoken(self.pipe_or_model, self.policy, self.defenses, self.unguarded, self.audit)
+            )
+            service.leave = stack.close
+            return service
+        chain = self.chain()
+        return chain.guarded.opened(chain, self)
+
+    def chain(self) -> Chain:
+        """What is to be attached, built and checked; nothing is attached yet."""
+        rules, log = load_policy(self.policy), _checked(self.audit, self.timeout)
+        asked = _parsed(DEFAULT if self.defenses is None else self.defenses)
+        model = _model(self.pipe_or_model, asked)
+        check_model(rules, model.spec.hash)
+        starting = "image" in call_arguments(type(model.pipe))
+        asked += _parsed("image_filter") if self.defenses is None and starting and _of_lab(model) else []
+        fit = _unasked(model, self.store) if self.fit is None else self.fit
+        chain = build(asked, rules, model, self.store, self.progress, fit=fit)
+        allowed = [self.unguarded] if isinstance(self.unguarded, str) else list(self.unguarded)
+        refuse_unguarded(chain, rules, allowed)
+        names = named([d for d, _ in chain])
+        parts = [ruled(d, rule, name) for (d, rule), name in zip(chain, names, strict=True)]
+        outside = isinstance(model, OutsidePipeline)
+        kinds = (OutsideRig, GuardedOutside) if outside else (GuardRig, Guarded)
+
+        def told(rig: GuardRig) -> list[str]:
+            return _gaps(chain, rules, allowed, starting and not rig.of("starts"))
+
+        attached = dict(zip(names, [d for d, _ in chain], strict=True))
+        return Chain(model, rules, attached, parts, log, told, *kinds)
+
+    def again(self, model: Any, policy: Any, defenses: Any) -> Opening:
+        """The same for another policy, or another chain, on the model that is open."""
+        chain = self.defenses if defenses is None else defenses
+        return replace(self, pipe_or_model=model, policy=policy, defenses=chain, _entered=[])
+
+
+def _model(given: Any, asked: Sequence[DefenseRequest | Defense]) -> Any:
+    """The model to guard; where it cannot be stepped into, one of which the text and the picture alone are guarded, if
+    the chain wants no more."""
+    if isinstance(given, OutsidePipeline):
+        return given
+    try:
+        return as_model(given)
+    except (BadInput, Conflict):
+        if not asked or any(defending.needs_denoiser(_class(part)) for part in asked):
+            raise
+    return as_outside(getattr(given, "pipe", given))
+
+
+def _class(part: DefenseRequest | Defense) -> Any:
+    if not isinstance(part, DefenseRequest):
+        return part
+    from genward.catalog import plugins
+    from genward.ops.artifacts import load
+
+    name = str(load(Path(part.artifact)).card.get("method", "")) if part.artifact else part.name
+    return plugins.find("defense", name)

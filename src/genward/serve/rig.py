@@ -69,13 +69,17 @@ class GuardRig(LiveRig):
         super().inspect(weights=weights)
         if weights and self.guarding:
             try:
-                check_pipe(self.model.pipe)
+                self.check_parts()
                 for defense in self.defenses:
                     defending.check(defense, self)
             except GuardError:
                 raise
             except GenwardError as error:
                 raise GuardError(str(error)) from error
+
+    def check_parts(self) -> None:
+        """Whether hooks and edits still act on the pipeline; see ``models.backbone.check_pipe``."""
+        check_pipe(self.model.pipe)
 
     def verify(self) -> None:
         super().verify()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -52,6 +52,8 @@ class GuardedSpeech:
         self.model, self.named, self.rig, self.audit = model, tuple(named), rig, audit
         self._turns: OrderedDict[str, int] = OrderedDict()
         self._lock, self._closed = Lock(), False
+        self.leave: Callable[[], None] = lambda: None
+        """What takes the moderators off again, where the service was opened without a ``with``"""
 
     def speak(self, text: str, *, session: str = "", clip: str = "", seed: int = 0, speed: float = 1.0) -> SpokenOutput:
         """One request.
@@ -116,6 +118,8 @@ class GuardedSpeech:
         """No request is answered after this."""
         with self._lock:
             self._closed = True
+        leave, self.leave = self.leave, lambda: None
+        leave()
 
 
 def _done(found: SpokenOutput) -> str:

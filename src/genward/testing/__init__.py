@@ -9,10 +9,10 @@ from genward.testing.judge import FakeJudge
 from genward.testing.parity import parity_laws
 from genward.testing.scoring import scoring_laws
 from genward.testing.suites import defense_laws
-from genward.testing.tiny import tiny_pipeline, tiny_sd
+from genward.testing.tiny import tiny_inpaint, tiny_pipeline, tiny_sd, tiny_xl
 from genward.testing.tone import ToneJudge, ToneModel, ToneSampler
 
 __all__ = [
     "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "defense_laws",
-    "parity_laws", "scoring_laws", "tiny_pipeline", "tiny_sd",
+    "parity_laws", "scoring_laws", "tiny_inpaint", "tiny_pipeline", "tiny_sd", "tiny_xl",
 ]  # fmt: skip

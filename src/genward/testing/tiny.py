@@ -126,6 +126,58 @@ def tiny_pipeline(*, seed: int = 0, encoder: str = "clip", folder: Path | None =
     return pipe
 
 
+def tiny_xl(*, seed: int = 0) -> Any:
+    """A stock ``StableDiffusionXLPipeline`` of tiny width, with two CLIP encoders, 64×64 pixels, DDIM."""
+    import torch
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModelWithProjection
+
+    tokenizer, first = _clip(seed)
+    tokenizer_2, plain = _clip(seed + 1)
+    torch.manual_seed(seed + 2)
+    config = plain.config
+    config.projection_dim = 16
+    second = CLIPTextModelWithProjection(config).eval()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 16,
+    ).eval()
+    pipe = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=first,
+        text_encoder_2=second,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1),
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    setattr(pipe, STAND_IN, True)
+    return pipe
+
+
+def tiny_inpaint(*, seed: int = 0) -> Any:
+    """A stock ``StableDiffusionInpaintPipeline`` of the parts of ``tiny_pipeline``."""
+    from diffusers import StableDiffusionInpaintPipeline
+
+    pipe = StableDiffusionInpaintPipeline(**tiny_pipeline(seed=seed).components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    setattr(pipe, STAND_IN, True)
+    return pipe
+
+
 def tiny_sd(*, seed: int = 0, encoder: str = "clip", folder: Path | None = None, deep: bool = False) -> StableDiffusion:
     """``tiny_pipeline`` as a genward model; its identity is the recipe that built it."""
     pipe = tiny_pipeline(seed=seed, encoder=encoder, folder=folder, deep=deep)
