@@ -19,7 +19,8 @@ from genward.models.sd import StableDiffusion
 from genward.ops import artifacts
 from genward.ops.tools import Tools
 from genward.sae.autoencoder import encode, tokens_of
-from genward.sae.concepts import latents_of
+from genward.sae.concepts import latents_of, sae_settings
+from genward.sae.fit import SaeSettings
 from genward.testing import defense_laws
 from genward.testing.suites import CASES
 
@@ -50,6 +51,10 @@ def fitted(model: StableDiffusion, concept: Concept, home: Path) -> dict[str, An
 
 def latents(model: StableDiffusion, *defenses: Any, sampler: Sampler = SAMPLER) -> torch.Tensor:
     return torch.stack([s.latents for s in model.generate(CASES, sampler, defenses, keep_latents=True)])
+
+
+def test_defaults_are_those_of_genward_fit_sae() -> None:
+    assert {sae_settings(method()) for method in (Saeuron, Saemnesia, Per)} == {SaeSettings()}
 
 
 def test_the_three_share_one_autoencoder(fitted: dict[str, Any], home: Path) -> None:

@@ -44,7 +44,7 @@ class SaeSettings:
     """Latents for each channel of the site."""
     k: int = 32
     """Latents of a token that are not zero."""
-    images: int = 600
+    images: int = 300
     """Pictures whose states are learned from."""
     sampling_steps: int = 20
     """Steps of their sampling."""
