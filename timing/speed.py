@@ -7,7 +7,8 @@ arm again for each method), ``textual_inversion`` and ``ddim_inversion`` (search
 other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time), ``guard_text`` (what AEIOU adds to
 the text encoding), ``guard_block`` (seconds and passes per blocked image against an image filter), ``guard_benign``
 (the guarded against the bare call where all passes), ``safety_checker`` (vectorized against diffusers' loop),
-``prompt_guard`` (batched against one by one). Each timing is the minimum of several repeats, pairs are measured
+``prompt_guard`` (batched against one by one), ``sae_edit`` and ``sae_training`` (sparse against dense), ``acterase``
+and ``safepatch`` (what they add to a picture). Each timing is the minimum of several repeats, pairs are measured
 alternately, so that a busy machine hits both sides."""
 
 from __future__ import annotations
@@ -173,6 +174,7 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "recipe": elsewhere("recipe", "recipe", timed=False),
     **{name: elsewhere("attacks", name) for name in ("textual_inversion", "ddim_inversion", "irece")},
     "grid": elsewhere("attacks", "grid", timed=False),
+    **{name: elsewhere("edits", name) for name in ("sae_edit", "sae_training", "acterase", "safepatch")},
     **{
         name: elsewhere("guards", name)
         for name in ("guard_text", "guard_block", "guard_benign", "safety_checker", "prompt_guard")

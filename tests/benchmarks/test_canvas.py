@@ -209,6 +209,11 @@ def test_pairs_compare_equal_rows() -> None:
     table = {c["arm"] + "/" + c["concept"]: c for c in figures.cells(given)}
     gap = table["uce/banana"]["ua"] - table["base/banana"]["ua"]
     assert found["uce", "banana", "ua"]["difference"] == pytest.approx(gap) and found["uce", "banana", "ua"]["n"] == 3
+    mean = sum(found["uce", "banana", m]["difference_low"] for m in ("ua", "ira", "cra")) / 3
+    assert found["uce", "banana", "average"]["difference_low"] == pytest.approx(mean)
+    assert table["uce/banana"]["average"] - table["base/banana"]["average"] == pytest.approx(
+        found["uce", "banana", "average"]["difference"]
+    ), "every row was scored in both arms"
     assert ("both", "banana", "ua") not in found, "a request for two is no pair of one for nothing"
 
 

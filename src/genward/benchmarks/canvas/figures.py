@@ -334,8 +334,21 @@ def pairs(evidence: Evidence) -> list[dict[str, Any]]:
                 head = {"arm": label, "versus": versus, "concept": name, "variant": variant}
                 sides = [_sides(ground, r, base, request, ground.concepts[name]) for r in (read, theirs[1])]
                 clusters = ground.clusters(read, ground.concepts[name])
-                out += [{**head, **_pair(m, sides[0][m], sides[1][m], clusters[m])} for m in PAIRED]
+                mine = [{**head, **_pair(m, sides[0][m], sides[1][m], clusters[m])} for m in PAIRED]
+                out += [*mine, {**head, **_average(mine)}]
     return out
+
+
+def _average(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The difference of the means of UA, IRA and CRA: the mean of their differences, as wide as if all erred together;
+    without a ratio."""
+    parts = [p for p in pairs if p["measure"] in ("ua", "ira", "cra")]
+    ends = ("difference", "difference_low", "difference_high")
+    if any(p[end] is None for p in parts for end in ends):
+        told = dict.fromkeys(ends)
+    else:
+        told = {end: sum(p[end] for p in parts) / len(parts) for end in ends}
+    return {"measure": "average", **told, **dict.fromkeys(("ratio", "ratio_low", "ratio_high")), "n": parts[0]["n"]}
 
 
 def _sides(ground: Ground, read: Read, base: Read, request: Request, concept: Concept) -> dict[str, Kept]:
