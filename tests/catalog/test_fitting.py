@@ -86,6 +86,14 @@ def test_other_settings_concepts_and_models_are_other_fits(model: Any) -> None:
     assert len(others) == 3 and key not in others
 
 
+def test_a_field_that_counts_where_it_is_set() -> None:
+    """A method that grows such a field keeps its fits; another value is another fit."""
+    plain = fit.template(fit.parse_defense("concept_ablation:banana")[0])
+    assert "anchor" not in fit.fit_fields(plain) and "lr" in fit.fit_fields(plain)
+    other = fit.template(fit.parse_defense("concept_ablation:banana,anchor=a fruit")[0])
+    assert fit.fit_fields(other) == {**fit.fit_fields(plain), "anchor": "a fruit"}
+
+
 def test_a_fitted_file_is_a_defense_on_its_model_only(model: Any, tmp_path: Path) -> None:
     made = fit.ready(fit.parse_defense("uce:banana,lam=0.2"), model, tmp_path)
     (file,) = (tmp_path / "fits").glob("*.safetensors")

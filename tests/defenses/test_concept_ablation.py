@@ -146,3 +146,9 @@ def test_equal_seeds_equal_artifacts(model: StableDiffusion, concept: Concept) -
     )
     assert first is not None and again is not None and first.hash == again.hash
     assert len({a.hash for a in (first, other, unblocked, noise) if a is not None}) == 4
+
+
+def test_an_anchor_of_ones_own(model: StableDiffusion, concept: Concept) -> None:
+    found = ConceptAblation(**{**vars(SMALL), "anchor": "a dog"}).fit(model, concept).artifact
+    assert found is not None
+    assert {"a dog"} == set(found.card["captions"]) - set(concept.phrases), "every phrase has this one anchor"

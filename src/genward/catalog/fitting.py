@@ -121,13 +121,18 @@ def fit_key(defense: Any, concept: Concept, model_hash: str, labels_by: str = ""
 
 
 def fit_fields(defense: Any) -> dict[str, Any]:
-    """The fields that decide what is learned."""
+    """The fields that decide what is learned. One with the metadata ``identity: "where set"`` counts where it is not
+    its default, so that a method which grows such a field keeps what it has learned."""
     skip, values = {artifact_field(defense), *defending.at_attach(defense)}, defending.fields(defense)
     return {
-        f.name: values[f.name]
-        for f in dataclasses.fields(defense)
-        if f.name not in skip and f.metadata.get("identity", True)
+        f.name: values[f.name] for f in dataclasses.fields(defense) if f.name not in skip and _counts(f, values[f.name])
     }
+
+
+def _counts(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether a field's value is part of a fit's identity."""
+    told = field.metadata.get("identity", True)
+    return bool(value != field.default) if told == "where set" else bool(told)
 
 
 def template(request: DefenseRequest) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -72,6 +72,9 @@ class ConceptAblation:
     templates: tuple[str, ...] = ()
     """Contexts of the phrases, ``{}`` for the phrase; empty: the phrase alone, for a style also a few neutral objects
     in it."""
+    anchor: str = field(default="", metadata={"identity": "where set"})
+    """Anchor of every phrase, as ``an animal`` for a cat (the authors take the superclass); empty: those of the
+    concept's file."""
     seed: int = 0
     """Of pictures, noise and timesteps."""
     strength: float = 1.0
@@ -82,9 +85,9 @@ class ConceptAblation:
     def __post_init__(self) -> None:
         if self.parameters not in PARAMETERS:
             raise UnknownName("concept_ablation parameter set", self.parameters, PARAMETERS)
-        for field, value, known in (("loss", self.loss, LOSSES), ("teacher", self.teacher, TEACHERS)):
+        for name, value, known in (("loss", self.loss, LOSSES), ("teacher", self.teacher, TEACHERS)):
             if value not in known:
-                raise BadInput(f"concept_ablation: {field} {value!r}; {' or '.join(map(repr, known))} are possible")
+                raise BadInput(f"concept_ablation: {name} {value!r}; {' or '.join(map(repr, known))} are possible")
         if min(self.steps, self.batch, self.images) < 1 or not self.lr > 0 or self.regularizer < 0:
             raise BadInput(
                 "concept_ablation: steps, batch and images must be at least 1, lr above 0, regularizer at least 0"
@@ -102,6 +105,8 @@ class ConceptAblation:
         """
         began = time.perf_counter()
         concepts = phrases.listed(concept)
+        if self.anchor:
+            concepts = [replace(c, anchors=(), anchor=self.anchor) for c in concepts]
         pairs = phrases.pairs(concepts, self.templates)
         cases = anchor_cases(pairs, self)
         tensors = fit_concept_ablation(model, pairs, self, tools)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from genward.core.contracts import Artifact, FitTools, Rig, Window
@@ -82,7 +82,7 @@ class Per:
     """Guidance of their sampling."""
     seed: int = 0
     """Of these pictures."""
-    control: bool = False
+    control: bool = field(default=False, metadata={"identity": "where set"})
     """Look with as many random latents that fire in the concept's pictures: a control, no defense."""
     artifact: Artifact | None = None
     """What was learned: the autoencoder, the latents that look and their statistics."""
