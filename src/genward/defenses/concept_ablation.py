@@ -106,7 +106,7 @@ class ConceptAblation:
         began = time.perf_counter()
         concepts = phrases.listed(concept)
         if self.anchor:
-            concepts = [replace(c, anchors=(), anchor=self.anchor) for c in concepts]
+            concepts = tuple(replace(c, anchors=(), anchor=self.anchor) for c in concepts)
         pairs = phrases.pairs(concepts, self.templates)
         cases = anchor_cases(pairs, self)
         tensors = fit_concept_ablation(model, pairs, self, tools)
