@@ -13,8 +13,9 @@ from genward.core.media import MEDIA
 from genward.core.settings import matched
 from genward.core.spec import digest
 from genward.run.generate import Progress
+from genward.run.given import load_plan
 from genward.run.measure import opened, planned_ids, run_arms, run_scenes
-from genward.run.plan import load_plan, planned
+from genward.run.plan import planned
 from genward.run.second import second_of
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from genward.core.tables import read_table
 from genward.errors import BadInput
 from genward.metrics.erasure import Inputs
 from genward.metrics.judge_errors import class_of
+from genward.run.given import load_plan
 from genward.run.measure import ERRORS, evidence_of, run_scenes
-from genward.run.plan import load_plan, planned, setting_of
+from genward.run.plan import planned, setting_of
 
 if TYPE_CHECKING:
     from genward.store import Store

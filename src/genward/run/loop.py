@@ -17,6 +17,7 @@ from genward.core.settings import Family
 from genward.errors import BadInput
 from genward.run import results
 from genward.run.generate import Progress, Say, Tally, describe, generate, prepare
+from genward.run.given import keep
 from genward.run.judging import judge_run, open_judge
 from genward.run.masks import mask_strips
 from genward.run.measure import keep_peaks, measure, opened, planned_ids, run_scenes
@@ -146,6 +147,7 @@ def generate_run(
     folder = store.run_folder(plan.name)
     if save_plan(store, plan, rows) and say is not None:
         say(f"run {plan.name} is in the store with this plan; it is resumed")
+    keep(store, plan)
     bound = prepare(plan, work(plan, rows.cases), models, store, refit=refit, progress=say)
     arms = describe(bound, plan.sampler)
     if fresh:

@@ -19,7 +19,8 @@ from genward.core.spec import PLUGIN, digest
 from genward.errors import BadInput, StoreError
 from genward.run import results
 from genward.run.claims import claims, claims_of
-from genward.run.plan import Plan, fields_of, load_plan, planned, setting_of
+from genward.run.given import load_plan
+from genward.run.plan import Plan, fields_of, planned, setting_of
 from genward.run.references import Held
 from genward.run.second import second_of
 

@@ -13,8 +13,9 @@ from genward.core.files import json_text
 from genward.core.reading import short
 from genward.errors import StoreError
 from genward.run.generate import Progress
+from genward.run.given import load_plan
 from genward.run.measure import MEASURED, figures, opened, planned_ids, run_arms, run_scenes
-from genward.run.plan import Plan, load_plan, planned
+from genward.run.plan import Plan, planned
 
 if TYPE_CHECKING:
     from genward.store import Store

@@ -17,6 +17,14 @@ from genward.errors import GenwardError
 from genward.store.files import read_json
 from genward.store.rows import PURPOSES, case_of
 
+GIVEN = "given"
+"""Folder of the files that runs were given."""
+
+
+def given_path(root: Path, sha: str, name: str) -> Path:
+    """Where a file that runs were given is kept, by the SHA-256 of its bytes and its own name."""
+    return root / GIVEN / sha / name
+
 
 class Readable(Protocol):
     """What of a store is read here, see ``store.store.Store``."""
@@ -31,7 +39,7 @@ class Readable(Protocol):
 
 def problems(store: Readable) -> list[str]:
     """One line per problem, in a fixed order."""
-    found = list(_json(store))
+    found = [*_json(store), *_given(store)]
     ids: set[str] = set()
     found += _samples(store, ids)
     found += _scores(store, ids)
@@ -57,6 +65,22 @@ def _json(store: Readable) -> Iterator[str]:
                 yield f"{path} is empty; it was cut short: delete it and run again"
         except GenwardError as error:
             yield str(error)
+
+
+def _given(store: Readable) -> Iterator[str]:
+    """Files that runs were given: those that are not what their name says, and those that are missing."""
+    there = sorted(p for p in (store.root / GIVEN).glob("*/*") if p.is_file())
+    for path in there:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.parent.name:
+            yield f"{path} is not the file that its name says; restore it from a copy"
+    for path in sorted((store.root / "runs").glob("*/given.json")):
+        try:
+            told = read_json(path)
+        except GenwardError:
+            continue  # said with the other tables
+        names = {sha for kind in told.values() if isinstance(kind, dict) for sha in kind.values()}
+        for sha in sorted(names - {p.parent.name for p in there}):
+            yield f"{path} names {GIVEN}/{sha[:12]}…, which is missing; restore it from a copy"
 
 
 def _named(path: Path) -> str:
