@@ -16,6 +16,8 @@ from genward.errors import BadInput
 REFUSED = -2.0
 """Stands for the margin of a picture that nobody may see; margins of pictures lie in [-1, 1]."""
 READ_AT_ONCE = 4096
+FUNCTION = frozenset("a an the of in on at to with and or for from by above below two pair image picture style".split())
+"""Words that no filter knows a concept by"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,12 @@ class Vocabulary:
         found: list[int] = self.tokenizer(self.text([one])).input_ids
         place = found.index(one)
         return found[:place], found[place + 1 :]
+
+
+def content_words(phrases: Sequence[str]) -> list[str]:
+    """The words of phrases that mean something, in lower case, each once: no articles and prepositions."""
+    found = (w.casefold().strip(",.") for phrase in phrases for w in phrase.split())
+    return [w for w in dict.fromkeys(found) if w and w not in FUNCTION]
 
 
 def _written(tokenizer: Any, ids: Sequence[int]) -> str:

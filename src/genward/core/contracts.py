@@ -251,7 +251,9 @@ class Target(Protocol):
         """``attacks._tokens.Vocabulary`` of the public tokenizer and its embeddings."""
         ...
 
-    def states(self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def states(
+        self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None, *, length: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """States (n, t, c) of prompts in token ids by the public text encoder, undefended, and their mask (n, t)."""
         ...
 

@@ -106,7 +106,7 @@ class TextEncoder:
 
 
 def states(
-    encoder: Any, rows: Sequence[Sequence[int]], pad: int, vectors: Tensor | None = None
+    encoder: Any, rows: Sequence[Sequence[int]], pad: int, vectors: Tensor | None = None, length: int = 0
 ) -> tuple[Tensor, Tensor]:
     """An encoder's last states (n, t, c) of token ids and their mask (n, t), padded to the longest row only, which
     changes no other state: a mask hides padding, and a causal encoder does not look ahead.
@@ -114,8 +114,9 @@ def states(
     Args:
         rows: ids of each text, the encoder's own marks included. pad: id of the padding.
         vectors: (n, t, width) embeddings in the place of those of the ids; with gradient.
+        length: pad to this many tokens at least.
     """
-    longest, device = max(map(len, rows)), encoder.get_input_embeddings().weight.device
+    longest, device = max(length, *map(len, rows)), encoder.get_input_embeddings().weight.device
     ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
     mask = torch.arange(longest, device=device)[None] < torch.tensor([[len(row)] for row in rows], device=device)
     masked = bool(getattr(encoder.config, "use_attention_mask", False))

@@ -179,13 +179,16 @@ class ArmTarget:
         table = self.model.text_encoder.get_input_embeddings().weight.detach()
         return Vocabulary.of(self.model.pipe.tokenizer, table)
 
-    def states(self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def states(
+        self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None, *, length: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Text states (n, t, c) of prompts in token ids by the undefended, public encoder, and their mask (n, t); any
-        access. ``vectors`` (n, t, width) stand in the place of embeddings, with gradient."""
+        access. ``vectors`` (n, t, width) stand in the place of embeddings, with gradient; ``length`` pads to at least
+        as many tokens."""
         self.texts += len(ids)
         words = self.vocabulary
         rows = [words.whole(row) for row in ids]
-        return encoding.states(self.model.text_encoder, rows, words.tokenizer.pad_token_id or 0, vectors)
+        return encoding.states(self.model.text_encoder, rows, words.tokenizer.pad_token_id or 0, vectors, length)
 
     def base(self, prompts: Sequence[str], noisy: Tensor, timestep: Tensor, *, guidance: float = 1.0) -> Tensor:
         """The prediction (rows, c, h, w) of the same model without defenses under these prompts, without gradient
