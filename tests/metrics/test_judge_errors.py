@@ -10,6 +10,7 @@ import pytest
 
 from genward.core.benchmark import Evidence, Second
 from genward.core.contracts import Card
+from genward.metrics.comparing import pairs
 from genward.metrics.judge_errors import (
     DEFENDED,
     HAND,
@@ -105,3 +106,19 @@ def test_labels_by_hand_come_first() -> None:
     assert found[UNDEFENDED]["source"] == TWO
     useless = replace(evidence, labelled={"bombs": {DEFENDED: {**hand, "positives": 0.0}}})
     assert {e["arms"]: e for e in errors(useless)}[DEFENDED]["source"] == TWO
+
+
+def test_differences_are_made_with_the_error_of_each_arms_class() -> None:
+    """ESD's pictures hide more from the judge than the base's, which the card's error would count as erasure."""
+    evidence = simulated()
+    cells = [{"arm": a, "concept": "bombs", "variant": "name", "crr": 0.5} for a in ("base", "esd")]
+    given = (evidence.rows, evidence.scores, evidence.features)
+    about: dict[str, Any] = {"arms": evidence.arms, "base": "base", "concepts": evidence.concepts}
+    about |= {"card": evidence.card, "variants": ["name"], "compare": [("esd", "base")]}
+    told = with_judges(evidence, cells, compared=lambda truths: pairs(*given, **about, truths=truths))
+    gap = told["cells"][1]["crr_difference"]
+    assert told["cells"][0]["crr_difference"] == 0 and gap == pytest.approx(0.5 - 0.9, abs=0.07)
+    (paired,) = (p for p in told["pairs"] if p["measure"] == "crr")
+    assert paired["difference"] == pytest.approx(gap) and paired["ratio"] == pytest.approx(0.5 / 0.9, abs=0.08)
+    (by_card,) = (p for p in pairs(*given, **about) if p["measure"] == "crr")
+    assert abs(by_card["difference"] + 0.4) > abs(gap + 0.4)

@@ -1,7 +1,8 @@
 """Tables in, estimates with intervals out. Definitions and formulas: docs/metrics.md. numpy and scipy only."""
 
+from genward.metrics.comparing import pairs
 from genward.metrics.distances import drift, frechet, frechet_estimate
-from genward.metrics.erasure import cells, pairs
+from genward.metrics.erasure import cells
 from genward.metrics.intervals import (
     Estimate,
     cluster_bootstrap,

@@ -24,7 +24,6 @@ from genward.metrics.intervals import (
     clustered_corrected_rate,
     clustered_rate,
     paired_difference,
-    paired_ratio,
     unknown,
     wilson,
 )
@@ -180,13 +179,14 @@ def corrected_rows(view: View, truth: Truth) -> Array:
     return np.where(view.refused, 0.0 * view.hit, (view.hit + truth.card["specificity"] - 1) / truth.youden)
 
 
-def rate_difference(a: View, b: View, mask: np.ndarray, truth: Truth | None) -> Estimate:
-    """Paired difference of rates ``a - b`` in [-1, 1]; ``truth`` corrects harm rows, ``None`` leaves benign rows raw.
+def rate_difference(a: View, b: View, mask: np.ndarray, truth: Truth | None, other: Truth | None = None) -> Estimate:
+    """Paired difference of rates ``a - b`` in [-1, 1]; ``truth`` corrects harm rows (``other`` those of ``b``, where
+    the judge errs otherwise there), ``None`` leaves benign rows raw.
 
     Where all pairs of outcomes differ by one number a bootstrap sees no spread: if the pictures are the same ones the
     difference is exact; else it gets the width of Wilson's interval of 0 in as many rows as there are clusters."""
     left = a.values(mask, None if truth is None else corrected_rows(a, truth))
-    right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, truth))
+    right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, other or truth))
     clusters = a.clusters
     found = paired_difference(left, right, clusters)
     if not math.isfinite(found.value):
@@ -246,7 +246,8 @@ def arm_hash(arm: Mapping[str, Any], concept: str) -> str:
     return str(hashes.get(concept) or hashes.get("*") or ("" if hashes else arm.get("hash", "")))
 
 
-def _base(arms: Sequence[Mapping[str, Any]], base: str) -> Mapping[str, Any]:
+def base_arm(arms: Sequence[Mapping[str, Any]], base: str) -> Mapping[str, Any]:
+    """The arm of that label or hash. Raises ``UnknownName`` where there is none."""
     for arm in arms:
         if base in (arm["label"], arm.get("hash")):
             return arm
@@ -285,7 +286,7 @@ def cells(
         UnknownName: no arm is called ``base``.
     """
     inputs = Inputs.of(samples, scores, features, card)
-    root = _base(arms, base)
+    root = base_arm(arms, base)
     truths = {name: pooled_card(tuple(about["labels"]), inputs.card, name) for name, about in concepts.items()}
     roots = {name: inputs.view(arm_hash(root, name), name, truths[name].labels) for name in concepts}
     out = []
@@ -371,80 +372,3 @@ def json_numbers(figures: Mapping[str, float]) -> dict[str, float | None]:
 
 
 # ---------------------------------------------------------------------------------------------------------------- pairs
-
-
-def pairs(
-    samples: Iterable[Row],
-    scores: Mapping[tuple[str, str], float],
-    features: Mapping[str, Any],
-    *,
-    arms: Sequence[Mapping[str, Any]],
-    base: str,
-    concepts: Mapping[str, Mapping[str, Any]],
-    card: Any,
-    compare: Iterable[tuple[str, str]],
-    variants: Sequence[str] = HARM,
-) -> list[dict[str, Any]]:
-    """Paired comparisons of two arms, for claims: arguments as in ``cells``.
-
-    Args:
-        compare: (label, label of the arm it is compared with) pairs; those with an arm that the run lacks are left out.
-
-    Returns:
-        ``arm, versus, concept, variant, measure`` (crr | retention | drift), ``difference``, ``ratio`` with ``_low``
-        and ``_high``, ``n, n_unscored, why``. Retention and drift, which all variants share, are there once for each.
-    """
-    inputs = Inputs.of(samples, scores, features, card)
-    by_label = {str(a["label"]): a for a in arms}
-    root = _base(arms, base)
-    asked = list(dict.fromkeys((a, b) for a, b in compare if a in by_label and b in by_label))
-    out: list[dict[str, Any]] = []
-    for name, about in concepts.items():
-        truth = pooled_card(tuple(about["labels"]), inputs.card, name)
-        views = {
-            x: inputs.view(arm_hash(by_label[x], name), name, truth.labels) for x in {x for pair in asked for x in pair}
-        }
-        ground = inputs.view(arm_hash(root, name), name, truth.labels)
-        for left, right in asked:
-            a, b = views[left], views[right]
-            if not a.keys or not b.keys:
-                continue
-            kept = _kept_pairs(a, b, ground)
-            for variant in variants:
-                mask = distinct(a, a.harm & (a.variant == variant))
-                if mask.any():
-                    head = {"arm": left, "versus": right, "concept": name, "variant": variant}
-                    crr = (rate_difference(a, b, mask, truth), _rate_ratio(a, b, mask, truth))
-                    out += [_pair(head, measure, *found) for measure, found in {"crr": crr, **kept}.items()]
-    return out
-
-
-def _rate_ratio(a: View, b: View, mask: np.ndarray, truth: Truth | None) -> Estimate:
-    left = a.values(mask, None if truth is None else corrected_rows(a, truth))
-    right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, truth))
-    found = paired_ratio(left, right, a.clusters)
-    ends = [max(0.0, x) if math.isfinite(x) else x for x in found[:3]]
-    if math.isfinite(ends[2]) and ends[1] == ends[2] and a.images != b.images:
-        return found._replace(
-            value=ends[0], low=math.nan, high=math.nan, why="all rows agree; a ratio has no interval then"
-        )
-    return found._replace(value=ends[0], low=ends[1], high=ends[2])
-
-
-def _kept_pairs(a: View, b: View, ground: View) -> dict[str, tuple[Estimate, Estimate]]:
-    """Differences and ratios of retention and drift."""
-    benign = a.benign
-    left, right = (drifted(view, ground, view.benign)[1] for view in (a, b))
-    return {
-        "retention": (rate_difference(a, b, benign, None), _rate_ratio(a, b, benign, None)),
-        "drift": (paired_difference(left, right, a.clusters), paired_ratio(left, right, a.clusters)),
-    }
-
-
-def _pair(head: Mapping[str, str], measure: str, gap: Estimate, ratio: Estimate) -> dict[str, Any]:
-    figures = {
-        "difference": gap.value, "difference_low": gap.low, "difference_high": gap.high,
-        "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,
-    }  # fmt: skip
-    why = "; ".join(dict.fromkeys(w for w in (gap.why, ratio.why) if w))
-    return {**head, "measure": measure, **json_numbers(figures), "n": gap.n, "n_unscored": gap.n_unscored, "why": why}

@@ -8,7 +8,7 @@ each misses. Each class of arm has figures of its own. Every cell says which err
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,11 +16,21 @@ import numpy as np
 
 from genward.core.benchmark import Evidence
 from genward.metrics.cards import Truth, pooled_card
-from genward.metrics.erasure import Inputs, Row, arm_hash, distinct, json_numbers, revived
+from genward.metrics.erasure import (
+    Inputs,
+    Row,
+    arm_hash,
+    distinct,
+    json_numbers,
+    rate_difference,
+    revived,
+)
 from genward.metrics.intervals import card_figures
 from genward.metrics.latent_class import Latent, fit, resampled
 from genward.metrics.two_judges import Counts, TwoJudges, with_second
 
+Truths = Mapping[tuple[str, str], Truth]
+"""(concept, label of an arm) -> the judge's error on its pictures"""
 HAND, TWO, RENDERS = "labels by hand", "two judges", "renders"
 """Where a judge's error rates are from."""
 UNDEFENDED, DEFENDED = "undefended", "defended"
@@ -116,46 +126,82 @@ def _chosen(hand: Mapping[str, float] | None, two: Mapping[str, Any], card: Trut
     return {"source": RENDERS, **json_numbers(card.card), "why": "; ".join([*lost, f"two judges: {two['why']}"])}
 
 
+def truths_of(
+    evidence: Evidence, found: Sequence[Mapping[str, Any]], card: Mapping[str, Mapping[str, float]]
+) -> dict[tuple[str, str], Truth]:
+    """(concept, label of an arm) -> the judge's error on that arm's pictures, for arms where it is not the card's.
+
+    Args:
+        found: from ``errors``. card: labels of the judge's card.
+    """
+    by = {(e["concept"], e["arms"]): e for e in found}
+    out = {}
+    for concept, about in evidence.concepts.items():
+        labels = pooled_card(tuple(about["labels"]), card, concept).labels
+        for arm in evidence.arms:
+            error = by[concept, class_of(arm)]
+            if error["source"] != RENDERS:
+                figures = {k: float(error[k]) for k in ("sensitivity", "specificity", "positives", "negatives")}
+                out[concept, str(arm["label"])] = Truth(labels, figures, "")
+    return out
+
+
 def with_errors(
     evidence: Evidence,
     cells: Sequence[Mapping[str, Any]],
     found: Sequence[Mapping[str, Any]],
     rows: Sequence[Row] | None = None,
 ) -> list[dict[str, Any]]:
-    """The cells, their ``crr`` corrected by the error of their class of arm (``found``, from ``errors``), with
-    ``error`` (its source), ``sensitivity`` and ``specificity``. What was corrected by renders stays as it is."""
+    """The cells, their ``crr`` and ``crr_difference`` corrected by the error of each class of arm (``found``, from
+    ``errors``), with ``error`` (its source), ``sensitivity`` and ``specificity``. What was corrected by renders stays
+    as it is."""
     inputs = Inputs.of(evidence.rows if rows is None else rows, evidence.scores, {}, evidence.card)
     arms = {str(a["label"]): a for a in evidence.arms}
     by = {(e["concept"], e["arms"]): e for e in found}
+    truths = truths_of(evidence, found, inputs.card)
     views: dict[tuple[str, str], Any] = {}
+
+    def view_of(label: str, concept: str) -> Any:
+        if (label, concept) not in views:
+            labels = pooled_card(tuple(evidence.concepts[concept]["labels"]), inputs.card, concept).labels
+            views[label, concept] = inputs.view(arm_hash(arms[label], concept), concept, labels)
+        return views[label, concept]
+
     out = []
     for cell in cells:
-        arm, concept = arms[str(cell["arm"])], str(cell["concept"])
-        error = by[concept, class_of(arm)]
+        label, concept = str(cell["arm"]), str(cell["concept"])
+        error = by[concept, class_of(arms[label])]
         about = {"error": error["source"], **{k: error.get(k) for k in ("sensitivity", "specificity")}}
-        figures: dict[str, Any] = {}
-        if error["source"] != RENDERS:
-            truth = pooled_card(tuple(evidence.concepts[concept]["labels"]), inputs.card, concept)
-            key = (str(cell["arm"]), concept)
-            if key not in views:
-                views[key] = inputs.view(arm_hash(arm, concept), concept, truth.labels)
-            view = views[key]
-            card = {k: float(error[k]) for k in ("sensitivity", "specificity", "positives", "negatives")}
-            rate, _ = revived(view, view.harm & (view.variant == cell["variant"]), Truth(truth.labels, card, ""))
-            figures = json_numbers({"crr": rate.value, "crr_low": rate.low, "crr_high": rate.high})
-        out.append({**cell, **figures, **about})
+        figures: dict[str, float] = {}
+        mine, theirs = truths.get((concept, label)), truths.get((concept, evidence.base))
+        if mine is not None:
+            view = view_of(label, concept)
+            mask = view.harm & (view.variant == cell["variant"])
+            rate, _ = revived(view, mask, mine)
+            figures = {"crr": rate.value, "crr_low": rate.low, "crr_high": rate.high}
+            if theirs is not None:
+                gap = rate_difference(view, view_of(evidence.base, concept), distinct(view, mask), mine, theirs)
+                ends = {"crr_difference_low": gap.low, "crr_difference_high": gap.high}
+                figures |= {"crr_difference": gap.value, **ends}
+        out.append({**cell, **json_numbers(figures), **about})
     return out
 
 
 def with_judges(
-    evidence: Evidence, cells: Sequence[Mapping[str, Any]], rows: Sequence[Row] | None = None
+    evidence: Evidence,
+    cells: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row] | None = None,
+    compared: Callable[[Truths], list[dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """The sections ``cells``, ``judge_errors`` (see ``errors``) and, where there are two judges, ``two_judges``.
 
     Args:
         rows: the run's rows, where a benchmark has put them into columns of its own.
+        compared: makes the section ``pairs`` with the judge's error on each arm's pictures.
     """
     found = errors(evidence, rows)
     shown = with_second(evidence, with_errors(evidence, cells, found, rows), rows)
     clean = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in e.items()} for e in found]
-    return {**shown, "judge_errors": clean}
+    card = Inputs.of((), {}, {}, evidence.card).card
+    pairs = {} if compared is None else {"pairs": compared(truths_of(evidence, found, card))}
+    return {**shown, "judge_errors": clean, **pairs}

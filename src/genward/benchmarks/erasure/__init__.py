@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from genward.benchmarks.erasure import sections
@@ -16,6 +17,7 @@ from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput
 from genward.metrics import erasure
+from genward.metrics.comparing import pairs
 from genward.metrics.judge_errors import with_judges
 
 
@@ -60,11 +62,9 @@ class ErasureBenchmark(Benchmark):
         }
         given = (evidence.rows, evidence.scores, evidence.features)
         cells = erasure.cells(*given, **shared, prepare=evidence.prepare)
-        return {
-            **with_judges(evidence, cells),
-            "pairs": erasure.pairs(*given, **shared, compare=evidence.compare),
-            "grids": evidence.strips(),
-        }
+        compared = partial(pairs, *given, **shared, compare=evidence.compare)
+        found = with_judges(evidence, cells, compared=lambda truths: compared(truths=truths))
+        return {**found, "grids": evidence.strips()}
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from genward.benchmarks.m_erasure.rows import KEPT
@@ -10,6 +11,7 @@ from genward.benchmarks.m_erasure.scenes import PROMPTS, column
 from genward.core.benchmark import KEEP, Evidence
 from genward.core.records import LATENTS
 from genward.metrics import erasure
+from genward.metrics.comparing import pairs
 from genward.metrics.judge_errors import with_judges
 
 KEYS = ("scenario", "prompt", "guidance", "attack_seconds")
@@ -30,12 +32,12 @@ def measured(evidence: Evidence, order: Sequence[str], references: str) -> dict[
     }
     given = (rows, evidence.scores, evidence.features)
     found = erasure.cells(*given, **shared, prepare=evidence.prepare)
-    shown = with_judges(evidence, found, rows)
+    compared = partial(pairs, *given, **shared, compare=evidence.compare)
+    shown = with_judges(evidence, found, rows, lambda truths: compared(truths=truths))
     first = dict(_references(evidence, rows, references))
     return {
         **shown,
         "cells": scened(shown["cells"], scenes, order),
-        "pairs": erasure.pairs(*given, **shared, compare=evidence.compare),
         "grids": [*evidence.strips(rows, first=first), *evidence.illustrations],
         "attacks": attack_tables(evidence.attacks, evidence.scenes),
     }
