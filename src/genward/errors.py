@@ -89,3 +89,11 @@ class Blocked(GuardError):
 
     owner = ""
     """Who raised it, where a guard did"""
+
+
+def http_status(error: BaseException) -> int:
+    """The status that a server answers with: 400 for what the client, or whoever set the service up, can mend; 503
+    where a guard or the record failed, so that nothing was released; 500 for anything that is not genward's."""
+    if isinstance(error, GuardError | StoreError):
+        return 503
+    return 400 if isinstance(error, GenwardError) else 500

@@ -77,6 +77,11 @@ def parse_defense(text: str) -> list[DefenseRequest]:
         head, *pairs = [p.strip() for p in part.split(",")]
         options = []
         for pair in pairs:
+            if pair.partition(":")[0] in catalog.entries("defense"):
+                raise BadInput(
+                    f"defense {text!r}: a comma goes before a field; write a chain as {text.replace(',', '+')}, or, "
+                    f"for genward guard, {' '.join('-d ' + p.strip() for p in text.split(','))}"
+                )
             if not re.fullmatch(r"[A-Za-z_]\w*=.+", pair):
                 raise BadInput(f"defense {part!r}: {pair!r} is not field=value; write it as in uce:weapons,lam=0.1")
             key, _, value = pair.partition("=")

@@ -23,6 +23,7 @@ from genward.cli import (
     common,
     dataset,
     doctor,
+    drift,
     export,
     fit,
     generate,
@@ -67,6 +68,7 @@ app.command("table")(table.main)
 app.command("claims")(claims.main)
 app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)
+app.command("drift")(drift.main)
 app.command("verify")(verify.main)
 app.command("audit")(audit.main)
 app.command("backdoor")(backdoor.main)

@@ -70,8 +70,20 @@ DTYPES = ("float32", "float16", "bfloat16")
 """What a model's weights may be cast to."""
 
 
+SHORT = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+"""What else dtypes are called, and what they are called here"""
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+"""Kinds of device that are known by name"""
+
+
 def dtype_of(name: str) -> torch.dtype:
-    """A dtype by name; ``UnknownName`` for one that is not in ``DTYPES``."""
+    """A dtype by name.
+
+    Raises:
+        BadInput: one that is called otherwise here. UnknownName: one that is not in ``DTYPES``.
+    """
+    if name in SHORT:
+        raise BadInput(f"dtype {name!r} is called {SHORT[name]} here; write --dtype {SHORT[name]}")
     if name not in DTYPES:
         raise UnknownName("dtype", name, DTYPES)
     import torch
@@ -91,6 +103,14 @@ def device_of(name: str | None = None) -> torch.device:
 
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise BadInput(f"there is no device {name[:40]!r}; write cpu, or cuda for an NVIDIA card (mps on an Apple one)")
+    if kind == "cuda" and not torch.cuda.is_available():
+        why = "this build of torch is for the CPU alone" if torch.version.cuda is None else "torch finds no NVIDIA card"
+        raise BadInput(f"device {name[:40]!r} cannot be used: {why}; write cpu, or leave --device out")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise BadInput(f"device {name[:40]!r} cannot be used: torch finds no Apple card; write cpu, or leave it out")
     try:
         found = torch.device(name)
         if found.type == "meta":

@@ -88,6 +88,8 @@ class Run:
     """Cases that ended because a guard did not do its work, not because of what it found"""
     why: dict[int, str] = field(default_factory=dict)
     notes: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Case -> owner -> the highest score that it noted; NaN stays"""
     verdicts: dict[int, list[Verdict]] = field(default_factory=dict)
     drawn: dict[int, str] = field(default_factory=dict)
     """Case -> the text that is encoded, where a defense put it in the place of the prompt"""
@@ -100,6 +102,13 @@ class Run:
     def __post_init__(self) -> None:
         self.alive = torch.ones(self.cases, dtype=torch.bool)
         self.nfe = torch.zeros(self.cases, dtype=torch.float64)
+
+    def scored(self, case: int, owner: str, score: float) -> None:
+        """Keep a score that an owner noted on a case, if it is the highest so far."""
+        mine = self.scores.setdefault(case, {})
+        before = mine.get(owner)
+        if before is None or (before == before and not score <= before):
+            mine[owner] = score
 
     @property
     def guided(self) -> bool:

@@ -52,10 +52,7 @@ class LiveRig(Watch):
 
     def _add(self, kind: str, fn: Callable[..., Any], during: Window = (0.0, 1.0), site: Site | None = None) -> None:
         if not 0.0 <= during[0] < during[1] <= 1.0:
-            raise BadInput(
-                f"{self._owner}: window {during} is not a part of the loop; give (start, end) with 0 <= start < end <= "
-                "1"
-            )
+            raise BadInput(f"{self._owner}: window {during} is no part of the loop; give 0 <= start < end <= 1")
         self.ports.append(Port(self._owner, kind, fn, during, site))
 
     # ------------------------------------------------------------------------------------------------------------ ports
@@ -227,11 +224,14 @@ class LiveRig(Watch):
             self.trace.append((frame, dict(signals)))
         for name, value in signals.items():
             flat = value.detach().float().flatten().tolist()
+            decisive = name.endswith(".score") or name == self._speaker().partition(":")[0]
             for case, keep, number in zip(frame.case.tolist(), frame.conditional.tolist(), flat, strict=True):
                 if keep:
                     run.looked.setdefault(self._speaker(), {})[case] = frame.step
                     run.notes.setdefault(case, {}).setdefault(name, []).append(number)
-            if name.endswith(".score") or name == self._speaker().partition(":")[0]:
+                    if decisive:
+                        run.scored(case, self._speaker(), number)
+            if decisive:
                 broken = ~torch.isfinite(value.detach().float().flatten().cpu()) & frame.conditional.cpu()
                 cases = sorted(set(frame.case.cpu()[broken].tolist()))
                 self.refuse(cases, self._speaker(), frame.stage, frame.step, f"{name} is not a number")

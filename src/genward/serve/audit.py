@@ -10,18 +10,22 @@ import hashlib
 import hmac
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from genward.errors import StoreError
+from genward.core.files import finite
+from genward.errors import BadInput, StoreError
 
 TEXTS = ("prompt", "negative", "drawn")
 """Fields that are recorded by their hash."""
 TELLING = (*TEXTS, "why", "tokens")
 """Fields that hold the prompt or may quote it."""
+MAX_ID = 200
+"""Characters of a caller's request id"""
 PRIVATE = 0o600
 """Mode of a new file: the owner's alone."""
 
@@ -84,6 +88,57 @@ class Audit:
                     _append(handle, data)
             finally:
                 os.close(handle)
+
+
+def request_ids(given: Any, prompt: Any) -> list[str]:
+    """The caller's names of a call's prompts, one each; one name serves all, none is an empty list.
+
+    Raises:
+        BadInput: neither a text nor a list with one a prompt, or not printable, or longer than ``MAX_ID``.
+    """
+    if given is None:
+        return []
+    count = len(prompt) if isinstance(prompt, list) else 1
+    ids = [given] * count if isinstance(given, str) else given
+    if not isinstance(ids, list) or len(ids) != count:
+        raise BadInput(f"request_id: give one text, or a list with one a prompt ({count})")
+    for one in ids:
+        if not isinstance(one, str) or not one.isprintable() or not 1 <= len(one) <= MAX_ID:
+            raise BadInput(f"request_id {str(one)[:40]!r}: a printable text of 1 to {MAX_ID} characters is wanted")
+    return ids
+
+
+def records(output: Any, texts: Sequence[Any], ids: Sequence[str], guard: str, policy: str) -> list[dict[str, Any]]:
+    """The records of a call, one a row.
+
+    Args:
+        output: a ``serve.call.GuardedOutput``. texts: (prompt, negative) a row. ids: the caller's, one a prompt, or
+            none. guard: identity of policy, model and chain.
+    """
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    known = {"time": stamp, "guard": guard, "policy": policy, "milliseconds": round(1e3 * output.seconds, 1)}
+    keys = ("action", "by", "stage", "step", "score", "threshold", "category", "failed", "nfe", "why")
+    out, rows = [], len(texts)
+    for row, (verdict, text) in enumerate(zip(output.verdicts, texts, strict=True)):
+        record = {key: getattr(verdict, key) for key in keys}
+        for key in ("score", "threshold"):
+            record[key] = finite(record[key])
+        record["scores"] = {name: finite(score) for name, score in verdict.scores.items()}
+        record["categories"] = sorted({v.category for v in verdict.every if v.category})
+        if ids:
+            record["request"] = ids[row * len(ids) // rows]
+        if verdict.drawn is not None:
+            record["drawn"] = verdict.drawn
+        if counts := counted(verdict.notes):
+            record["counts"] = counts
+        texted = {"prompt": text.text, "negative": text.negative}
+        out.append({**known, "row": row, **texted, **record, "tokens": verdict.tokens})
+    return out
+
+
+def counted(notes: Mapping[str, Sequence[float]]) -> dict[str, int]:
+    """What guards counted: signals whose name ends in ``_count``, less that ending."""
+    return {name.removesuffix("_count"): int(sum(x)) for name, x in notes.items() if name.endswith("_count")}
 
 
 def _append(handle: int, data: bytes) -> None:

@@ -130,6 +130,7 @@ def calibrate(
     anew = tuple(r for r in base.calibration if (r.get("category"), r.get("defense")) != (category, request.name))
     base = dataclasses.replace(base, calibration=anew)  # a threshold that is set now may come from another model
     watch = _flagging(base, category)
+    from genward.metrics.drift import tenths
     from genward.metrics.intervals import wilson
     from genward.serve.protect import protect
 
@@ -148,6 +149,7 @@ def calibrate(
         "fpr": float(fpr), "measured": hits / len(scores), "low": rate.low, "high": rate.high, "n": len(scores),
         "prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16], "model": model.spec.hash,
         "caught": caught[0].k, "harmful": len(phrases),
+        "tenths": " ".join(f"{x:.6g}" for x in tenths(scores)),
     }  # fmt: skip
     new = base.with_threshold(category, name, cut, facts)
     measured = hits / len(scores)

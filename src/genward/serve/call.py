@@ -22,20 +22,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from genward.core.contracts import Defense
-from genward.core.files import finite
+from genward.core.reading import short
 from genward.core.records import Prompt, Verdict
 from genward.core.spec import Spec, digest
 from genward.errors import Conflict, GuardError, UnguardedInput
 from genward.models.ports import Run
 from genward.models.sampling import Outcome, sample
 from genward.serve.arguments import job_of, known_arguments, read_call
-from genward.serve.audit import Audit
+from genward.serve.audit import TELLING, Audit, records, request_ids
 from genward.serve.rig import GuardRig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from genward.models.sd import StableDiffusion
+    from genward.serve.metrics import Hook
     from genward.serve.policy import Policy
 
 CLOSED = (
@@ -65,6 +66,8 @@ class RowVerdict(NamedTuple):
     """Denoiser rows spent; -1 where the pipeline's denoiser is left alone, so that nobody counts"""
     notes: Mapping[str, list[float]] = {}
     """What guards measured: signal -> numbers, one per call"""
+    scores: Mapping[str, float] = {}
+    """Guard -> the highest score that it noted on the row, whatever became of it"""
     every: tuple[Verdict, ...] = ()
     """All that defenses said about the row, in order"""
     drawn: str | None = None
@@ -127,6 +130,8 @@ class Recipe(Protocol):
 
     @property
     def timeout(self) -> float | None: ...
+    @property
+    def metrics(self) -> Hook | None: ...
     def chain(self) -> Chain: ...
     def again(self, model: Any, policy: Any, defenses: Any) -> Recipe: ...
 
@@ -146,6 +151,8 @@ class Guarded:
     ) -> None:
         self.model, self.policy, self.named, self.rig, self.audit = model, policy, dict(named), rig, audit
         self.defenses = tuple(self.named.values())
+        self.metrics: Hook | None = None
+        """Told the records of each call; see ``serve.metrics``"""
         self.last: GuardedOutput | None = None
         self.known = self._arguments()
         """Arguments of the pipeline's call and their defaults"""
@@ -164,6 +171,7 @@ class Guarded:
         """A guard with its chain attached; see ``genward.protect``."""
         rig, stack = attached(chain, recipe.timeout)
         made = cls(chain.model, chain.policy, chain.named, rig, chain.audit)
+        made.metrics = recipe.metrics
         made._recipe, made._closing = recipe, weakref.finalize(made, stack.close)
         return made
 
@@ -234,6 +242,8 @@ class Guarded:
         """Generate under guard. Arguments are the pipeline's own (``prompt``, ``generator``, ``callback_on_step_end``,
         …).
 
+        ``request_id``, beside them, is the caller's own name of the call, or a list with one a prompt, for the audit.
+
         Returns:
             A ``GuardedOutput``; with ``return_dict=False`` the pair (images, nsfw_content_detected), and ``last`` holds
             the rest.
@@ -275,10 +285,11 @@ class Guarded:
         if not self.rig.is_open:
             raise GuardError(CLOSED)
         began = time.perf_counter()
+        ids = request_ids(kwargs.pop("request_id", None), args[0] if args else kwargs.get("prompt"))
         output, texts, whole = self._made(args, kwargs, observe)
         output.seconds = time.perf_counter() - began
-        if self.audit is not None and not observe:
-            self.audit.write(self._records(output, texts))
+        if not observe and (self.audit is not None or self.metrics is not None):
+            self._told(records(output, texts, ids, self.hash, self.policy.name))
         self.last = output
         return output, whole
 
@@ -296,30 +307,17 @@ class Guarded:
     def _checker(self) -> bool:
         return getattr(self.pipe, "safety_checker", None) is not None
 
-    def _records(self, output: GuardedOutput, texts: Sequence[Prompt]) -> list[dict[str, Any]]:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        known = {"time": stamp, "guard": self.hash, "policy": self.policy.name}
-        keys = ("action", "by", "stage", "step", "score", "threshold", "category", "failed", "nfe", "why")
-        out = []
-        for row, (verdict, text) in enumerate(zip(output.verdicts, texts, strict=True)):
-            record = {key: getattr(verdict, key) for key in keys}
-            for key in ("score", "threshold"):
-                record[key] = finite(record[key])
-            if verdict.drawn is not None:
-                record["drawn"] = verdict.drawn
-            if counts := counted(verdict.notes):
-                record["counts"] = counts
-            out.append(
-                {
-                    **known,
-                    "row": row,
-                    "prompt": text.text,
-                    "negative": text.negative,
-                    **record,
-                    "tokens": verdict.tokens,
-                }
-            )
-        return out
+    def _told(self, found: list[dict[str, Any]]) -> None:
+        """Write the records of a call and count them. The record decides over release; a monitor that fails does not,
+        and is said."""
+        if self.audit is not None:
+            self.audit.write(found)
+        if self.metrics is not None:
+            try:
+                self.metrics([{k: v for k, v in record.items() if k not in TELLING} for record in found])
+            except Exception as error:
+                told = f"metrics failed ({type(error).__name__}: {short(error)}); the call goes on uncounted"
+                warnings.warn(told, RuntimeWarning, stacklevel=4)
 
 
 def attached(chain: Chain, timeout: float | None) -> tuple[GuardRig, ExitStack]:
@@ -333,11 +331,6 @@ def attached(chain: Chain, timeout: float | None) -> tuple[GuardRig, ExitStack]:
         stack.close()
         raise
     return rig, stack
-
-
-def counted(notes: Mapping[str, Sequence[float]]) -> dict[str, int]:
-    """What guards counted: signals whose name ends in ``_count``, less that ending."""
-    return {name.removesuffix("_count"): int(sum(x)) for name, x in notes.items() if name.endswith("_count")}
 
 
 def collect(outcome: Outcome, kind: str, told: bool) -> GuardedOutput:
@@ -355,7 +348,7 @@ def row_verdict(run: Run, case: int) -> RowVerdict:
     """The decision that counts most for a row, with everything that was said about it."""
     said = tuple(run.verdicts.get(case, ()))
     facts: dict[str, Any] = {"nfe": round(float(run.nfe[case])), "notes": run.notes.get(case, {}), "every": said}
-    facts["drawn"] = run.drawn.get(case)
+    facts |= {"drawn": run.drawn.get(case), "scores": dict(run.scores.get(case, {}))}
     if not bool(run.alive[case]):
         blocking = [v for v in said if v.action == "blocked"]
         by, _, why = run.why.get(case, "refused").partition(": ")

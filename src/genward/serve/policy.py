@@ -47,6 +47,7 @@ CALIBRATION = (
     "model",
     "caught",
     "harmful",
+    "tenths",
 )
 MAX_BYTES = 1_000_000
 

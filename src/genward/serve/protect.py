@@ -29,6 +29,7 @@ from genward.serve.audit import Audit
 from genward.serve.call import Chain, Guarded
 from genward.serve.chain import build, named, refuse_unguarded
 from genward.serve.identity import as_model, as_outside, identity
+from genward.serve.metrics import Hook
 from genward.serve.outside import GuardedOutside, OutsideRig
 from genward.serve.policy import Policy, check_model, load_policy
 from genward.serve.rig import GuardRig, ruled
@@ -96,6 +97,7 @@ def protect(
     unguarded: Sequence[str] | str = (),
     store: Store | Path | str | None = None,
     audit: Audit | Path | str | None = None,
+    metrics: Hook | None = None,
     timeout: float | None = None,
     fit: bool | None = None,
     progress: Callable[[str], None] | None = None,
@@ -120,6 +122,7 @@ def protect(
             default nothing is, but on stand-ins of ``genward.testing`` where a ``store`` is named. Closed forms
             (``uce``) are solved in any case.
         audit: a file for one JSON line per row; without its record nothing is released.
+        metrics: told the records of each call, without texts: ``serve.metrics.Metrics()`` counts them for Prometheus.
         timeout: seconds that a guard may take each time it is called; its rows are refused after that.
         progress: told in words what is being fitted or reused.
 
@@ -135,7 +138,7 @@ def protect(
             own one port.
         StoreError: the audit file cannot be written.
     """
-    return Opening(pipe_or_model, policy, defenses, unguarded, store, audit, timeout, fit, progress)
+    return Opening(pipe_or_model, policy, defenses, unguarded, store, audit, metrics, timeout, fit, progress)
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Opening:
     unguarded: Sequence[str] | str
     store: Store | Path | str | None
     audit: Audit | Path | str | None
+    metrics: Hook | None
     timeout: float | None
     fit: bool | None
     progress: Callable[[str], None] | None
