@@ -6,8 +6,10 @@
 
 ``Service`` is what a server of any kind needs (a queue, a thread that draws, answers with a status). The front below is
 the standard library's, so that nothing has to be installed; FastAPI does not come with genward, and a route of it is
-``await asyncio.wrap_future(service.submit(prompt, seed, request_id))``. Answers: 200 with the picture, or without one where a guard blocked the row; 400 for what the client can mend; 503 where a guard
-did not do its work or the record could not be written, in which case nothing is released."""
+``await asyncio.wrap_future(service.submit(prompt, seed, request_id))``.
+
+Answers: 200 with the picture, or without one where a guard blocked the row; 400 for what the client can mend; 503 where
+a guard did not do its work or the record could not be written, in which case nothing is released."""
 
 from __future__ import annotations
 

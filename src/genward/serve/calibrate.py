@@ -18,6 +18,7 @@ import numpy as np
 from genward.catalog import plugins as catalog
 from genward.catalog.fitting import DefenseRequest, parse_defense
 from genward.errors import BadInput, GuardError
+from genward.metrics.drift import tenths
 from genward.serve.policy import Policy, load_policy
 
 if TYPE_CHECKING:
@@ -130,7 +131,6 @@ def calibrate(
     anew = tuple(r for r in base.calibration if (r.get("category"), r.get("defense")) != (category, request.name))
     base = dataclasses.replace(base, calibration=anew)  # a threshold that is set now may come from another model
     watch = _flagging(base, category)
-    from genward.metrics.drift import tenths
     from genward.metrics.intervals import wilson
     from genward.serve.protect import protect
 
