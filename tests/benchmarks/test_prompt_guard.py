@@ -14,9 +14,9 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from genward.benchmarks.prompt_guard import PromptGuardBenchmark, figures
+from genward.benchmarks.prompt_guard import PromptGuardBenchmark, figures, guards
 from genward.benchmarks.prompt_guard.questions import layout_of, questions
-from genward.benchmarks.prompt_guard.sets import read_sets
+from genward.benchmarks.prompt_guard.sets import PromptRow, read_sets
 from genward.defenses.aeiou import Aeiou
 from genward.errors import BadInput, UnknownName
 from genward.models.text import TextEncoder
@@ -194,6 +194,36 @@ def test_the_fitted_guard_is_an_artifact_without_text(
         texts = [row["prompt"] for row in csv.DictReader(stream)]
     told = (out / "aeiou.json").read_text("utf-8") + json.dumps(result)
     assert not any(t in told for t in texts)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.5])
+def test_a_threshold_lets_every_source_weigh_the_same(rate: float) -> None:
+    rng = np.random.default_rng(5)
+    sizes = {"a": 200, "b": 20, "c": 3, "d": 57}
+    sets = [name for name, n in sizes.items() for _ in range(n)]
+    scores = rng.normal(size=len(sets)) + np.array([3.0 * (name == "b") for name in sets])
+    found = guards.threshold_of_sources(scores, sets, rate)
+
+    def flagged(limit: float) -> float:
+        shares = [[scores[k] > limit for k in range(len(sets)) if sets[k] == name] for name in sizes]
+        return sum(sum(part) / len(part) for part in shares) / len(sizes)
+
+    assert flagged(found) <= rate + 1e-9
+    lower = [s for s in scores if s < found]
+    assert all(flagged(s) > rate for s in sorted(lower)[-3:]), "no smaller score would do"
+
+
+def test_folds_hold_whole_sources_and_leave_both_classes_to_fit_on() -> None:
+    rows = [PromptRow(f"{name} {k}", k % 3 == 0, "", (), f"{name}{k}", name) for name in "abcdefg" for k in range(9)]
+    rows += [PromptRow(f"h {k}", True, "", (), f"h{k}", "h") for k in range(9)]
+    fold = guards.source_folds(rows, range(len(rows)))
+    assert set(fold) == {0, 1, 2, 3}
+    for name in "abcdefgh":
+        assert len({f for f, r in zip(fold, rows, strict=True) if r.set == name}) == 1
+    few = [k for k, r in enumerate(rows) if r.set in "abch"]
+    assert set(guards.source_folds(rows, few)) == {-1}, "three sets with benign rows are too few"
+    apart = [PromptRow(str(k), name == "a", "", (), f"{name}{k}", name) for name in "abcde" for k in range(4)]
+    assert set(guards.source_folds(apart, range(len(apart)))) == {-1}, "without a there is nothing harmful"
 
 
 def test_labels_at_random_tell_nothing(tmp_path: Path, coder: TextEncoder) -> None:

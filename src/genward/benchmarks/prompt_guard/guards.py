@@ -27,7 +27,9 @@ AUROC of five sets (100 to 10,000 tried)."""
 OWN_PENALTY = 300.0
 """The same where a guard is fitted on one set."""
 FPR = 0.05
-"""False-positive rate that thresholds are set at, on fitted rows left out of their fold."""
+"""False-positive rate that thresholds are set at, on rows that the fit behind the threshold had not seen."""
+SOURCES = 4
+"""From so many sets with benign rows on, thresholds are set on sets that were left out, else on units."""
 CAP = 700
 """Rows of each set and class that a guard is fitted on, so that no source drowns the others."""
 GUARDS = ("aeiou", "probe", "concepts", "keywords", "better-profanity")
@@ -94,12 +96,50 @@ def row_shares(table: Table, index: Sequence[int]) -> Any:
     return torch.where(bad, share / share[bad].sum(), share / share[~bad].sum())
 
 
+def source_folds(rows: Sequence[PromptRow], index: Sequence[int], folds: int = SOURCES) -> NDArray[np.intp]:
+    """(n,) fold of each row, whole sets in one: sets in order of their benign rows, largest first, each into the fold
+    with the fewest so far. -1 throughout where fewer than ``folds`` sets have benign rows, or where a fold holds all
+    rows of a class."""
+    calm: dict[str, int] = defaultdict(int)
+    for k in index:
+        calm[rows[k].set] += not rows[k].harmful
+    none = np.full(len(index), -1)
+    if sum(count > 0 for count in calm.values()) < folds:
+        return none
+    load, place = [0] * folds, {}
+    for name in sorted(calm, key=lambda n: (-calm[n], n)):
+        place[name] = int(np.argmin(load))
+        load[place[name]] += max(1, calm[name])
+    fold = np.array([place[rows[k].set] for k in index])
+    bad = np.array([rows[k].harmful for k in index])
+    whole = all(bool(bad[fold != f].any()) and not bool(bad[fold != f].all()) for f in range(folds))
+    return fold if whole else none
+
+
+def threshold_of_sources(scores: Floats, sets: Sequence[str], rate: float) -> float:
+    """The smallest of the scores that at most the share ``rate`` of benign rows lies above, where each set weighs the
+    same: a set that nobody fitted on is the next one, however many rows it has.
+
+    Args:
+        scores: (n,) of benign rows of sets that the fit behind them had not seen.
+    """
+    number: dict[str, int] = defaultdict(int)
+    for name in sets:
+        number[name] += 1
+    order = np.argsort(-scores, kind="stable")
+    weight = np.array([1 / number[name] for name in sets])[order] / len(number)
+    above = np.cumsum(weight) - weight  # share strictly above each score, ties broken by place
+    fits = np.flatnonzero(above <= rate + 1e-12)
+    return float(scores[order][fits[-1]])
+
+
 def fit_linear(
     table: Table, states: NDArray[np.float32], index: Sequence[int], penalty: float, seed: int
 ) -> tuple[Floats, float, float, NDArray[np.intp]]:
     """(weight, bias, threshold, rows left out of the threshold's fit) of a ridge regression on standardized states.
 
-    The threshold is that of a second fit, on the benign units that it had not seen, at ``FPR``.
+    The threshold is set at ``FPR`` on benign rows of sets that fits without them score (``source_folds``); where the
+    rows are of too few sets, on benign units that a second fit had not seen.
     """
     import torch
 
@@ -110,24 +150,30 @@ def fit_linear(
     center, scale = x.mean(0), x.std(0, unbiased=False).clamp_min(1e-4)
     z = (x - center) / scale
     share = row_shares(table, index)
-    fold, _ = heads.unit_folds([table.rows[k].unit for k in index], len(index), seed)
-    held = (
-        (fold == 0)
-        if 0 < int(y[fold != 0].sum()) < int((fold != 0).sum())
-        else torch.zeros(len(index), dtype=torch.bool)
-    )
-    first, offset = heads_fit.ridge_logistic(z[~held], y[~held], penalty, share[~held])
-    quiet = (z[held & (y == 0)] @ first).double() + offset
-    if len(quiet) < 2:
-        quiet = (z[y == 0] @ first).double() + offset
+
+    def without(held: Any) -> Any:
+        """(benign rows held out,) scores by a fit on the others."""
+        first, offset = heads_fit.ridge_logistic(z[~held], y[~held], penalty, share[~held])
+        return (z[held & (y == 0)] @ first).double() + offset
+
+    fold = torch.from_numpy(source_folds(table.rows, index))
+    if bool((fold >= 0).all()):
+        parts = [fold == f for f in range(int(fold.max()) + 1)]
+        scores = np.concatenate([without(part).numpy() for part in parts])
+        sets = [table.rows[index[int(k)]].set for part in parts for k in np.flatnonzero((part & (y == 0)).numpy())]
+        threshold, held = threshold_of_sources(scores, sets, FPR), parts[0]
+    else:
+        units, _ = heads.unit_folds([table.rows[k].unit for k in index], len(index), seed)
+        apart = 0 < int(y[units != 0].sum()) < int((units != 0).sum())
+        held = (units == 0) if apart else torch.zeros(len(index), dtype=torch.bool)
+        quiet = without(held)
+        if len(quiet) < 2:
+            first, offset = heads_fit.ridge_logistic(z[~held], y[~held], penalty, share[~held])
+            quiet = (z[y == 0] @ first).double() + offset
+        threshold = heads.threshold_at(quiet, FPR)
     weight, bias = heads_fit.ridge_logistic(z, y, penalty, share)
     plain = (weight / scale).double()
-    return (
-        plain.numpy(),
-        bias - float(plain @ center.double()),
-        heads.threshold_at(quiet, FPR),
-        np.flatnonzero(held.numpy()),
-    )
+    return plain.numpy(), bias - float(plain @ center.double()), threshold, np.flatnonzero(held.numpy())
 
 
 def fit_aeiou(table: Table, index: Sequence[int], encoder: Any, seed: int, penalty: float = PENALTY) -> Guard:
