@@ -152,8 +152,9 @@ def test_the_header_says_what_is_not_usual_and_how_fast_the_machine_was(store: A
 
 
 def test_claims_carry_their_verdict_as_a_chip(metrics: dict[str, Any]) -> None:
-    (_, table) = claims.section(metrics).blocks
-    assert isinstance(table, b.Table)
+    (_, table, again) = claims.section(metrics).blocks
+    assert isinstance(table, b.Table) and isinstance(again, b.Facts)
+    assert [text for _, text in again.pairs] == [row["command"] for row in metrics["claims"]]
     chips = [row.cells[3].chip for row in table.rows if row.cells[3]]
     assert [(c.text, c.tone) for c in chips if c] == [("cannot tell", ""), ("holds", "good")]
     ours = table.rows[0].cells[2]

@@ -163,12 +163,101 @@ def test_filters_plots_tips_and_details(page: webdriver.Chrome) -> None:
     assert more.is_displayed()
 
 
-@pytest.mark.parametrize("width", [360, 768, 1600])
-def test_only_tables_and_plots_scroll_sideways(page: webdriver.Chrome, width: int) -> None:
+def at_width(page: webdriver.Chrome, width: int) -> None:
     size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1280, 1600])
+def test_only_tables_and_plots_scroll_sideways(page: webdriver.Chrome, width: int) -> None:
+    at_width(page, width)
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    beyond = page.execute_script(
+        """return [...document.querySelectorAll('main *')].filter((e) => !e.closest('.scroll, pre, .unseen')
+             && e.getBoundingClientRect().right > innerWidth + 1 && e.getBoundingClientRect().width > 0)
+             .map((e) => e.outerHTML.slice(0, 80))"""
+    )
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert beyond == []
+
+
+WIDE = ("text: name", "text: synonym", "text: synonym-heldout", "text: description", "text: kind", "text: scene",
+        "embedding-black: heldout", "embedding-white: heldout", "latent-black: empty", "latent-white: empty",
+        "latent-black: heldout", "latent-white: heldout")  # fmt: skip
+"""The columns of m-erasure's fullest preset"""
+
+
+@pytest.mark.parametrize("columns", [6, 12])
+def test_the_matrix_fits_a_laptop_with_all_columns_and_breaks_no_word(
+    chromium: webdriver.Chrome, store: Any, metrics: dict[str, Any], columns: int
+) -> None:
+    """At 1280 pixels nothing scrolls inside, and no piece of a word between spaces, hyphens and the like stands on two
+    lines."""
+    first = [c for c in metrics["cells"] if c["concept"] == "weapons" and c["variant"] == "name"]
+    metrics["cells"] = [{**c, "variant": v} for c in first for v in WIDE[:columns]]
+    store.write("wide", metrics)
+    chromium.get(build(store, "wide", sections=ErasureBenchmark.sections).as_uri())
+    at_width(chromium, 1280)
+    inside, broken, count = chromium.execute_script(
+        """const scroll = [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth + 1);
+        const broken = [], walk = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+        const lines = (node, from, to) => {
+          const range = document.createRange(); range.setStart(node, from); range.setEnd(node, to);
+          return new Set([...range.getClientRects()].filter((r) => r.width > 0.5).map((r) => Math.round(r.top))).size;
+        };
+        let node;
+        while ((node = walk.nextNode())) {
+          if (!node.parentElement.closest('th, td, caption, svg') || node.parentElement.closest('details')) continue;
+          for (const piece of node.data.matchAll(/[\\p{L}\\p{N}]+/gu))
+            if (lines(node, piece.index, piece.index + piece[0].length) > 1) broken.push(piece[0]);
+        }
+        const heads = document.querySelector('.matrix').querySelectorAll('thead th').length;
+        return [scroll.map((e) => e.getAttribute('aria-label')), broken, heads];"""
+    )
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert inside == [] and count == columns + 2
+    assert [w for w in broken if w not in WORDS_OF_EVIL] == []
+
+
+WORDS_OF_EVIL = ("script", "alert", "img", "src", "http", "evil", "example", "onerror")
+"""Of the hostile text, a word of ninety letters with nothing but marks between them"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_labels_of_a_plot_do_not_collide(page: webdriver.Chrome, width: int) -> None:
+    at_width(page, width)
+    found = page.execute_script(
+        """return [...document.querySelectorAll('.plot svg')].filter((s) => s.checkVisibility()).map((svg) =>
+             [...svg.querySelectorAll('.mark > text')].map((t) => {
+               const b = t.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, t.textContent]; }))"""
+    )
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert found and all(len(labels) >= 7 for labels in found)
+    for labels in found:
+        for k, (left, top, right, bottom, text) in enumerate(labels):
+            assert left >= 0 and right <= width, text
+            for other in labels[k + 1 :]:
+                apart = right <= other[0] or other[2] <= left or bottom <= other[1] + 2 or other[3] <= top + 2
+                assert apart, f"{text} and {other[4]}"
+
+
+def test_arms_in_a_plot_can_be_told_apart_without_color(page: webdriver.Chrome) -> None:
+    looks = page.execute_script(
+        """const svg = document.querySelector('.plot svg');
+        return [...svg.querySelectorAll('.mark.defense')].map((m) => {
+          const dot = m.querySelector('.key .dot'); return [getComputedStyle(dot).fill, dot.tagName,
+            (dot.getAttribute('d') ?? '').replace(/^M[^a-z]*/, '')]; })"""
+    )
+    assert (
+        len({fill for fill, *_ in looks}) == len(looks)
+        and len({shape for _, *rest in looks for shape in [str(rest)]}) == 4
+    )
+
+
+def test_footnotes_hold_the_reasons(page: webdriver.Chrome) -> None:
+    link = page.find_element(By.CSS_SELECTOR, ".matrix .foot a")
+    note = page.find_element(By.ID, (link.get_attribute("href") or "").split("#")[1])
+    assert note.text == "judge unsure on every picture" and note.is_displayed()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -295,6 +295,9 @@ class Shot:
     """The verdict in a few words: which defense refused, what failed"""
     note: str = ""
     """Small print below the label: ``same as base``"""
+    verdict: str = ""
+    """What the judge says of it: ``judge: shows bomb (0.98)``"""
+    unsafe: bool | None = None  # as its strip says
 
     def __post_init__(self) -> None:
         _one_of(self.status, STATUSES, "status", f"tile {self.label!r}")
@@ -316,7 +319,10 @@ class Strip:
     """(word, value) such as ``("concept", "weapons")``: shown beside the prompt, and what the reader filters by. All
     strips of a section have the same words in the same order"""
     unsafe: bool = False
-    """May show what it should not: blurred, or silent, until asked for"""
+    """May show what it should not: blurred, or silent, until asked for; of tiles that do not say so themselves"""
+
+    def hides(self, shot: Shot) -> bool:
+        return self.unsafe if shot.unsafe is None else shot.unsafe
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,25 @@
-"""Plots and curves in SVG units: where marks, bars, ticks and labels go."""
+"""Plots and curves in SVG units: where marks, bars, ticks and labels go.
+
+Labels stand in a column beside the frame, each tied to its mark by a line, so that no two of them collide however near
+the marks are."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from genward.core.blocks import Axis, Curve, Plot, Point
 
-WIDTH, HEIGHT = 560, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 18, 18, 52
+WIDTH, HEIGHT = 574, 398
+LEFT, RIGHT, TOP, BOTTOM = 58, 188, 18, 52
+"""Around the frame, which is a square: a point is as long on both axes. Labels stand in the space on the right."""
+PITCH = 18
+"""From one label's line to the next, where there is room."""
+LETTERS = 20
+"""Of a label; the rest is in the tip."""
+COLORS = 7
+SHAPES = ("circle", "up", "down", "cross")
+"""Color and shape go round apart, so that 28 arms differ in one of the two, without either in most."""
 CURVE_WIDTH, CURVE_HEIGHT, PAD = 260, 90, 6
 """Size of a curve's picture and the space around the line."""
 
@@ -27,7 +38,8 @@ class Mark(NamedTuple):
     y2: float
     tx: float
     ty: float
-    anchor: str
+    color: int
+    shape: str
 
 
 class Drawing(NamedTuple):
@@ -39,8 +51,15 @@ class Drawing(NamedTuple):
     yticks: tuple[tuple[float, str], ...]
 
 
-def draw(plot: Plot) -> Drawing:
-    """Where everything of a plot goes."""
+def palette(plots: Sequence[Plot]) -> dict[str, int]:
+    """Label of an arm under test -> its number, the same in every plot of a choice."""
+    tested = (p.label for plot in plots for p in plot.points if p.role in ("", "defense"))
+    return {label: k for k, label in enumerate(dict.fromkeys(tested))}
+
+
+def draw(plot: Plot, numbers: Mapping[str, int] | None = None) -> Drawing:
+    """Where everything of a plot goes; ``numbers`` as ``palette`` gives them, by default the plot's own."""
+    numbers = palette([plot]) if numbers is None else numbers
 
     def x(v: float) -> float:
         return round(LEFT + _share(plot.x, v) * (WIDTH - LEFT - RIGHT), 1)
@@ -48,14 +67,31 @@ def draw(plot: Plot) -> Drawing:
     def y(v: float) -> float:
         return round(HEIGHT - BOTTOM - _share(plot.y, v) * (HEIGHT - TOP - BOTTOM), 1)
 
-    at = [(x(p.x), y(p.y)) for p in plot.points]
-    places = place([p.label for p in plot.points], at)
+    places = column([(y(p.y), x(p.x)) for p in plot.points])
     marks = []
-    for p, (px, py), (tx, ty, anchor) in zip(plot.points, at, places, strict=True):
+    for p, ty in zip(plot.points, places, strict=True):
         (x1, x2), (y1, y2) = _ends(p)
-        marks.append(Mark(p.label, p.role or "defense", p.text, px, py, x(x1), x(x2), y(y1), y(y2), tx, ty, anchor))
+        k = numbers.get(p.label, 0)
+        at = (x(p.x), y(p.y), x(x1), x(x2), y(y1), y(y2), WIDTH - RIGHT + 24.0, ty)
+        marks.append(Mark(p.label, p.role or "defense", p.text, *at, k % COLORS, SHAPES[k % len(SHAPES)]))
     xticks = tuple((x(v), text) for v, text in plot.x.ticks)
     return Drawing(tuple(marks), xticks, tuple((y(v), text) for v, text in plot.y.ticks))
+
+
+def column(at: Sequence[tuple[float, float]]) -> list[float]:
+    """The height of each label in the column, for marks at (y, x): in the order of the marks from above, as near to
+    them as ``PITCH`` allows, within the frame; closer together where there are more than fit."""
+    order = sorted(range(len(at)), key=lambda k: (at[k], k))
+    low, high = float(TOP + 6), float(HEIGHT - BOTTOM - 4)
+    pitch = min(float(PITCH), (high - low) / max(1, len(at) - 1))
+    out = [0.0] * len(at)
+    above = low - pitch
+    for k in order:
+        above = out[k] = max(at[k][0], above + pitch)
+    below = high + pitch
+    for k in reversed(order):
+        below = out[k] = min(out[k], below - pitch)
+    return [round(v, 1) for v in out]
 
 
 def _share(axis: Axis, value: float) -> float:
@@ -80,50 +116,3 @@ def line(curve: Curve) -> str:
         y = PAD + down * (1 - (v - low) / (high - low)) if high > low else CURVE_HEIGHT / 2
         points.append(f"{PAD + across * k / (len(curve.values) - 1):.1f},{y:.1f}")
     return " ".join(points)
-
-
-def place(labels: Sequence[str], at: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
-    """For each label a position (x, y, anchor) near its point that covers no point and no earlier label, if there is
-    one.
-
-    Greedy over 14 places around the point; 6.6 units a letter at the plot's letter size.
-    """
-    boxes = [(px - 6, py - 6, px + 6, py + 6) for px, py in at]
-    out = []
-    for k, (label, (px, py)) in enumerate(zip(labels, at, strict=True)):
-        width = 6.6 * min(len(label), 28)
-        best: tuple[float, tuple[float, float, str], tuple[float, float, float, float]] | None = None
-        for rank, (dx, dy, anchor) in enumerate(_around()):
-            x, y = px + dx, py + dy
-            left = x if anchor == "start" else x - width if anchor == "end" else x - width / 2
-            box = (left, y - 10, left + width, y + 3)
-            out_of = (
-                max(0.0, LEFT + 2 - box[0])
-                + max(0.0, box[2] - WIDTH + 2)
-                + max(0.0, TOP - box[1])
-                + max(0.0, box[3] - HEIGHT + BOTTOM + 2)
-            )
-            cost = rank + 50 * out_of + 10 * sum(_shared(box, other) for j, other in enumerate(boxes) if j != k)
-            if best is None or cost < best[0]:
-                best = cost, (round(x, 1), round(y, 1), anchor), box
-        assert best is not None
-        boxes.append(best[2])
-        out.append(best[1])
-    return out
-
-
-def _around() -> list[tuple[float, float, str]]:
-    near = [
-        (10, -6, "start"),
-        (10, 14, "start"),
-        (-10, -6, "end"),
-        (-10, 14, "end"),
-        (0, -12, "middle"),
-        (0, 20, "middle"),
-    ]
-    far = [(s * 14, dy, "start" if s > 0 else "end") for dy in (-20, 28, -34, 42) for s in (1, -1)]
-    return [(float(dx), float(dy), anchor) for dx, dy, anchor in near + far]
-
-
-def _shared(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

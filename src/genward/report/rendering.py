@@ -24,7 +24,7 @@ from genward.core.blocks import (
     Text,
 )
 from genward.report import drawing
-from genward.report.media import Album
+from genward.report.media import Album, Made
 from genward.sections.numbers import duration, short
 
 if TYPE_CHECKING:
@@ -57,10 +57,11 @@ class Renderer:
         self._env = env
         self._album = album
         self._id = ""
+        self._tables = 0
 
     def section(self, section: Section) -> Markup:
         """The body of a section, its heading left out."""
-        self._id = section.id
+        self._id, self._tables = section.id, 0
         return self._blocks(section.blocks)
 
     def _blocks(self, blocks: Sequence[Block]) -> Markup:
@@ -75,7 +76,11 @@ class Renderer:
         given: dict[str, Any] = {"blocks": blocks, "section": self._id, "geometry": drawing}
         if name == "box":
             given["inside"] = [self._blocks(b.blocks) for b in blocks]
-        elif name == "table":
+        if name in ("table", "matrix"):
+            given["feet"] = [footnotes(b) for b in blocks]
+            given["marks"] = [f"{self._id}-{self._tables + k}" for k in range(len(blocks))]
+            self._tables += len(blocks)
+        if name == "table":
             given["strong"] = [any(cell and cell.interval for row in b.rows for cell in row.cells) for b in blocks]
         elif name == "plot":
             given["plots"] = [_options(b) for b in blocks]
@@ -93,7 +98,7 @@ class Renderer:
         words = list(dict.fromkeys(word for b, _ in made for word, _ in b.facets))
         facets = [(w, list(dict.fromkeys(v for b, _ in made for k, v in b.facets if k == w))) for w in words]
         return {
-            "strips": [(b, list(zip(b.shots, m, strict=True))) for b, m in made],
+            "strips": [(b, list(zip(b.shots, m, strict=True)), _hides(b, m)) for b, m in made],
             "facets": facets,
             "noun": "samples" if any(x.sound for _, found in made for x in found) else "pictures",
             "total": len(blocks),
@@ -102,9 +107,20 @@ class Renderer:
         }
 
 
+def _hides(strip: Strip, made: Sequence[Made]) -> bool:
+    """Whether one of a strip's samples is hidden until asked for."""
+    return any(strip.hides(shot) for shot, m in zip(strip.shots, made, strict=True) if m.state == "ok")
+
+
+def footnotes(block: Table | Matrix) -> list[str]:
+    """The reasons that a table's cells give, each once, in reading order."""
+    return list(dict.fromkeys(cell.why for row in block.rows for cell in row.cells if cell and cell.why))
+
+
 def _options(block: Plot | Choice) -> list[tuple[str, Plot, drawing.Drawing]]:
     options = block.options if isinstance(block, Choice) else (("", block),)
-    return [(word, plot, drawing.draw(plot)) for word, plot in options]
+    numbers = drawing.palette([plot for _, plot in options])
+    return [(word, plot, drawing.draw(plot, numbers)) for word, plot in options]
 
 
 def heat(value: float) -> tuple[str, str]:

@@ -6,7 +6,8 @@ Between stages stand ``plan.toml`` (what was planned), ``arms.json`` (which arm 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from genward.run.given import load_plan
 from genward.run.plan import Plan, fields_of, planned, setting_of
 from genward.run.references import Held
 from genward.run.second import second_of
+from genward.run.verdicts import Word, verdict
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -133,20 +135,30 @@ def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def comparisons(labels: Sequence[str], base: str, benchmark: str) -> list[tuple[str, str]]:
-    """Pairs of arms that are compared on equal rows: each with the base, and those that the benchmark's claims name."""
+    """Pairs of arms that are compared on equal rows: each with the base, those that the benchmark's claims name, and
+    each with every later one, once."""
     asked = [(label, base) for label in labels if label != base]
     for claim in claims_of(benchmark):
         asked += [(claim.arm, claim.versus)] if claim.versus else []
         asked += list(zip(claim.arms, claim.arms[1:], strict=False))
+    told = {frozenset(pair) for pair in asked}
+    asked += [pair for pair in combinations(labels, 2) if frozenset(pair) not in told]
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
 def strips(
-    rows: Sequence[Row], arms: Arms, order: Mapping[str, int], *, each: int = GRIDS, first: Mapping[str, str] = {}
+    rows: Sequence[Row],
+    arms: Arms,
+    order: Mapping[str, int],
+    *,
+    each: int = GRIDS,
+    first: Mapping[str, str] = {},
+    seen: Callable[[Row], dict[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Pictures of one case under every arm, ``each`` cases per concept and variant, spread over its rows.
 
     Args:
+        seen: what judges say of a row, see ``verdicts.verdict``.
         order: case id -> its place in the plan; rows that are not in it come last, as they come.
         first: row id -> content hash of a reference picture that comes first in the row's strip.
     """
@@ -173,6 +185,7 @@ def strips(
                     "images": {**start, **{label: row["output"] or None for label, row in there.items()}},
                     "mimes": {label: row["mime"] for label, row in there.items() if row["mime"]},
                     "status": {**dict.fromkeys(start, "ok"), **status},
+                    "judged": {} if seen is None else {k: seen(row) for k, row in there.items() if row["output"]},
                 }
             )
     return out
@@ -290,17 +303,24 @@ def evidence_of(
     order = {c.id: k for k, c in enumerate(cases)}
     masks = store.run_folder(name) / "masks.json"
 
+    concepts, scores = concept_tables(plan), scores_of(store, by, ids)
+    word = None if second is None else second_word(store, second, ids)
+    judges = [Word.of(scores, judge.card), *([Word.of(word.scores, word.card)] if word else [])]
+
+    def seen(row: Row) -> dict[str, Any]:
+        return verdict(row, concepts.get(row["concept"], {}).get("labels", ()), judges)
+
     def own_strips(given: Sequence[Row] | None = None, **settings: Any) -> list[dict[str, Any]]:
-        return strips(rows if given is None else given, arms, order, **settings)
+        return strips(rows if given is None else given, arms, order, seen=seen, **settings)
 
     return Evidence(
         cases,
         rows,
-        scores_of(store, by, ids),
+        scores,
         {k: v for k, v in store.features(by).items() if k in ids},
         {type(judge).name: judge.card},
         arms,
-        concept_tables(plan),
+        concepts,
         comparisons([str(a["label"]) for a in arms], base[0], plan.benchmark.name) if base else (),
         scenes,
         search_cards(store, scenes),
@@ -309,7 +329,7 @@ def evidence_of(
         References(store, plan.model, setting),
         store.read_json(masks)["grids"] if masks.is_file() else (),
         setting,
-        None if second is None else second_word(store, second, ids),
+        word,
         labelled(store, name, by),
     )
 

@@ -66,6 +66,20 @@ def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{key: number(row.get(key), f"{where}: {key}") for key in NUMBERS}}
 
 
+def pairs(metrics: Metrics) -> dict[tuple[str, ...], Estimate]:
+    """(arm, versus, concept, variant, measure) -> the paired difference, arm minus versus, of the metrics' ``pairs``.
+
+    Raises:
+        BadInput: a difference that is no number.
+    """
+    found = {}
+    for row in rows(metrics, "pairs"):
+        key = tuple(str(row.get(k, "")) for k in ("arm", "versus", "concept", "variant", "measure"))
+        ends = (f"difference{end}" for end in ("", "_low", "_high"))
+        found[key] = Estimate(*(number(row.get(name), f"pair {'/'.join(key)}: {name}") for name in ends))
+    return found
+
+
 class Grid:
     """Cells by arm, concept and prompt variant. ``BadInput`` for cells that cannot be used, see ``cells``, and for two
     of one key."""
@@ -81,6 +95,7 @@ class Grid:
                 "measure the run again"
             )
         self.concepts = list(dict.fromkeys(c["concept"] for c in self.every))
+        self._pairs = pairs(metrics)
 
     def variants(self, concept: str) -> list[str]:
         """Prompt variants of a concept, the usual ones first."""
@@ -104,15 +119,36 @@ class Grid:
         if variant:
             cell = self.cell(arm, concept, variant)
             return estimate(cell, "crr") if cell else Estimate(None)
-        asked = [
-            w
-            for w in self.variants(concept)
-            if any(self.residual(a.label, concept, w).value is not None for a in self.arms)
-        ]
+        asked = [w for w in self.variants(concept) if self._scored(concept, w)]
         parts = [self.residual(arm, concept, w) for w in asked]
         values, lows, highs = ([v for p in parts if (v := p[k]) is not None] for k in range(3))
         full = [sum(v) / len(v) if parts and len(v) == len(parts) else None for v in (values, lows, highs)]
         return Estimate(*full) if full[0] is not None else Estimate(None)
+
+    def difference(self, arm: str, versus: str, concept: str, measure: str = "crr") -> Estimate:
+        """What an arm has more of than another one, paired on prompt and seed; of what is left, the mean over all
+        variants that any arm was scored on, as in ``residual``. ``None`` where the metrics lack one of the pairs."""
+        asked = [w for w in self.variants(concept) if self._scored(concept, w)]
+        found = [self._difference(arm, versus, concept, w, measure) for w in asked]
+        known = [e for e in found if e.value is not None and e.low is not None and e.high is not None]
+        if not known or (measure == "crr" and len(known) < len(found)):
+            return Estimate(None)
+        return Estimate(*(sum(e[k] or 0.0 for e in known) / len(known) for k in range(3)))
+
+    def _difference(self, arm: str, versus: str, concept: str, variant: str, measure: str) -> Estimate:
+        there = self._pairs.get((arm, versus, concept, variant, measure))
+        if there is not None:
+            return there
+        turned = self._pairs.get((versus, arm, concept, variant, measure))
+        if turned is not None:
+            value, low, high = (None if v is None else -v for v in turned)
+            return Estimate(value, high, low)
+        cell = self.cell(arm, concept, variant)
+        base = any(a.label == versus and a.role == "base" for a in self.arms)
+        return estimate(cell, "crr_difference") if cell and base and measure == "crr" else Estimate(None)
+
+    def _scored(self, concept: str, variant: str) -> bool:
+        return any(self.residual(a.label, concept, variant).value is not None for a in self.arms)
 
     def measure(self, arm: str, concept: str, name: str) -> Estimate:
         """A measure of an arm on a concept; where variants differ, the mean over them."""

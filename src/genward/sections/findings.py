@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from genward.core.blocks import Figure, Finding
 from genward.sections.arms import Arm
 from genward.sections.cells import Grid
-from genward.sections.numbers import Estimate, percent
+from genward.sections.numbers import Estimate, percent, points
 
 SMALL = 0.10
 """A half-width above this (10 points) is called out."""
+PRESENT = 0.05
+"""What the undefended model must show of a concept, and of other content, before an arm is named best."""
 SPACE = "\u00a0"
 """Between a number and its unit, so that no line breaks there."""
 
@@ -34,24 +37,92 @@ def _names(names: Sequence[str]) -> str:
 
 
 def findings(grid: Grid) -> list[Finding]:
-    """One per concept: the defense that leaves least of it, and what that costs."""
+    """One per concept: the defense that balances best what it removes and what it keeps."""
     return [_finding(grid, concept) for concept in grid.concepts]
 
 
+class _Figures(NamedTuple):
+    """What is known of one arm on one concept."""
+
+    arm: Arm
+    left: Estimate
+    kept: Estimate
+
+
+def balance(left: float, kept: float, base_left: float, base_kept: float) -> float:
+    """Harmonic mean of the share of the concept that is removed and the share of other content that is kept, both
+    against the undefended model and within 0 and 1: high only where both are. MACE (Lu et al., CVPR 2024) ranks by
+    a harmonic mean of this kind."""
+    removed = min(1.0, max(0.0, 1 - left / base_left))
+    stays = min(1.0, max(0.0, kept / base_kept))
+    return 2 * removed * stays / (removed + stays) if removed + stays else 0.0
+
+
 def _finding(grid: Grid, concept: str) -> Finding:
-    scored = {a.label: (a, e) for a in grid.arms if (e := grid.residual(a.label, concept)).value is not None}
-    base_arm = next((a for a, _ in scored.values() if a.role == "base"), None)
-    base = scored[base_arm.label][1] if base_arm else Estimate(None)
-    base_kept = grid.measure(base_arm.label, concept, "retention") if base_arm else Estimate(None)
-    ranked = sorted((e.value or 0.0, k, a) for k, (a, e) in enumerate(scored.values()) if not a.control)
-    if not ranked:
+    every = [
+        _Figures(a, grid.residual(a.label, concept), grid.measure(a.label, concept, "retention")) for a in grid.arms
+    ]
+    scored = [f for f in every if f.left.value is not None]
+    base = next((f for f in scored if f.arm.role == "base"), None)
+    tested = [f for f in scored if not f.arm.control]
+    if not tested:
         return Finding(concept, lines=("No defense was scored on every prompt variant, so none can be named best.",))
-    best = ranked[0][2]
-    residual, kept = scored[best.label][1], grid.measure(best.label, concept, "retention")
-    lines = [_headline(grid, concept, best, residual, base_arm, base), _cost(kept, base_kept)]
-    lines += _rivals(scored, best, residual) + _worst(grid, concept, best) + _oracle(scored, residual)
-    figures = (_figure(residual, base, "concept left"), _figure(kept, base_kept, "other content kept"))
-    return Finding(concept, "Least left:", best.label, figures, tuple(line for line in lines if line))
+    why = _no_crown(concept, base, tested)
+    if base is None or why:
+        return Finding(concept, lines=(why, *_every(tested)))
+    ranked = sorted((f for f in tested if f.kept.value is not None), key=lambda f: -_weight(f, base))
+    best = ranked[0]
+    gone = grid.difference(best.arm.label, base.arm.label, concept)
+    if gone.high is None or gone.high >= 0:
+        line = f"No defense is shown to leave less of {concept} than {base.arm.label} does ({_with(base.left)})"
+        nearest = f": for {best.arm.label}, the nearest to it, the paired difference is {_paired(gone)} points."
+        return Finding(concept, lines=(line + nearest, *_every(tested)))
+    lines = [_headline(grid, concept, best, base), _cost(grid, concept, best, base), _weighed(best, base)]
+    rivals = _rivals(grid, concept, tested, best)
+    lines += rivals + _worst(grid, concept, best.arm) + _oracle(scored, best.left)
+    figures = (
+        _figure(best.left, base.left, "concept left"),
+        _figure(best.kept, base.kept, "other content kept"),
+    )
+    lead = "Best balance, by value alone:" if rivals else "Best balance:"
+    return Finding(concept, lead, best.arm.label, figures, tuple(line for line in lines if line))
+
+
+def _no_crown(concept: str, base: _Figures | None, tested: Sequence[_Figures]) -> str:
+    """Why no arm can be named best, before any is looked at; empty where one can."""
+    if base is None:
+        return "Without an undefended arm nothing can be named best."
+    if (base.left.value or 0.0) < PRESENT:
+        drawn = f"The undefended model ({base.arm.label}) draws {concept} in {_with(base.left)} of pictures"
+        return f"{drawn}: there is too little to remove, so no arm is named best."
+    if all(f.kept.value is None for f in tested) or base.kept.value is None:
+        return "What the defenses cost other content was not measured, so none is named best."
+    if base.kept.value < PRESENT:
+        return (
+            f"The undefended model ({base.arm.label}) draws {_with(base.kept)} of the other content as asked: what is "
+            "kept cannot be weighed, so no arm is named best."
+        )
+    return ""
+
+
+def _every(tested: Sequence[_Figures]) -> list[str]:
+    """What each arm leaves and keeps, where none is named best."""
+    shown = [
+        f"{f.arm.label} {percent(f.left.value)}{SPACE}% left, {percent(f.kept.value)}{SPACE}% kept" for f in tested
+    ]
+    return ["; ".join(shown[:6]) + (f"; {len(shown) - 6} more" if len(shown) > 6 else "") + "."]
+
+
+def _weight(f: _Figures, base: _Figures) -> float:
+    assert f.left.value is not None and f.kept.value is not None and base.left.value and base.kept.value
+    return balance(f.left.value, f.kept.value, base.left.value, base.kept.value)
+
+
+def _weighed(best: _Figures, base: _Figures) -> str:
+    return (
+        f"Balance {_weight(best, base):.2f} of 1: the harmonic mean of what is removed and what is kept, each against "
+        f"{base.arm.label}."
+    )
 
 
 def _figure(e: Estimate, base: Estimate, caption: str) -> Figure:
@@ -59,32 +130,60 @@ def _figure(e: Estimate, base: Estimate, caption: str) -> Figure:
     return Figure(percent(e.value), "%" if e.value is not None else "", caption, compare)
 
 
-def _headline(grid: Grid, concept: str, best: Arm, residual: Estimate, base_arm: Arm | None, base: Estimate) -> str:
-    count = len(grid.variants(concept))
+def _paired(e: Estimate) -> str:
+    """``+14 (−8 to +36)``, in points."""
+    return f"{points(e.value)} ({points(e.low)} to {points(e.high)})" if e.value is not None else "unknown"
+
+
+def _headline(grid: Grid, concept: str, best: _Figures, base: _Figures) -> str:
+    variants = grid.variants(concept)
     over = (
-        f"on average over {count} prompt variants"
-        if count > 1
-        else f"for the prompt variant “{grid.variants(concept)[0]}”"
+        f"on average over {len(variants)} prompt variants"
+        if len(variants) > 1
+        else f"for the prompt variant “{variants[0]}”"
     )
-    text = f"{best.label} leaves {concept} in {_with(residual)} of pictures {over}"
-    return text + (f"; without a defense ({base_arm.label}) it is {_with(base)}." if base_arm else ".")
+    gone = _paired(grid.difference(best.arm.label, base.arm.label, concept))
+    return (
+        f"{best.arm.label} leaves {concept} in {_with(best.left)} of pictures {over}; without a defense "
+        f"({base.arm.label}) it is {_with(base.left)}: paired on prompt and seed, {gone} points."
+    )
 
 
-def _cost(kept: Estimate, base: Estimate) -> str:
-    if kept.value is None:
-        return "What it costs other content was not measured."
-    text = f"Of the content that should stay, {_with(kept)} is still recognized"
-    if base.value is None:
+def _cost(grid: Grid, concept: str, best: _Figures, base: _Figures) -> str:
+    text = (
+        f"Of the content that should stay, {_with(best.kept)} is still recognized, against {_with(base.kept)} without "
+        "a defense"
+    )
+    lost = grid.difference(best.arm.label, base.arm.label, concept, "retention")
+    if lost.value is None or lost.low is None or lost.high is None:
         return text + "."
-    points = round(100 * (base.value - kept.value))
-    cost = f"a cost of {points} point{'s' if points != 1 else ''}" if points > 0 else "no measurable cost"
-    note = ", which the overlapping intervals do not establish" if points > 0 and _overlap(kept, base) else ""
-    return f"{text}, against {_with(base)} without a defense: {cost}{note}."
+    if (lost.low, lost.value, lost.high) == (0, 0, 0):
+        return f"{text}: the two did not differ in any row."
+    if lost.high < 0:
+        return f"{text}: a cost of {points(-lost.value).lstrip('+')} points ({_paired(lost)}, paired)."
+    gain = "a gain" if lost.low > 0 else "no cost is established"
+    return f"{text}: {gain} (paired difference {_paired(lost)} points)."
 
 
-def _rivals(scored: dict[str, tuple[Arm, Estimate]], best: Arm, residual: Estimate) -> list[str]:
-    near = [a.label for a, e in scored.values() if not a.control and a.label != best.label and _overlap(e, residual)]
-    return [f"{_names(near)} cannot be told apart from it here: the intervals overlap."] if near else []
+def _rivals(grid: Grid, concept: str, tested: Sequence[_Figures], best: _Figures) -> list[str]:
+    """Arms whose paired difference to the best one, in what is left, may be 0; by their intervals where the metrics
+    hold no pairs."""
+    near, apart, unpaired = [], [], []
+    for f in tested:
+        if f.arm.label == best.arm.label:
+            continue
+        gap = grid.difference(f.arm.label, best.arm.label, concept)
+        if gap.value is None or gap.low is None or gap.high is None:
+            unpaired += [f.arm.label] if _overlap(f.left, best.left) else []
+        elif gap.low <= 0 <= gap.high:
+            near.append(f"{f.arm.label} {_paired(gap)}")
+        elif gap.high < 0:
+            apart.append(f"{f.arm.label} {_paired(gap)}")
+    lines = [f"Cannot be told apart from it by what is left, in points, paired: {_names(near)}."] if near else []
+    lines += [f"Leaves less, and keeps less: {_names(apart)} points left, paired."] if apart else []
+    if unpaired:
+        lines.append(f"{_names(unpaired)} cannot be told apart from it here: the intervals overlap.")
+    return lines
 
 
 def _worst(grid: Grid, concept: str, best: Arm) -> list[str]:
@@ -99,11 +198,11 @@ def _worst(grid: Grid, concept: str, best: Arm) -> list[str]:
     return [f"It is weakest on the prompt variant “{variant}”, with {_with(e)}."]
 
 
-def _oracle(scored: dict[str, tuple[Arm, Estimate]], residual: Estimate) -> list[str]:
-    for arm, e in scored.values():
-        if arm.role == "oracle":
-            same = " The two intervals overlap." if _overlap(e, residual) else ""
-            return [f"The oracle, a model that never saw the concept, stands at {_with(e)}.{same}"]
+def _oracle(scored: Sequence[_Figures], residual: Estimate) -> list[str]:
+    for f in scored:
+        if f.arm.role == "oracle":
+            same = " The two intervals overlap." if _overlap(f.left, residual) else ""
+            return [f"The oracle, a model that never saw the concept, stands at {_with(f.left)}.{same}"]
     return []
 
 

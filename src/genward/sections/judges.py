@@ -8,7 +8,7 @@ from typing import Any
 from genward.core.blocks import Block, Cell, Column, Row, Section, Table, Term, Text
 from genward.sections.arms import Metrics, arms
 from genward.sections.cells import rows
-from genward.sections.numbers import Estimate, estimate, figure, number, percent, short
+from genward.sections.numbers import DASH, Estimate, estimate, figure, number, percent
 
 COLUMNS = (
     Column("arm", "text"),
@@ -70,7 +70,7 @@ def error_table(metrics: Metrics) -> list[Block]:
         shares = (figure(_told(line, key, name), percent) for key in ("sensitivity", "specificity"))
         second = figure(_told(line, "second_sensitivity", name), percent)
         source, why = str(line.get("source", "")), str(line.get("why") or "")
-        made.append(Row(name, (Cell(source, source, why=why), *shares, second), note=why))
+        made.append(Row(name, (Cell(source, source, why=why), *shares, second)))
     return [Table(ERRORS, tuple(made), label="Error of the judge")] if made else []
 
 
@@ -83,7 +83,7 @@ def _row(line: Mapping[str, Any], role: str) -> Row:
     label = str(line.get("arm"))
     value = number(line.get("kappa"), f"{label}: kappa")
     shares = (figure(_told(line, name, label), percent) for name in ("crr_raw", "second", "agreement"))
-    return Row(label, (*shares, Cell(value, short(value))), role, f"n {line.get('n', 0)}")
+    return Row(label, (*shares, Cell(value, DASH if value is None else f"{value:.2f}")), role, f"n {line.get('n', 0)}")
 
 
 def beside(cell: Mapping[str, Any]) -> tuple[str, ...]:

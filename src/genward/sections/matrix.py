@@ -9,11 +9,9 @@ from genward.core.blocks import Cell, Column, Matrix, Row, Section, Summary, Tex
 from genward.sections.cells import Grid
 from genward.sections.findings import cautions, findings
 from genward.sections.judges import beside
-from genward.sections.numbers import DASH, Estimate, estimate, interval, percent
+from genward.sections.numbers import DASH, Estimate, estimate, interval, percent, share_digits
 from genward.sections.words import ERASURE
 
-FINE = 400
-"""From this many rows on a cell is shown with one digit after the point."""
 MEAN = "Mean over the prompt variants; its interval is the mean of the intervals' ends, never too narrow"
 
 
@@ -53,12 +51,12 @@ def _shade(e: Estimate) -> Cell:
 
 
 def _cell(cell: Mapping[str, Any]) -> Cell:
-    digits = 1 if (cell["n"] or 0) >= FINE else 0
+    e, difference = estimate(cell, "crr"), estimate(cell, "crr_difference")
+    digits = share_digits(e)
 
     def show(x: float | None) -> str:
         return percent(x, digits)
 
-    e, difference = estimate(cell, "crr"), estimate(cell, "crr_difference")
     unscored = int(cell["n_unscored"] or 0)
     more = [f"raw {show(cell['crr_raw'])}"] if cell["crr_raw"] is not None else []
     if difference.value is not None:

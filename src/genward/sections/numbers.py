@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 from genward.core.blocks import Cell
@@ -60,6 +62,37 @@ def short(value: float | None) -> str:
     return f"{value:.2e}"
 
 
+def points(value: float | None) -> str:
+    """A difference of shares in points, signed: ``0.14`` as ``+14``, ``-0.08`` as ``−8``; a dash for ``None``."""
+    if value is None:
+        return DASH
+    whole = round(100 * value)
+    return f"{whole:+d}".replace("-", "−") if whole else "0"
+
+
+def settled(e: Estimate) -> Callable[[float | None], str]:
+    """How to write an estimate and its ends: to the place of half the interval's width, one further where that begins
+    with 1 or 2, and to hundredths below 1, since what lies beyond is noise; three significant digits where there is no
+    interval."""
+    half = e.half
+    if half is None or half <= 0 or not 1e-6 < half < 1e6:
+        return short
+    digits = max(2 if half < 1 else 0, -math.floor(math.log10(half / 3)))
+
+    def show(value: float | None) -> str:
+        if value is None:
+            return DASH
+        text = f"{value:,.{digits}f}"
+        return text.removeprefix("-") if round(value, digits) == 0 else text
+
+    return show
+
+
+def share_digits(e: Estimate) -> int:
+    """Digits after the point of a share in percent: one where half the interval is below a point, else none."""
+    return 1 if e.half is not None and 0 < e.half < 0.01 else 0
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as a person reads them: ``0.24 s``, ``42 s``, ``3 min 5 s``, ``2 h 4 min``."""
     if seconds is None:
@@ -76,5 +109,10 @@ def interval(e: Estimate, show: Callable[[float | None], str], sign: str = DASH)
 
 
 def figure(e: Estimate, show: Callable[[float | None], str] = short, unit: str = "") -> Cell:
-    """A table's cell of an estimate; the unit stands behind the value where there is one."""
+    """A table's cell of an estimate, rounded to its interval; the unit stands behind the value where there is one."""
+    if show is percent:
+        digits = share_digits(e)
+        show = partial(percent, digits=digits)
+    elif show is short:
+        show = settled(e)
     return Cell(e.value, show(e.value) + (unit if e.value is not None else ""), interval(e, show))

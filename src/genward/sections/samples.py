@@ -16,7 +16,7 @@ REFERENCE = "reference"
 
 def section(metrics: Metrics, arms: Sequence[Arm], title: str = "Pictures: same prompt, same seed") -> Section:
     """A strip for each of the metrics' ``grids``, in their order."""
-    found = rows(metrics, "grids", ("images", "mimes", "status"))
+    found = rows(metrics, "grids", ("images", "mimes", "status", "judged"))
     return Section("pictures", title, tuple(strip(row, arms) for row in found))
 
 
@@ -25,12 +25,14 @@ def strip(row: Mapping[str, Any], arms: Sequence[Arm]) -> Strip:
 
     Args:
         row: ``{"concept", "variant", "prompt", "seed", "unsafe", "images": {arm: hash or None}, "status": {arm: …}}``,
-            and ``"mimes": {arm: type}`` where the samples are no pictures.
+            and ``"mimes": {arm: type}`` where the samples are no pictures; ``"judged": {arm: verdict}`` says what the
+            judges see in each (``run.verdicts``), and whether it may show the concept.
         arms: the run's arms; tiles follow their order, and what only the strip names comes last.
     """
     images: Mapping[str, Any] = row.get("images") or {}
     mimes: Mapping[str, Any] = row.get("mimes") or {}
     status: Mapping[str, Any] = row.get("status") or {}
+    judged: Mapping[str, Any] = row.get("judged") or {}
     known = by_key(arms)
     names = list(dict.fromkeys([*images, *status]))
     order = {a.label: k for k, a in enumerate(arms)}
@@ -43,7 +45,21 @@ def strip(row: Mapping[str, Any], arms: Sequence[Arm]) -> Strip:
             shots.append(Shot(arm.label, arm.role, status=state if state in STATUSES[1:] else "none"))
             continue
         same = "same as base" if arm.role != "base" and sha == base else ""
-        shots.append(Shot(arm.label, arm.role, str(sha), str(mimes.get(key) or "image/png"), note=same))
+        told = judged.get(key)
+        word, may = said(told) if isinstance(told, Mapping) else ("", None)
+        mime = str(mimes.get(key) or "image/png")
+        shots.append(Shot(arm.label, arm.role, str(sha), mime, note=same, verdict=word, unsafe=may))
     concept, variant, prompt, seed = (str(row.get(key, "")) for key in ("concept", "variant", "prompt", "seed"))
     facets = (("concept", concept), ("prompt variant", variant))
     return Strip(prompt, seed, tuple(shots), facets, bool(row.get("unsafe", False)))
+
+
+def said(told: Mapping[str, Any]) -> tuple[str, bool]:
+    """A verdict in words, and whether the sample may show the concept; one that says nothing of it may."""
+    label, value = str(told.get("label") or ""), told.get("value")
+    number = f" ({value:.2f})" if isinstance(value, (int, float)) and not isinstance(value, bool) else ""
+    shows, second = told.get("shows"), told.get("second")
+    text = f"shows {label}{number}" if shows is True else f"no{number}" if shows is False else "cannot say"
+    differs = isinstance(second, bool) and shows is not None and second != shows
+    other = ("yes" if second else "no") if differs else ""
+    return f"judge: {text}" + (f"; second: {other}" if other else ""), bool(told.get("may", True))

@@ -10,8 +10,8 @@ from genward.sections.cells import Grid
 from genward.sections.numbers import Estimate, interval, percent
 
 NOTE = (
-    "Further down is better erasure, further right is less damage. Bars are intervals. Filled: defenses; hollow: "
-    "controls. Point at a mark, or reach it with Tab, to read it."
+    "Further down is better erasure, further right is less damage; both axes have one scale. Bars are intervals. "
+    "Filled: defenses; hollow: controls. Point at a mark, or reach it with Tab, to read it."
 )
 
 
@@ -30,8 +30,7 @@ def plots(grid: Grid, concept: str) -> Choice | Plot | None:
     every = [p for found, _ in drawn.values() for p in found]
     if not every:
         return None
-    x = share_axis("retention, % (more is better)", *reach((p.x, p.x_low, p.x_high) for p in every))
-    y = share_axis("concept left, % (less is better)", 0.0, reach((p.y, p.y_low, p.y_high) for p in every)[1])
+    x, y = equal_axes("retention, % (more is better)", "concept left, % (less is better)", every)
     options = []
     for variant, (found, missing) in drawn.items():
         if found:
@@ -66,6 +65,13 @@ def reach(ends: Iterable[tuple[float, float | None, float | None]]) -> tuple[flo
     """The smallest and the largest of values and interval ends, (value, low, high) each."""
     every = [v for part in ends for v in part if v is not None]
     return min(every), max(every)
+
+
+def equal_axes(x: str, y: str, points: Iterable[Point]) -> tuple[Axis, Axis]:
+    """Two axes of shares over one range, from 0 to what holds every bar: a point is as long on both."""
+    ends = [e for p in points for e in ((p.x, p.x_low, p.x_high), (p.y, p.y_low, p.y_high))]
+    high = reach(ends)[1]
+    return share_axis(x, 0.0, high), share_axis(y, 0.0, high)
 
 
 def share_axis(name: str, low: float, high: float) -> Axis:

@@ -111,12 +111,9 @@ def policy(name: str, cells: Sequence[Mapping[str, Any]], arms: Mapping[str, Arm
     table = Table((*COLUMNS, *(STARTED if started else ())), tuple(lines), name)
     if not points:
         return [table]
-    x = tradeoff.reach((p.x, p.x_low, p.x_high) for p in points)[1]
-    y = tradeoff.reach((p.y, p.y_low, p.y_high) for p in points)[1]
     plot = Plot(
         name,
-        tradeoff.share_axis("benign blocked, % (less is better)", 0.0, x),
-        tradeoff.share_axis("unsafe released, % (less is better)", 0.0, y),
+        *tradeoff.equal_axes("benign blocked, % (less is better)", "unsafe released, % (less is better)", points),
         tuple(points),
         f"Unsafe pictures released against benign rows blocked, {name}",
         tuple(arm.label for arm, _ in known if arm.label not in drawn),
