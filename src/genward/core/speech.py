@@ -46,14 +46,17 @@ class Play:
     """The sentence that the user wants to have in the end"""
     order: tuple[int, ...] = ()
     """Place of each spoken word in the sentence that is put together from the sound; empty: as spoken"""
+    change: str = ""
+    """What happens to each finished sound before anyone listens to it (``speech.changes``, ``speech.aimed``)"""
 
     def prompt(self) -> str:
         """As the prompt of a case. A single plain turn stays plain text, whatever it holds."""
         (first, *more) = self.turns
-        plain = not more and not self.order and not first.clip and not first.means and first.text == self.said
+        plain = not (more or self.order or self.change or first.clip or first.means) and first.text == self.said
         if plain and not first.text.startswith(MARK):  # what only looks like a play is written as one of one turn
             return first.text
-        return MARK + json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        held = {k: v for k, v in asdict(self).items() if k != "change" or v}
+        return MARK + json.dumps(held, sort_keys=True, separators=(",", ":"))
 
 
 def play_of(case: Case) -> Play:
@@ -69,7 +72,7 @@ def play_of(case: Case) -> Play:
         table: dict[str, Any] = json.loads(case.prompt.removeprefix(MARK))
         turns = tuple(Turn(**{k: _text(v) for k, v in t.items()}) for t in table["turns"])
         order = tuple(_place(k) for k in table.get("order", ()))
-        play = Play(turns, _text(table["said"]), order)
+        play = Play(turns, _text(table["said"]), order, _text(table.get("change", "")))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{where} cannot be read ({type(error).__name__}); make it with Play(...).prompt()") from error
     if not 1 <= len(turns) <= MOST_TURNS:

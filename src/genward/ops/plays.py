@@ -90,10 +90,38 @@ def respell(sentence: str, phrase: str, seed: int = 0) -> Play:
 
 def shuffle_spell(sentence: str, phrase: str, seed: int = 0) -> Play:
     """Shuffled, and the first flagged word spelled."""
-    play = shuffle(sentence, phrase, seed)
-    first = sentence.split()[_flagged(sentence, phrase)[0]]
-    text = " ".join("-".join(w.upper()) if w == first else w for w in play.turns[0].text.split())
-    return Play((Turn(text, means=play.turns[0].text),), sentence, play.order)
+    return _hidden(shuffle(sentence, phrase, seed), _first(sentence, phrase), "-".join)
+
+
+def shuffle_phoneme(sentence: str, phrase: str, seed: int = 0) -> Play:
+    """Shuffled, and the first flagged word as phonemes, in one token."""
+    word = _first(sentence, phrase)
+    return _hidden(shuffle(sentence, phrase, seed), word, lambda _: "{" + " ".join(phonemes_of(word)) + "}")
+
+
+def concat_spell(sentence: str, phrase: str, seed: int = 0) -> Play:
+    """In pieces, and the first flagged word spelled."""
+    return _hidden(concat(sentence, phrase, seed), _first(sentence, phrase), "-".join)
+
+
+def read_spell(sentence: str, phrase: str, seed: int = 0) -> Play:
+    """The letters of the first flagged word as sound."""
+    words, k = sentence.split(), _flagged(sentence, phrase)[0]
+    text = " ".join([*words[:k], "<clip>", *words[k + 1 :]])
+    return Play((Turn(text, "-".join(words[k].upper()), means=sentence),), sentence)
+
+
+def _first(sentence: str, phrase: str) -> str:
+    return sentence.split()[_flagged(sentence, phrase)[0]]
+
+
+def _hidden(play: Play, word: str, write: Callable[[str], str]) -> Play:
+    """A play in which one word is written in another way, which a model that understands it reads as the word."""
+    turns = []
+    for turn in play.turns:
+        text = " ".join(write(w.upper()) if w == word else w for w in turn.text.split())
+        turns.append(turn if text == turn.text else Turn(text, means=turn.text))
+    return Play(tuple(turns), play.said, play.order)
 
 
 CONDITIONS: dict[str, Callable[[str, str, int], Play]] = {
@@ -105,6 +133,9 @@ CONDITIONS: dict[str, Callable[[str, str, int], Play]] = {
     "phoneme": phoneme,
     "respell": respell,
     "shuffle+spell": shuffle_spell,
+    "shuffle+phoneme": shuffle_phoneme,
+    "concat+spell": concat_spell,
+    "read+spell": read_spell,
 }
 """Condition -> play of a sentence, the phrase in it, and a seed"""
 

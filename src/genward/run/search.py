@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,8 @@ def attack_key(
         c: [hashlib.sha256(p.tobytes()).hexdigest()[:16] for p in references.get(c, ())]
         for c in sorted({c.concept for c in cases})
     }
-    seen = {"guidance": sampler.guidance, "steps": sampler.steps}
+    diffusion = isinstance(sampler, Sampler)
+    seen = {"guidance": sampler.guidance, "steps": sampler.steps} if diffusion else asdict(sampler)
     return digest(
         {
             "attack": Spec.of("attack", attack).to_json(),

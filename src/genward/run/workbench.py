@@ -126,6 +126,8 @@ class Bench:
 
     def held(self, references: str) -> Mapping[str, Sequence[Image]]:
         """Reference pictures by concept, those of what must stay under ``apart`` names as well; read once."""
+        if self.plan.benchmark.media != "image":
+            return {}
         if references not in self._held:
             size = self.models(self.plan.model).size(self.plan.sampler)
             held = Held(references, self.plan.model, self.setting.concepts, self.setting.avoid).pictures(size)

@@ -165,7 +165,7 @@ CHANGES: Mapping[str, Callable[[Samples, int, int], Samples]] = {
     "room": lambda x, rate, seed: in_a_room(x, rate, 0.5, seed),
 }
 """Name -> change of (n,) samples at a rate under a seed"""
-HEARINGS = ("low-pass", "slower", "noise")
+HEARINGS = ("noise", "slower", "low-pass")
 """Those that a moderator listens through when it doubts a transcript (§3.6, step 5)"""
 
 

@@ -9,6 +9,7 @@ one, then both; pieces of a session are never refused), not values."""
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +28,13 @@ from genward.ops.alignment import reordered
 from genward.ops.ears import Ear, ear
 from genward.ops.hearing import joined, words_of
 from genward.ops.trigrams import english_trigrams
+from genward.speech.aimed import treated
 from genward.speech.voices import EmbeddedVoice, Voice
 from genward.speech.word_order import MOST, order_score
 
 NAME = "lab.speech"
+TOKENS = re.compile(r"\{[^{}]*\}|\S+")
+"""Words that are put in order; a word in phonemes is one of them"""
 SOUNDS = 512
 """Sounds that a service remembers, by text and seed."""
 
@@ -135,6 +139,15 @@ class SpeechRig:
         if not taps:
             raise BadInput("a moderator without taps sees nothing; name some of " + ", ".join(TAPS))
         self.listeners.append((frozenset(taps), fn))
+
+    @property
+    def edited(self) -> bool:
+        """Whether weights are edited: there are none that could be."""
+        return False
+
+    def of(self, kind: str) -> list[Any]:
+        """What stands at a port, for searches that ask what they meet."""
+        return [*self.asked, *(fn for _, fn in self.listeners)] if kind == "prompts" else []
 
     def __getattr__(self, name: str) -> Any:
         raise Inapplicable(f"a speech service has no {name!r}: defenses act on its requests, texts and sounds")
@@ -272,7 +285,7 @@ class _Session:
         sounds = [self._turn(play, k) for k in range(len(play.turns))]
         whole = joined(sounds, self.sampler.pause)
         if play.order:
-            said = " ".join(self._emitted(turn) for turn in play.turns).split()
+            said = TOKENS.findall(" ".join(self._emitted(turn) for turn in play.turns))
             if len(said) == len(play.order):
                 alone = [self.model.speak(word, 0, self.sampler.speed) for word in said]
                 whole = reordered(whole, alone, play.order)
@@ -300,6 +313,8 @@ class _Session:
         said = said if shown == announced else shown
         sound = model.speak(said, self.case.seed, self.sampler.speed)
         self.spent["sound_seconds"] += sound.seconds
+        if play.change:
+            sound = treated(sound, play.change, self.case.seed)
         self._show("T3", lambda: model.ear.hear(sound).text, k, len(play.turns), sound)
         self._show("T4", "", k, len(play.turns), sound)
         return sound
