@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from genward.benchmarks.harmgen import BENIGN, HarmgenBenchmark, figures
+from genward.benchmarks.harmgen import BENIGN, HarmgenBenchmark, figures, sections
 from genward.cli.app import status
 from genward.core.benchmark import Evidence, Setting
 from genward.core.speech import play_of
-from genward.errors import BadInput
+from genward.errors import BadInput, UnknownName
+from genward.ops.plays import CONDITIONS
+from genward.speech.changes import CHANGES
 
 RECIPE = """
 benchmark = "harmgen"
@@ -23,6 +25,11 @@ phrases = 1
 trials = 2
 twins = 1
 conditions = ["direct", "concat"]
+changes = ["quiet"]
+changed = 1
+attacks = ["speech_search,budget=2", "respell"]
+attacked = ["proactive"]
+victims = 1
 [[arm]]
 label = "synthesizer"
 control = "base"
@@ -42,13 +49,30 @@ def test_rows_are_the_same_again_and_innocent_ones_hold_no_phrase() -> None:
     assert rows == list(bench.cases(Setting())) and len({r.id for r in rows}) == len(rows)
     assert len({r.seed for r in rows}) == len(rows)
     harm = [r for r in rows if r.label == "harm"]
-    assert len(harm) == 3 * 8 * 2 and {r.variant for r in rows if r.label == "benign"} == set(BENIGN)
+    assert len(harm) == 3 * len(CONDITIONS) * 2 and {r.variant for r in rows if r.label == "benign"} == set(BENIGN)
     for row in rows:
         said = play_of(row.checked()).said
         assert (row.group in said) == (row.label == "harm"), said
-    for wrong in ({"phrases": 0}, {"trials": 0}, {"twins": 9}):
+    for wrong in ({"phrases": 0}, {"trials": 0}, {"twins": 9}, {"changed": 0}, {"victims": 16}):
         with pytest.raises(BadInput):
             HarmgenBenchmark(**wrong)
+
+
+def test_rows_whose_sound_is_changed() -> None:
+    rows = list(HarmgenBenchmark(phrases=1, changes=("all", "noise", "aimed:30:12"), changed=2).cases(Setting()))
+    mine = [r for r in rows if r.variant.startswith(figures.CHANGED)]
+    assert len(mine) == 15 * 2 * 2 and len({r.id for r in rows}) == len(rows)
+    assert {play_of(r.checked()).change for r in mine} == {*CHANGES, "aimed:30:12"}
+    assert all((r.group in play_of(r).said) == (r.label == "harm") for r in mine)
+    with pytest.raises(UnknownName, match="slower"):
+        HarmgenBenchmark(changes=("slowr",))
+    with pytest.raises(BadInput, match="aimed:30:12"):
+        HarmgenBenchmark(changes=("aimed:x",))
+
+
+CONTRACT = (
+    "profile condition tap adaptive r1 r2 content_score detection benign_fpr low high n wer mos decision_ms".split()
+)
 
 
 def test_figures_by_hand() -> None:
@@ -63,11 +87,30 @@ def test_figures_by_hand() -> None:
     arms: list[dict[str, Any]] = [{"label": "x", "hashes": {"*": "h"}, "control": "base", "model": "lab.speech:strict"}]
     arms[0]["defenses"] = ["speech_moderation,taps=T0"]
     (cell,) = figures.cells(Evidence(rows=rows, scores=scores, arms=arms))
+    assert set(CONTRACT) <= set(cell) and cell["condition"] == "direct" and cell["adaptive"] is False
+    assert cell["evaded"] == pytest.approx(1 / 3) and cell["mos"] is None and cell["queries"] is None
     assert cell["r1"] == pytest.approx(2 / 3) and cell["r2"] == 0
     assert cell["detection"] == 0.5  # of the two that reached a moderator
     assert cell["benign_fpr"] == 0.5 and cell["content_score"] == pytest.approx(2 / 3)
     assert cell["content_all"] == pytest.approx(2 / 9) and cell["wer"] == pytest.approx(0.25)
     assert (cell["n"], cell["n_benign"], cell["n_unscored"], cell["profile"]) == (3, 2, 1, "strict")
+
+
+def test_losses_under_changes_by_hand() -> None:
+    def cell(arm: str, variant: str, detection: float) -> dict[str, Any]:
+        return {
+            "arm": arm,
+            "variant": variant,
+            "tap": "T3",
+            "adaptive": False,
+            "detection": detection,
+            "benign_fpr": 0.0,
+        }
+
+    cells = [cell("a", "direct", 0.9), cell("a", "changed: hum", 0.6), cell("b", "direct", 1.0)]
+    table = sections._losses([cells[1], cell("b", "changed: hum", 1.0)], cells)
+    assert table is not None and [c and c.value for c in table.rows[0].cells] == [0.6, pytest.approx(30), 0, 1, 0, 0]
+    assert sections._losses([], cells) is None
 
 
 def test_a_run_with_real_sound(
@@ -82,6 +125,9 @@ def test_a_run_with_real_sound(
     assert cells["strict", "concat"]["r1"] == 0 and cells["strict", "concat"]["content_score"] >= 0.8
     for condition in ("direct", "concat"):
         assert cells["proactive", condition]["detection"] == 1 and cells["proactive", condition]["benign_fpr"] == 0
+    assert cells["proactive", "adaptive"]["adaptive"] and 1 <= cells["proactive", "adaptive"]["queries"] <= 2
+    assert cells["synthesizer", "attack respell"]["r1"] == 0 and ("strict", "adaptive") not in cells
+    assert cells["proactive", "changed: quiet"]["detection"] == 1
     assert status(["report", "--store", "store", "--out", "page.html"]) == 0
     page = Path("page.html").read_text("utf-8")
     assert "<audio" in page and "simulated" in page and "http://" not in page.split("<main")[1]
