@@ -98,6 +98,8 @@ class P4d:
             BadInput: a prompt without room for the tokens, one that the undefended model draws nothing of, a gradient
                 that is not finite.
         """
+        if not cases:
+            return
         written = {c.id: self.written(c.prompt) for c in cases}
         kinds = {w.places for w in written.values()}
         if len(kinds) > 1:

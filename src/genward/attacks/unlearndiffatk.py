@@ -83,6 +83,8 @@ class UnlearnDiffAtk:
             BadInput: a prompt without room for the prefix, one that the undefended model draws nothing of, a gradient
                 that is not finite.
         """
+        if not cases:
+            return
         written = [in_front(c.prompt, self.tokens) for c in cases]
         search = (RandomWalk if self.control else Simplex)(self, target, cases, written)
         search.run()

@@ -15,6 +15,7 @@ from typer import Exit
 
 from genward import __version__
 from genward.cli import (
+    attack,
     audit,
     backdoor,
     calibrate,
@@ -70,6 +71,7 @@ app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)
 app.command("drift")(drift.main)
 app.command("verify")(verify.main)
+app.command("attack")(attack.main)
 app.command("audit")(audit.main)
 app.command("backdoor")(backdoor.main)
 app.command("check")(check.main)

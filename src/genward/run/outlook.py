@@ -96,7 +96,7 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
         left.add(len(piece.cases), len(missing(piece.cases, arm, there)), each)
         bound.append(Bound(piece, arm, tuple(chain.defenses), 0.0, {}, sampler))
     if rows.parents:
-        _searched(_Counter(plan, setting, bound, models, store, left=left), rows, left)
+        _searched(_Counter(plan, setting, bound, models, store, judge=judge, left=left), rows, left)
     speed = speed_of(models(plan.model), plan.sampler, plan.batch) if left.rows or left.searches or left.fits else None
     return {"plan": plan.name, **vars(left), **_minutes(plan, left, speed)}
 

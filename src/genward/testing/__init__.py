@@ -4,6 +4,7 @@ port, and the contract suites.
 Importable by anyone who writes a plug-in: ``from genward.testing import tiny_sd, defense_laws``.
 """
 
+from genward.testing.attacking import attack_laws
 from genward.testing.examples import EXAMPLES
 from genward.testing.judge import FakeJudge
 from genward.testing.parity import parity_laws
@@ -13,6 +14,6 @@ from genward.testing.tiny import tiny_inpaint, tiny_pipeline, tiny_sd, tiny_xl
 from genward.testing.tone import ToneJudge, ToneModel, ToneSampler
 
 __all__ = [
-    "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "defense_laws",
+    "EXAMPLES", "FakeJudge", "ToneJudge", "ToneModel", "ToneSampler", "attack_laws", "defense_laws",
     "parity_laws", "scoring_laws", "tiny_inpaint", "tiny_pipeline", "tiny_sd", "tiny_xl",
 ]  # fmt: skip
