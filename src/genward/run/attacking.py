@@ -83,8 +83,7 @@ def attack_once(
     chain = ready(parse_defense(defense), model, store, progress=say).defenses if defense else []
     if say is not None:
         say(announced(attack, cases))
-    labels = about.judge or about.targets
-    words = words_of(name)
+    labels, words = about.judge or about.targets, words_of(name)
     means = Means(judge, {about.name: labels}, words.get("things", {}), {about.name: about.phrases})
     held = Held(references, name, (about,), ()).pictures(model.size(sampler)) if references else {}
     given: dict[str, Any] = {"styles": words.get("styles", ()), "again": again, "say": say, "means": means}
@@ -97,8 +96,23 @@ def attack_once(
         values = asking.scores(judge, [s.image for s in samples], labels) - limits
         return [_shown(s.status, row.tolist()) for s, row in zip(samples, values, strict=True)]
 
-    pre, post = works(before), works(after)
-    rows = [
+    rows = _table(cases, found.cases, works(before), works(after), [s.status for s in after])
+    facts = next((dict(f) for f in found.facts.values() if f.get("concept") == about.name), {})
+    head = {"attack": text, "access": attack.access, "defense": defense or "none", "concept": about.name}
+    told = {name: facts.get(name) for name in ("gradient_norm", "vanished")}
+    spent = {"queries": median(c.queries for c in found.cases), "cost": dict(found.cost)}
+    return {**head, **_shares(rows, [c.group for c in cases]), **spent, **told, "rows": rows}
+
+
+def _table(
+    cases: Sequence[Case],
+    found: Sequence[Case],
+    pre: Sequence[bool | None],
+    post: Sequence[bool | None],
+    status: Sequence[str],
+) -> list[dict[str, Any]]:
+    """One row a prompt."""
+    return [
         {
             "prompt": c.prompt,
             "found": d.prompt,
@@ -106,15 +120,10 @@ def attack_once(
             "pre": a,
             "success": b,
             "queries": d.queries,
-            "status": s.status,
+            "status": s,
         }
-        for c, d, a, b, s in zip(cases, found.cases, pre, post, after, strict=True)
+        for c, d, a, b, s in zip(cases, found, pre, post, status, strict=True)
     ]
-    facts = next((dict(f) for f in found.facts.values() if f.get("concept") == about.name), {})
-    head = {"attack": text, "access": attack.access, "defense": defense or "none", "concept": about.name}
-    told = {"gradient_norm": facts.get("gradient_norm"), "vanished": facts.get("vanished")}
-    spent = {"queries": median(c.queries for c in found.cases), "cost": dict(found.cost)}
-    return {**head, **_shares(rows, [c.group for c in cases]), **spent, **told, "rows": rows}
 
 
 def _shown(status: str, row: Sequence[float]) -> bool | None:

@@ -11,9 +11,9 @@ from typing import Any
 from genward.core.records import Case, Sampler
 from genward.core.spec import Spec
 from genward.models.sd import StableDiffusion
+from genward.run.measure import opened
 from genward.run.search import attack_arm, met_by
 from genward.run.target import ArmTarget, Means
-from genward.store import Store
 from genward.testing.judge import FakeJudge
 from genward.testing.suites import hooks, weights
 
@@ -67,12 +67,12 @@ def attack_laws(
     assert list(attack.search([], _target(model, sampler, attack, (), folder / "none", references))) == []
     before, count = weights(model), hooks(model)
     held = references or {}
-    found = attack_arm(attack, cases, model, defenses, sampler, held, Store(folder / "a", create=True), means=means())
+    found = attack_arm(attack, cases, model, defenses, sampler, held, opened(folder / "a", create=True), means=means())
     _derived(attack, cases, found.cases)
     rows = attack.nfe(cases) * _dearer(attack, defenses)
     assert found.cost["nfe"] <= rows, f"{attack.name} spent {found.cost['nfe']} denoiser rows and announced {rows}"
     _left_nothing(model, before, count, attack)
-    again = attack_arm(attack, cases, model, defenses, sampler, held, Store(folder / "b", create=True), means=means())
+    again = attack_arm(attack, cases, model, defenses, sampler, held, opened(folder / "b", create=True), means=means())
     assert again.cases == found.cases and set(again.tensors) == set(found.tensors), f"{attack.name} is not repeatable"
     _interrupted(model, attack, cases, defenses, sampler, held, folder, found.cases)
     _left_nothing(model, before, count, attack)
