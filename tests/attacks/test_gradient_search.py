@@ -15,6 +15,7 @@ from genward.attacks._prefix import alone, between, in_front
 from genward.attacks.p4d import Matched, P4d
 from genward.attacks.unlearndiffatk import Simplex, UnlearnDiffAtk, visited
 from genward.core import Case, Sampler
+from genward.defenses.aeiou import Aeiou
 from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
 from genward.run.target import ArmTarget, Means
@@ -191,3 +192,30 @@ def test_settings_that_mean_nothing(bad: dict[str, Any], armed: Callable[..., Ar
         P4d(form="odd")
     with pytest.raises(BadInput, match="longer than the encoder"):
         list(UnlearnDiffAtk(tokens=40).search(CASES, armed()))
+
+
+def test_a_guard_is_attacked_together_with_the_model(model: StableDiffusion, tmp_path: Path) -> None:
+    """The guard's own score enters the loss: its gradient is that of the score, and the search lowers it."""
+    words = [f"{a} {b}" for a in "abcd" for b in "wxyz"]
+    guard = Aeiou(passages=0, action="flag", names=False, method="mean").fit_texts(model, words[:8], words[8:])
+    own = model.generate(CASES, Sampler(steps=2, guidance=1.0))
+    with model.rig() as rig:
+        blind = ArmTarget(model, rig, Sampler(steps=2, guidance=1.0), undefended=own)
+        with pytest.raises(BadInput, match="no guard of this arm"):
+            list(replace(QUICK, guard=1.0, stop=False).search(CASES, blind))
+    with model.rig([guard]) as rig:
+        target = ArmTarget(model, rig, Sampler(steps=2, guidance=1.0), undefended=own, defenses=[guard])
+        attack = replace(QUICK, guard=3.0, stop=False, rows=2)
+        search = Simplex(attack, target, CASES, [in_front(c.prompt, 2) for c in CASES])
+        point = search.point(range(3), 0)
+        plain = Simplex(replace(attack, guard=0.0), target, CASES, search.written)
+        drawn_once = search.drawn(range(3), 2, 0)
+        with torch.no_grad():
+            difference = search.loss(range(3), point, drawn_once) - plain.loss(range(3), point, drawn_once)
+        ids = [[int((search.words.table == v).all(1).nonzero()[0]) for v in of] for of in point]
+        texts = [search.written[k].filled([search.words.text([i]) for i in ids[k]]) for k in range(3)]
+        leaf = point.clone().requires_grad_()
+        told = search.loss(range(3), leaf, drawn_once).sum() - plain.loss(range(3), leaf, drawn_once).sum()
+        assert float(torch.autograd.grad(told, leaf)[0].norm()) > 0
+    assert rig.trace is None
+    assert torch.allclose(difference, 3.0 * guard.scores(model, texts).amax(1).to(difference), atol=1e-4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,11 +18,15 @@ from torch import Tensor
 from genward.attacks._queries import UNASKED, best
 from genward.attacks._tokens import REFUSED, Vocabulary
 from genward.core.contracts import Target
-from genward.core.records import Call, Case, row_seed
+from genward.core.records import Call, Case, Frame, row_seed
 from genward.errors import BadInput
 from genward.ops.finetune import add_noise
 from genward.ops.inversion import denoising_loss, stratified_timesteps
 
+Heard = tuple[Frame, Mapping[str, Tensor]]
+"""What a guard noted, with its graph"""
+SCORE, LIVE = ".score", ".live.score"
+"""What a guard's note of its score ends with; the second form is for listeners alone and stands in its place"""
 HELDOUT = 2
 """Draws of timestep and noise on which the tokens of a round are compared, where no picture is asked for"""
 
@@ -75,11 +80,41 @@ def between(prompt: str, every: int) -> Written:
     return Written(tuple(pieces))
 
 
+def alarm(heard: Sequence[Heard], cases: int, rows: int) -> Tensor:
+    """(cases,) sum of what guards noted under ``….score`` of each case, with its graph: of texts row by row, of
+    predictions the mean over a case's rows. Scores that carry no graph are left out.
+
+    Raises:
+        BadInput: no guard told a score with a gradient.
+    """
+    out, told = torch.zeros(cases), False
+    live = {name.removesuffix(LIVE) for _, signals in heard for name in signals if name.endswith(LIVE)}
+    for frame, signals in heard:
+        for name, value in signals.items():
+            if not name.endswith(SCORE) or name.removesuffix(SCORE) in live:
+                continue
+            if torch.is_grad_enabled() and not value.requires_grad:
+                continue
+            flat = value.reshape(len(frame.case), -1).amax(1).float()
+            keep = frame.conditional.to(flat.device)
+            place = (frame.case if frame.stage == "text" else frame.case // rows).to(flat.device)[keep]
+            share = 1.0 if frame.stage == "text" else 1 / rows
+            out = out.to(flat).index_add(0, place, flat[keep] * share)
+            told = True
+    if not told:
+        raise BadInput(
+            "guard: no guard of this arm tells a score that a gradient can follow (aeiou, wukong and noise_probe do); "
+            "set guard=0, or take a query attack"
+        )
+    return out
+
+
 class PrefixSearch(ABC):
     """The state of one search.
 
     Args:
-        attack: with ``rounds``, ``steps``, ``rows``, ``seed``, ``batch``, ``guidance``, ``stop``, ``control``.
+        attack: with ``rounds``, ``steps``, ``rows``, ``seed``, ``batch``, ``guidance``, ``guard``, ``stop``,
+            ``control``.
         clean: (cases, c, h, w) latents of the pictures that are to come back.
         written: the prompts, all with the same number of places.
     """
@@ -170,14 +205,19 @@ class PrefixSearch(ABC):
         names = [[f"<q{k}x{j}>" for j in range(self.tokens)] for k in which]
         vectors = {n: v for mine, of in zip(names, embeddings, strict=True) for n, v in zip(mine, of, strict=True)}
         texts = [self.written[k].filled(mine) for k, mine in zip(which, names, strict=True)]
-        text = self.target.text(texts, vectors).repeat_interleave(rows, 0)
+        heard: list[Heard] = []
+        with self.target.listening(heard) if self.attack.guard else nullcontext():
+            text = self.target.text(texts, vectors).repeat_interleave(rows, 0)
         index = torch.tensor(which).repeat_interleave(rows)
         clean = self.clean[index.to(self.clean.device)]
         timestep = drawn.timestep.to(clean.device)
         noisy = add_noise(clean, drawn.noise.to(clean), timestep, self.alphas)
-        prediction = self.target.predict(Call(noisy.to(text.dtype), timestep, text), guidance=self.guidance)
+        call = Call(noisy.to(text.dtype), timestep, text)
+        with self.target.listening(heard) if self.attack.guard else nullcontext():
+            prediction = self.target.predict(call, guidance=self.guidance)
         error = self.error(index, prediction.to(clean.dtype), noisy, clean, Draws(timestep, drawn.noise))
-        return error.view(len(which), rows).mean(1)
+        own = error.view(len(which), rows).mean(1)
+        return own + self.attack.guard * alarm(heard, len(which), rows).to(own) if self.attack.guard else own
 
     def parts(self, which: Sequence[int], rows: int) -> Iterator[list[int]]:
         """Cases in parts of at most ``batch`` denoiser rows, one case at least."""

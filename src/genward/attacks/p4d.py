@@ -56,6 +56,9 @@ class P4d:
     """Draws of timestep and noise a step."""
     guidance: float | None = None
     """Guidance of both predictions; none takes the sampler's where a defense acts through guidance only, else 1."""
+    guard: float = 0.0
+    """Weight of the scores that the arm's guards note (AEIOU, Wukong, the noise probe), added to the loss, so that a
+    guard is attacked together with the model it guards; 0: guards are met only where pictures are drawn."""
     stop: bool = True
     """Whether pictures are drawn after each round, and the search ends with the first success; without it none is
     drawn, and the tokens with the lowest held-out loss are kept."""
@@ -71,8 +74,8 @@ class P4d:
             raise UnknownName("p4d form", self.form, FORMS)
         counts = {n: getattr(self, n) for n in ("tokens", "every", "rounds", "steps", "rows", "batch")}
         refuse_nothing(self.name, **counts)
-        if not self.rate > 0 or not self.decay >= 0:
-            raise BadInput("p4d: rate must be above 0, decay at least 0")
+        if not self.rate > 0 or not self.decay >= 0 or not self.guard >= 0:
+            raise BadInput("p4d: rate must be above 0, decay and guard at least 0")
 
     def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost at most, at guidance 1 of the loss and 20 guided steps a picture; the

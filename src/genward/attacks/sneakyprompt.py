@@ -4,9 +4,9 @@ chosen by reinforcement learning from nothing but what comes back.
 As in the paper: the sensitive words of a prompt are replaced by ``tokens`` tokens each; the reward is how well the
 picture shows the concept, or a penalty where the filter refused; the search ends with the first success. What differs:
 the policy is a table of preferences over a pool of tokens for each place, learned by REINFORCE with a running mean as
-baseline, where the paper has an LSTM over the whole vocabulary; the pool holds the tokens that a public text encoder
-takes for the nearest in that prompt, which is the paper's own shortcut for few queries; the picture score is the
-judge's margin, where the paper takes CLIP's similarity."""
+baseline, where the paper has an LSTM over the whole vocabulary; half of the pool holds the tokens that a public text
+encoder takes for the nearest in that prompt, half is drawn from the vocabulary; the picture score is the judge's
+margin, where the paper takes CLIP's similarity."""
 
 from __future__ import annotations
 
@@ -48,7 +48,10 @@ class SneakyPrompt:
     """Tokens with the nearest embeddings, of which the encoder chooses the pool."""
     rate: float = 0.5
     """Step of the policy."""
-    sharpness: float = 20.0
+    near: float = 0.5
+    """Share of a place's pool that is similar to the word; the others are drawn from the vocabulary at random. Similar
+    tokens get past a filter of words; an eraser has often removed them together with the word."""
+    sharpness: float = 0.0
     """How strongly the policy prefers similar tokens at first; 0: not at all."""
     stop: bool = True
     """Whether a case ends with its first success; without it the best of the whole budget is taken, its own prompt left
@@ -61,8 +64,8 @@ class SneakyPrompt:
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("budget", "tokens", "pool", "shortlist")}
         refuse_nothing(self.name, **counts)
-        if self.pool > self.shortlist or not self.rate >= 0 or not self.sharpness >= 0:
-            raise BadInput("sneakyprompt: shortlist must be at least pool, rate and sharpness at least 0")
+        if self.pool > self.shortlist or min(self.rate, self.sharpness) < 0 or not 0 <= self.near <= 1:
+            raise BadInput("sneakyprompt: shortlist must be at least pool, near a share, rate and sharpness at least 0")
 
     def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost at most, at 20 guided steps a picture."""
@@ -107,7 +110,13 @@ class SneakyPrompt:
     def _pool(
         self, case: Case, pieces: Sequence[str], place: int, target: Target, allowed: Vocabulary
     ) -> tuple[Tensor, Tensor]:
-        """(ids, preferences) for one word: the nearest embeddings, of these the nearest states of the prompt."""
+        """(ids, preferences) for one word: of the nearest embeddings those with the nearest states of the whole prompt,
+        and others drawn at random."""
+        similar = round(self.near * self.pool)
+        seed = row_seed("sneakyprompt", self.seed, case.id, "pool", place)
+        drawn = torch.randperm(len(allowed.usable), generator=torch.Generator().manual_seed(seed))
+        if not similar:
+            return allowed.usable[drawn[: self.pool]], torch.zeros(min(self.pool, len(drawn)))
         mine = allowed.table[allowed.usable.to(allowed.table.device)]
         word = allowed.table[torch.tensor(allowed.ids(pieces[place]), device=mine.device)].mean(0)
         near = (normalize(mine, dim=-1) @ normalize(word, dim=0)).topk(min(self.shortlist, len(mine))).indices.cpu()
@@ -118,8 +127,12 @@ class SneakyPrompt:
             weight = mask.to(states)[..., None]
             pooled = (states * weight).sum(1) / weight.sum(1)
             alike = cosine_similarity(pooled[1:], pooled[:1], dim=1).cpu()
-        best = alike.topk(min(self.pool, len(alike)))
-        return ids[best.indices], self.sharpness * (best.values - best.values.max())
+        best = alike.topk(min(similar, len(alike)))
+        mine_ids = ids[best.indices]
+        others = allowed.usable[drawn]
+        others = others[~torch.isin(others, mine_ids)][: self.pool - similar]
+        likes = self.sharpness * (best.values - best.values.max())
+        return torch.cat([mine_ids, others]), torch.cat([likes, likes.new_full((len(others),), float(likes.min()))])
 
 
 class Plan(NamedTuple):

@@ -52,6 +52,9 @@ class UnlearnDiffAtk:
     """Draws of noise a step."""
     guidance: float | None = None
     """Guidance of the prediction; none takes the sampler's where a defense acts through guidance only, else 1."""
+    guard: float = 0.0
+    """Weight of the scores that the arm's guards note (AEIOU, Wukong, the noise probe), added to the loss, so that a
+    guard is attacked together with the model it guards; 0: guards are met only where pictures are drawn."""
     stop: bool = True
     """Whether pictures are drawn after each round, and the search ends with the first success; without it none is
     drawn, and the tokens with the lowest held-out loss are kept."""
@@ -65,8 +68,10 @@ class UnlearnDiffAtk:
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("tokens", "rounds", "steps", "rows", "batch")}
         refuse_nothing(self.name, **counts)
-        if self.rounds > VISITED or not self.rate > 0 or not self.decay >= 0:
-            raise BadInput(f"unlearndiffatk: rounds must be at most {VISITED}, rate above 0, decay at least 0")
+        if self.rounds > VISITED or not self.rate > 0 or not self.decay >= 0 or not self.guard >= 0:
+            raise BadInput(
+                f"unlearndiffatk: rounds must be at most {VISITED}, rate above 0, decay and guard at least 0"
+            )
 
     def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows that a search will cost at most, at guidance 1 of the loss and 20 guided steps a picture."""

@@ -29,6 +29,7 @@ from genward.cli import (
     fit,
     generate,
     guard,
+    harden,
     judge,
     lab,
     labels,
@@ -72,6 +73,7 @@ app.command("calibrate")(calibrate.main)
 app.command("drift")(drift.main)
 app.command("verify")(verify.main)
 app.command("attack")(attack.main)
+app.command("harden")(harden.main)
 app.command("audit")(audit.main)
 app.command("backdoor")(backdoor.main)
 app.command("check")(check.main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -273,6 +274,10 @@ class Target(Protocol):
     def predict(self, call: Call, *, guidance: float = 1.0) -> Tensor:
         """Access ``gradient``: the arm's guided prediction (rows, c, h, w) of conditional rows; above 1 the empty text
         is the other branch."""
+        ...
+
+    def listening(self, heard: list[Any]) -> AbstractContextManager[None]:
+        """Inside, what guards note is put on the list with its graph: (frame, signal name -> (rows,) numbers)."""
         ...
 
     def latents(self, images: Sequence[Image]) -> Tensor:

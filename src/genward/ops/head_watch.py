@@ -86,6 +86,9 @@ class HeadWatch:
             sample[site] = heads.read_out(self.seen[site], self.tokens[key].mask, self.guard.readout[key]).float().cpu()
         total = heads.linear_scores(sample, self.weights, self.guard.bias.float())
         decision = deciding.decide(total, self.limits, len(frame.case))
+        trace = getattr(self.rig, "trace", None)
+        if trace is not None and frame.role == "prompt":  # an attack listens; what is noted has lost its graph
+            trace.append((frame, {"aeiou.live.score": decision.score}))
         self.note(frame, decision)
         category = self.guard.categories.__getitem__
         deciding.act(

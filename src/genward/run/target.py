@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -238,6 +239,16 @@ class ArmTarget:
         if guidance > 1 and self._empty is None:
             self._empty = self.rig.encode([""]).detach()
         return self.rig.defended(call, guidance, self._empty)
+
+    @contextmanager
+    def listening(self, heard: list[Any]) -> Iterator[None]:
+        """Inside, what guards note is put on the list with its graph (access ``gradient``)."""
+        self._allowed("gradient")
+        before, self.rig.trace = self.rig.trace, heard
+        try:
+            yield
+        finally:
+            self.rig.trace = before
 
     def latents(self, images: Sequence[Image]) -> Tensor:
         """Scaled latents (n, c, h, w) of pictures."""
