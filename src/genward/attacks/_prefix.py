@@ -336,7 +336,9 @@ class PrefixSearch(ABC):
             asked = [k for k in mine if tried[k]]
             facts: Mapping[str, Any] = {
                 "gradient_norm": float(norms[asked].median()) if asked and not self.attack.control else None,
-                "vanished": sum(float(norms[k]) == 0 for k in asked) / len(asked) if asked else None,
+                "vanished": sum(float(norms[k]) == 0 for k in asked) / len(asked)
+                if asked and not self.attack.control
+                else None,
                 "queries": (self.margins[mine] != UNASKED).sum(1).tolist(),
                 "tried": len(asked),
             }
