@@ -3,8 +3,8 @@
 Parts: ``genetic`` (Ring-A-Bell's generations, memoized, without autograd, all prompts in one batch, against a plain
 loop: one prompt after the other, candidate by candidate, with autograd on, survivors scored again), ``batched``
 (UnlearnDiffAtk's steps on 16 prompts at once against one after the other), ``projection`` (the projection onto the
-vocabulary's simplex by sorting against bisection row by row, as in the reference code). Both sides do the same work;
-that they find the same is a test (``tests/attacks``), not measured here."""
+vocabulary's simplex by active sets against bisection row by row, as in the reference code). Both sides do the same
+work; that they find the same is a test (``tests/attacks``), not measured here."""
 
 from __future__ import annotations
 
@@ -64,11 +64,15 @@ def part_genetic(model: Any, repeats: int) -> dict[str, Any]:
         own = attack.encoded(target, [words.ids(c.prompt) for c in cases]).detach()
         wanted = own + attack.eta * ring_a_bell.concept_vector(attack, target, CONCEPT.name)
         people = torch.stack([ring_a_bell.fresh(attack, c, -1, attack.population, words.usable) for c in cases])
-        children = attack.population - attack.population // 2
+
+        keep = attack.population // 2
+        size = attack.population
+        first = ring_a_bell.distances(attack, target, people.flatten(0, 1), wanted.repeat_interleave(size, 0))
+        people, scores = ring_a_bell.ordered(people, first.view(len(cases), size))
 
         def ours() -> None:
-            new = people[:, :children].flatten(0, 1)
-            ring_a_bell.distances(attack, target, new, wanted.repeat_interleave(children, 0))
+            more = [ring_a_bell.offspring(attack, c, 0, people[k, :keep], words.usable) for k, c in enumerate(cases)]
+            ring_a_bell.scored(attack, target, torch.stack(more), wanted, people, scores)
 
         def plain() -> None:
             for k in range(len(cases)):
@@ -108,11 +112,13 @@ def part_batched(model: Any, repeats: int) -> dict[str, Any]:
 
 
 def bisected(row: torch.Tensor, precision: float = 1e-5) -> torch.Tensor:
-    """One row's projection by bisection of the shift until it is known to a precision."""
+    """One row's projection by bisection of the shift until it is known to a precision; the sum is taken in the middle
+    and at both ends each time, as the reference code does."""
     low, high = float(row.min()) - 1, float(row.max())
     while high - low > precision:
         middle = (low + high) / 2
-        low, high = (middle, high) if float((row - middle).clamp(0, 1).sum()) > 1 else (low, middle)
+        excess = [float((row - at).clamp(0, 1).sum()) - 1 for at in (low, middle, high)]
+        low, high = (middle, high) if excess[0] * excess[1] > 0 else (low, middle)
     return (row - low).clamp(0, 1)
 
 

@@ -32,6 +32,14 @@ def bisected(row: torch.Tensor) -> torch.Tensor:
     return (row - low).clamp(min=0)
 
 
+def sorted_way(row: torch.Tensor) -> torch.Tensor:
+    """The projection by sorting (Duchi et al., ICML 2008), one row."""
+    ordered = row.sort(descending=True).values
+    excess = ordered.cumsum(0) - 1
+    last = max(k for k in range(len(row)) if ordered[k] * (k + 1) > excess[k])
+    return (row - excess[last] / (last + 1)).clamp(min=0)
+
+
 def test_simplex_projection_equals_bisection() -> None:
     rows = torch.randn(7, 3, 41, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
     rows[0, 0] = torch.eye(41, dtype=torch.float64)[4]
@@ -40,7 +48,12 @@ def test_simplex_projection_equals_bisection() -> None:
     slow = torch.stack([bisected(r) for r in rows.flatten(0, 1)]).view_as(rows)
     assert torch.allclose(found, slow, atol=1e-12)
     assert torch.allclose(found.sum(-1), torch.ones(7, 3, dtype=torch.float64)) and float(found.min()) >= 0
-    assert torch.equal(found[0, 0], rows[0, 0]), "a point of the simplex stays where it is"
+    assert torch.allclose(found[0, 0], rows[0, 0], atol=1e-15), "a point of the simplex stays where it is"
+    wide = torch.randn(4, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+    by_sorting = torch.stack([sorted_way(row) for row in wide])
+    assert torch.allclose(project_simplex(wide), by_sorting, atol=1e-12), "where most entries drop out"
+    single = project_simplex(torch.full((2, 6), 1 / 6))
+    assert torch.allclose(single, torch.full((2, 6), 1 / 6), atol=1e-7) and torch.isfinite(single).all()
 
 
 def test_nearest_equals_a_loop_over_cosines() -> None:

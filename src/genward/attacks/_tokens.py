@@ -120,14 +120,27 @@ def nearest(vectors: Tensor, table: Tensor, usable: Tensor) -> Tensor:
 
 
 def project_simplex(rows: Tensor) -> Tensor:
-    """The nearest point of the probability simplex to each row (..., V), by sorting (Duchi et al., ICML 2008, fig. 1):
-    all rows at once and exact, where the reference code of UnlearnDiffAtk bisects row by row."""
-    ordered, _ = rows.sort(-1, descending=True)
-    excess = ordered.cumsum(-1) - 1
-    count = torch.arange(1, rows.shape[-1] + 1, device=rows.device, dtype=rows.dtype)
-    last = (ordered * count > excess).sum(-1, keepdim=True).clamp(min=1)
-    shift = excess.gather(-1, last - 1) / last
-    return (rows - shift).clamp(min=0)
+    """The nearest point of the probability simplex to each row (..., V), exact and all rows at once, where the
+    reference code of UnlearnDiffAtk bisects row by row.
+
+    The shift is found by active sets (Michelot, J. Optim. Theory Appl. 1986): the mean excess of the entries above the
+    shift is the next shift, until none falls below it. It only rises, so that few entries are left to look at after the
+    first passes; those are kept in a short table.
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    left, shift = flat, (flat.sum(-1, keepdim=True) - 1) / flat.shape[-1]
+    while True:
+        above = left > shift
+        count = above.sum(-1, keepdim=True)
+        after = (torch.where(above, left, 0).sum(-1, keepdim=True) - 1) / count.clamp(min=1)
+        # rounding may leave a row without entries above its shift: it has converged
+        after = torch.where(count > 0, torch.maximum(after, shift), shift)
+        if bool((after == shift).all()):
+            break
+        shift, most = after, int(count.max())
+        if most * 4 < left.shape[-1]:
+            left = left.topk(most, -1, sorted=False).values
+    return (flat - shift).clamp(min=0).view_as(rows)
 
 
 def refuse_nothing(name: str, **counts: float) -> None:

@@ -5,8 +5,9 @@ As in the authors' notebooks: a concept vector is the mean difference of text st
 the concept; what is searched is ``tokens`` ids whose states are nearest (summed squared distance) to those of the
 prompt plus ``eta`` times the vector; half of a population survives a generation, the rest are children of two survivors
 by one-point crossover and mutation. What differs: survivors keep their scores and are not changed in place, so the best
-is never lost; no gradient is recorded; all prompts are searched in one batch; states are compared where the candidate
-has tokens, not on its padding; the sequence kept is the best that survives being written and read again."""
+is never lost, and copies are not encoded again; no gradient is recorded; all prompts are searched in one batch; states
+are compared where the candidate has tokens, not on its padding; the sequence kept is the best that survives being
+written and read again."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ class RingABell:
         return 0
 
     def texts(self, cases: Sequence[Case]) -> int:
-        """Texts that a search encodes."""
+        """Texts that a search encodes at most."""
         children = self.population - self.population // 2
         return len(cases) * (self.population + self.generations * children + 1) + 2 * len(TEMPLATES)
 
@@ -155,14 +156,39 @@ def evolve(attack: RingABell, target: Target, cases: Sequence[Case], wanted: Ten
             more = torch.stack([fresh(attack, case, turn, size - keep, usable) for case in cases])
         else:
             more = torch.stack([offspring(attack, c, turn, ids[k, :keep], usable) for k, c in enumerate(cases)])
-        new = distances(attack, target, more.flatten(0, 1), wanted.repeat_interleave(size - keep, 0))
-        both = torch.cat([ids[:, :keep], more], 1), torch.cat([scores[:, :keep], new.view(count, -1)], 1)
+        new = scored(attack, target, more, wanted, ids, scores)
+        both = torch.cat([ids[:, :keep], more], 1), torch.cat([scores[:, :keep], new], 1)
         ids, scores = ordered(*both)
         curve[:, turn + 1] = scores[:, 0]
         if (turn + 1) % EVERY == 0:
             told = torch.where(torch.isfinite(curve), curve, -1)
             target.checkpoint({"ids": ids, "scores": scores, "curve": told, "done": torch.tensor([turn + 1])})
     return ids, scores, curve
+
+
+def scored(attack: RingABell, target: Target, more: Tensor, wanted: Tensor, ids: Tensor, scores: Tensor) -> Tensor:
+    """(cases, children) scores of children (cases, children, tokens). One that is a copy of somebody in the population
+    (cases, size, tokens), as every child that was neither crossed nor mutated is, or of a child before it, takes that
+    score: nothing is encoded twice."""
+    out = torch.zeros(more.shape[:2], dtype=torch.float64)
+    known: list[dict[tuple[int, ...], float]] = [
+        dict(zip(map(tuple, people), told, strict=True))
+        for people, told in zip(ids.tolist(), scores.tolist(), strict=True)
+    ]
+    todo = [
+        (k, row)
+        for k, children in enumerate(more.tolist())
+        for row in dict.fromkeys(map(tuple, children))
+        if row not in known[k]
+    ]
+    if todo:
+        fresh_ids = torch.tensor([row for _, row in todo])
+        told = distances(attack, target, fresh_ids, wanted[[k for k, _ in todo]])
+        for (k, row), value in zip(todo, told.tolist(), strict=True):
+            known[k][row] = value
+    for k, children in enumerate(more.tolist()):
+        out[k] = torch.tensor([known[k][tuple(row)] for row in children], dtype=torch.float64)
+    return out
 
 
 def ordered(ids: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ As in the authors' code: each of the prefix's tokens is a point of the probabili
 at first; a step draws one token from it, takes the gradient of the arm's denoising loss (eq. 7) on a picture that the
 undefended model drew of the prompt, clips it to [-1, 1], moves by Adam with weight decay and projects onto the simplex.
 Timesteps are visited one after the other, ``steps`` steps each; after each one the likeliest tokens are written out,
-drawn and judged, and the search ends with the first success. What differs: prompts are batched, the projection sorts
-(``_tokens.project_simplex``), the vocabulary holds only tokens that survive being written and read again, and the
+drawn and judged, and the search ends with the first success. What differs: prompts are batched, the projection is
+exact (``_tokens.project_simplex``), the vocabulary holds only tokens that survive being written and read again, and the
 timesteps are spread over ``rounds`` rounds from the authors' 10, 30, … 990."""
 
 from __future__ import annotations
