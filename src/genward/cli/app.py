@@ -40,6 +40,7 @@ from genward.cli import (
     show,
     table,
     verify,
+    view,
 )
 from genward.core.quiet import quiet_process
 from genward.core.reading import half_pair
@@ -66,6 +67,7 @@ app.command("judge")(judge.main)
 app.command("labels")(labels.main)
 app.command("run")(run.main)
 app.command("report")(report.main)
+app.command("view")(view.main)
 app.command("table")(table.main)
 app.command("claims")(claims.main)
 app.command("guard")(guard.main)

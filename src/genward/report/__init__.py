@@ -2,5 +2,6 @@
 knows no benchmark by name, works without torch."""
 
 from genward.report.page import build
+from genward.report.view import build_all
 
-__all__ = ["build"]
+__all__ = ["build", "build_all"]

@@ -9,7 +9,7 @@ import hashlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from genward.core.blocks import Section, Term
 from genward.core.files import write_file
@@ -47,7 +47,17 @@ def build(store: Source, run: str, out: Path | None = None, *, sections: Section
     return _write(path, render(metrics, found, store, run))
 
 
-def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: str = "") -> str:
+class Link(NamedTuple):
+    """A way to another page."""
+
+    text: str
+    href: str
+    """Relative to the page"""
+
+
+def render(
+    metrics: Metrics, sections: Sequence[Section], store: Source, run: str = "", links: Sequence[Link] = ()
+) -> str:
     """The page as text.
 
     Args:
@@ -55,6 +65,7 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
         sections: the benchmark's, in reading order; one without blocks adds to summary and glossary only.
         store: where samples are read from.
         run: a name for the page where the metrics have none.
+        links: ways to other runs' pages, shown on top.
     """
     own = [claims_of(metrics), judges_of(metrics)]
     ids = [*(s.id for s in sections), *OWN]
@@ -69,6 +80,7 @@ def render(metrics: Metrics, sections: Sequence[Section], store: Source, run: st
     return env.get_template("page.html").render(
         title=str(about.get("name") or run),
         facts=facts(about),
+        links=links,
         run={"commit": "", "dirty": None, **about},
         command=_command(about.get("command")) if about.get("command") else "",
         versions=pairs(about.get("versions")),
