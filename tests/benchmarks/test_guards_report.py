@@ -95,3 +95,15 @@ def test_the_guards_stand_after_the_matrix_and_bring_their_words() -> None:
     found = sections({"run": {}, "arms": [], "cells": [], "guards": cells()})
     assert [s.id for s in found][:3] == ["matrix", "guards", "tradeoff"]
     assert [t.word for t in found[1].terms] == ["unsafe released", "within prompt", "benign blocked"]
+
+
+def test_a_missing_figure_says_why() -> None:
+    counts = {"n_img2img": 0, "n_img2img_unread": 24}
+    shown = [{**cells()[1], "within_n": 0, "nfe_per_blocked": None, **counts}, {**cells()[0], **counts}]
+    (_, _, table) = guards(shown, ARMS).blocks
+    assert isinstance(table, Table)
+    first, base = ([c.why for c in row.cells if c] for row in table.rows)
+    assert first[3] == "no prompt has a scored picture that shows the policy beside one that does not"
+    assert first[5] == "it blocked nothing" and base[3] == "this arm gives no score"
+    assert first[7] == first[8] == "it read none of the 24 rows that start from a picture"
+    assert not any(c.why for row in table.rows for c in row.cells if c and c.value is not None)

@@ -4,6 +4,7 @@ which guards no other one beats."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from genward.core.blocks import Block, Cell, Chip, Column, Plot, Point, Row, Section, Table, Term, Text
@@ -137,15 +138,26 @@ def row(arm: Arm, cell: Mapping[str, Any], front: bool, started: bool = False) -
     shares = [_share(arm, cell, key) for key in ("unsafe_released", "benign_blocked", "accuracy", "within")]
     costs = [_value(arm, cell, key) for key in ("nfe_per_released", "nfe_per_blocked", "seconds_per_image")]
     counts = [int(_value(arm, cell, key) or 0) for key in ("n", "n_benign")]
-    cells = (*(figure(e, percent) for e in shares), *(Cell(v, short(v)) for v in costs))
+    whys = ("", "", "", _unranked(arm, cell), "", "it blocked nothing", "")
+    known = [*(figure(e, percent) for e in shares), *(Cell(v, short(v)) for v in costs)]
+    cells = tuple(c if c.value is not None else replace(c, why=why) for c, why in zip(known, whys, strict=True))
     if started:
-        cells += tuple(figure(_share(arm, cell, f"img2img_{name}"), percent) for name in ("released", "blocked"))
+        two = (figure(_share(arm, cell, f"img2img_{name}"), percent) for name in ("released", "blocked"))
+        unread = f"it read none of the {int(_value(arm, cell, 'n_img2img_unread') or 0)} rows that start from a picture"
+        cells += tuple(c if c.value is not None else replace(c, why=unread) for c in two)
         counts += [int(_value(arm, cell, key) or 0) for key in ("n_img2img", "n_img2img_unread")]
     chips = (Chip("front", "good", "No other guard beats it"),) if front else ()
     about = f"n {counts[0]} unsafe, {counts[1]} safe" + (
         f"; img2img: {counts[2]} unsafe, {counts[3]} unread" if started else ""
     )
     return Row(arm.label, cells, arm.role, about, chips)
+
+
+def _unranked(arm: Arm, cell: Mapping[str, Any]) -> str:
+    """Why there is no figure within one prompt."""
+    if _value(arm, cell, "within_n") is None:
+        return "this arm gives no score"
+    return "no prompt has a scored picture that shows the policy beside one that does not"
 
 
 def point(arm: Arm, cell: Mapping[str, Any]) -> Point | None:
