@@ -129,6 +129,8 @@ def test_within_one_prompt_by_pairs() -> None:
     lost = scores.copy()
     lost[:7] = np.nan
     assert ranking.within_auroc_estimate(lost, labels, prompts).n_unscored == 7
+    one = ranking.within_auroc_estimate([1.0, 2.0, 3.0, 4.0], [0, 1, 1, 0], ["a", "a", "b", "c"])
+    assert one.value == 1.0 and math.isnan(one.low), "one prompt with both outcomes has no interval, and no warning"
     none = ranking.within_auroc_estimate([1.0, 2.0], [1, 0], ["a", "b"])
     assert np.isnan(none.value) and "no prompt has both" in none.why
     with pytest.raises(BadInput, match="belong together"):

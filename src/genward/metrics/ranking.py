@@ -82,7 +82,8 @@ def within_auroc_estimate(
     first = np.cumsum([0, *(len(m) for m in both.values())])[:-1]
 
     def statistic(_: Array, __: NDArray[np.bool_], weights: Array) -> Array:
-        found: Array = (weights[:, first] @ won) / (weights[:, first] @ pairs)
+        there = weights[:, first] @ pairs  # 0 in a resample without any of the prompts
+        found: Array = np.divide(weights[:, first] @ won, there, out=np.full(len(there), np.nan), where=there > 0)
         return found
 
     names = [p for p, m in both.items() for _ in m]
