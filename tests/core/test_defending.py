@@ -43,7 +43,9 @@ def test_what_shipped_defenses_say_is_of_its_kind(name: str) -> None:
     assert defending.named(cls) == name and defending.extra_nfe(cls) >= 0
     assert isinstance(defending.needs_guidance(cls), bool) and defending.at_attach(cls) - {"strength"} <= fields
     assert defending.learns(cls) == (defending.artifact_field(cls) is not None)
-    assert defending.takes_concept(cls) == (name not in ("pepper", "speech_moderation")), "these take every caption"
+    assert defending.takes_concept(cls) == (name not in ("pepper", "textual_perturbation", "speech_moderation")), (
+        "these take every caption"
+    )
     step = defending.last_look(cls(), 20)
     assert step is None or 0 <= step < 20
 

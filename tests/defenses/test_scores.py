@@ -14,6 +14,7 @@ from genward.catalog import plugins
 from genward.core import Concept, Sampler, defending
 from genward.core.contracts import Artifact
 from genward.defenses.acterase import ActErase
+from genward.defenses.activation_scan import ActivationScan
 from genward.defenses.aeiou import Aeiou
 from genward.defenses.concept_ablation import ConceptAblation
 from genward.defenses.esd import Esd
@@ -27,7 +28,10 @@ from genward.defenses.saemnesia import Saemnesia
 from genward.defenses.saeuron import Saeuron
 from genward.defenses.safepatch import SafePatch
 from genward.defenses.saferedir import SafeRedir
+from genward.defenses.t2ishield import T2IShield
+from genward.defenses.textual_perturbation import TextualPerturbation
 from genward.defenses.uce import Uce
+from genward.defenses.ufid import Ufid
 from genward.defenses.wukong import Wukong
 from genward.errors import BadArtifact, BadInput
 from genward.models.sd import StableDiffusion
@@ -46,6 +50,7 @@ CODES: dict[str, Any] = {
 }  # fmt: skip
 SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "acterase": (ActErase(pairs=4, sampling_steps=2, tau=0.2), {}),
+    "activation_scan": (ActivationScan(steps=4), {"threshold": 1e6}),
     "aeiou": (Aeiou(heads=2), {"threshold": 1e6}),
     "concept_ablation": (ConceptAblation(steps=1, batch=2, images=4, sampling_steps=2), {}),
     "esd": (Esd(iterations=1, batch=2, sampling_steps=2), {}),
@@ -59,11 +64,15 @@ SMALL: dict[str, tuple[Any, dict[str, Any]]] = {
     "saeuron": (Saeuron(**CODES), {}),
     "safepatch": (SafePatch(pairs=4, steps=2, batch=4, sampling_steps=2, tau=1.0), {}),
     "saferedir": (SafeRedir(pairs=5, benign=3, width=0.125, batch=16, **FEW), {"threshold": 1.0}),
+    "t2ishield": (T2IShield(components=4, sampling_steps=2), {"threshold": 1e6}),
+    "textual_perturbation": (TextualPerturbation(), {}),
     "uce": (Uce(), {}),
+    "ufid": (Ufid(pictures=2, sampling_steps=1, probe=FakeJudge()), {"threshold": 2.0}),
     "wukong": (Wukong(images=20, hidden=8, rank=2, batch=16, **FEW), {"threshold": 1.0, "step": 1}),
 }
 """Name -> small settings, and fields under which rows are released; every other defense is taken as it is."""
-SCORING = {"aeiou", "image_filter", "irece", "noise_probe", "preview_filter", "saferedir", "wukong"}
+SCANS = {"activation_scan", "t2ishield", "ufid"}
+SCORING = SCANS | {"aeiou", "image_filter", "irece", "noise_probe", "preview_filter", "saferedir", "wukong"}
 
 
 @pytest.fixture(scope="module")

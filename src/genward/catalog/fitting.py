@@ -179,6 +179,7 @@ def ready(
     for request in requests:
         if request.artifact:
             defense, artifact = from_artifact(request, model)
+            defense = with_probe(defense, labels_by)
         else:
             defense = template(request)
             field = artifact_field(defense)
@@ -186,7 +187,7 @@ def ready(
                 defenses.append(with_probe(defense, labels_by))
                 continue
             artifact = _artifact(request, defense, model, folder, refit, say, labels_by)
-            defense = dataclasses.replace(defense, **{field: artifact})
+            defense = with_probe(dataclasses.replace(defense, **{field: artifact}), labels_by)
         defenses.append(defense)
         artifacts.append(artifact)
         seconds += float(artifact.card.get("seconds", 0.0))
@@ -353,7 +354,8 @@ def fit_artifact(
     began = time.perf_counter()
     try:
         places = [shared or aside.parent, shipped_artifacts()]
-        made = defense.fit(model, concept, tools_for(model, name, aside, progress, places, by))
+        asked = with_probe(defense, by) if defending.judge_field(defense) else defense
+        made = asked.fit(model, concept, tools_for(model, name, aside, progress, places, by))
     except BaseException:
         _mark(aside, key, spent + time.perf_counter() - began)
         raise
