@@ -213,7 +213,7 @@ def test_maps_and_distances_are_the_slow_form(model: StableDiffusion) -> None:
 def test_distances_from_clean_captions() -> None:
     generator = torch.Generator().manual_seed(1)
     clean = torch.randn(9, 5, generator=generator, dtype=torch.float64)
-    made = T2IShield(components=4, shrinkage=0.2)
+    made = T2IShield(components=4, shrinkage=0.2, detect="cda")
     learned = made.learn(clean)
     x = clean[:, 1:].numpy()
     covariance = np.cov(x.T)

@@ -137,7 +137,8 @@ class Scan(ABC):
         artifacts.refuse_other(self.artifact, rig.model, self.name)
 
     def attach(self, rig: Rig) -> None:
-        """Look at prompts before they are encoded. Notes ``<name>.score``; blank prompts are not looked at.
+        """Look at prompts before they are encoded. Notes ``<name>.score`` and ``<name>.hit_count`` (1 where it is
+        above the threshold); blank prompts are not looked at.
 
         Raises:
             BadInput: nothing was calibrated. BadArtifact: the artifact is not one of this defense, or is another
@@ -164,7 +165,7 @@ class Scan(ABC):
                     measured = self.measure(rig, [t for t in texts if t.strip()]).double().cpu()
                 score[there] = self.score(learned, measured)
             decision = deciding.decide(score, cut, len(texts), among=there)
-            rig.note(frame, **{f"{self.name}.score": decision.score})
+            rig.note(frame, **{f"{self.name}.score": decision.score, f"{self.name}.hit_count": decision.hit.double()})
             act(frame, texts, decision)
             return prompts
 

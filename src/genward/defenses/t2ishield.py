@@ -41,8 +41,8 @@ class T2IShield(Scan):
     actions: ClassVar[tuple[str, ...]] = ("block", "flag", "edit")
     at_attach: ClassVar[frozenset[str]] = Scan.at_attach | {"detect", "same", "lam", "judge", "probe", "judge_hash"}
     detect: str = "cda"
-    """``ftt`` or ``cda``. The action ``edit`` locates the trigger and maps it to nothing; a row where none is located
-    is blocked."""
+    """``ftt`` or ``cda``, each of which sees fixtures that the other misses. The action ``edit`` locates the trigger
+    and maps it to nothing; a row where none is located is blocked."""
     edge: int = 0
     """Edge of the maps; 0 takes 16, or half the latents' where that is less."""
     components: int = 20

@@ -195,10 +195,18 @@ def parity_laws(
             theirs, followed = protected(guarded, rows, sampler), list(guarded.defenses)
         ours = generated(model, followed, rows, sampler)
         names = "+".join(type(d).name for d in chain) or "no defense"
-        if isinstance(ours, type) and isinstance(theirs, list):  # the run stops where the service refuses all
-            assert all(r.picture is None and r.action != "released" for r in theirs), f"{names}, {what}: released"
-            assert any(r.action == "failed" for r in theirs), f"{names}, {what}: generate failed, protect did not"
-            return
+        if isinstance(ours, type) and isinstance(theirs, list):  # the run stops where the service refuses
+            lost = [k for k, r in enumerate(theirs) if r.action != "released"]
+            assert all(theirs[k].picture is None for k in lost), f"{names}, {what}: released"
+            told = lost if ours is BadInput else [k for k in lost if theirs[k].action == "failed"]
+            assert told, f"{names}, {what}: generate failed, protect did not"
+            if len(lost) == len(theirs):
+                return
+            assert ours is BadInput, f"{names}, {what}: {ours.__name__} ends a run and releases rows of a call"
+            whole = [cases[k] if k in lost else row for k, row in enumerate(rows)]  # one bad prompt refuses its own row
+            ours = generated(model, followed, whole, sampler)
+            assert isinstance(ours, list), f"{names}, {what}: generate fails without the refused rows too"
+            ours, theirs = ([r for k, r in enumerate(found) if k not in lost] for found in (ours, theirs))
         if isinstance(ours, type) or isinstance(theirs, type):
             assert ours is theirs, f"{names}, {what}: generate gave {ours}, protect {theirs}"
             return
