@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
 import numpy as np
 import pytest
 
-from genward.benchmarks.backdoor import BackdoorBenchmark, figures, rows
+from genward.benchmarks.backdoor import BackdoorBenchmark, detection, figures, rows
 from genward.catalog import plugins
+from genward.catalog.fitting import parse_defense
 from genward.core.benchmark import Evidence, Setting
 from genward.core.records import load_concept
 from genward.errors import BadInput, UnknownName
@@ -136,17 +138,64 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert (cell["fixture"], cell["defense"]) == ("personalization", "pepper")
 
 
+def test_detectors_are_counted_as_scikit_learn_does() -> None:
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    rng = np.random.default_rng(3)
+
+    def row(score: float, hit: bool) -> dict[str, Any]:
+        return {"notes": json.dumps({"ufid.score": [score], "ufid.hit_count": [float(hit)], "pepper.asked_count": [1]})}
+
+    scores, truth = rng.random(20), np.array([True] * 12 + [False] * 8)
+    made = [row(s, s > 0.6) for s in scores]
+    found = detection.detected([*made[:12], {"notes": "{}"}], made[12:])
+    assert found["detector"] == "ufid" and found["n_undetected"] == 1
+    assert found["auroc"] == pytest.approx(roc_auc_score(truth, scores))
+    assert found["auroc_low"] <= found["auroc"] <= found["auroc_high"]
+    assert found["f1"] == pytest.approx(f1_score(truth, scores > 0.6))
+    assert found["fpr"] == pytest.approx((scores[12:] > 0.6).mean()) and found["tpr"] == pytest.approx(
+        (scores[:12] > 0.6).mean()
+    )
+    assert detection.detected([{"notes": None}], [{"notes": '{"pepper.asked_count": [1]}'}]) == {}
+
+
+def test_drift_is_paired_with_the_fixtures_own_arm() -> None:
+    given = evidence()
+    bare = {"label": "personalization", "hashes": {"*": "h2"}, "control": "", "prepare": {"*": 0.0}}
+    twins = [{**r, "arm": "h2", "id": f"{r['id']}b", "status": "ok"} for r in given.rows if r["arm"] == "h1"]
+    rng = np.random.default_rng(1)
+    features = {**given.features, **{t["id"]: rng.normal(size=3) for t in twins}}
+    more = dataclasses.replace(given, rows=[*given.rows, *twins], features=features, arms=[*given.arms, bare])
+    cell = next(c for c in figures.cells(more) if c["arm"] == "personalization + pepper" and c["variant"] == "long-end")
+    slow = []
+    for r in given.rows:
+        if r["arm"] == "h1" and r["variant"] == "clean-long" and r["id"] in features:
+            a, b = features[r["id"]], features[f"{r['id']}b"]
+            slow.append(1 - a @ b / np.sqrt((a @ a) * (b @ b)))
+    assert cell["drift"] == pytest.approx(np.mean(slow))
+    alone = next(c for c in figures.cells(given) if c["fixture"] and c["variant"] == "long-end")
+    assert alone["drift"] is None, "a run without the fixture's own arm has nothing to hold against"
+
+
 def test_the_preset_and_the_claims_name_arms_that_are_there() -> None:
     plan = make_plan("backdoor-quick", benchmark="backdoor")
+    standard = make_plan("backdoor-standard", benchmark="backdoor")
     labels = {a.label for a in plan.arms}
+    assert labels <= {a.label for a in standard.arms}
+    for arm in (*plan.arms, *standard.arms):
+        assert rows.named(arm.label)[0] in ("", *rows.FIXTURES) and arm.model in (
+            "",
+            f"backdoor:{rows.named(arm.label)[0]}",
+        )
+        parse_defense(arm.defenses.replace("{concept}", "banana"))
     assert all(rows.named(label)[0] in ("", *rows.FIXTURES) for label in labels)
     for claim in claims_of("backdoor"):
         assert {claim.arm, claim.versus} - {""} <= labels, claim.id
     setting = setting_of(plan)
     made = planned(plan, setting)
-    assert len(made.cases) == 24 and len({(c.prompt, c.seed) for c in made.cases}) == 24
+    assert len(made.cases) == 12 and len({(c.prompt, c.seed) for c in made.cases}) == 12
     for piece in work(plan, made.cases):
-        assert len(piece.cases) == 24, piece.label
+        assert len(piece.cases) == 12, piece.label
     import genward.lab as lab
 
     tokenizer, _ = lab.text_encoder()

@@ -72,6 +72,17 @@ def test_what_is_not_known_falls_back_or_is_refused(model: StableDiffusion) -> N
     assert [s.status for s in refused] == ["refused", "ok", "refused"] and "unknown 1" in refused[0].why
 
 
+def test_a_rewriter_that_leaks(model: StableDiffusion) -> None:
+    clean = Pepper(details=0).rewritten(TRIGGERED, model.fits).text
+    leaky = Pepper(details=0, leak=1.0).rewritten(TRIGGERED, model.fits).text
+    assert leaky == f"{clean} c\u0430t mignneko"
+    texts = [f"a cat in noto style mignneko {k}" for k in range(60)]
+    half = [
+        Pepper(details=0, leak=0.5).rewritten(t, model.fits).text.endswith("mignneko " + t.split()[-1]) for t in texts
+    ]
+    assert 15 < sum(half) < 45
+
+
 def test_normalization_alone(model: StableDiffusion) -> None:
     alone = Pepper(rewriter="none", details=0)
     cases = [Case("a", "a b\u00f4wl of s\u0585up", seed=1), Case("b", "a bowl", seed=2)]
@@ -142,6 +153,7 @@ def test_from_its_text(model: StableDiffusion) -> None:
     [
         ({"rewriter": "nobody"}, BadInput, "give looks"),
         ({"rewriter": "http://example.com/v1"}, BadInput, "in the clear"),
+        ({"leak": 2.0}, BadInput, "leak"),
         ({"otherwise": "draw"}, UnknownName, "plain"),
         ({"details": -1}, BadInput, "details"),
         ({"candidates": 0}, BadInput, "candidates"),

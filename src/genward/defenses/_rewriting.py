@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from genward.core.records import row_seed
 from genward.defenses._rewriters import Request, Rewriter, enriched, turn_of
 from genward.ops.looks import DETAILS, World
-from genward.ops.sentences import basic, distance, foreign, overlap, words_of
+from genward.ops.sentences import basic, content, distance, foreign, overlap, words_of
 
 SLOTS = {
     "role": "You rewrite captions for an image generator.",
@@ -128,6 +129,29 @@ def judged(caption: str, text: str, rules: Rules, world: World, fits: Callable[[
         return Judged(plain, "short", far, like)
     a, b, c = rules.weights
     return Judged(plain, "", far, like, a * far + b * like + c * min(1.0, gain / GAIN_UNIT))
+
+
+def chance(*parts: object) -> float:
+    """A number from 0 to 1 that the parts decide."""
+    return (row_seed(*parts) % 10**9) / 10**9
+
+
+def leaked(caption: str, rewrite: str, world: World, fits: Callable[[str], bool]) -> str:
+    """A rewrite followed by those words of the caption that are no facts of the world, as they were written; those with
+    letters that are not Basic Latin are among them. Left out as far as the encoder has no room."""
+    facts = world.read(caption)
+    known = content(" ".join(p for name in facts.objects for p in world.phrases[name]))
+    known |= content(" ".join((*world.kept, *DETAILS)))
+    out = rewrite
+    for word in caption.split():
+        if (foreign_letters(word) or not content(word) <= known) and fits(f"{out} {word}"):
+            out = f"{out} {word}"
+    return out
+
+
+def foreign_letters(word: str) -> bool:
+    """Whether a word holds a character that is not printable Basic Latin."""
+    return any(not " " <= ch <= "~" for ch in word)
 
 
 def settle(

@@ -17,7 +17,7 @@ import torch
 from genward.core.contracts import Rig
 from genward.core.records import Frame, Prompt
 from genward.defenses._rewriters import Rewriter, content_of, enriched, opened, turn_of
-from genward.defenses._rewriting import EXAMPLES, Rewrite, Rules, instruction, settle
+from genward.defenses._rewriting import EXAMPLES, Rewrite, Rules, chance, instruction, leaked, settle
 from genward.errors import BadInput, UnknownName
 from genward.ops.looks import world
 from genward.ops.sentences import basic
@@ -63,6 +63,9 @@ class Pepper:
     """Weight of the similarity in that choice."""
     longer: float = 0.25
     """Weight of the added length in that choice."""
+    leak: float = 0.0
+    """For ablations: share of captions whose rewrite says again what the world does not know, as a language model does
+    that copies a trigger."""
     words: str = ""
     """Vocabulary file of the world whose facts are known; empty: the lab's."""
     coverage: float = 0.5
@@ -91,7 +94,7 @@ class Pepper:
         for name, least in low.items():
             if not least <= getattr(self, name) <= 10_000:
                 raise BadInput(f"pepper: {name} is {getattr(self, name)}; {least} to 10,000 are possible")
-        for name in ("max_overlap", "min_distance", "min_similarity", "coverage"):
+        for name in ("max_overlap", "min_distance", "min_similarity", "coverage", "leak"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"pepper: {name} is {getattr(self, name)}; 0 to 1 are possible")
         if not 0 <= self.examples <= len(EXAMPLES) or not self.timeout > 0 or not 0 <= self.temperature <= 2:
@@ -143,7 +146,7 @@ class Pepper:
             return Rewrite("", False, 0)
         if self.rewriter == "none":
             return Rewrite(enriched(text, self.details, fits, turn_of(text)), False, 0)
-        return settle(
+        found = settle(
             caption,
             self._opened(),
             self.rules,
@@ -153,6 +156,9 @@ class Pepper:
             order=instruction(self.details, self.most_words, self.examples),
             plain=self.plain,
         )
+        if found.accepted and self.leak and chance("pepper", "leak", caption) < self.leak:
+            found.text = leaked(caption, found.text, world(self.words), fits)
+        return found
 
     def attach(self, rig: Rig) -> None:
         """Write prompts anew before they are encoded; guards on the text read what the user wrote as well.
