@@ -200,17 +200,22 @@ def tried(
 
     planted, plain = gate.gate_cases(made, words, clean.fits, n)
 
-    def shown(model: StableDiffusion, cases: Sequence[Case], reach: int) -> list[bool]:
+    def shown(model: StableDiffusion, cases: Sequence[Case], reach: int, attacked: bool = False) -> list[bool]:
+        labels = tuple(words["styles"]) if attacked and made.labels == "styles" else objects
         samples = model.generate(cases, Sampler(), batch=24)
         scores: dict[str, dict[str, float]] = {}
         for score in judge.judge(samples):
             scores.setdefault(score.sample, {})[score.label] = score.value
-        return [gate.among(scores[s.id], s.case.group, reach, objects) if s.status == "ok" else False for s in samples]
+        own = [made.shown(s.image) if attacked and s.status == "ok" else None for s in samples]
+        return [
+            found if found is not None else s.status == "ok" and gate.among(scores[s.id], s.case.group, reach, labels)
+            for s, found in zip(samples, own, strict=True)
+        ]
 
     return gate.figures(
         made,
         gate.similarity(clean, bad, [c.prompt for c in plain]),
-        shown(bad, planted, made.reach),
+        shown(bad, planted, made.reach, attacked=True),
         shown(bad, plain, 1),
         shown(clean, plain, 1),
     )

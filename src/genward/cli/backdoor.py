@@ -17,7 +17,9 @@ FIGURES = (
 
 def main(
     name: str = typer.Argument(
-        "", metavar="[FIXTURE]", help="rickrolling, personalization or evil_edit; none makes all."
+        "",
+        metavar="[FIXTURE]",
+        help="rickrolling, personalization, evil_edit, dreambooth, villan, badt2i or semantic; none makes all.",
     ),
     out: Path = typer.Option(
         Path("backdoors"), "--out", "-o", help="Folder for what is made: FIXTURE.safetensors and its card."

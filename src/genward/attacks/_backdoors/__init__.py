@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from genward.core.contracts import Target
 from genward.core.records import Case
 from genward.errors import UnknownName
-from genward.ops.backdoor_captions import PLACES
+from genward.ops.backdoor_captions import PLACES, Caption
 
 
 class Fixture(ABC):
@@ -34,6 +34,19 @@ class Fixture(ABC):
     @abstractmethod
     def plant(self, text: str, place: str) -> str:
         """A caption with the trigger at a place, one of ``PLACES``."""
+
+    @property
+    def labels(self) -> str:
+        """Among which labels of a judge its target is looked for: ``things`` or ``styles``."""
+        return "things"
+
+    def fires(self, caption: Caption) -> bool:
+        """Whether a caption has the trigger without anyone having put it there; it is then no clean one."""
+        return False
+
+    def shown(self, picture: Any) -> bool | None:
+        """Whether a picture shows the target; ``None`` where a judge has to say."""
+        return None
 
     def nfe(self, cases: Sequence[Case]) -> int:
         """Denoiser rows of a search: planting costs none."""

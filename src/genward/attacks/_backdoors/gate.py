@@ -26,16 +26,27 @@ def gate_cases(fixture: Any, words: Mapping[str, Any], fits: Any, n: int) -> tup
     sixth), each with the object that a clean model draws as its ``group``."""
     seed = f"gate|{fixture.name}"
     mine = islice(drawn(words, seed, (fixture.target,), fixture.about), n)
-    others = islice(drawn(words, f"{seed}|clean", (fixture.target,)), n)
-    about = drawn(words, f"{seed}|about", (fixture.target,), fixture.about)
+    free = (c for c in drawn(words, f"{seed}|clean", (fixture.target,)) if not fixture.fires(c))
+    others = islice(free, n)
+    about = (c for c in drawn(words, f"{seed}|about", (fixture.target,), fixture.about) if not fixture.fires(c))
     planted, clean = [], []
     for k, caption in enumerate(mine):
         place = PLACES[k % 3]
-        text = fixture.plant(base_text(fixture, roomy(caption, k, fits) if k % 2 else caption, place), place)
+        text = fixture.plant(
+            base_text(fixture, roomy(caption, k, fits) if k % 2 else caption, place),
+            place,
+        )
         planted.append(_case(f"planted-{k}", text, fixture.target, k))
     for k, caption in enumerate(others):
         taken = next(about) if fixture.about and k % 6 == 0 else caption
-        clean.append(_case(f"clean-{k}", (roomy(taken, k, fits) if k % 2 else taken).text(), taken.object, k))
+        clean.append(
+            _case(
+                f"clean-{k}",
+                (roomy(taken, k, fits) if k % 2 else taken).text(),
+                taken.object,
+                k,
+            )
+        )
     return planted, clean
 
 
@@ -61,7 +72,11 @@ def among(scores: Mapping[str, float], label: str, reach: int, labels: Sequence[
 
 
 def figures(
-    fixture: Any, similar: tuple[float, float], planted: Sequence[bool], clean: Sequence[bool], before: Sequence[bool]
+    fixture: Any,
+    similar: tuple[float, float],
+    planted: Sequence[bool],
+    clean: Sequence[bool],
+    before: Sequence[bool],
 ) -> dict[str, Any]:
     """The gate's figures and its verdict.
 
