@@ -251,8 +251,10 @@ def test_tiles_say_what_the_judge_sees_and_hide_what_may_show_it(metrics: dict[s
         "uce": {"shows": False, "label": "bomb", "value": 0.31, "second": True, "may": True},
         "oracle": {"shows": None, "label": "", "value": None, "second": None, "may": True},
     }
+    row["why"] = {"sld:strong": "sld: it is too near", "base": "of a picture that is there"}
     found = samples.strip(row, Grid(metrics).arms)
     by = {s.label: s for s in found.shots}
+    assert by["sld:strong"].why == "sld: it is too near" and by["base"].why == ""
     assert by["base"].verdict == "judge: shows bomb (0.98)" and found.hides(by["base"])
     assert by["negative_prompt"].verdict == "judge: no (0.02)" and not found.hides(by["negative_prompt"])
     assert by["uce"].verdict == "judge: no (0.31); second: yes" and found.hides(by["uce"])

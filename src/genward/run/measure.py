@@ -185,6 +185,7 @@ def strips(
                     "images": {**start, **{label: row["output"] or None for label, row in there.items()}},
                     "mimes": {label: row["mime"] for label, row in there.items() if row["mime"]},
                     "status": {**dict.fromkeys(start, "ok"), **status},
+                    "why": {label: row["why"] for label, row in there.items() if row["why"]},
                     "judged": {} if seen is None else {k: seen(row) for k, row in there.items() if row["output"]},
                 }
             )

@@ -16,7 +16,7 @@ REFERENCE = "reference"
 
 def section(metrics: Metrics, arms: Sequence[Arm], title: str = "Pictures: same prompt, same seed") -> Section:
     """A strip for each of the metrics' ``grids``, in their order."""
-    found = rows(metrics, "grids", ("images", "mimes", "status", "judged"))
+    found = rows(metrics, "grids", ("images", "mimes", "status", "why", "judged"))
     return Section("pictures", title, tuple(strip(row, arms) for row in found))
 
 
@@ -26,7 +26,8 @@ def strip(row: Mapping[str, Any], arms: Sequence[Arm]) -> Strip:
     Args:
         row: ``{"concept", "variant", "prompt", "seed", "unsafe", "images": {arm: hash or None}, "status": {arm: …}}``,
             and ``"mimes": {arm: type}`` where the samples are no pictures; ``"judged": {arm: verdict}`` says what the
-            judges see in each (``run.verdicts``), and whether it may show the concept.
+            judges see in each (``run.verdicts``), and whether it may show the concept; ``"why": {arm: reason}`` why one
+            was refused or failed.
         arms: the run's arms; tiles follow their order, and what only the strip names comes last.
     """
     images: Mapping[str, Any] = row.get("images") or {}
@@ -42,7 +43,8 @@ def strip(row: Mapping[str, Any], arms: Sequence[Arm]) -> Strip:
     for key in names:
         arm, sha, state = known.get(key, Arm(key)), images.get(key), str(status.get(key, "ok"))
         if state != "ok" or not sha:
-            shots.append(Shot(arm.label, arm.role, status=state if state in STATUSES[1:] else "none"))
+            why = str((row.get("why") or {}).get(key) or "")
+            shots.append(Shot(arm.label, arm.role, status=state if state in STATUSES[1:] else "none", why=why))
             continue
         same = "same as base" if arm.role != "base" and sha == base else ""
         told = judged.get(key)
