@@ -91,8 +91,8 @@ class Scan(ABC):
     # ---------------------------------------------------------------------------------------------------- calibrating
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
-        """Itself, calibrated on clean captions of the model: of its vocabulary, else of what the concept keeps. The
-        concept says what these must not show; nothing else of it is learned.
+        """Itself with the judge that it asked, calibrated on clean captions of the model: of its vocabulary, else of
+        what the concept keeps. The concept says what these must not show; nothing else of it is learned.
 
         Raises:
             BadInput: fewer than two clean captions.
@@ -112,7 +112,7 @@ class Scan(ABC):
         card = artifacts.fit_card(self, concepts, model, texts, [], time.perf_counter() - began)
         facts = {"numbers": int(measured.shape[1]), "rows": len(texts), **mine.told()}
         made = artifacts.make({**learned, "clean": clean}, {**card, **facts})
-        return replace(self, artifact=made)
+        return replace(mine, artifact=made)
 
     def asking(self, tools: FitTools) -> Self:
         """Itself with whom it asks about pictures while it is calibrated; by default nobody."""
