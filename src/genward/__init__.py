@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from genward._moved import install as _install
 
 if TYPE_CHECKING:
-    from genward import lab
+    from genward import lab, run
     from genward.catalog.opening import open_model
     from genward.core import Case, Concept, Sample, Sampler, Spec, load_concept
     from genward.errors import GenwardError
+    from genward.run.api import Results
     from genward.run.guard import Guard
     from genward.serve.policy import Policy, load_policy
     from genward.serve.protect import protect
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 _install()
 __version__ = "0.1.0"
 __all__ = [
-    "Case", "Concept", "GenwardError", "Guard", "Policy", "Sample", "Sampler", "Spec", "__version__", "lab",
+    "Case", "Concept", "GenwardError", "Guard", "Policy", "Results", "Sample", "Sampler", "Spec", "__version__", "lab",
     "load_concept", "load_policy", "open_model",
-    "protect",
+    "protect", "run",
 ]  # fmt: skip
 
 _HOMES = {
@@ -32,6 +33,7 @@ _HOMES = {
     "Concept": "genward.core",
     "GenwardError": "genward.errors",
     "Guard": "genward.run.guard",
+    "Results": "genward.run.api",
     "Sample": "genward.core",
     "Sampler": "genward.core",
     "Spec": "genward.core",
@@ -44,8 +46,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "lab":
-        return import_module("genward.lab")
+    if name in ("lab", "run"):
+        return import_module(f"genward.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'genward' has no attribute {name!r}; it offers {', '.join(__all__)}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -22,10 +22,12 @@ from genward.cli import (
     check,
     claims,
     common,
+    compare,
     dataset,
     doctor,
     drift,
     export,
+    figure,
     fit,
     generate,
     guard,
@@ -69,6 +71,8 @@ app.command("run")(run.main)
 app.command("report")(report.main)
 app.command("view")(view.main)
 app.command("table")(table.main)
+app.command("figure")(figure.main)
+app.command("compare")(compare.main)
 app.command("claims")(claims.main)
 app.command("guard")(guard.main)
 app.command("calibrate")(calibrate.main)

@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Protocol
 
 import typer
 
+from genward.core.config import store_folder
 from genward.core.files import json_text
 from genward.core.reading import printable
 from genward.core.records import MAX_SEED
-
-STORE = Path("genward-store")
 
 Json = typer.Option(False, "--json", help="Print JSON.")
 ModelName = typer.Option("lab", "--model", "-m", help="lab, lab:oracle, a hub id or a folder.")
@@ -33,7 +31,11 @@ Steps = typer.Option(20, "--steps", min=1, max=1000, help="Sampling steps.")
 Guidance = typer.Option(4.0, "--guidance", "-g", min=0, max=100, help="Classifier-free guidance.")
 Refit = typer.Option(False, "--refit", help="Fit again, even where a fitted one is at hand.")
 Fit = typer.Option(False, "--fit", help="Fit what is not at hand for this model, which may take minutes.")
-StoreFolder = typer.Option(STORE, "--store", "-s", help="Folder that keeps pictures, scores and runs.")
+
+WHERE = "$GENWARD_STORE, genward.toml, or genward-store"
+StoreFolder = typer.Option(
+    store_folder, "--store", "-s", help="Folder that keeps pictures, scores and runs.", show_default=WHERE
+)
 
 
 def emit(data: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from genward.cli import common
+from genward.core.config import store_folder
 from genward.errors import BadInput
 
 
@@ -63,7 +64,11 @@ def main(
     images: int = typer.Option(0, "--images", min=0, help="Of sae: pictures to learn from."),
     epochs: int = typer.Option(0, "--epochs", min=0, help="Of sae: times that every state is seen."),
     store: Path = typer.Option(
-        common.STORE, "--store", "-s", help="Folder whose fits/ keeps what several methods share."
+        store_folder,
+        "--store",
+        "-s",
+        show_default=common.WHERE,
+        help="Folder whose fits/ keeps what several methods share.",
     ),
     model: str = common.ModelName,
     device: str | None = common.Device,

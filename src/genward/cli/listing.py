@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import typer
 
@@ -81,11 +82,25 @@ def kind_of(word: str) -> str:
     return plural
 
 
+def list_runs(store: Path, as_json: bool) -> None:
+    """The runs of a store."""
+    from genward.run.comparing import runs_of
+
+    found = runs_of(store)
+    if as_json:
+        common.emit({"runs": found})
+    else:
+        common.table(found, ("name", "benchmark", "state", "rows", "date"))
+
+
 def main(
-    kind: str = typer.Argument("", help=f"One of: {', '.join(KINDS)}; all of them by default."),
+    kind: str = typer.Argument("", help=f"One of: {', '.join(KINDS)}; all of them by default. Or runs, of a store."),
+    store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
-    """List what there is: defenses, attacks, judges, benchmarks, concepts, recipes, models."""
+    """List what there is: defenses, attacks, judges, benchmarks, concepts, recipes, models; or the runs of a store."""
+    if kind in ("run", "runs"):
+        return list_runs(store, as_json)
     wanted = [kind_of(kind)] if kind else list(KINDS)
     found = {k: KINDS[k]() for k in wanted}
     if as_json:

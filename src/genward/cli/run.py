@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from genward.cli import common
-from genward.errors import BadInput, UnknownName
+from genward.errors import BadInput
 
 if TYPE_CHECKING:
     from genward.catalog.opening import Opener
@@ -66,21 +66,6 @@ Retry = typer.Option(False, "--retry", help="Make rows again that ended as error
 Fresh = typer.Option(False, "--fresh", help="Make every row again, and score it, in place of those that are there.")
 Search = typer.Option(False, "--search", help="Search attacks again, even where found ones are at hand.")
 Dry = typer.Option(False, "--dry-run", help="Say what it costs here, build every chain, open every judge, and stop.")
-
-
-def recipe_of(benchmark: str, preset: str) -> str:
-    """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
-    ``quick``, or the benchmark's first."""
-    from genward.run.recipes import presets_of
-
-    if preset.endswith(".toml"):
-        return preset
-    known = presets_of(benchmark)
-    if not known:
-        raise BadInput(f"benchmark {benchmark!r} comes without presets; name a recipe file with --preset ./mine.toml")
-    if preset and preset not in known:
-        raise UnknownName(f"preset of {benchmark}", preset, known)
-    return f"{benchmark}-{preset or known[0]}"
 
 
 SPENT = {"nfe": "denoiser rows"}
@@ -191,6 +176,7 @@ def main(
     from genward.catalog.plugins import entry
     from genward.run.loop import named
     from genward.run.plan import make_plan
+    from genward.run.recipes import recipe_of
     from genward.run.storing import open_store
 
     benchmark = entry("benchmark", benchmark).name

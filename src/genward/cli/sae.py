@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from genward.cli import common
+from genward.core.config import store_folder
 from genward.errors import BadInput
 
 app = typer.Typer(help="Sparse autoencoders: show.", no_args_is_help=True, rich_markup_mode=None)
@@ -29,7 +30,13 @@ def show(
     ),
     pictures: int = typer.Option(4, "--pictures", min=1, max=64, help="Lines of the sheet."),
     per: int = typer.Option(6, "--per", min=4, help="Pictures of each class that the figures are taken on."),
-    store: Path = typer.Option(common.STORE, "--store", "-s", help="Folder whose fits/ keeps the autoencoder."),
+    store: Path = typer.Option(
+        store_folder,
+        "--store",
+        "-s",
+        show_default=common.WHERE,
+        help="Folder whose fits/ keeps the autoencoder.",
+    ),
     model: str = common.ModelName,
     device: str | None = common.Device,
     dtype: str | None = common.Dtype,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from genward.catalog import plugins
 from genward.core.typed import read_toml
-from genward.errors import UnknownName
+from genward.errors import BadInput, UnknownName
 
 ORDER = ("quick", "standard", "full")
 """Order of a benchmark's presets."""
@@ -42,6 +42,23 @@ def presets_of(benchmark: str) -> list[str]:
     head = f"{benchmark}-"
     mine = [name.removeprefix(head) for name, recipe in recipes().items() if name == f"{head}{recipe.file.stem}"]
     return sorted(mine, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+
+def recipe_of(benchmark: str, preset: str) -> str:
+    """``erasure``, ``quick`` -> ``erasure-quick``; the path of a recipe file stays as it is. Without a preset it is
+    ``quick``, or the benchmark's first.
+
+    Raises:
+        UnknownName: no such preset. BadInput: the benchmark has none, and no file is given.
+    """
+    if preset.endswith(".toml"):
+        return preset
+    known = presets_of(benchmark)
+    if not known:
+        raise BadInput(f"benchmark {benchmark!r} comes without presets; name a recipe file with --preset ./mine.toml")
+    if preset and preset not in known:
+        raise UnknownName(f"preset of {benchmark}", preset, known)
+    return f"{benchmark}-{preset or known[0]}"
 
 
 def read_recipe(name: str | Path) -> dict[str, Any]:

@@ -1,0 +1,179 @@
+"""A run from Python, its rows, two runs held against each other, the figures of a run, and where the store is."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import genward
+from genward.catalog.opening import words_of
+from genward.cli.app import status
+from genward.core.config import store_folder
+from genward.errors import BadInput, UnknownName
+from genward.report import figure
+from genward.run.comparing import ROW_COLUMNS, compare, rows_of
+from genward.testing import FakeJudge, tiny_sd
+
+RECIPE = """
+benchmark = "erasure"
+concepts = ["banana"]
+n = 3
+sampler = { steps = 2, guidance = 4.0 }
+[[arm]]
+label = "base"
+control = "base"
+"""
+WORDS = words_of("lab")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(store, results): two runs of a judge that sees brightness, on two models that draw noise."""
+    folder = tmp_path_factory.mktemp("runs")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE)
+    judge = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]), threshold=0.47)
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("run.loop", "run.judging", "run.measure", "catalog.judges"):
+            patch.setattr(f"genward.{place}.open_judge", lambda name: judge)
+        for seed, name in ((0, "first"), (4, "second")):
+            model = tiny_sd(seed=seed)
+            how: dict[str, Any] = {"name": name, "models": lambda _, m=model: m, "second": "none"}
+            found.append(genward.run("erasure", str(recipe), store=folder / "store", **how))
+    return folder / "store", found
+
+
+def test_a_run_from_python(made: Any, tmp_path: Path) -> None:
+    store, (first, second) = made
+    assert isinstance(first, genward.Results) and (first.name, second.name) == ("first", "second")
+    assert {cell["arm"] for cell in first.cells} == {"base"}
+    assert first.table().startswith("| arm |") and r"\toprule" in first.table("latex", columns=["arm", "variant", "n"])
+    table = first.arrow()
+    assert table.num_rows == len(first.cells) and "crr_low" in table.column_names
+    assert first.arrow(rows=True).column_names == list(ROW_COLUMNS)
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        with pytest.raises(BadInput, match="pip install pandas"):
+            first.frame()
+    else:
+        assert len(first.frame(rows=True)) == len(first.rows())
+    assert genward.Results.of("second", store).metrics == second.metrics
+    with pytest.raises(UnknownName, match="concpets"):
+        genward.run("erasure", store=tmp_path, concpets=["banana"])
+    with pytest.raises(UnknownName, match="preset of erasure"):
+        genward.run("erasure", "quik", store=tmp_path)
+
+
+def test_rows_are_the_cells_one_by_one(made: Any) -> None:
+    store, (first, _) = made
+    rows = rows_of(store, "first")
+    assert all(list(row) == list(ROW_COLUMNS) for row in rows)
+    for cell in first.cells:
+        mine = [r for r in rows if r["variant"] == cell["variant"] and r["label"] == "harm"]
+        assert len(mine) == cell["n"]
+        distinct = {r["output"]: r["hit"] for r in mine}
+        assert cell["crr_raw"] == pytest.approx(np.mean(list(distinct.values())))
+    threshold = {0.0: [0.0, 0.47], 1.0: [0.47, 1.0]}
+    for row in rows[:8]:
+        with Image.open(store / "media" / row["output"][:2] / f"{row['output']}.png") as picture:
+            bright = float(np.asarray(picture.convert("L")).mean() / 255)
+        low, high = threshold[row["hit"]]
+        assert low <= bright <= high
+
+
+def test_two_runs_are_compared_on_equal_rows(made: Any) -> None:
+    store, _ = made
+    found = compare((store, "first"), (store, "second"))
+    one = {(r["variant"], r["case"], r["seed"]): r["hit"] for r in rows_of(store, "first")}
+    two = {(r["variant"], r["case"], r["seed"]): r["hit"] for r in rows_of(store, "second")}
+    for line in found:
+        keys = [k for k in one if k[0] == line.variant]
+        gaps = [two[k] - one[k] for k in keys]
+        assert line.pairs == len(keys) and line.difference == pytest.approx(sum(gaps) / len(gaps))
+        assert line.second - line.first == pytest.approx(line.difference)
+        assert not math.isfinite(line.low) or line.low <= line.difference <= line.high
+    assert all(line.difference == 0 for line in compare((store, "first"), (store, "first")))
+
+
+def test_the_commands(made: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, _ = made
+    monkeypatch.setenv("GENWARD_STORE", str(store))
+    assert status(["list", "runs"]) == 0
+    told = capsys.readouterr().out
+    assert "first" in told and "second" in told and "measured" in told
+    assert status(["compare", "first", "second"]) == 0
+    assert "difference" in capsys.readouterr().out
+    assert status(["table", "first", "--rows", "--where", "label=harm", "-c", "case,hit"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert rows and set(rows[0]) == {"case", "hit"} and {r["hit"] for r in rows} <= {"0.0", "1.0"}
+    for bad in (["--rows", "-c", "arms"], ["--rows", "--where", "arms=x"], ["--rows", "--format", "latex"]):
+        assert status(["table", "first", *bad]) == 3
+    assert status(["compare", "first", "third"]) == 3
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("kind", figure.KINDS)
+def test_figures_are_files_of_their_own(made: Any, kind: str, tmp_path: Path) -> None:
+    store, _ = made
+    for ending in (".svg", ".png", ".pdf"):
+        out = tmp_path / f"x{ending}"
+        code = status(["figure", "first", "--kind", kind, "--out", str(out), "--store", str(store), "--dpi", "96"])
+        assert code == 0
+        data = out.read_bytes()
+        if ending == ".svg":
+            root = ElementTree.fromstring(data)
+            assert root.tag.endswith("svg") and "base" in data.decode()
+            assert b"<script" not in data and b"http" not in data.replace(b"http://www.w3.org", b"")
+        elif ending == ".png":
+            with Image.open(out) as picture:
+                dark = np.asarray(picture.convert("L")) < 128
+                assert picture.width > 200 and 0.001 < dark.mean() < 0.9, "there is something on it"
+        else:
+            assert data.startswith(b"%PDF")
+
+
+def test_what_is_no_figure_is_said(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, _ = made
+    for given, told in (
+        (["--kind", "pie", "--out", "x.svg"], "unknown kind of figure 'pie'"),
+        (["--out", "x.jpg"], "cannot be written as .jpg"),
+        (["--out", "x.svg", "--title", "apple"], "no matrix named 'apple'; there are: banana"),
+        (["--kind", "grid", "--out", "x.svg", "--title", "zzz"], "no sample grid whose prompt has 'zzz'"),
+    ):
+        assert status(["figure", "first", "--store", str(store), *given]) == 3
+        assert told in capsys.readouterr().err
+
+
+def test_where_the_store_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GENWARD_STORE", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    assert store_folder() == Path("genward-store")
+    own = tmp_path / "home" / "genward" / "config.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text('store = "/data/mine"\n')
+    assert store_folder() == Path("/data/mine")
+    Path("genward.toml").write_text('store = "runs"\n')
+    assert store_folder() == Path("runs")
+    monkeypatch.setenv("GENWARD_STORE", "/tmp/elsewhere")
+    assert store_folder() == Path("/tmp/elsewhere")
+    monkeypatch.delenv("GENWARD_STORE")
+    for text, error in (
+        ("stroe = 'x'", UnknownName),
+        ("store = 3", BadInput),
+        ("store = ''", BadInput),
+        ("=", BadInput),
+    ):
+        Path("genward.toml").write_text(text)
+        with pytest.raises(error):
+            store_folder()
