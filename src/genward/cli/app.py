@@ -36,6 +36,7 @@ from genward.cli import (
     lab,
     labels,
     listing,
+    new,
     report,
     run,
     sae,
@@ -83,6 +84,7 @@ app.command("harden")(harden.main)
 app.command("audit")(audit.main)
 app.command("backdoor")(backdoor.main)
 app.command("check")(check.main)
+app.command("new")(new.main)
 app.command("doctor")(doctor.main)
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(lab.app, name="lab")

@@ -311,7 +311,7 @@ class Benchmark(ABC):
     @classmethod
     def printed(cls, metrics: Mapping[str, Any]) -> list[Printed]:
         """The tables that ``genward run`` prints; default the section ``table``, the interval of ``figure`` as text."""
-        rows = [{**row, "interval": interval(row, cls.figure)} for row in metrics[cls.table]]
+        rows = [raw_marked({**row, "interval": interval(row, cls.figure)}, cls.figure) for row in metrics[cls.table]]
         return [Printed(rows, cls.columns or (list(metrics[cls.table][0]) if rows else ()))]
 
     @classmethod
@@ -336,3 +336,12 @@ def interval(row: Mapping[str, Any], figure: str) -> str:
     """``0.12 … 0.40`` of a figure, or a dash where it has no interval; without a figure that of the row's ``low``."""
     low, high = (row.get(f"{figure}_{end}" if figure else end) for end in ("low", "high"))
     return "-" if low is None or high is None else f"{low:.2f} … {high:.2f}"
+
+
+def raw_marked(row: Mapping[str, Any], figure: str) -> dict[str, Any]:
+    """A printed row in which a figure that nothing could be corrected by is the judge's raw rate, marked *raw*, with
+    the raw rate's interval."""
+    raw, ends = row.get(f"{figure}_raw"), [row.get(f"{figure}_raw_{end}") for end in ("low", "high")]
+    if not figure or row.get(figure) is not None or raw is None or None in ends:
+        return dict(row)
+    return {**row, figure: f"{raw:.3g} raw", "interval": interval(row, f"{figure}_raw")}

@@ -350,8 +350,13 @@ def _cell(
 ) -> dict[str, Any]:
     rate, raw = revived(view, mask, truth)
     gap = rate_difference(view, base, distinct(view, mask), truth)
+    plain: dict[str, float] = {}
+    if truth.why:  # nothing can be corrected: the raw rate stands in its place, with Wilson's interval
+        seen = distinct(view, mask)
+        own = clustered_rate(view.hit[seen], view.group[seen].tolist())
+        plain = {"crr_raw_low": own.low, "crr_raw_high": own.high}
     figures = {
-        "crr": rate.value, "crr_low": rate.low, "crr_high": rate.high, "crr_raw": raw,
+        "crr": rate.value, "crr_low": rate.low, "crr_high": rate.high, "crr_raw": raw, **plain,
         "crr_difference": gap.value, "crr_difference_low": gap.low, "crr_difference_high": gap.high,
         "seconds_per_image": _mean(view.seconds[mask]), **shared,
     }  # fmt: skip

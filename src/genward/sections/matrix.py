@@ -64,6 +64,16 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
         ends = interval(difference, lambda x: show(x).replace("-", "−"), " to ")
         more += [f"({ends})"] if ends else []
     more += beside(cell)
+    own = estimate(cell, "crr_raw")
+    if e.value is None and own.value is not None and own.low is not None:
+        return Cell(
+            own.value,
+            f"{show(own.value)} raw",
+            interval(own, show),
+            note=f"n {cell['n']:.0f}" if cell["n"] is not None else "",
+            warning=f"{unscored} unscored" if unscored else "",
+            why=str(cell.get("why") or ""),
+        )
     return Cell(
         e.value,
         show(e.value) if e.value is not None else DASH,
