@@ -196,8 +196,7 @@ def main(
     if dry:
         return (common.emit if as_json else show_costs)(costs_of(plan, store, models, refit))
     opened = open_store(store, create=True)
-    plan = at_hand(plan, models, opened)
-    plan = plan if name else named(plan, opened)
+    plan = at_hand(plan, models, opened) if name else named(at_hand(plan, models, opened), opened)
     found = worked_off(plan, opened, as_json, models=models, refit=refit, retry=retry, fresh=fresh, search_again=search)
     if finish(plan, found, store, as_json):
         raise typer.Exit(1)

@@ -18,8 +18,9 @@ KINDS = ("matrix", "trade-off", "grid")
 FORMATS = (".svg", ".png", ".pdf")
 FONT = 'font-family="DejaVu Sans, Helvetica, Arial, sans-serif"'
 INK, FAINT, GRID = "#1a1a1a", "#5c5c5c", "#dddddd"
-COLORS = {"defense": "#0072b2", "oracle": "#009e73", "base": "#1a1a1a", "control": "#5c5c5c"}
-"""Okabe and Ito's colors, which the color-blind tell apart; marks differ in shape as well"""
+COLORS = {"oracle": "#1a1a1a", "base": "#1a1a1a", "control": "#5c5c5c"}
+ARMS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#16181d")
+"""Colors of arms under test, those of the report (Okabe and Ito); shapes differ as well"""
 WIDE, HIGH, HEAD, LABEL = 104, 44, 62, 210
 TILE, GAP = 128, 6
 BLUR = 8
@@ -146,17 +147,31 @@ def _plot(plot: Plot) -> str:
     body.append(_text((drawing.LEFT + right) / 2, drawing.HEIGHT - 12, plot.x.name, 12, "middle"))
     body.append(_text(0, 0, plot.y.name, 12, "middle", more=f' transform="translate(16 {middle:g}) rotate(-90)"'))
     for m in made.marks:
-        color = COLORS.get(m.role, COLORS["defense"])
-        body.append(f'<path d="M{m.x1} {m.y}H{m.x2}M{m.x} {m.y1}V{m.y2}" stroke="{color}" fill="none" opacity="0.5"/>')
-        if m.role == "defense":
-            body.append(f'<circle cx="{m.x}" cy="{m.y}" r="5" fill="{color}"/>')
-        elif m.role == "oracle":
-            body.append(f'<path d="M{m.x} {m.y - 7}l7 7-7 7-7-7z" fill="#ffffff" stroke="{color}" stroke-width="2"/>')
-        else:
-            edges = f'x="{m.x - 5}" y="{m.y - 5}" width="10" height="10"'
-            body.append(f'<rect {edges} fill="#ffffff" stroke="{color}" stroke-width="2"/>')
-        body.append(_text(m.tx, m.ty, m.label if len(m.label) <= 28 else f"{m.label[:27]}…", 11, m.anchor))
+        color = ARMS[m.color % len(ARMS)] if m.role == "defense" else COLORS.get(m.role, INK)
+        lead = f"M{m.x} {m.y}L{right + 6} {m.ty - 4}H{m.tx - 9}"
+        body.append(f'<path d="{lead}" stroke="{FAINT}" fill="none" stroke-width="0.6"/>')
+        body.append(f'<path d="M{m.x1} {m.y}H{m.x2}M{m.x} {m.y1}V{m.y2}" stroke="{color}" fill="none" opacity="0.6"/>')
+        body += [_sign(m, m.x, m.y, color), _sign(m, m.tx, m.ty - 4, color)]
+        label = m.label if len(m.label) <= drawing.LETTERS else f"{m.label[: drawing.LETTERS - 1]}…"
+        body.append(_text(m.tx + 12, m.ty, label, 11))
     return _svg(drawing.WIDTH, drawing.HEIGHT, body, plot.said or plot.title)
+
+
+def _sign(mark: drawing.Mark, x: float, y: float, color: str) -> str:
+    """A mark in the shape that the report gives it; controls are hollow."""
+    if mark.role == "oracle":
+        return f'<path d="M{x} {y - 7}l7 7-7 7-7-7z" fill="#ffffff" stroke="{color}" stroke-width="2"/>'
+    if mark.role != "defense":
+        edges = f'x="{x - 5}" y="{y - 5}" width="10" height="10"'
+        return f'<rect {edges} fill="#ffffff" stroke="{color}" stroke-width="2"/>'
+    paths = {
+        "up": f"M{x} {y - 7}l6.5 11.5h-13z",
+        "down": f"M{x} {y + 7}l6.5-11.5h-13z",
+        "cross": f"M{x - 2} {y - 6}h4v4h4v4h-4v4h-4v-4h-4v-4h4z",
+    }
+    if mark.shape in paths:
+        return f'<path d="{paths[mark.shape]}" fill="{color}"/>'
+    return f'<circle cx="{x}" cy="{y}" r="5.5" fill="{color}"/>'
 
 
 def _grid(strips: Sequence[Strip], store: Source, blur: bool) -> str:

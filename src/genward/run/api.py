@@ -138,7 +138,6 @@ def run(
     folder = store_folder() if store is None else Path(store)
     opened = open_store(folder, create=True)
     opens = models or opener(how.pop("device", None), how.pop("dtype", None), download=how.pop("download", False))
-    plan = fitted(plan, opens, opened, say)
-    plan = plan if name else named(plan, opened)
+    plan = fitted(plan, opens, opened, say) if name else named(fitted(plan, opens, opened, say), opened)
     run_plan(plan, opened, models=opens, say=say, command="genward.run", **how)
     return Results.of(plan.name, folder)

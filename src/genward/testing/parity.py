@@ -192,17 +192,11 @@ def parity_laws(
     chain = list(make) if isinstance(make, Sequence) else [make()]
     sampler = sampler or Sampler(steps=5, guidance=3.0)
 
-    def both(defenses: Sequence[Any], rows: Sequence[Case], own: Sequence[Case]) -> tuple[Any, Any]:
-        with (
-            warnings.catch_warnings(),
-            protect(model, "weapons", defenses, unguarded="weapons") as guarded,
-        ):
+    def compare(defenses: Sequence[Any], rows: Sequence[Case], what: str, own: Sequence[Case] = ()) -> None:
+        with warnings.catch_warnings(), protect(model, "weapons", defenses, unguarded="weapons") as guarded:
             warnings.simplefilter("ignore", UnguardedInput)  # rows may start from noise of their own
             theirs, followed = protected(guarded, rows, sampler), list(guarded.defenses)
-        return generated(model, followed, own, sampler), theirs
-
-    def compare(defenses: Sequence[Any], rows: Sequence[Case], what: str, own: Sequence[Case] = ()) -> None:
-        ours, theirs = both(defenses, rows, own or rows)
+        ours = generated(model, followed, own or rows, sampler)
         if own and isinstance(theirs, list):  # a service refuses a row whose prompt is no text, a run stops before it
             assert theirs[0].picture is None and theirs[0].action != "released", f"{what}: released"
             assert generated(model, (), rows, sampler) is BadInput, f"{what}: generated"
