@@ -32,11 +32,6 @@ class Row(NamedTuple):
     notes: dict[str, list[float]]
     nfe: int
 
-    def alike(self) -> Row:
-        """The row without what another number of texts in one encoding changes in its last digits."""
-        said = tuple((v.action, v.defense, v.stage, v.step) for v in self.verdicts)
-        return self._replace(verdicts=said, notes={name: [] for name in self.notes})
-
     def differs(self, other: Row) -> str:
         """What is not equal, in words; empty where all is."""
         pictures = (self.picture is None) == (other.picture is None) and (
@@ -178,8 +173,7 @@ def parity_laws(
     """Assert that ``generate`` and ``protect`` do the same on the same rows under the same defenses.
 
     Looked at are the defenses alone; with the pipeline's own safety checker, one that raises as well; with texts that
-    hold control characters, half a surrogate pair or a direction override (a run stops there, a service refuses that
-    row alone, and the others are as without it); and beside a defense that raises, blocks
+    hold control characters, half a surrogate pair or a direction override; and beside a defense that raises, blocks
     everything, returns a wrong shape, scores NaN, blocks by NaN, or makes latents that are not finite.
 
     Args:
@@ -192,16 +186,14 @@ def parity_laws(
     chain = list(make) if isinstance(make, Sequence) else [make()]
     sampler = sampler or Sampler(steps=5, guidance=3.0)
 
-    def compare(defenses: Sequence[Any], rows: Sequence[Case], what: str, own: Sequence[Case] = ()) -> None:
-        with warnings.catch_warnings(), protect(model, "weapons", defenses, unguarded="weapons") as guarded:
+    def compare(defenses: Sequence[Any], rows: Sequence[Case], what: str) -> None:
+        with (
+            warnings.catch_warnings(),
+            protect(model, "weapons", defenses, unguarded="weapons") as guarded,
+        ):
             warnings.simplefilter("ignore", UnguardedInput)  # rows may start from noise of their own
             theirs, followed = protected(guarded, rows, sampler), list(guarded.defenses)
-        ours = generated(model, followed, own or rows, sampler)
-        if own and isinstance(theirs, list):  # a service refuses a row whose prompt is no text, a run stops before it
-            assert theirs[0].picture is None and theirs[0].action != "released", f"{what}: released"
-            assert generated(model, (), rows, sampler) is BadInput, f"{what}: generated"
-            theirs = [r.alike() for r in theirs[1:]]
-            ours = [r.alike() for r in ours] if isinstance(ours, list) else ours
+        ours = generated(model, followed, rows, sampler)
         names = "+".join(type(d).name for d in chain) or "no defense"
         if isinstance(ours, type) and isinstance(theirs, list):  # the run stops where the service refuses
             lost = [k for k, r in enumerate(theirs) if r.action != "released"]
@@ -226,7 +218,6 @@ def parity_laws(
     for text in ("a \x07 cat", "a \ud800 cat", "a \u202e cat", "a \x00 cat"):
         for field in ("prompt", "negative"):
             bad: dict[str, Any] = {field: text}
-            own = cases[1:] if field == "prompt" else ()
-            compare(chain, [cases[0]._replace(**bad), *cases[1:]], f"with {text!r} as {field}", own)
+            compare(chain, [cases[0]._replace(**bad), *cases[1:]], f"with {text!r} as {field}")
     for kind in faults:
         compare([*chain, Fault(kind)], cases, f"beside a defense that goes wrong ({kind})")
