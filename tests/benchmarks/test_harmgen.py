@@ -131,3 +131,31 @@ def test_a_run_with_real_sound(
     assert status(["report", "--store", "store", "--out", "page.html"]) == 0
     page = Path("page.html").read_text("utf-8")
     assert "<audio" in page and "simulated" in page and "http://" not in page.split("<main")[1]
+
+
+def test_the_report_says_how_little_a_share_is_known_and_why_one_is_missing() -> None:
+    shared = {"profile": "strict", "tap": "none", "adaptive": False, "n": 20, "n_benign": 0, "benign_fpr": None}
+    shares = {"r1": 1.0, "r1_low": 0.66, "r1_high": 1.0, "r2": 1.0, "content_score": None, "wer": None, "mos": None}
+    open_ = {"arm": "strict", "variant": "direct", **shared, **shares, "detection": None}
+    heard = {**open_, "variant": "concat", "r1": 0.0, "r1_low": 0.0, "r1_high": 0.34, "content_score": 1.0, "wer": 0.0}
+    caught = {
+        "detection": 0.95,
+        "detection_low": 0.72,
+        "detection_high": 0.99,
+        "content_all": 0.05,
+        "decision_ms": 30.0,
+    }
+    guarded = {**open_, "arm": "T0", "tap": "T0", "variant": "read", **caught}
+    (section,) = sections.sections({"cells": [open_, heard, guarded]})
+    first = next(block for block in section.blocks if hasattr(block, "columns"))
+    assert [c.name for c in first.columns][2:] == [
+        "refused (R1)",
+        "refused whole (R2)",
+        "content heard",
+        "word error",
+        "n",
+    ]
+    assert [c.why for c in first.rows[0].cells if c][3] == "every trial was refused: nothing was released to listen to"
+    figures = [f.figures[0] for f in section.summary.findings]
+    assert [(g.text, g.compare) for g in figures] == [("0", "interval 0–34 %, n 20"), ("95", "interval 72–99 %, n 20")]
+    assert "20 trials is known only to ±17 points" in section.summary.cautions[0]

@@ -21,6 +21,8 @@ from genward.core.blocks import (
     Term,
     Text,
 )
+from genward.sections.findings import SMALL
+from genward.sections.numbers import DASH, percent
 
 SEARCHED = (
     "evaded: of the phrases, those for which a session was found that is released and in which two thirds of the "
@@ -35,6 +37,29 @@ COUNTED = (
     "r1: trials refused; r2: sentences of which all trials are; content score: share of the phrase heard in released "
     "trials; detection: of trials that reached a moderator; services with a profile are simulated"
 )
+
+
+COLUMNS = {
+    "r1": Column("refused (R1)"),
+    "r2": Column("refused whole (R2)", hint="Sentences of which every trial is refused"),
+    "content_score": Column("content heard", hint="Share of the phrase heard in released trials"),
+    "wer": Column("word error", hint="Of released trials, against the sentence that was wanted"),
+    "mos": Column("naturalness", hint="Mean opinion score, as a package predicts it", better="more"),
+    "detection": Column("detected", hint="Of trials that reached a moderator", better="more"),
+    "benign_fpr": Column("innocent refused", hint="Of innocent requests", better="less"),
+    "content_all": Column("content, refused as 0", hint="Share of the phrase heard, over all trials", better="less"),
+    "decision_ms": Column("decision", hint="Time a request", better="less"),
+    "evaded": Column("evaded", better="less"),
+    "queries": Column("queries", hint="Sessions asked for"),
+}
+"""Figure of a cell -> its column"""
+WHY = {
+    "content_score": "every trial was refused: nothing was released to listen to",
+    "wer": "every trial was refused: nothing was released to listen to",
+    "benign_fpr": "there are no innocent requests under this condition",
+    "detection": "no trial reached a moderator",
+}
+"""Figure of a cell -> why a cell has none"""
 
 
 def sections(metrics: Mapping[str, Any]) -> list[Section]:
@@ -66,11 +91,24 @@ def sections(metrics: Mapping[str, Any]) -> list[Section]:
         "Services with a profile are simulated: their refusals follow stated recalls and reproduce a published order, "
         "not anyone's figures."
     )
-    out = [Section("speech", "Speech", tuple(blocks), Summary(_findings(open_arms, guarded), (caution,)), TERMS)]
+    cautions = (*_small(cells), caution)
+    out = [Section("speech", "Speech", tuple(blocks), Summary(_findings(open_arms, guarded), cautions), TERMS)]
     return (
         [*out, Section("listen", "Listen", (Text("All phrases are invented and harmless."), *listen))]
         if listen
         else out
+    )
+
+
+def _small(cells: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """How little a cell is known, where that is worth saying."""
+    known = [(float(c["r1_high"]) - float(c["r1_low"]), c) for c in cells if c.get("r1_high") is not None]
+    if not known or (widest := max(known, key=lambda pair: pair[0]))[0] <= 2 * SMALL:
+        return ()
+    width, cell = widest
+    return (
+        f"Small numbers: a share of {cell['n']} trials is known only to ±{percent(width / 2)} points at worst; "
+        "differences smaller than that are no finding.",
     )
 
 
@@ -107,8 +145,8 @@ def _findings(open_arms: Sequence[Mapping[str, Any]], guarded: Sequence[Mapping[
     refused = [c for c in open_arms if c["r1"] is not None and c["profile"] not in ("synthesizer", "open")]
     if refused:
         low = min(refused, key=lambda c: float(c["r1"]))
-        text = f"{100 * float(low['r1']):.0f}"
-        figure = Figure(text, "%", f"of trials refused by {low['arm']} under {low['variant']}, the fewest of all")
+        told = f"of trials refused by {low['arm']} under {low['variant']}, the fewest of all"
+        figure = Figure(percent(float(low["r1"])), "%", told, _ends(low, "r1"))
         out.append(Finding("Services that refuse", figures=(figure,)))
     caught = [c for c in guarded if c["detection"] is not None]
     for arm in dict.fromkeys(str(c["arm"]) for c in caught):
@@ -116,18 +154,22 @@ def _findings(open_arms: Sequence[Mapping[str, Any]], guarded: Sequence[Mapping[
         low = min(mine, key=lambda c: float(c["detection"]))
         innocent = sum(int(c["n_benign"]) for c in mine)
         wrong = sum(round(float(c["benign_fpr"] or 0) * int(c["n_benign"])) for c in mine)
-        figure = Figure(f"{100 * float(low['detection']):.0f}", "%", f"detected under {low['variant']}, its weakest")
+        told = f"detected under {low['variant']}, its weakest"
+        figure = Figure(percent(float(low["detection"])), "%", told, _ends(low, "detection"))
         out.append(Finding(f"Moderation: {arm}", figures=(figure,), lines=(f"{wrong} of {innocent} innocent refused",)))
     return tuple(out)
 
 
+def _ends(cell: Mapping[str, Any], name: str) -> str:
+    """A share's interval and the trials behind it."""
+    low, high = cell.get(f"{name}_low"), cell.get(f"{name}_high")
+    ends = "no interval" if low is None or high is None else f"interval {percent(low)}–{percent(high)} %"
+    return f"{ends}, n {cell['n']}"
+
+
 def _table(cells: list[Mapping[str, Any]], figures: tuple[str, ...]) -> Table:
-    columns = (
-        Column("Arm", "text"),
-        Column("Condition", "text"),
-        *(Column(f.replace("_", " ")) for f in figures),
-        Column("n"),
-    )
+    figures = tuple(f for f in figures if any(cell.get(f) is not None for cell in cells))
+    columns = (Column("arm", "text"), Column("condition", "text"), *(COLUMNS[f] for f in figures), Column("n"))
     rows = []
     for cell in cells:
         values = [_cell(cell, f) for f in figures]
@@ -139,7 +181,7 @@ def _table(cells: list[Mapping[str, Any]], figures: tuple[str, ...]) -> Table:
 def _cell(cell: Mapping[str, Any], name: str) -> Cell:
     value = cell.get(name)
     if value is None:
-        return Cell(None, "-")
+        return Cell(None, DASH, why=WHY.get(name, ""))
     text = f"{value:.0f} ms" if name == "decision_ms" else f"{value:.2f}"
     low, high = cell.get(f"{name}_low"), cell.get(f"{name}_high")
     return Cell(float(value), text, f"{low:.2f} to {high:.2f}" if low is not None and high is not None else "")
