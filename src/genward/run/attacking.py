@@ -84,7 +84,7 @@ def attack_once(
     if say is not None:
         say(announced(attack, cases))
     labels, words = about.judge or about.targets, words_of(name)
-    means = Means(judge, {about.name: labels}, words.get("things", {}), {about.name: about.phrases})
+    means = Means(judge, {about.name: labels}, words.get("things", {}), {about.name: (*about.phrases, *about.heldout)})
     held = Held(references, name, (about,), ()).pictures(model.size(sampler)) if references else {}
     given: dict[str, Any] = {"styles": words.get("styles", ()), "again": again, "say": say, "means": means}
     found = attack_arm(attack, cases, model, chain, sampler, held, store, **given)

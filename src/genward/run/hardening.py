@@ -104,7 +104,12 @@ class Hardening:
         """What the attacker holds."""
         about = self.concept
         things = self.words.get("things", {})
-        return Means(self.judge, {about.name: about.judge or about.targets}, things, {about.name: about.phrases})
+        return Means(
+            self.judge,
+            {about.name: about.judge or about.targets},
+            things,
+            {about.name: (*about.phrases, *about.heldout)},
+        )
 
     def attacked(self, guard: Any, cases: Sequence[Case], seed: int) -> list[tuple[Case, bool]]:
         """What the attack found for each case, and whether it got through."""

@@ -45,7 +45,7 @@ class Means(NamedTuple):
     things: Mapping[str, Any] = {}
     """The vocabulary's other wordings, ``Setting.words["things"]``"""
     phrases: Mapping[str, Sequence[str]] = {}
-    """Concept -> the phrases of its file"""
+    """Concept -> the phrases of its file, held-out ones too: what a defender never saw, an attacker may well know"""
 
 
 NO_MEANS = Means()

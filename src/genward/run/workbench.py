@@ -121,7 +121,7 @@ class Bench:
         if "judge" in asks:
             judge = open_judge(self.plan.judge) if self.judge is None else self.judge
         labels = {c.name: c.judge or c.targets for c in self.setting.concepts} if "judge" in asks else {}
-        phrases = {c.name: c.phrases for c in self.setting.concepts} if "phrases" in asks else {}
+        phrases = {c.name: (*c.phrases, *c.heldout) for c in self.setting.concepts} if "phrases" in asks else {}
         return Means(judge, labels, self.setting.words.get("things", {}) if "things" in asks else {}, phrases)
 
     def held(self, references: str) -> Mapping[str, Sequence[Image]]:
