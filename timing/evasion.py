@@ -17,6 +17,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,12 @@ def drawn(model: Any, guard: Any, prompts: list[str], steps: int, batch: int) ->
     return out
 
 
+def options(given: Sequence[str]) -> list[str]:
+    """The options without the file that is written: it names a place of this machine."""
+    place = list(given).index("--out") if "--out" in given else len(given)
+    return [*given[:place], *given[place + 2 :]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prompts", type=Path)
@@ -151,7 +158,7 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
     told: dict[str, Any] = {
-        "command": " ".join(["python timing/evasion.py", "PROMPTS.csv", *sys.argv[2:]]),
+        "command": " ".join(["python timing/evasion.py", "PROMPTS.csv", *options(sys.argv[2:])]),
         "commit": commit.stdout.strip(),
         "guard": given.guard,
         "processor": processor(),
