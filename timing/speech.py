@@ -1,6 +1,7 @@
 """Speech: how fast voice, recognizer and moderation are; the transcript judge's card.
 
 python timing/speech.py            real-time factors and decision times, ratios of one run
+python timing/speech.py --ears     batched transcription against one by one, equal words
 python timing/speech.py --card     measure the judge's card on the split fit, and write it beside the lab's files
 """
 
@@ -20,7 +21,8 @@ from genward.core.records import Case, Sample
 from genward.defenses.speech_moderation import SpeechModeration
 from genward.judges.transcript import TranscriptJudge
 from genward.ops.canaries import canaries
-from genward.ops.ears import Whisper
+from genward.ops.ears import Whisper, hear_together
+from genward.ops.hearing import words_of
 from genward.run.results import processor
 from genward.speech.service import SpeechModel
 from genward.speech.voices import HIBARI
@@ -55,11 +57,33 @@ def speed() -> None:
         print(
             f"{label:20} {took:6.2f} s for {sound:.0f} s of sound, RTF {took / sound:.3f}, {took / bare:5.2f}x", end=""
         )
-        print(f", rules {decided:.1f} ms a request")
+        print(f", moderators {decided:.1f} ms a request")
+        for tap in ("T0", "T1", "T2", "T3"):
+            spent = [s.costs[f"{tap}_ms"] for s in made if f"{tap}_ms" in s.costs]
+            if spent:
+                print(f"    {tap}: median {np.median(spent):.1f} ms, 95 % within {np.percentile(spent, 95):.1f} ms")
     stop = [Case(f"h{k}", c.carriers[0], seed=k) for k, c in enumerate(canaries("calibrate"))]
     model._made.clear()
     took, _ = seconds(lambda: model.generate(stop, defenses=(SpeechModeration(),)))
     print(f"refused at T0        {1e3 * took / len(stop):.1f} ms a request; no sound is made")
+
+
+def ears() -> None:
+    """The same 24 sounds heard one by one and in batches, on equal threads."""
+    model, whisper = SpeechModel.opened("lab.speech"), Whisper()
+    texts = [t for c in canaries("calibrate")[:12] for t in c.twins[:2]]
+    sounds = [model.speak(t, k) for k, t in enumerate(texts)]
+    whisper.hear(sounds[0])
+    whisper._kept.clear()
+    alone, one = seconds(lambda: [whisper.hear(a) for a in sounds])
+    print(f"{processor()}; {len(sounds)} sounds of {sum(a.seconds for a in sounds):.0f} s")
+    print(f"one by one    {alone:6.2f} s")
+    for size in (4, 12):
+        took, many = seconds(
+            lambda n=size: [t for k in range(0, len(sounds), n) for t in hear_together(whisper, sounds[k : k + n])]
+        )
+        same = sum(words_of(a.text) == words_of(b.text) for a, b in zip(one, many, strict=True))
+        print(f"batches of {size:2d} {took:6.2f} s, {took / alone:.2f}x; equal words in {same} of {len(sounds)}")
 
 
 def card() -> None:
@@ -96,8 +120,9 @@ def card() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", action="store_true")
+    parser.add_argument("--ears", action="store_true")
     asked = parser.parse_args()
-    (card if asked.card else speed)()
+    (card if asked.card else ears if asked.ears else speed)()
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def test_sounds_say_words() -> None:
 
 def test_long_runs_take_linear_time() -> None:
     for text in ("AE M " * 4000, "ə" * 20_000, "ə " * 10_000, "/" * 20_000, "[[" * 10_000, "a-" * 10_000):
-        start = time.perf_counter()
+        start = time.process_time()
         for run in phoneme_runs(text):
             for piece in run.pieces:
                 sound_words(piece, LEXICON)
-        assert time.perf_counter() - start < 10
+        assert time.process_time() - start < 10

