@@ -86,12 +86,12 @@ def test_markup_hides_nothing(text: str) -> None:
 def test_other_scripts_and_control_characters(service: SpeechModel) -> None:
     guard = SpeechModeration(phrases=PHRASE, taps=("T0", "T2"))
     with protect(service, defenses=[guard]) as guarded:
-        for text in ("紫色的茶壶", "фиолетовый чайник", "\u202eelprup\u202c \x00\x07", "🫖" * 50, "إبريق شاي"):
+        for text in ("紫色的茶壶", "фиолетовый чайник", "\u202eelprup\u202c \x07", "🫖" * 50, "إبريق شاي"):
             found = guarded.speak(text)
             assert found.status in ("ok", "refused", "error") and (found.audio is None) == (found.status != "ok")
         assert guarded.speak("the рurрle teapоt").status == "refused"  # Cyrillic letters in it
-        for wrong in ("", " \n ", "x" * 2_001):
-            with pytest.raises(BadInput, match="characters"):
+        for wrong in ("", " \n ", "x" * 2_001, "a \x00 b"):
+            with pytest.raises(BadInput, match="characters|zero byte"):
                 guarded.speak(wrong)
 
 
