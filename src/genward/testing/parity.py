@@ -200,10 +200,10 @@ def parity_laws(
             assert all(theirs[k].picture is None for k in lost), f"{names}, {what}: released"
             told = lost if ours is BadInput else [k for k in lost if theirs[k].action == "failed"]
             assert told, f"{names}, {what}: generate failed, protect did not"
-            whole = [cases[k] if k in lost else row for k, row in enumerate(rows)]  # one bad prompt refuses its own row
-            ours = [] if len(lost) == len(rows) else generated(model, followed, whole, sampler)
+            kept = [k for k in range(len(rows)) if k not in lost]  # one bad prompt refuses its own row
+            ours = generated(model, followed, [rows[k] for k in kept], sampler) if kept else []
             assert isinstance(ours, list), f"{names}, {what}: generate fails without the refused rows too"
-            ours, theirs = ([r for k, r in enumerate(found) if k not in lost] for found in (ours, theirs))
+            theirs = [theirs[k] for k in kept]
         if isinstance(ours, type) or isinstance(theirs, type):
             assert ours is theirs, f"{names}, {what}: generate gave {ours}, protect {theirs}"
             return
