@@ -223,27 +223,51 @@ WORDS_OF_EVIL = ("script", "alert", "img", "src", "http", "evil", "example", "on
 """Of the hostile text, a word of ninety letters with nothing but marks between them"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_labels_of_a_plot_do_not_collide(page: webdriver.Chrome, width: int) -> None:
-    at_width(page, width)
-    found = page.execute_script(
-        """return [...document.querySelectorAll('.plot svg')].filter((s) => s.checkVisibility()).map((svg) =>
-             [...svg.querySelectorAll('.mark > text')].map((t) => {
-               const b = t.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, t.textContent]; }))"""
-    )
+def test_labels_of_a_plot_do_not_collide(page: webdriver.Chrome) -> None:
+    at_width(page, 1280)
+    found = boxes(page, ".plot .scroll > svg", ".mark > text")
     page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert found and all(len(labels) >= 7 for labels in found)
+    apart(found, 1280)
+
+
+def test_a_narrow_screen_has_the_plot_large_and_its_arms_in_a_list(page: webdriver.Chrome) -> None:
+    at_width(page, 390)
+    labels, ticks = boxes(page, ".plot .arms", "li"), boxes(page, ".plot .scroll > svg", ".tick")
+    frames = boxes(page, ".plot .scroll > svg", ".axis")
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert labels and all(len(found) >= 7 for found in labels)
+    apart([*labels, *ticks], 390)
+    for ((left, top, right, bottom, _),) in frames:
+        assert 0 <= left and right <= 390 and right - left >= 250 and abs((right - left) - (bottom - top)) < 2
+    assert all(bottom - top >= 10 for found in ticks for _, top, _, bottom, _ in found), "large enough to be read"
+
+
+def boxes(page: webdriver.Chrome, within: str, which: str) -> list[list[tuple[float, float, float, float, str]]]:
+    """Left, top, right, bottom and text of the parts of each visible element."""
+    found = page.execute_script(
+        """return [...document.querySelectorAll(arguments[0])].filter((e) => e.checkVisibility()).map((e) =>
+             [...e.querySelectorAll(arguments[1])].map((t) => {
+               const b = t.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom, t.textContent]; }))""",
+        within,
+        which,
+    )
+    return [[tuple(box) for box in boxes] for boxes in found]
+
+
+def apart(found: list[list[tuple[float, float, float, float, str]]], width: int) -> None:
+    """No two boxes of one picture share more than two pixels of height, and all stand within the screen."""
     for labels in found:
         for k, (left, top, right, bottom, text) in enumerate(labels):
             assert left >= 0 and right <= width, text
             for other in labels[k + 1 :]:
-                apart = right <= other[0] or other[2] <= left or bottom <= other[1] + 2 or other[3] <= top + 2
-                assert apart, f"{text} and {other[4]}"
+                free = right <= other[0] or other[2] <= left or bottom <= other[1] + 2 or other[3] <= top + 2
+                assert free, f"{text} and {other[4]}"
 
 
 def test_arms_in_a_plot_can_be_told_apart_without_color(page: webdriver.Chrome) -> None:
     looks = page.execute_script(
-        """const svg = document.querySelector('.plot svg');
+        """const svg = document.querySelector('.plot .scroll > svg');
         return [...svg.querySelectorAll('.mark.defense')].map((m) => {
           const dot = m.querySelector('.key .dot'); return [getComputedStyle(dot).fill, dot.tagName,
             (dot.getAttribute('d') ?? '').replace(/^M[^a-z]*/, '')]; })"""

@@ -206,6 +206,18 @@ def test_measures_are_a_row_per_arm_and_concept(metrics: dict[str, Any]) -> None
     ]
 
 
+def test_a_reason_stands_at_the_figure_that_it_is_about(metrics: dict[str, Any]) -> None:
+    cell = next(c for c in metrics["cells"] if c["arm"] == "uce")
+    cell["why"] = "drift: 2 of 36 rows without a value; frechet: 1 of 36 rows without a value; judge unsure"
+    grid = Grid(metrics)
+    in_matrix = next(r for r in matrix.matrix(grid, "weapons").rows if r.label == "uce").cells[0]
+    assert in_matrix is not None and in_matrix.why == "judge unsure"
+    (table,) = measures.section(grid).blocks
+    assert isinstance(table, Table)
+    whys = [c.why for c in table.rows[4].cells if c]
+    assert whys == ["", "", "2 of 36 rows without a value", "1 of 36 rows without a value", "", "", ""]
+
+
 def test_plots_of_one_concept_share_axes_that_hold_every_bar(metrics: dict[str, Any]) -> None:
     for low, high in ((0.0, 0.03), (0.61, 0.94), (0.5, 0.5), (1.0, 1.0), (0.0, 1.0), (0.0, 0.0)):
         found = ticks(low, high)

@@ -66,6 +66,14 @@ def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**row, **{key: number(row.get(key), f"{where}: {key}") for key in NUMBERS}}
 
 
+def why_of(cell: Mapping[str, Any], measure: str = "") -> str:
+    """What a cell says about one of its measures (``drift: 2 of 36 rows without a value``); without one, what it says
+    about what is left."""
+    parts = [p for p in str(cell.get("why") or "").split("; ") if p]
+    told = {p: head for p in parts for head in [p.split(":")[0]] if head in MEASURES}
+    return "; ".join(p.removeprefix(f"{measure}: ") for p in parts if told.get(p, "") == measure)
+
+
 def pairs(metrics: Metrics) -> dict[tuple[str, ...], Estimate]:
     """(arm, versus, concept, variant, measure) -> the paired difference, arm minus versus, of the metrics' ``pairs``.
 

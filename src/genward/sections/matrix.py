@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from genward.core.blocks import Cell, Column, Matrix, Row, Section, Summary, Text
-from genward.sections.cells import Grid
+from genward.sections.cells import Grid, why_of
 from genward.sections.findings import cautions, findings
 from genward.sections.judges import beside
 from genward.sections.numbers import DASH, Estimate, estimate, interval, percent, share_digits
@@ -72,7 +72,7 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
             interval(own, show),
             note=f"n {cell['n']:.0f}" if cell["n"] is not None else "",
             warning=f"{unscored} unscored" if unscored else "",
-            why=str(cell.get("why") or ""),
+            why=why_of(cell),
         )
     return Cell(
         e.value,
@@ -81,5 +81,5 @@ def _cell(cell: Mapping[str, Any]) -> Cell:
         note=f"n {cell['n']:.0f}" if cell["n"] is not None else "",
         warning=f"{unscored} unscored" if unscored else "",
         more=tuple(more) if e.value is not None else (),
-        why=str(cell.get("why") or ""),
+        why=why_of(cell),
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from genward.core.blocks import Cell, Column, Row, Section, Table
-from genward.sections.cells import Grid
+from genward.sections.cells import MEASURES, Grid, why_of
 from genward.sections.numbers import duration, figure, percent, short
 
 COLUMNS = (
@@ -24,12 +26,12 @@ def section(grid: Grid) -> Section:
     for concept in grid.concepts:
         for arm in grid.arms:
             if grid.cells(arm.label, concept):
-                kept, *rest = (
-                    grid.measure(arm.label, concept, m)
-                    for m in ("retention", "drift", "frechet", "seconds_per_image", "extra_nfe")
-                )
+                kept, *rest = (grid.measure(arm.label, concept, m) for m in MEASURES)
                 took = grid.prepare(arm, concept)
-                cells = [Cell(concept, concept), figure(kept, percent, " %"), *(figure(e, short) for e in rest)]
+                made = [figure(kept, percent, " %"), *(figure(e, short) for e in rest)]
+                first = grid.cells(arm.label, concept)[0]
+                cells = [Cell(concept, concept)]
+                cells += [replace(c, why=why_of(first, m)) for c, m in zip(made, MEASURES, strict=True)]
                 rows.append(Row(arm.label, (*cells, Cell(took, duration(took))), arm.role))
     table = Table(COLUMNS, tuple(rows), label="Measures")
     return Section("measures", "Measures: what it costs", (table,) if rows else ())
