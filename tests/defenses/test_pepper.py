@@ -89,6 +89,7 @@ def test_normalization_alone(model: StableDiffusion) -> None:
     ours = model.generate(cases, SAMPLER, [alone])
     assert same(ours, model.generate([cases[0]._replace(prompt="a bowl of soup"), cases[1]], SAMPLER))
     assert not any(s.verdicts or s.notes for s in ours)
+    assert ready(parse_defense("pepper,rewriter=none,details=0"), model).defenses == [alone]
 
 
 def test_guards_on_the_text_read_what_the_user_wrote(model: StableDiffusion) -> None:

@@ -104,10 +104,10 @@ class Pepper:
             )
         if not all(x >= 0 for x in (self.far, self.like, self.longer)):
             raise BadInput("pepper: a weight (far, like, longer) is negative; give numbers of at least 0")
-        if self.rewriter != "none":
-            if self.rewriter != "looks":
-                self._opened()  # an address in the clear, or nothing of that name
-            object.__setattr__(self, "content", content_of(self.rewriter, self.words))
+        if self.rewriter not in ("none", "looks"):
+            self._opened()  # an address in the clear, or nothing of that name
+        found = "" if self.rewriter == "none" else content_of(self.rewriter, self.words)
+        object.__setattr__(self, "content", found)
 
     def _opened(self) -> Rewriter:
         shared = {"temperature": self.temperature}
