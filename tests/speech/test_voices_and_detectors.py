@@ -15,6 +15,8 @@ import pytest
 
 from genward.core.media import Audio
 from genward.errors import BadArtifact, BadInput, UnknownName
+from genward.ops.ears import Whisper, hear_together
+from genward.ops.hearing import word_error_rate
 from genward.speech import naturalness
 from genward.speech.deepfake import (
     ClassifierDetector,
@@ -86,6 +88,18 @@ def test_a_second_ear_hears_and_missing_ones_say_how_to_get_them(monkeypatch: py
         HamaEar()
     with pytest.raises(UnknownName, match="whisper"):
         opened("wisper")
+
+
+def test_sounds_are_heard_together() -> None:
+    whisper, voice = Whisper(), EmbeddedVoice()
+    texts = ["there are three good restaurants near the station", "the museum is closed on mondays"]
+    sounds = [voice.speak(t, k) for k, t in enumerate(texts)]
+    found = hear_together(whisper, [sounds[0], Audio(np.zeros(RATE, np.float32), RATE), sounds[1]])
+    assert found[1].text == ""
+    assert all(word_error_rate(t, found[k].text) <= 0.25 for t, k in zip(texts, (0, 2), strict=True))
+    assert hear_together(whisper, []) == []
+    with pytest.raises(BadInput, match="one by one"):
+        hear_together(whisper, [Audio(np.zeros(31 * 1000, np.float32), 1000)])
 
 
 def test_naturalness_is_a_number_or_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
