@@ -65,16 +65,19 @@ def main() -> None:
     given = parser.parse_args()
     pipe = lab.pipeline()
     pipe.set_progress_bar_config(disable=True)
-    rows = [line(pipe, c, b, given.steps, given.repeats) for c in CHAINS for b in given.batch or (1, 8)]
+    asked = [(c, b) for c in CHAINS for b in given.batch or (1, 8)]
     if given.json:
+        rows = [line(pipe, c, b, given.steps, given.repeats) for c, b in asked]
         where = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
         print(json.dumps({**where, "steps": given.steps, "repeats": given.repeats, "rows": rows}, indent=1))
         return
     print(f"{'chain':<42} {'batch':>5} {'bare':>8} {'guarded':>8} {'added':>7} {'p95':>8}   milliseconds")
-    for row in rows:
+    for chain, batch in asked:
+        row = line(pipe, chain, batch, given.steps, given.repeats)
         print(
             f"{row['chain']:<42} {row['batch']:>5} {row['bare_ms']:>8} {row['guarded_ms']:>8} {row['added_ms']:>7} "
-            f"{row['guarded_p95_ms']:>8}   {row['added_share']:+.1%}, {row['released']} of {row['batch']} released"
+            f"{row['guarded_p95_ms']:>8}   {row['added_share']:+.1%}, {row['released']} of {row['batch']} released",
+            flush=True,
         )
 
 

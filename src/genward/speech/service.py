@@ -28,7 +28,6 @@ from genward.ops.alignment import reordered
 from genward.ops.ears import Ear, ear
 from genward.ops.hearing import joined, words_of
 from genward.ops.trigrams import english_trigrams
-from genward.speech.aimed import treated
 from genward.speech.voices import EmbeddedVoice, Voice
 from genward.speech.word_order import MOST, order_score
 
@@ -314,6 +313,8 @@ class _Session:
         sound = model.speak(said, self.case.seed, self.sampler.speed)
         self.spent["sound_seconds"] += sound.seconds
         if play.change:
+            from genward.speech.aimed import treated  # brings torch along, which listing services must not
+
             sound = treated(sound, play.change, self.case.seed)
         self._show("T3", lambda: model.ear.hear(sound).text, k, len(play.turns), sound)
         self._show("T4", "", k, len(play.turns), sound)
