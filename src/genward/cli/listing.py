@@ -98,7 +98,9 @@ def main(
     store: Path = common.StoreFolder,
     as_json: bool = common.Json,
 ) -> None:
-    """List what there is: defenses, attacks, judges, benchmarks, concepts, recipes, models. `runs` lists those of a store."""
+    """List what there is: defenses, attacks, judges, benchmarks, concepts, recipes, models.
+
+    `runs` lists those of a store."""
     if kind in ("run", "runs"):
         return list_runs(store, as_json)
     wanted = [kind_of(kind)] if kind else list(KINDS)
