@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from genward.attacks._tokens import Vocabulary, nearest, project_simplex, refuse_nothing
+from genward.catalog.opening import words_of
 from genward.errors import BadInput
 from genward.models.sd import StableDiffusion
 from genward.models.text import states
+from genward.ops.everyday import NOUNS
+from genward.run.target import writable
 from genward.testing import tiny_sd
 
 
@@ -84,6 +87,22 @@ def test_forbidden_words_are_left_out(other: StableDiffusion) -> None:
     assert len(left.usable) < len(words.usable)
     with pytest.raises(BadInput, match="every token"):
         words.without([words.text([k]) for k in words.usable.tolist()])
+
+
+def test_only_words_that_may_be_written(other: StableDiffusion) -> None:
+    every = vocabulary(other)
+    texts = [every.text([k]) for k in every.usable.tolist()]
+    few = every.within([texts[0].upper(), texts[-1], "no such word"])
+    assert [few.text([k]) for k in few.usable.tolist()] == [texts[0], texts[-1]]
+    with pytest.raises(BadInput, match="may be written"):
+        every.within(["no such word"])
+
+
+def test_a_search_on_the_lab_writes_its_words_and_everyday_things() -> None:
+    words = writable(words_of("lab"))
+    assert {"banana", "monotone", "the", *NOUNS[0].split()} <= set(words) and len(words) > 900
+    assert all(w.isascii() and w.isalpha() and w == w.casefold() for w in words)
+    assert writable({}) == ()
 
 
 def test_states_are_the_pipeline_s_own(other: StableDiffusion) -> None:

@@ -62,6 +62,15 @@ class Vocabulary:
             raise BadInput("every token is forbidden; name fewer words")
         return replace(self, usable=left)
 
+    def within(self, words: Sequence[str]) -> Self:
+        """Only the tokens that are one of the words, whatever its case. ``BadInput`` where nothing is left."""
+        wanted = {w.casefold() for w in words}
+        good = [_written(self.tokenizer, [k]).casefold() in wanted for k in self.usable.tolist()]
+        left = self.usable[torch.tensor(good, dtype=torch.bool)]
+        if not len(left):
+            raise BadInput("no token of this tokenizer is one of the words that may be written")
+        return replace(self, usable=left)
+
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as they are written in a prompt."""
         return _written(self.tokenizer, ids)

@@ -18,7 +18,7 @@ from genward.metrics.intervals import clustered_rate, unknown
 from genward.ops import asking
 from genward.run.references import Held
 from genward.run.search import attack_arm, parse_attack
-from genward.run.target import Means
+from genward.run.target import Means, writable
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -84,7 +84,8 @@ def attack_once(
     if say is not None:
         say(announced(attack, cases))
     labels, words = about.judge or about.targets, words_of(name)
-    means = Means(judge, {about.name: labels}, words.get("things", {}), {about.name: (*about.phrases, *about.heldout)})
+    known = {about.name: (*about.phrases, *about.heldout)}
+    means = Means(judge, {about.name: labels}, words.get("things", {}), known, writable(words))
     held = Held(references, name, (about,), ()).pictures(model.size(sampler)) if references else {}
     given: dict[str, Any] = {"styles": words.get("styles", ()), "again": again, "say": say, "means": means}
     found = attack_arm(attack, cases, model, chain, sampler, held, store, **given)

@@ -24,7 +24,7 @@ from genward.errors import BadInput
 from genward.metrics.intervals import wilson
 from genward.ops import artifacts
 from genward.run.search import attack_arm, parse_attack
-from genward.run.target import Means
+from genward.run.target import Means, writable
 
 if TYPE_CHECKING:
     from genward.models.sd import StableDiffusion
@@ -109,6 +109,7 @@ class Hardening:
             {about.name: about.judge or about.targets},
             things,
             {about.name: (*about.phrases, *about.heldout)},
+            writable(self.words),
         )
 
     def attacked(self, guard: Any, cases: Sequence[Case], seed: int) -> list[tuple[Case, bool]]:

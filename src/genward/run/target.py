@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genward.attacks._tokens import REFUSED, Vocabulary
+from genward.attacks._tokens import FUNCTION, REFUSED, Vocabulary
 from genward.core import defending
 from genward.core.contracts import Defense
 from genward.core.records import Call, Case, Prompt, Sample, Sampler
@@ -21,7 +22,7 @@ from genward.errors import BadArtifact, BadInput, Conflict, UnknownName
 from genward.models import text as encoding
 from genward.models.ports import Run
 from genward.models.rig import LiveRig
-from genward.ops import asking
+from genward.ops import asking, everyday
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,9 +47,27 @@ class Means(NamedTuple):
     """The vocabulary's other wordings, ``Setting.words["things"]``"""
     phrases: Mapping[str, Sequence[str]] = {}
     """Concept -> the phrases of its file, held-out ones too: what a defender never saw, an attacker may well know"""
+    writable: Sequence[str] = ()
+    """Words that a search may write, see ``writable``; none: every token of the public tokenizer"""
 
 
 NO_MEANS = Means()
+
+
+def writable(words: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words that a search may write on a model with a vocabulary (the lab): those of its phrases and styles, and
+    names of everyday things, so that no search comes upon words that genward does not show. Empty for a model without
+    one.
+
+    Args:
+        words: ``styles`` and ``things``, object -> level -> phrases.
+    """
+    things: Mapping[str, Mapping[str, Sequence[str]]] = words.get("things", {})
+    if not things:
+        return ()
+    texts = [*things, *words.get("styles", ()), *everyday.NOUNS]
+    texts += [phrase for levels in things.values() for phrases in levels.values() for phrase in phrases]
+    return tuple(sorted({w for text in texts for w in re.findall(r"[a-z]+", text.casefold())} | FUNCTION))
 
 
 class ArmTarget:
@@ -176,9 +195,10 @@ class ArmTarget:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The public tokenizer's words with their embeddings."""
+        """The public tokenizer's words with their embeddings, as far as they may be written."""
         table = self.model.text_encoder.get_input_embeddings().weight.detach()
-        return Vocabulary.of(self.model.pipe.tokenizer, table)
+        every = Vocabulary.of(self.model.pipe.tokenizer, table)
+        return every.within(self.means.writable) if self.means.writable else every
 
     def states(
         self, ids: Sequence[Sequence[int]], vectors: Tensor | None = None, *, length: int = 0

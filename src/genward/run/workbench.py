@@ -18,7 +18,7 @@ from genward.run.generate import Bound, Progress, Say
 from genward.run.plan import Plan, Work
 from genward.run.references import Held
 from genward.run.search import attack_arm, met_by
-from genward.run.target import Means
+from genward.run.target import Means, writable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,7 +122,8 @@ class Bench:
             judge = open_judge(self.plan.judge) if self.judge is None else self.judge
         labels = {c.name: c.judge or c.targets for c in self.setting.concepts} if "judge" in asks else {}
         phrases = {c.name: (*c.phrases, *c.heldout) for c in self.setting.concepts} if "phrases" in asks else {}
-        return Means(judge, labels, self.setting.words.get("things", {}) if "things" in asks else {}, phrases)
+        words = self.setting.words
+        return Means(judge, labels, words.get("things", {}) if "things" in asks else {}, phrases, writable(words))
 
     def held(self, references: str) -> Mapping[str, Sequence[Image]]:
         """Reference pictures by concept, those of what must stay under ``apart`` names as well; read once."""
