@@ -172,7 +172,7 @@ def test_names_that_are_none(plain: Path) -> None:
     with pytest.raises(UnknownName, match="dtype 'zzz'"):
         opened(plain, dtype="zzz")
     for device in ("zzz", "cuda:99", "meta", "cpu:x"):
-        with pytest.raises(BadInput, match="cannot be used"):
+        with pytest.raises(BadInput, match="cannot be used|there is no device"):
             load_pipeline(str(plain), device=device)
 
 

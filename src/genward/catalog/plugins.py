@@ -13,6 +13,7 @@ import ast
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module, metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -146,6 +147,12 @@ def class_fields(node: ast.ClassDef, source: _Source) -> tuple[Field, ...]:
 
 def read_source(source: str, room: str, module: str, origin: str = "genward") -> list[Entry]:
     """Every plug-in that a module's source declares."""
+    return list(_declared(source, room, module, origin, tuple(sys.path)))
+
+
+@lru_cache(maxsize=1024)
+def _declared(source: str, room: str, module: str, origin: str, path: tuple[str, ...]) -> tuple[Entry, ...]:
+    """``read_source``, once for each source; ``path`` is where base classes of other modules are looked for."""
     read = _Source(source)
     entries = []
     for node in read.classes.values():
@@ -153,7 +160,7 @@ def read_source(source: str, room: str, module: str, origin: str = "genward") ->
         if name is not None:
             summary = _first_paragraph(node.body[0]) or _first_paragraph(read.tree.body[0] if read.tree.body else None)
             entries.append(Entry(room, name, summary, module, node.name, class_fields(node, read), origin))
-    return entries
+    return tuple(entries)
 
 
 def source_file(module: str) -> Path | None:
