@@ -83,8 +83,7 @@ def attack_once(
     chain = ready(parse_defense(defense), model, store, progress=say).defenses if defense else []
     if say is not None:
         say(announced(attack, cases))
-    labels, words = about.judge or about.targets, words_of(name)
-    known = {about.name: (*about.phrases, *about.heldout)}
+    labels, words, known = about.judge or about.targets, words_of(name), {about.name: (*about.phrases, *about.heldout)}
     means = Means(judge, {about.name: labels}, words.get("things", {}), known, writable(words))
     held = Held(references, name, (about,), ()).pictures(model.size(sampler)) if references else {}
     given: dict[str, Any] = {"styles": words.get("styles", ()), "again": again, "say": say, "means": means}
