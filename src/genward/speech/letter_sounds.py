@@ -102,7 +102,7 @@ LONGEST = 40
 """Letters of a word that are read; the rest is dropped, which no sayable word has"""
 
 
-@lru_cache(maxsize=20_000)
+@lru_cache(maxsize=2_000)
 def letter_sounds(word: str) -> Phones:
     """The sounds of a spelling by rule.
 

@@ -169,7 +169,7 @@ class Lexicon:
         return "".join(key_of(self.spoken(word)) for word in text.split()).replace("aa", "a")
 
 
-@lru_cache(maxsize=50_000)
+@lru_cache(maxsize=4_000)
 def key_of(phones: Phones) -> str:
     """Sounds as a key: one letter for all vowels, one for each group of consonants that spellings confuse (s and z, the
     two th, n and ng), nothing twice in a row."""
