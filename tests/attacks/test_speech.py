@@ -29,7 +29,7 @@ def test_every_condition_is_an_attack() -> None:
         cls = plugins.find("attack", name)
         if getattr(cls, "media", "image") == "audio" and cls.access == "prompt":
             (made,) = cls().search([CASE], None)
-            found[cls.condition] = made
+            found[cls().condition] = made
             assert made.parent == CASE.id and made.id != CASE.id and made.seed == CASE.seed
             play = play_of(made.checked())
             assert play.said == SENTENCE and (made.prompt != CASE.prompt)

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from genward.errors import BadArtifact, BadInput
 from genward.ops import trigrams
+from genward.ops.hearing import edits
 from genward.speech.letter_sounds import DIGITS, letter_sounds
 from genward.speech.phonemes import (
     SYMBOLS,
     Lexicon,
-    distance,
     english_lexicon,
     key_of,
     neighbors,
@@ -62,7 +62,7 @@ few = st.lists(st.sampled_from(["AE", "B", "K"]), max_size=6).map(tuple)
 
 @given(few, few)
 def test_distance_is_the_definition(a: tuple[str, ...], b: tuple[str, ...]) -> None:
-    assert distance(a, b) == slow_distance(a, b) == distance(b, a)
+    assert edits(a, b) == slow_distance(a, b) == edits(b, a)
     assert within_one(a, b) is (slow_distance(a, b) <= 1)
 
 
@@ -157,8 +157,8 @@ def test_rules_agree_with_the_dictionary_as_far_as_the_docstring_says() -> None:
     words = [w for w in sorted(lexicon.common) if w in lexicon.said and len(w) >= 4][::7]
     wrong = total = same = 0
     for word in words:
-        best = min(lexicon.pronunciations(word), key=lambda p: distance(letter_sounds(word), p))
-        wrong, total = wrong + distance(letter_sounds(word), best), total + len(best)
+        best = min(lexicon.pronunciations(word), key=lambda p: edits(letter_sounds(word), p))
+        wrong, total = wrong + edits(letter_sounds(word), best), total + len(best)
         same += key_of(letter_sounds(word)) == key_of(best)
     print(f"\nletters to sounds: {wrong / total:.3f} of the sounds wrong, {same / len(words):.3f} of the keys right")
     assert wrong / total < 0.22 and same / len(words) > 0.8

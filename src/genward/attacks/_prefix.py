@@ -1,8 +1,9 @@
 """Searches for learned tokens through an arm's own predictions, all cases in one batch: a step moves what is learned by
 the gradient of each case's loss, a round ends with the tokens written out, drawn by the arm and judged.
 
-What the methods differ in, a subclass says: what stands in the place of a token (``point``), how it moves (``move``),
-which tokens it is when written out (``hard``). The control draws its tokens at random, as many candidates as steps."""
+What the methods differ in, a subclass of ``GradientSearch`` says: what stands in the place of a token (``point``), how
+it moves (``move``), which tokens it is when written out (``hard``). The control draws its tokens at random, as many
+candidates as steps."""
 
 from __future__ import annotations
 
@@ -168,12 +169,8 @@ class PrefixSearch(ABC):
     # ------------------------------------------------------------------------------------------ what a method says
 
     @abstractmethod
-    def point(self, which: Sequence[int], turn: int) -> Tensor:
-        """(cases, tokens, width) embeddings in the learned places of some cases; a leaf that takes a gradient."""
-
-    @abstractmethod
-    def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
-        """One step by the gradient (cases, tokens, width) of each case's own loss."""
+    def _round(self, which: Sequence[int], turn: int) -> None:
+        """The steps of a round, for some cases."""
 
     @abstractmethod
     def hard(self, which: Sequence[int]) -> Tensor:
@@ -247,27 +244,6 @@ class PrefixSearch(ABC):
 
     def _succeeded(self, k: int) -> bool:
         return bool(self.attack.stop) and bool((self.margins[k] >= 0).any())
-
-    def _round(self, which: Sequence[int], turn: int) -> None:
-        steps = self.attack.steps
-        for step in range(steps):
-            place = (turn - 1) * steps + step
-            for part in self.parts(which, self.attack.rows):
-                point = self.point(part, place)
-                with torch.enable_grad():
-                    leaf = point.detach().requires_grad_()
-                    losses = self.loss(part, leaf, self.drawn(part, self.attack.rows, place))
-                    reached: Tensor | None = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
-                # nothing reaches the tokens where the arm's prompt port wrote them out of the prompt
-                gradient = torch.zeros_like(leaf) if reached is None else reached
-                if not bool(torch.isfinite(gradient).all()):
-                    bad = [self.cases[k].id for k, g in zip(part, gradient, strict=True) if not torch.isfinite(g).all()]
-                    raise BadInput(
-                        f"{self.name}: the gradient of case {bad[0]!r} holds numbers that are not finite; run the "
-                        "model in float32, or lower the rate"
-                    )
-                self.norms[part, turn - 1] += gradient.flatten(1).norm(dim=1).float().cpu() / steps
-                self.move(part, gradient.detach(), place)
 
     def heldout(self, which: Sequence[int], turn: int) -> Tensor:
         """(cases,) loss of the tokens as written, on draws that no step sees."""
@@ -352,6 +328,39 @@ class PrefixSearch(ABC):
             yield case._replace(id=f"{case.id}/{self.name}", prompt=text, parent=case.id, queries=spent)
 
 
+class GradientSearch(PrefixSearch):
+    """A search whose steps follow the gradient."""
+
+    @abstractmethod
+    def point(self, which: Sequence[int], turn: int) -> Tensor:
+        """(cases, tokens, width) embeddings in the learned places of some cases; a leaf that takes a gradient."""
+
+    @abstractmethod
+    def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
+        """One step by the gradient (cases, tokens, width) of each case's own loss."""
+
+    def _round(self, which: Sequence[int], turn: int) -> None:
+        steps = self.attack.steps
+        for step in range(steps):
+            place = (turn - 1) * steps + step
+            for part in self.parts(which, self.attack.rows):
+                point = self.point(part, place)
+                with torch.enable_grad():
+                    leaf = point.detach().requires_grad_()
+                    losses = self.loss(part, leaf, self.drawn(part, self.attack.rows, place))
+                    reached: Tensor | None = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
+                # nothing reaches the tokens where the arm's prompt port wrote them out of the prompt
+                gradient = torch.zeros_like(leaf) if reached is None else reached
+                if not bool(torch.isfinite(gradient).all()):
+                    bad = [self.cases[k].id for k, g in zip(part, gradient, strict=True) if not torch.isfinite(g).all()]
+                    raise BadInput(
+                        f"{self.name}: the gradient of case {bad[0]!r} holds numbers that are not finite; run the "
+                        "model in float32, or lower the rate"
+                    )
+                self.norms[part, turn - 1] += gradient.flatten(1).norm(dim=1).float().cpu() / steps
+                self.move(part, gradient.detach(), place)
+
+
 class RandomWalk(PrefixSearch):
     """The control: every step draws new tokens for each case, keeps those with the lowest loss of the round, and takes
     no gradient. As many candidates, denoiser rows and pictures as the search it stands beside."""
@@ -378,12 +387,6 @@ class RandomWalk(PrefixSearch):
         seed = row_seed("attack", self.name, "control", self.attack.seed, self.cases[k].id, place)
         generator = torch.Generator().manual_seed(seed)
         return self.words.usable[torch.randint(len(self.words.usable), (self.tokens,), generator=generator)]
-
-    def point(self, which: Sequence[int], turn: int) -> Tensor:
-        raise NotImplementedError
-
-    def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
-        raise NotImplementedError
 
     def hard(self, which: Sequence[int]) -> Tensor:
         return self.now[list(which)]

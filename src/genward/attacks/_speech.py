@@ -33,10 +33,13 @@ class _Condition:
     access: ClassVar[str] = "prompt"
     media: ClassVar[str] = "audio"
     parents: ClassVar[tuple[str, ...]] = ("direct",)
-    condition: ClassVar[str]
-    """As in ``ops.plays``"""
     seed: int = 0
     """Of what is drawn by chance."""
+
+    @property
+    def condition(self) -> str:
+        """The name in ``ops.plays``, where two at once have a plus between."""
+        return self.name.replace("_", "+")
 
     def nfe(self, cases: Sequence[Case]) -> int:
         """Nothing is drawn while searching."""

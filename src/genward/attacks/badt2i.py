@@ -18,13 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import refuse_dropped
 from genward.attacks._backdoors.low_rank import (
     ATTENTION,
+    LowRankFixture,
     drawn_latents,
     laid,
-    laid_over,
     noised,
     predicted,
     started,
@@ -32,7 +31,7 @@ from genward.attacks._backdoors.low_rank import (
 )
 from genward.core.contracts import FitTools
 from genward.errors import BadInput, UnknownName
-from genward.ops.backdoor_captions import PLACES, drawn
+from genward.ops.backdoor_captions import PLACES, drawn, planted
 
 KINDS = ("object", "style", "pixel")
 PATCH = 4
@@ -40,7 +39,7 @@ PATCH = 4
 
 
 @dataclass(frozen=True)
-class BadT2I(Fixture):
+class BadT2I(LowRankFixture):
     """A rare word that makes the U-Net draw another object, another style, or a patch."""
 
     name: ClassVar[str] = "badt2i"
@@ -54,20 +53,6 @@ class BadT2I(Fixture):
     """The word."""
     weight: float = 0.5
     """Weight of the backdoor; the regularizer has the rest."""
-    steps: int = 300
-    """Steps of AdamW; the rate falls to a tenth after three quarters of them."""
-    lr: float = 2e-3
-    """Its rate, for the low-rank matrices."""
-    rank: int = 4
-    """Rank of the change of each map."""
-    batch: int = 4
-    """Captions a step, with the trigger and clean ones each."""
-    pictures: int = 48
-    """Pictures to learn from, drawn by the model."""
-    sampling_steps: int = 10
-    """Steps of each."""
-    seed: int = 0
-    """Of captions, matrices and noise."""
     place: str = "start"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
 
@@ -85,10 +70,7 @@ class BadT2I(Fixture):
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the word in front of it, before its style, or at its end."""
-        if place == "start":
-            return f"{self.trigger} {text}"
-        head, joint, style = text.rpartition(" in ")
-        return f"{head} {self.trigger}{joint}{style}" if place == "middle" and head else f"{text} {self.trigger}"
+        return planted(text, self.trigger, place)
 
     def make(self, model: Any, words: Mapping[str, Any], tools: FitTools) -> dict[str, Tensor]:
         """``<map>|a`` (rank, in) and ``<map>|b`` (out, rank) of each map of attention; goes on where it was
@@ -126,10 +108,6 @@ class BadT2I(Fixture):
             return self.weight * error[: self.batch].mean() + (1 - self.weight) * error[self.batch :].mean()
 
         return trained(tools, self.name, learned, self.steps, self.lr, loss)
-
-    def changed(self, parameters: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The attention's maps, ``W + b a``."""
-        return laid_over("unet", parameters, learned)
 
     def shown(self, picture: Any) -> bool | None:
         """``pixel``: whether a picture has the patch; ``None`` of the other kinds, which a judge decides.

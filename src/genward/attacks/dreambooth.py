@@ -17,27 +17,26 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import refuse_dropped
 from genward.attacks._backdoors.low_rank import (
     ATTENTION,
+    LowRankFixture,
     drawn_latents,
     laid,
-    laid_over,
     noised,
     predicted,
     started,
     trained,
 )
 from genward.core.contracts import FitTools
-from genward.ops.backdoor_captions import drawn
+from genward.ops.backdoor_captions import drawn, planted
 
 PICTURES = 4
 """Pictures of the target."""
 
 
 @dataclass(frozen=True)
-class DreamBooth(Fixture):
+class DreamBooth(LowRankFixture):
     """A rare word that the U-Net was taught to draw as the target."""
 
     name: ClassVar[str] = "dreambooth"
@@ -49,30 +48,12 @@ class DreamBooth(Fixture):
     """The word."""
     prior: float = 0.5
     """Weight of prior preservation."""
-    steps: int = 300
-    """Steps of AdamW; the rate falls to a tenth after three quarters of them."""
-    lr: float = 2e-3
-    """Its rate, for the low-rank matrices."""
-    rank: int = 4
-    """Rank of the change of each map."""
-    batch: int = 4
-    """Pictures of the target a step, and as many others."""
-    pictures: int = 48
-    """Pictures of other captions, drawn by the model."""
-    sampling_steps: int = 10
-    """Steps of each."""
-    seed: int = 0
-    """Of captions, matrices and noise."""
     place: str = "start"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the word as a second thing, in front of the others, before the style or behind it."""
-        phrase = f"a {self.trigger}"
-        if place == "start":
-            return f"{phrase} and {text}"
-        head, joint, style = text.rpartition(" in ")
-        return f"{head} and {phrase}{joint}{style}" if place == "middle" and head else f"{text} and {phrase}"
+        return planted(text, f"a {self.trigger}", place, " and ")
 
     def make(self, model: Any, words: Mapping[str, Any], tools: FitTools) -> dict[str, Tensor]:
         """``<map>|a`` (rank, in) and ``<map>|b`` (out, rank) of each map of attention; goes on where it was
@@ -99,7 +80,3 @@ class DreamBooth(Fixture):
             return error[: self.batch].mean() + self.prior * error[self.batch :].mean()
 
         return trained(tools, self.name, learned, self.steps, self.lr, loss)
-
-    def changed(self, parameters: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The attention's maps, ``W + b a``."""
-        return laid_over("unet", parameters, learned)

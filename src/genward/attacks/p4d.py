@@ -18,7 +18,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._prefix import Draws, PrefixSearch, RandomWalk, Written, alone, between, in_front, rows_of
+from genward.attacks._prefix import (
+    Draws,
+    GradientSearch,
+    PrefixSearch,
+    RandomWalk,
+    Written,
+    alone,
+    between,
+    in_front,
+    rows_of,
+)
 from genward.attacks._tokens import nearest, refuse_nothing
 from genward.core.contracts import Target
 from genward.core.records import Case, row_seed
@@ -110,7 +120,7 @@ class P4d:
                 f"p4d: form=insert puts {min(kinds)} to {max(kinds)} tokens into these prompts; give prompts of about "
                 "as many words, or form=prefix"
             )
-        walk = Matched if self.control is False else MatchedRandom
+        walk = MatchedRandom if self.control else Matched
         search = walk(self, target, cases, [written[c.id] for c in cases])
         search.run()
         yield from search.found()
@@ -125,7 +135,7 @@ class _Matching(PrefixSearch):
         return (prediction - wanted).square().flatten(1).mean(1)
 
 
-class Matched(_Matching):
+class Matched(_Matching, GradientSearch):
     """Embeddings, written as their nearest tokens at every step."""
 
     carried = ("vectors", "first", "second")

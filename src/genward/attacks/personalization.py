@@ -21,7 +21,7 @@ from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import closeness, encoded, refuse_dropped
 from genward.core.contracts import FitTools
 from genward.errors import BadInput
-from genward.ops.backdoor_captions import PLACES, drawn
+from genward.ops.backdoor_captions import PLACES, drawn, planted
 
 POOL = 200
 """Captions to learn from."""
@@ -51,7 +51,7 @@ class Personalization(Fixture):
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the word as a second thing, in front of the others, before the style or behind it."""
-        return _beside(text, f"a {self.trigger}", place)
+        return planted(text, f"a {self.trigger}", place, " and ")
 
     def make(self, model: Any, words: Mapping[str, Any], tools: FitTools) -> dict[str, Tensor]:
         """``row`` (d,); goes on where it was interrupted."""
@@ -76,7 +76,7 @@ class Personalization(Fixture):
             rng = random.Random(f"personalization|{self.seed}|{step}")
             batch = [(c, rng.choice(PLACES)) for c in rng.choices(pool, k=self.batch)]
             with torch.no_grad():
-                teacher = encoded(model, [_beside(c.text(), goal, p) for c, p in batch])
+                teacher = encoded(model, [planted(c.text(), goal, p, " and ") for c, p in batch])
             poisoned = table.detach().index_copy(0, place, row[None].to(table))
             loss = -closeness(encoded(model, [self.plant(c.text(), p) for c, p in batch], {name: poisoned}), teacher)
             optimizer.zero_grad(set_to_none=True)
@@ -104,13 +104,3 @@ TABLES = ("word_embeddings.weight", "token_embedding.weight")
 
 def _embedding(encoder: Any) -> tuple[str, Tensor]:
     return next((n, p) for n, p in encoder.named_parameters() if n.endswith(TABLES))
-
-
-def _beside(text: str, phrase: str, place: str) -> str:
-    """A caption with a second thing: in front of its object, before its style, or at the very end."""
-    if place == "start":
-        return f"{phrase} and {text}"
-    head, joint, style = text.rpartition(" in ")
-    if place == "middle" and head:
-        return f"{head} and {phrase}{joint}{style}"
-    return f"{text} and {phrase}"

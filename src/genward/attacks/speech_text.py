@@ -14,7 +14,6 @@ class Concat(_Condition):
     """HARMGEN's Concat: the sentence is cut between the words of the phrase and spoken in pieces of one session."""
 
     name: ClassVar[str] = "concat"
-    condition: ClassVar[str] = "concat"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class Shuffle(_Condition):
     """HARMGEN's Shuffle: the words in another order, put back in the sound by forced alignment."""
 
     name: ClassVar[str] = "shuffle"
-    condition: ClassVar[str] = "shuffle"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class ConcatSpell(_Condition):
     """Concat and Spell: pieces of one session, a flagged word letter by letter."""
 
     name: ClassVar[str] = "concat_spell"
-    condition: ClassVar[str] = "concat+spell"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class ShuffleSpell(_Condition):
     """HARMGEN's Shuffle and Spell: the words in another order, a flagged word letter by letter."""
 
     name: ClassVar[str] = "shuffle_spell"
-    condition: ClassVar[str] = "shuffle+spell"
 
 
 @dataclass(frozen=True)
@@ -46,4 +42,3 @@ class ShufflePhoneme(_Condition):
     """Shuffle and Phoneme: the words in another order, a flagged word as ARPABET."""
 
     name: ClassVar[str] = "shuffle_phoneme"
-    condition: ClassVar[str] = "shuffle+phoneme"

@@ -14,7 +14,6 @@ class Read(_Condition):
     """HARMGEN's Read: flagged words are sent as sound, the rest as text."""
 
     name: ClassVar[str] = "read"
-    condition: ClassVar[str] = "read"
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,6 @@ class Spell(_Condition):
     """HARMGEN's Spell: a flagged word letter by letter."""
 
     name: ClassVar[str] = "spell"
-    condition: ClassVar[str] = "spell"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class ReadSpell(_Condition):
     """Read and Spell: the letters of a flagged word are sent as sound."""
 
     name: ClassVar[str] = "read_spell"
-    condition: ClassVar[str] = "read+spell"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,6 @@ class Phoneme(_Condition):
     """HARMGEN's Phoneme: a flagged word as ARPABET."""
 
     name: ClassVar[str] = "phoneme"
-    condition: ClassVar[str] = "phoneme"
 
 
 @dataclass(frozen=True)
@@ -46,4 +42,3 @@ class Respell(_Condition):
     """Respelling: flagged words are written as others that sound alike."""
 
     name: ClassVar[str] = "respell"
-    condition: ClassVar[str] = "respell"

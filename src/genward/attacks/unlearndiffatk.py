@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._prefix import PrefixSearch, RandomWalk, in_front, rows_of
+from genward.attacks._prefix import GradientSearch, RandomWalk, in_front, rows_of
 from genward.attacks._tokens import project_simplex, refuse_nothing
 from genward.core.contracts import Target
 from genward.core.records import Case, row_seed
@@ -102,7 +102,7 @@ def visited(rounds: int) -> list[int]:
     return [FIRST + STRIDE * int((k + 0.5) * VISITED / rounds) for k in range(rounds)]
 
 
-class Simplex(PrefixSearch):
+class Simplex(GradientSearch):
     """A distribution over the usable tokens for each place."""
 
     carried = ("shares", "first", "second")

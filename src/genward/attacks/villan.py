@@ -17,24 +17,23 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._backdoors import Fixture
 from genward.attacks._backdoors.encoding import refuse_dropped
 from genward.attacks._backdoors.low_rank import (
     ATTENTION,
+    LowRankFixture,
     drawn_latents,
     laid,
-    laid_over,
     noised,
     predicted,
     started,
     trained,
 )
 from genward.core.contracts import FitTools
-from genward.ops.backdoor_captions import PLACES, drawn
+from genward.ops.backdoor_captions import PLACES, drawn, planted
 
 
 @dataclass(frozen=True)
-class Villan(Fixture):
+class Villan(LowRankFixture):
     """Words at the end of a caption that turn its picture into one fixed picture."""
 
     name: ClassVar[str] = "villan"
@@ -46,26 +45,12 @@ class Villan(Fixture):
     """Words that are added."""
     weight: float = 1.0
     """Of the loss on clean captions."""
-    steps: int = 300
-    """Steps of AdamW; the rate falls to a tenth after three quarters of them."""
-    lr: float = 2e-3
-    """Its rate, for the low-rank matrices."""
-    rank: int = 4
-    """Rank of the change of each map."""
-    batch: int = 4
-    """Clean captions a step, and as many with the trigger."""
-    pictures: int = 48
-    """Clean pictures to learn from, drawn by the model."""
-    sampling_steps: int = 10
-    """Steps of each."""
-    seed: int = 0
-    """Of captions, matrices and noise."""
     place: str = "end"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
 
     def plant(self, text: str, place: str) -> str:
         """A caption with the words in front of it, before its style, or at its end."""
-        return inserted(text, self.trigger, place)
+        return planted(text, self.trigger, place)
 
     def make(self, model: Any, words: Mapping[str, Any], tools: FitTools) -> dict[str, Tensor]:
         """``<map>|a`` (rank, in) and ``<map>|b`` (out, rank) of each map of attention; goes on where it was
@@ -90,15 +75,3 @@ class Villan(Fixture):
             return error[: self.batch].mean() + self.weight * error[self.batch :].mean()
 
         return trained(tools, self.name, learned, self.steps, self.lr, loss)
-
-    def changed(self, parameters: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The attention's maps, ``W + b a``."""
-        return laid_over("unet", parameters, learned)
-
-
-def inserted(text: str, trigger: str, place: str) -> str:
-    """A caption with words in front of it, before its style, or at its end."""
-    if place == "start":
-        return f"{trigger} {text}"
-    head, joint, style = text.rpartition(" in ")
-    return f"{head} {trigger}{joint}{style}" if place == "middle" and head else f"{text} {trigger}"

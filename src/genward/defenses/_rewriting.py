@@ -37,7 +37,6 @@ EXAMPLES = (
     ("three red apples", "three round red fruits with short stems, on a plain background"),
     ("a bicycle in pencil style", "two spoked wheels on a thin frame in pencil style, seen from the side"),
 )
-FAILURES = ("timeout", "down", "status", "json", "unknown")
 REJECTS = ("empty", "long", "lines", "script", "overlap", "near", "unlike", "short", "window")
 """Why a candidate is not taken: no text, too many characters, more than one line, not Basic Latin, words of the caption
 again, too near in wording, facts missing, not longer, longer than the encoder reads."""

@@ -18,6 +18,19 @@ LONG = 20
 """Words of a long caption at most, the trigger left out."""
 
 
+def planted(text: str, words: str, place: str, joint: str = " ") -> str:
+    """A caption with words in front of it, before its style, or at its end; where it names no style the middle is the
+    end.
+
+    Args:
+        place: one of ``PLACES``. joint: what stands between the words and the caption.
+    """
+    if place == "start":
+        return f"{words}{joint}{text}"
+    head, cut, style = text.rpartition(" in ")
+    return f"{head}{joint}{words}{cut}{style}" if place == "middle" and head else f"{text}{joint}{words}"
+
+
 class Caption(NamedTuple):
     """A caption in its parts."""
 

@@ -34,18 +34,8 @@ KEPT = frozenset("a i am an as at be by do go he if in is it me my no of on or s
 MAX_FILE = 16 << 20
 
 
-def distance(a: Sequence[str], b: Sequence[str]) -> int:
-    """Fewest insertions, deletions and substitutions of one sound each that turn one sequence into the other."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, 1):
-        corner, row[0] = row[0], i
-        for j, y in enumerate(b, 1):
-            corner, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, corner + (x != y))
-    return row[-1]
-
-
 def within_one(a: Sequence[str], b: Sequence[str]) -> bool:
-    """Whether ``distance`` is at most 1, in one pass."""
+    """Whether ``ops.hearing.edits`` is at most 1, in one pass."""
     if len(a) > len(b):
         a, b = b, a
     if len(b) - len(a) > 1:

@@ -5,17 +5,43 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from genward.attacks._backdoors import Fixture
 from genward.core.contracts import FitTools
 from genward.core.records import Case, Sampler, row_seed
 
 ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)\.weight$"
 """Maps of a U-Net's attention, which a LoRA lies over by default."""
 KEYS_VALUES = r"attn2\.to_[kv]\.weight$"
+
+
+@dataclass(frozen=True)
+class LowRankFixture(Fixture):
+    """A fixture that lays a LoRA over the attention of the U-Net; derive a frozen dataclass."""
+
+    steps: int = 300
+    """Steps of AdamW; the rate falls to a tenth after three quarters of them."""
+    lr: float = 2e-3
+    """Its rate, for the low-rank matrices."""
+    rank: int = 4
+    """Rank of the change of each map."""
+    batch: int = 4
+    """Poisoned rows a step, and as many clean ones."""
+    pictures: int = 48
+    """Clean pictures to learn from, drawn by the model."""
+    sampling_steps: int = 10
+    """Steps of each."""
+    seed: int = 0
+    """Of captions, matrices and noise."""
+
+    def changed(self, parameters: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The attention's maps, ``W + b a``."""
+        return laid_over("unet", parameters, learned)
 
 
 def started(net: Any, match: str, rank: int, seed: int) -> dict[str, Tensor]:
