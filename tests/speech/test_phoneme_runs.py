@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from genward.ops.cmudict import SYMBOLS, read_dictionary
 from genward.speech.phoneme_runs import IPA, ipa_sounds, phoneme_runs, sound_words
-from genward.speech.phonemes import SYMBOLS, Lexicon, read_dictionary
+from genward.speech.phonemes import Lexicon
 
 LEXICON = Lexicon(
     read_dictionary(

@@ -12,17 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from genward.errors import BadArtifact, BadInput
-from genward.ops import trigrams
+from genward.ops import cmudict, trigrams
+from genward.ops.cmudict import SYMBOLS, read_dictionary
 from genward.ops.hearing import edits
 from genward.speech.letter_sounds import DIGITS, letter_sounds
 from genward.speech.phonemes import (
-    SYMBOLS,
     Lexicon,
     english_lexicon,
     key_of,
     neighbors,
     phonetic_key,
-    read_dictionary,
     within_one,
 )
 
@@ -137,6 +136,7 @@ def test_a_small_dictionary_can_be_read_from_a_file(tmp_path: Path) -> None:
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trigrams.importlib.util, "find_spec", lambda name: None)
     english_lexicon.cache_clear()
+    cmudict.dictionary.cache_clear()
     with pytest.raises(BadInput, match=r"pip install 'genward\[speech\]'"):
         phonetic_key("amber")
 

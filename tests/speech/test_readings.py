@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from genward.errors import BadInput
 from genward.ops.canaries import canaries, everyday
-from genward.speech.phonemes import Lexicon, read_dictionary
+from genward.ops.cmudict import read_dictionary
+from genward.speech.phonemes import Lexicon
 from genward.speech.readings import MAX_TEXT, dephonemize, readings, tokens, with_substitutes, without_markup
 
 LEXICON = Lexicon(

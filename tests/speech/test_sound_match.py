@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genward.speech.phonemes import Lexicon, english_lexicon, read_dictionary
+from genward.ops.cmudict import read_dictionary
+from genward.speech.phonemes import Lexicon, english_lexicon
 from genward.speech.sound_match import (
     GAP,
     NUMBER,

@@ -7,12 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from genward.core.reading import read_text
-from genward.errors import BadInput
+from genward.core.reading import read_text, short
+from genward.errors import BadArtifact, BadInput
 from genward.ops.trigrams import model_file
 
 VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-PHONEMES = VOWELS | frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
+SYMBOLS = VOWELS | CONSONANTS
+"""The 39 sounds of ARPABET as CMUdict uses it"""
+MAX_FILE = 16 << 20
 SPOKEN = dict(
     zip(
         "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split(),
@@ -23,38 +26,68 @@ SPOKEN = dict(
 """ARPABET -> the alphabet that the embedded voice takes (misaki's, in which capitals are diphthongs)."""
 
 
-@cache
-def pronunciations() -> Mapping[str, tuple[tuple[str, ...], ...]]:
-    """Word -> its pronunciations, the usual one first."""
-    found: dict[str, list[tuple[str, ...]]] = {}
-    for line in read_text(model_file("cmudict-en-us.dict")).splitlines():
-        head, *phonemes = line.split()
-        if phonemes and PHONEMES.issuperset(phonemes):
-            found.setdefault(head.partition("(")[0], []).append(tuple(phonemes))
-    return {word: tuple(dict.fromkeys(said)) for word, said in found.items()}
+def read_dictionary(text: str, where: str = "dictionary") -> dict[str, tuple[str, ...]]:
+    """Word -> its pronunciations, sounds with spaces between, the usual one first.
+
+    Args:
+        text: a line each of a word and its sounds; ``word(2)`` is another pronunciation; stress digits are dropped;
+            lines that start with ``;;;`` or ``#`` are comments.
+        where: what to call it in errors.
+
+    Raises:
+        BadArtifact: a line without sounds or with a symbol that is none, named by its number.
+    """
+    found: dict[str, list[str]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        word, _, rest = line.partition(" ")
+        if not word or word.startswith((";;;", "#")):
+            continue
+        phones = [p.rstrip("012") for p in rest.partition("#")[0].split()]
+        if not phones or not SYMBOLS.issuperset(phones):
+            raise BadArtifact(
+                f"{where}, line {number}: {short(line, 60)!r} is no word with sounds in ARPABET; reinstall the package "
+                "with: pip install --force-reinstall pocketsphinx (version 5)"
+            )
+        if word.endswith(")") and "(" in word[1:]:
+            word = word[: word.rindex("(")]
+        said = found.setdefault(word.lower(), [])
+        if (joined := " ".join(phones)) not in said:
+            said.append(joined)
+    return {word: tuple(said) for word, said in found.items()}
 
 
 @cache
-def sounding() -> Mapping[tuple[str, ...], tuple[str, ...]]:
-    """Phonemes -> the words that sound so, in alphabetical order."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for word, said in pronunciations().items():
-        for phonemes in said:
-            found.setdefault(phonemes, []).append(word)
-    return {phonemes: tuple(sorted(words)) for phonemes, words in found.items()}
+def dictionary() -> Mapping[str, tuple[str, ...]]:
+    """The wheel's dictionary as ``read_dictionary`` gives it; read once a process (about 0.4 s).
+
+    Raises:
+        BadInput: pocketsphinx is not installed. BadArtifact: the file is damaged.
+    """
+    file = model_file("cmudict-en-us.dict")
+    return read_dictionary(read_text(file, "pronouncing dictionary", MAX_FILE), str(file))
+
+
+@cache
+def sounding() -> Mapping[str, tuple[str, ...]]:
+    """Sounds with spaces between -> the words that sound so, in alphabetical order."""
+    found: dict[str, list[str]] = {}
+    for word, said in dictionary().items():
+        for sounds in said:
+            found.setdefault(sounds, []).append(word)
+    return {sounds: tuple(sorted(words)) for sounds, words in found.items()}
 
 
 def phonemes_of(word: str) -> tuple[str, ...]:
     """The usual pronunciation. Raises ``BadInput`` for a word that the dictionary lacks."""
-    found = pronunciations().get(word.casefold())
+    found = dictionary().get(word.casefold())
     if not found:
         raise BadInput(f"{word!r} is not in CMUdict; give a word that is")
-    return found[0]
+    return tuple(found[0].split())
 
 
 def homophones(word: str) -> tuple[str, ...]:
     """Other words with the usual pronunciation of this one."""
-    return tuple(w for w in sounding().get(phonemes_of(word), ()) if w != word.casefold() and w.isalpha())
+    return tuple(w for w in sounding().get(" ".join(phonemes_of(word)), ()) if w != word.casefold() and w.isalpha())
 
 
 def respelled(word: str) -> str:
@@ -69,7 +102,7 @@ def respelled(word: str) -> str:
     said = phonemes_of(word)
     splits = []
     for k in range(2, len(said) - 1):
-        left, right = sounding().get(said[:k], ()), sounding().get(said[k:], ())
+        left, right = (sounding().get(" ".join(part), ()) for part in (said[:k], said[k:]))
         halves = [(a, b) for a in left for b in right if a.isalpha() and b.isalpha() and a + b != word]
         splits += [(abs(2 * k - len(said)), len(a) + len(b), a, b) for a, b in halves]
     return " ".join(min(splits)[2:]) if splits else word
@@ -80,7 +113,7 @@ def spoken_alphabet(phonemes: tuple[str, ...] | list[str]) -> str:
     out, stressed = [], False
     for symbol in phonemes:
         if symbol not in SPOKEN:
-            raise BadInput(f"{symbol!r} is no ARPABET phoneme; {', '.join(sorted(PHONEMES))} are")
+            raise BadInput(f"{symbol!r} is no ARPABET phoneme; {', '.join(sorted(SYMBOLS))} are")
         first = symbol in VOWELS and not stressed
         sound = "ʌ" if first and symbol == "AH" else SPOKEN[symbol]
         out.append(("ˈ" if first else "") + sound)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from genward.ops.cmudict import SYMBOLS, VOWELS
 from genward.ops.dictionary import english
 from genward.speech.letter_sounds import Phones
-from genward.speech.phonemes import SYMBOLS, VOWELS, Lexicon, within_one
+from genward.speech.phonemes import Lexicon, within_one
 
 IPA: Mapping[str, str] = {
     "tʃ": "CH", "dʒ": "JH", "ʧ": "CH", "ʤ": "JH", "aɪ": "AY", "ai": "AY", "aʊ": "AW", "au": "AW", "ɔɪ": "OY",

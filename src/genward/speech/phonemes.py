@@ -11,16 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
-from genward.core.reading import read_text, short
-from genward.errors import BadArtifact
+from genward.core.reading import read_text
+from genward.ops import cmudict
+from genward.ops.cmudict import SYMBOLS, VOWELS, read_dictionary
 from genward.ops.dictionary import english
-from genward.ops.trigrams import model_file
 from genward.speech.letter_sounds import Phones, letter_sounds
 
-VOWELS = frozenset("AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split())
-CONSONANTS = frozenset("B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split())
-SYMBOLS = VOWELS | CONSONANTS
-"""The 39 sounds of ARPABET as CMUdict uses it"""
 KEYS: Mapping[str, str] = {
     **{vowel: "a" for vowel in VOWELS},
     "ER": "ar", "B": "b", "CH": "c", "D": "d", "DH": "0", "F": "f", "G": "g", "HH": "h", "JH": "j", "K": "k",
@@ -31,7 +27,6 @@ KEYS: Mapping[str, str] = {
 SPELLED_OUT = 3
 """Letters of the longest word that is taken for an abbreviation"""
 KEPT = frozenset("a i am an as at be by do go he if in is it me my no of on or so to up us we".split())
-MAX_FILE = 16 << 20
 
 
 def within_one(a: Sequence[str], b: Sequence[str]) -> bool:
@@ -58,36 +53,6 @@ def neighbors(phones: Phones) -> Iterator[Phones]:
 
 
 _ORDERED = tuple(sorted(SYMBOLS))
-
-
-def read_dictionary(text: str, where: str = "dictionary") -> dict[str, tuple[str, ...]]:
-    """Word -> its pronunciations, sounds with spaces between, the usual one first.
-
-    Args:
-        text: a line each of a word and its sounds; ``word(2)`` is another pronunciation; stress digits are dropped;
-            lines that start with ``;;;`` or ``#`` are comments.
-        where: what to call it in errors.
-
-    Raises:
-        BadArtifact: a line without sounds or with a symbol that is none, named by its number.
-    """
-    found: dict[str, list[str]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        word, _, rest = line.partition(" ")
-        if not word or word.startswith((";;;", "#")):
-            continue
-        phones = [p.rstrip("012") for p in rest.partition("#")[0].split()]
-        if not phones or not SYMBOLS.issuperset(phones):
-            raise BadArtifact(
-                f"{where}, line {number}: {short(line, 60)!r} is no word with sounds in ARPABET; reinstall the package "
-                "with: pip install --force-reinstall pocketsphinx (version 5)"
-            )
-        if word.endswith(")") and "(" in word[1:]:
-            word = word[: word.rindex("(")]
-        said = found.setdefault(word.lower(), [])
-        if (joined := " ".join(phones)) not in said:
-            said.append(joined)
-    return {word: tuple(said) for word, said in found.items()}
 
 
 class Lexicon:
@@ -193,5 +158,6 @@ def english_lexicon(path: Path | None = None) -> Lexicon:
         BadInput: pocketsphinx is not installed (``pip install 'genward[speech]'``), or no such file.
         BadArtifact: the file is not a pronouncing dictionary.
     """
-    file = model_file("cmudict-en-us.dict") if path is None else path
-    return Lexicon(read_dictionary(read_text(file, "pronouncing dictionary", MAX_FILE), str(file)))
+    if path is None:
+        return Lexicon(cmudict.dictionary())
+    return Lexicon(read_dictionary(read_text(path, "pronouncing dictionary", cmudict.MAX_FILE), str(path)))

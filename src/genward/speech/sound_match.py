@@ -13,8 +13,9 @@ from itertools import islice, product
 import numpy as np
 from numpy.typing import NDArray
 
+from genward.ops.cmudict import CONSONANTS, SYMBOLS, VOWELS
 from genward.speech.letter_sounds import Phones, letter_sounds
-from genward.speech.phonemes import CONSONANTS, SYMBOLS, VOWELS, Lexicon
+from genward.speech.phonemes import Lexicon
 
 ORDER = tuple(sorted(SYMBOLS))
 NUMBER = {p: k for k, p in enumerate(ORDER)}
