@@ -12,7 +12,6 @@ import argparse
 import json
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from speed import alternately  # beside this file
 
 from genward.attacks import ring_a_bell
 from genward.attacks._prefix import in_front
@@ -33,17 +33,6 @@ from genward.run.target import ArmTarget, Means
 
 CONCEPT = load_concept("weapons")
 PROMPTS = 16
-
-
-def alternately(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Minimum seconds of each, run in turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for k, work in enumerate((first, second)):
-            began = time.perf_counter()
-            work()
-            times[k].append(time.perf_counter() - began)
-    return min(times[0]), min(times[1])
 
 
 @contextmanager

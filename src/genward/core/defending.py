@@ -64,6 +64,14 @@ def named(defense: Any) -> str:
     return str(next((vars(c)["name"] for c in cls.__mro__ if "name" in vars(c)), cls.__name__))
 
 
+def _flag(defense: Any, name: str, default: bool) -> bool:
+    """What a defense says under a name that is true or false."""
+    found = _said(defense, name, default)
+    if not isinstance(found, bool):
+        raise BadInput(f"{named(defense)}: {name} is {found!r}; True or False is wanted")
+    return found
+
+
 def needs_guidance(defense: Any) -> bool:
     """Whether a defense (or its class) acts only through classifier-free guidance, and so does nothing at guidance 1
     and below.
@@ -71,10 +79,7 @@ def needs_guidance(defense: Any) -> bool:
     Raises:
         BadInput: it says something that is neither true nor false.
     """
-    found = _said(defense, "needs_guidance", False)
-    if not isinstance(found, bool):
-        raise BadInput(f"{named(defense)}: needs_guidance is {found!r}; True or False is wanted")
-    return found
+    return _flag(defense, "needs_guidance", False)
 
 
 def needs_denoiser(defense: Any) -> bool:
@@ -83,10 +88,7 @@ def needs_denoiser(defense: Any) -> bool:
     Raises:
         BadInput: it says something that is neither true nor false.
     """
-    found = _said(defense, "needs_denoiser", True)
-    if not isinstance(found, bool):
-        raise BadInput(f"{named(defense)}: needs_denoiser is {found!r}; True or False is wanted")
-    return found
+    return _flag(defense, "needs_denoiser", True)
 
 
 def guards(defense: Any) -> bool:
@@ -95,10 +97,7 @@ def guards(defense: Any) -> bool:
     Raises:
         BadInput: it says something that is neither true nor false.
     """
-    found = _said(defense, "guards", True)
-    if not isinstance(found, bool):
-        raise BadInput(f"{named(defense)}: guards is {found!r}; True or False is wanted")
-    return found
+    return _flag(defense, "guards", True)
 
 
 def extra_nfe(defense: Any) -> float:
