@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from genward.attacks._gradient import predictions_of
 from genward.attacks._queries import UNASKED, best
 from genward.attacks._tokens import REFUSED, Vocabulary
 from genward.core.contracts import Target
@@ -134,15 +135,7 @@ class PrefixSearch(ABC):
                     f"{self.name}: {one.places} learned tokens and {case.prompt!r} are longer than the encoder reads "
                     f"({self.words.room} tokens); take fewer tokens"
                 )
-        self.guidance = float(
-            attack.guidance
-            if attack.guidance is not None
-            else target.sampler.guidance
-            if target.needs_guidance
-            else 1.0
-        )
-        self.alphas, self.kind = target.alphas, str(target.schedule.get("prediction_type", "epsilon"))
-        self.total = min(int(target.schedule.get("num_train_timesteps", len(self.alphas))), len(self.alphas))
+        self.guidance, self.alphas, self.kind, self.total = predictions_of(attack, target)
         self.clean = self._clean()
         count = len(self.cases)
         self.done = 0

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from genward.attacks import FAILED
+from genward.attacks._gradient import predictions_of
 from genward.core.contracts import Target
 from genward.core.files import finite
 from genward.core.records import Call, Case, Inputs, row_seed
@@ -206,15 +207,7 @@ class Search:
 
     def __init__(self, attack: TextualInversion, target: Target, concepts: Mapping[str, int]) -> None:
         self.attack, self.target = attack, target
-        self.guidance = (
-            attack.guidance
-            if attack.guidance is not None
-            else target.sampler.guidance
-            if target.needs_guidance
-            else 1.0
-        )
-        self.alphas, self.kind = target.alphas, str(target.schedule.get("prediction_type", "epsilon"))
-        self.total = min(int(target.schedule.get("num_train_timesteps", len(self.alphas))), len(self.alphas))
+        self.guidance, self.alphas, self.kind, self.total = predictions_of(attack, target)
         self.pictures = {concept: self._held(concept) for concept in concepts}
         self.tokens: list[Token] = []
         for concept, count in concepts.items():
