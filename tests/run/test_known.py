@@ -16,7 +16,7 @@ from genward.core.benchmark import Setting
 from genward.core.records import concept_names, load_concept
 from genward.errors import BadInput, UnknownName
 from genward.run.known import check_names, unscored
-from genward.run.plan import ArmPlan, Plan, setting_of
+from genward.run.plan import ArmPlan, Plan, make_plan, setting_of
 from genward.testing import FakeJudge
 
 WORDS = words_of("lab")
@@ -107,3 +107,17 @@ def test_a_column_without_any_value_is_named() -> None:
         "a, scene: crr has no value in any of 2 cells (no reason given)"
     ]
     assert unscored({"cells": cells}, "cells", "") == []
+
+
+@pytest.mark.parametrize("recipe", ["m-erasure-standard", "harmgen-quick"])
+def test_an_arm_that_is_not_there_cannot_be_attacked_and_other_arms_are_all_attacked(recipe: str) -> None:
+    plan = make_plan(recipe)
+    named = plan.benchmark.attacked  # type: ignore[attr-defined]
+    assert named and set(named) < {arm.label for arm in plan.arms}
+    check_names(plan, setting_of(plan), JUDGE)
+    wrong = make_plan(recipe, attacked=("no such arm",))
+    with pytest.raises(UnknownName, match="arm to attack"):
+        check_names(wrong, setting_of(wrong), JUDGE)
+    own = make_plan(recipe, defenses=("mine=none",))
+    assert own.benchmark.attacked == ()  # type: ignore[attr-defined]
+    assert make_plan(recipe, defenses=("mine=none",), attacked=("mine",)).benchmark.attacked == ("mine",)  # type: ignore[attr-defined]

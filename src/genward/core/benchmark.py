@@ -296,8 +296,9 @@ class Benchmark(ABC):
         """What has to be found before anything is made: attacks, fits. Default nothing."""
         return iter(())
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
-        """What ``search`` will cost one arm that sees these parents. Default nothing."""
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
+        """What ``search`` will cost the arm of this label that sees these parents; no label: what is searched once for
+        all arms. Default nothing."""
         return Outlook()
 
     def harm_columns(self, setting: Setting) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
         line.defenses.append(piece.defenses)
         line.add(len(piece.cases), plan.sampler.costs(extra_nfe(piece.defenses)))
     for piece in work(plan, rows.parents):
-        outlook, line = plan.benchmark.outlook(piece.cases, setting), arms[piece.label]
+        outlook, line = plan.benchmark.outlook(piece.cases, setting, piece.label), arms[piece.label]
         line.add(0, {}, {"nfe": outlook.nfe} if outlook.nfe else {})
         extra = extra_nfe(piece.defenses)
         for count, guidance in outlook.rows:

@@ -16,12 +16,14 @@ TRAINED = ("name", "synonym", "description")
 
 
 def check_names(plan: Plan, setting: Setting, judge: Any) -> None:
-    """Hold the concepts' names against the judge's labels and the model's vocabulary.
+    """Hold the concepts' names against the judge's labels and the model's vocabulary, and the arms that are to be
+    attacked (a benchmark's ``attacked``) against the plan's.
 
     Raises:
-        UnknownName: a label that the judge does not give, or a target or a neighbor that the model's vocabulary lacks;
-            the nearest ones are offered. BadInput: a held-out phrase that is none.
+        UnknownName: an arm that the plan lacks, a label that the judge does not give, or a target or a neighbor that
+            the model's vocabulary lacks; the nearest ones are offered. BadInput: a held-out phrase that is none.
     """
+    _each("arm to attack", getattr(plan.benchmark, "attacked", ()), [arm.label for arm in plan.arms])
     labels = judge_labels(judge)
     words = _vocabulary(setting.words)
     own = not getattr(plan.benchmark, "prompts", ())  # rows of a file may be about things that have no name here

@@ -105,7 +105,7 @@ def _unseen(plan: Plan, piece: Work, rows: Planned, left: Left) -> None:
     """Count the search of an arm that cannot be attached yet, as if it shared nothing."""
     setting = setting_of(plan)
     (mine,) = [w for w in work(plan, rows.parents) if (w.label, w.concept) == (piece.label, piece.concept)]
-    outlook = plan.benchmark.outlook(mine.cases, setting)
+    outlook = plan.benchmark.outlook(mine.cases, setting, mine.label)
     left.searches += outlook.nfe > 0
     left.search_nfe += outlook.nfe
     extra = extra_nfe(piece.defenses)

@@ -263,7 +263,7 @@ def make_plan(
         recipe: a shipped name or a file.
         benchmark: its name, for a recipe that names none.
         name: of the run; the recipe's own, or its file's.
-        defenses: defense texts, or ``label=text``; replaces the recipe's arms under test, controls stay.
+        defenses: defense texts, or ``label=text``; replaces the arms under test (all are attacked), controls stay.
         changes: fields of the benchmark (``concepts``, ``n``, …); ``None`` and empty ones stay as the recipe has them.
 
     On a model other than the lab the ``oracle`` arm is left out, and so it is for concepts that the oracle saw.
@@ -277,6 +277,8 @@ def make_plan(
     if "concepts" in fresh:
         rows = [{**a, "concepts": [c for c in a.get("concepts", ()) if c in fresh["concepts"]]} for a in tables["arm"]]
         tables["arm"] = rows
+    if defenses:
+        tables.pop("attacked", None)
     if model:
         fresh["model"] = model  # first of all: its family reads the table of the sampler
     plan = from_tables({"preset": stem.split("-")[-1], **tables, **fresh}, name or stem)

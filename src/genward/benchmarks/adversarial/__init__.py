@@ -117,7 +117,7 @@ class AdversarialBenchmark(Benchmark):
     def _control(self, attack: Any) -> Any:
         return replace(attack, control=True) if self.controls and has(attack, "control") else None
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
         """One arm's searches and the rows that they add; every arm counted as searched by itself."""
         nfe, rows = 0, 0
         for attack in self.opened(setting):

@@ -69,7 +69,7 @@ class BackdoorBenchmark(Benchmark):
             if fixture:
                 yield from rows.scenes(arm, fixture, parents, bench.setting)
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
         """Nothing is searched; an arm adds the rows of its fixture."""
         return Outlook(0, ((len(parents) // max(1, len(rows.FIXTURES)), None),))
 

@@ -92,7 +92,7 @@ class CanvasBenchmark(Benchmark):
             yield Scene(arm, first, rows.ANSWERS, cases)
         yield from attacked.scenes(self, parents, bench)
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
         """Answer sets cost no search; attacks do."""
         once = {(c.prompt, c.seed) for c in parents if c.variant == rows.ANSWERS}
         return attacked.outlook(self, parents, setting, len(once))

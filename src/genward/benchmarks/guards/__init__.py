@@ -85,7 +85,7 @@ class GuardsBenchmark(ErasureBenchmark):
                         if cases:
                             yield Scene(arm, concept, column, cases, None, found.key)
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
         """Nothing is searched; rows are counted as if they took all steps, and take the share that is their
         strength."""
         each = sum(len(setting.attack(text).strengths) for text in self.attacks)

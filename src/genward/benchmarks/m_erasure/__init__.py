@@ -16,7 +16,7 @@ from genward.benchmarks.erasure import ErasureBenchmark
 from genward.benchmarks.erasure.files import CSV_HARM, with_files
 from genward.benchmarks.erasure.rows import BENIGN, HARM, Rows
 from genward.benchmarks.m_erasure import figures, sections
-from genward.benchmarks.m_erasure.rows import KEPT, Parents
+from genward.benchmarks.m_erasure.rows import EMBEDDING, KEPT, Parents
 from genward.benchmarks.m_erasure.scenes import SIDES, USES, columns, scenes_of
 from genward.core.benchmark import Benchmark, Evidence, Outlook, Scene, Setting, Workbench, apart, together
 from genward.core.blocks import Section
@@ -41,6 +41,9 @@ class MErasureBenchmark(Benchmark):
     """Harm variants of the text scenario."""
     attacks: tuple[str, ...] = ()
     """Attacks with their fields, as ``ddim_inversion,steps=50`` (genward list attacks)."""
+    attacked: tuple[str, ...] = ()
+    """Labels of the arms that learned embeddings are searched through; empty: all. The black-box ones meet every
+    arm, and so do inverted latents, which are cheap."""
     references: str = ""
     """Folder with one folder of reference pictures per concept (and ``keep``); empty: the lab's."""
     prompts: tuple[str, ...] = ()
@@ -93,16 +96,21 @@ class MErasureBenchmark(Benchmark):
             for j, arm in enumerate(bench.arms, 1):
                 bench.tell("attack", k * (1 + len(bench.arms)) + j, total, f"{name}: {arm.label}")
                 cases = [c for c in mine if together(c.concept) in arm.concepts]
-                white = bench.white(attack, cases, arm, self.references)
-                for side, found in zip(SIDES, (black, white), strict=True):
-                    yield from scenes_of(arm, side, found)
+                yield from scenes_of(arm, SIDES[0], black)
+                if self._meets(attack, arm.label):
+                    yield from scenes_of(arm, SIDES[1], bench.white(attack, cases, arm, self.references))
 
-    def outlook(self, parents: Sequence[Case], setting: Setting) -> Outlook:
-        """Every arm counted as searched by itself."""
-        attacks = [setting.attack(text) for text in self.attacks]
+    def _meets(self, attack: Any, arm: str) -> bool:
+        """Whether an attack is searched through this arm; no label stands for the undefended model."""
+        return not (self.attacked and arm and EMBEDDING in attack.parents) or arm in self.attacked
+
+    def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
+        """Every arm counted as searched by itself, where it is searched through at all."""
+        attacks = [a for a in map(setting.attack, self.attacks) if self._meets(a, arm)]
+        white = {variant for a in attacks for variant in a.parents}
         nfe = sum(a.nfe([c for c in parents if c.variant in a.parents]) for a in attacks)
-        rows = [(1 if c.variant == KEPT else len(SIDES), use.guidance) for c in parents for use in USES[c.variant]]
-        return Outlook(nfe, tuple(rows))
+        sides = {v: 1 if v == KEPT else len(SIDES) if v in white else 1 for v in USES}
+        return Outlook(nfe, tuple((sides[c.variant], use.guidance) for c in parents for use in USES[c.variant]))
 
     def illustrated(self, cases: Sequence[Case]) -> list[Case]:
         """Inverted latents without a prompt: there masks show what a defense did to the concept."""

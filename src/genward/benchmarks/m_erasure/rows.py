@@ -23,8 +23,9 @@ from genward.ops.phrases import article
 
 SLOT = "{}"
 """Where a learned token goes in an embedding parent's prompt."""
+EMBEDDING = "embedding"
 KEPT = "keep-latent"
-PARENTS = ("embedding", "latent", KEPT)
+PARENTS = (EMBEDDING, "latent", KEPT)
 
 References = Mapping[str, Sequence[tuple[str, str]]]
 """concept -> (object, style) of its reference pictures, in order; ``"keep"`` -> those of what must stay; empty texts
