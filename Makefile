@@ -55,8 +55,8 @@ test: setup browser
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q --slow -m slow
 
 check: setup
-	$(BIN)/ruff format --check src tests timing
-	$(BIN)/ruff check src tests timing
+	$(BIN)/ruff format --check src tests timing examples
+	$(BIN)/ruff check src tests timing examples
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_layers.py
 

@@ -1,12 +1,12 @@
-"""A picture service behind guards: requests of several clients are drawn together, at most eight at a time.
+"""A picture service behind guards, with FastAPI: requests of several clients are drawn together, eight at most.
 
+    pip install 'genward[server]'
     python examples/server.py --policy weapons --port 8000
     curl -s localhost:8000/generate -d '{"prompt": "a cat in noto style", "seed": 1}'
     curl -s localhost:8000/metrics
 
-``Service`` is what a server of any kind needs (a queue, a thread that draws, answers with a status). The front below is
-the standard library's, so that nothing has to be installed; FastAPI does not come with genward, and a route of it is
-``await asyncio.wrap_future(service.submit(prompt, seed, request_id))``.
+``Service`` is what a server of any kind needs (a queue, a thread that draws, answers with a status); ``app`` puts it
+behind two routes. One guard serves all requests, and may be used by other threads beside it.
 
 Answers: 200 with the picture, or without one where a guard blocked the row; 400 for what the client can mend; 503 where
 a guard did not do its work or the record could not be written, in which case nothing is released."""
@@ -14,21 +14,25 @@ a guard did not do its work or the record could not be written, in which case no
 from __future__ import annotations
 
 import argparse
+import asyncio
 import base64
 import io
-import json
 import queue
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import Future
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NamedTuple
 
 import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import genward
-from genward.errors import BadInput, http_status
+from genward.errors import BadInput, GenwardError, http_status
 from genward.serve.metrics import Metrics
 
 MOST = 8
@@ -37,6 +41,14 @@ WAIT = 0.02
 """Seconds that a request waits for others to be drawn with"""
 LARGEST = 64 * 1024
 """Bytes of a request"""
+
+
+class Wanted(BaseModel):
+    """The body of a request. The prompt itself is judged by the guard, a row at a time."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    prompt: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
 class Answer(NamedTuple):
@@ -67,31 +79,35 @@ class Service:
         self.batches: list[int] = []
         """Rows of the batches so far"""
         self._queue: queue.Queue[Asked | None] = queue.Queue(maxsize=256)
+        self._closed, self._door = False, threading.Lock()
         self._thread = threading.Thread(target=self._work, name="drawing", daemon=True)
         self._thread.start()
 
-    def submit(self, prompt: Any, seed: Any = 0, name: str = "") -> Future[Answer]:
-        """Queue a request; its answer comes in the future. A full queue is answered with 503 at once."""
-        answer: Future[Answer] = Future()
-        name = name or uuid.uuid4().hex
-        if not isinstance(prompt, str) or isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-            told = "prompt is a text, seed a whole number from 0 on"
-            answer.set_result(Answer(400, {"request": name, "error": told}))
-            return answer
-        try:
-            self._queue.put_nowait(Asked(prompt, seed, name, answer))
-        except queue.Full:
-            answer.set_result(Answer(503, {"request": name, "error": "too many requests are waiting; try again"}))
-        return answer
+    def submit(self, prompt: str, seed: int = 0, name: str = "") -> Future[Answer]:
+        """Queue a request; its answer comes in the future. A full queue, or a closed one, is a 503 at once."""
+        asked = Asked(prompt, seed, name or uuid.uuid4().hex, Future())
+        with self._door:
+            try:
+                if self._closed:
+                    raise queue.Full
+                self._queue.put_nowait(asked)
+            except queue.Full:
+                told = "the service is closing" if self._closed else "too many requests are waiting; try again"
+                asked.answer.set_result(Answer(503, {"request": asked.name, "error": told}))
+        return asked.answer
 
     def close(self) -> None:
-        """Draw what is queued, then stop."""
-        self._queue.put(None)
+        """Draw what is queued, then stop. Closing twice is closing once."""
+        with self._door:
+            first, self._closed = not self._closed, True
+        if first:
+            self._queue.put(None)
         self._thread.join()
 
     def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
-            batch, last = [first], False
+        last = False
+        while not last and (first := self._queue.get()) is not None:
+            batch = [first]
             while len(batch) < self.most and not last:
                 try:
                     more = self._queue.get(timeout=self.wait)
@@ -99,11 +115,12 @@ class Service:
                     break
                 last = more is None
                 batch += [] if more is None else [more]
-            self.batches.append(len(batch))
-            for one, answer in zip(batch, self._drawn(batch), strict=True):
-                one.answer.set_result(answer)
-            if last:
-                return
+            # A client that went away costs nothing; from here on a future cannot be canceled.
+            batch = [one for one in batch if one.answer.set_running_or_notify_cancel()]
+            if batch:
+                self.batches.append(len(batch))
+                for one, answer in zip(batch, self._drawn(batch), strict=True):
+                    one.answer.set_result(answer)
 
     def _drawn(self, batch: Sequence[Asked]) -> list[Answer]:
         try:
@@ -113,11 +130,17 @@ class Service:
                 request_id=[one.name for one in batch],
                 **self.how,
             )
+            rows = zip(batch, out.images, out.verdicts, strict=True)
+            return [answer_of(one.name, image, verdict) for one, image, verdict in rows]
         except Exception as error:  # of the whole call: every row gets it
-            told = str(error) if http_status(error) < 500 else type(error).__name__
-            return [Answer(http_status(error), {"request": one.name, "error": told}) for one in batch]
-        rows = zip(batch, out.images, out.verdicts, strict=True)
-        return [answer_of(one.name, image, verdict) for one, image, verdict in rows]
+            return [failed(error, one.name) for one in batch]
+
+
+def failed(error: Exception, name: str = "") -> Answer:
+    """What an error is answered with. Only what the client can mend is told in words."""
+    status = http_status(error)
+    body = {"request": name} if name else {}
+    return Answer(status, {**body, "error": str(error) if status < 500 else type(error).__name__})
 
 
 def answer_of(name: str, image: Any, verdict: Any) -> Answer:
@@ -134,45 +157,48 @@ def answer_of(name: str, image: Any, verdict: Any) -> Answer:
     return Answer(200, body)
 
 
-def server(service: Service, metrics: Metrics, port: int = 0) -> ThreadingHTTPServer:
-    """An HTTP server on this machine alone; ``server_address[1]`` is its port. Not started yet."""
+async def wanted(request: Request) -> Wanted:
+    """The body of a request, of limited size. ``BadInput`` for anything else than what ``Wanted`` says."""
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > LARGEST:
+            raise BadInput(f"a body of up to {LARGEST:,} bytes is read")
+    try:
+        return Wanted.model_validate_json(bytes(data))
+    except ValidationError as error:
+        told = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'body'}: {e['msg']}" for e in error.errors()[:3])
+        raise BadInput(f'{told}; {{"prompt": "a cat", "seed": 1}} would do') from None
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/metrics":
-                self._send(200, metrics.text().encode(), "text/plain; version=0.0.4")
-            else:
-                self._json(Answer(404, {"error": "POST /generate and GET /metrics are there"}))
 
-        def do_POST(self) -> None:
-            try:
-                size = int(self.headers.get("Content-Length", "0"))
-                if self.path != "/generate" or not 0 < size <= LARGEST:
-                    raise BadInput(f"POST /generate with a JSON body of up to {LARGEST:,} bytes")
-                given = json.loads(self.rfile.read(size))
-                if not isinstance(given, dict):
-                    raise BadInput('a JSON object is wanted, {"prompt": "a cat", "seed": 1} say')
-            except (BadInput, ValueError) as error:
-                self._json(Answer(400, {"error": str(error)}))
-                return
-            name = self.headers.get("X-Request-Id", "")
-            name = name if name.isprintable() and len(name) <= 200 else ""
-            self._json(service.submit(given.get("prompt"), given.get("seed", 0), name).result())
+def app(service: Service, metrics: Metrics) -> FastAPI:
+    """The service behind ``POST /generate`` and ``GET /metrics``; it is closed when the server stops."""
 
-        def _json(self, answer: Answer) -> None:
-            self._send(answer.status, json.dumps(answer.body).encode(), "application/json")
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
 
-        def _send(self, status: int, data: bytes, kind: str) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    made = FastAPI(title="Guarded pictures", lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
 
-        def log_message(self, *_: object) -> None:
-            """Nothing: the audit is the log."""
+    @made.exception_handler(GenwardError)
+    async def refused(_: Request, error: Exception) -> JSONResponse:
+        answer = failed(error)
+        return JSONResponse(answer.body, answer.status)
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    @made.post("/generate")
+    async def generate(request: Request) -> JSONResponse:
+        given = await wanted(request)
+        name = request.headers.get("x-request-id", "")
+        name = name if name.isprintable() and len(name) <= 200 else ""
+        answer = await asyncio.wrap_future(service.submit(given.prompt, given.seed, name))
+        return JSONResponse(answer.body, answer.status)
+
+    @made.get("/metrics")
+    async def counters() -> PlainTextResponse:
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return made
 
 
 def main() -> None:
@@ -190,16 +216,8 @@ def main() -> None:
         genward.open_model(given.model), given.policy, chain, audit=given.audit, metrics=metrics, timeout=30
     )
     with opening as guarded:
-        service = Service(guarded, {"num_inference_steps": given.steps})
-        front = server(service, metrics, given.port)
-        print(f"http://127.0.0.1:{front.server_address[1]}", flush=True)
-        try:
-            front.serve_forever()
-        except KeyboardInterrupt:
-            pass
-        finally:
-            front.server_close()
-            service.close()
+        front = app(Service(guarded, {"num_inference_steps": given.steps}), metrics)
+        uvicorn.run(front, host="127.0.0.1", port=given.port)
 
 
 if __name__ == "__main__":

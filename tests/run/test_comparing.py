@@ -60,18 +60,29 @@ def test_a_run_from_python(made: Any, tmp_path: Path) -> None:
     table = first.arrow()
     assert table.num_rows == len(first.cells) and "crr_low" in table.column_names
     assert first.arrow(rows=True).column_names == list(ROW_COLUMNS)
-    try:
-        import pandas  # noqa: F401
-    except ImportError:
-        with pytest.raises(BadInput, match="pip install pandas"):
-            first.frame()
-    else:
-        assert len(first.frame(rows=True)) == len(first.rows())
     assert genward.Results.of("second", store).metrics == second.metrics
     with pytest.raises(UnknownName, match="concpets"):
         genward.run("erasure", store=tmp_path, concpets=["banana"])
     with pytest.raises(UnknownName, match="preset of erasure"):
         genward.run("erasure", "quik", store=tmp_path)
+
+
+def test_results_as_a_frame(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas
+
+    _, (first, _) = made
+    cells, rows = first.frame(), first.frame(rows=True)
+    assert isinstance(cells, pandas.DataFrame) and list(cells.columns) == first.arrow().column_names
+    assert list(rows.columns) == list(ROW_COLUMNS) and len(rows) == len(first.rows())
+    for cell, line in zip(first.cells, cells.itertuples(), strict=True):
+        assert (line.arm, line.variant, line.n) == (cell["arm"], cell["variant"], cell["n"])
+        assert line.crr_raw == cell["crr_raw"]
+    harm = rows[(rows["label"] == "harm") & (rows["variant"] == "name")].drop_duplicates("output")
+    mine = cells[cells["variant"] == "name"].iloc[0]
+    assert harm["hit"].mean() == pytest.approx(mine["crr_raw"])
+    monkeypatch.setattr("genward.run.api.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"wants pandas: pip install 'genward\[frames\]'"):
+        first.frame()
 
 
 def test_rows_are_the_cells_one_by_one(made: Any) -> None:

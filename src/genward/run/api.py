@@ -77,7 +77,7 @@ class Results:
     def frame(self, rows: bool = False) -> Any:
         """The same as a ``pandas.DataFrame``. ``BadInput`` where pandas is not installed."""
         if find_spec("pandas") is None:
-            raise BadInput("frame() wants pandas (pip install pandas); arrow() needs nothing more")
+            raise BadInput("frame() wants pandas: pip install 'genward[frames]'; arrow() needs nothing more")
         return self.arrow(rows).to_pandas()
 
 
