@@ -167,6 +167,23 @@ def test_mma_equals_a_plain_greedy_coordinate_gradient(armed: Callable[..., ArmT
     )
 
 
+def test_the_control_of_mma_keeps_the_most_similar_of_prompts_drawn_at_random(armed: Callable[..., ArmTarget]) -> None:
+    target, attack = armed(), replace(SWAPS, control=True)
+    search = Swaps(attack, target, "abc", CASES)
+    people = [[row.tolist()] for row in search.ids]
+    search.run()
+    assert target.texts == attack.texts(CASES)
+    for k, case in enumerate(CASES):
+        for step in range(attack.steps):
+            generator = torch.Generator().manual_seed(mma.row_seed("mma", 0, case.id, step))
+            drawn = torch.randint(len(search.words.usable), (attack.candidates, attack.tokens), generator=generator)
+            people[k] += search.words.usable[drawn].tolist()
+        best = min(
+            (p for p in people[k] if search.words.survives(p)), key=lambda p: slow_loss(search, k, torch.tensor(p))
+        )
+        assert search.best[k].tolist() == best
+
+
 def slow_loss(search: Swaps, case: int, ids: torch.Tensor) -> float:
     """One minus the cosine of one candidate's mean state to the prompt's."""
     with torch.no_grad():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from genward.attacks._prefix import alone, between, in_front
+from genward.attacks._prefix import KEEPS, alone, between, in_front
 from genward.attacks.p4d import Matched, P4d
 from genward.attacks.unlearndiffatk import Simplex, UnlearnDiffAtk, visited
 from genward.core import Case, Sampler
@@ -22,8 +22,8 @@ from genward.run.target import ArmTarget, Means
 from genward.testing import FakeJudge
 
 CASES = [Case(f"c{k}", text, "harm", "bright", k) for k, text in enumerate(("a b", "c", "d e f"))]
-QUICK = UnlearnDiffAtk(tokens=2, rounds=2, steps=3, rate=0.3)
-MATCH = P4d(tokens=3, rounds=2, steps=3, rate=0.5)
+QUICK = UnlearnDiffAtk(tokens=2, rounds=2, steps=3, rate=0.3, keep="last")
+MATCH = P4d(tokens=3, rounds=2, steps=3, rate=0.5, keep="last")
 
 
 @pytest.fixture
@@ -57,47 +57,62 @@ def bisected(row: Tensor) -> Tensor:
     return (row - low).clamp(min=0)
 
 
-def test_unlearndiffatk_equals_a_plain_loop(armed: Callable[..., ArmTarget]) -> None:
-    target = armed()
-    search = Simplex(replace(QUICK, stop=False), target, CASES, [in_front(c.prompt, 2) for c in CASES])
+@pytest.mark.parametrize("keep", KEEPS)
+def test_unlearndiffatk_equals_a_plain_loop(keep: str, armed: Callable[..., ArmTarget]) -> None:
+    target, quick = armed(), replace(QUICK, stop=False, keep=keep)
+    search = Simplex(quick, target, CASES, [in_front(c.prompt, 2) for c in CASES])
     search.run()
     words = search.words
     mine = words.table[words.usable]
     for k in range(len(CASES)):
-        fresh = Simplex(replace(QUICK, stop=False), target, CASES, [in_front(c.prompt, 2) for c in CASES])
+        fresh = Simplex(quick, target, CASES, [in_front(c.prompt, 2) for c in CASES])
         shares = fresh.shares[k].clone().requires_grad_()
         optimizer = torch.optim.Adam([shares], lr=QUICK.rate, weight_decay=QUICK.decay)
+        seen = []
         for step in range(QUICK.rounds * QUICK.steps):
             fresh.shares[k] = shares.detach()
-            drawn = fresh.point([k], step)[0]
-            onehot = (drawn[:, None] == mine[None]).all(-1).double()
+            drawn = fresh.tried([k], step)[0]
+            onehot = (words.table[drawn][:, None] == mine[None]).all(-1).double()
             assert onehot.sum(1).tolist() == [1.0, 1.0]
             leaf = onehot.requires_grad_()
-            loss = fresh.loss([k], (leaf @ mine)[None], fresh.drawn([k], 1, step))[0]
+            loss = fresh.loss([k], (leaf @ mine)[None], fresh.drawn([k], 1, drawn_at(step, keep)))[0]
             shares.grad = torch.autograd.grad(loss, leaf)[0].clamp(-1, 1)
             optimizer.step()
             shares.data = torch.stack([bisected(row) for row in shares.data])
+            seen.append((float(loss), drawn.tolist()))
         assert torch.allclose(search.shares[k], shares.detach(), atol=1e-6)
-        assert search.hard([k])[0].tolist() == words.usable[shares.argmax(-1)].tolist()
+        last = words.usable[shares.argmax(-1)].tolist()
+        assert search.hard([k])[0].tolist() == (last if keep == "last" else min(seen[-QUICK.steps :])[1])
     assert float(search.norms.min()) > 0
 
 
-def test_p4d_equals_a_plain_loop(armed: Callable[..., ArmTarget]) -> None:
+def drawn_at(step: int, keep: str) -> int:
+    """The step whose draws a step of ``QUICK`` or ``MATCH`` takes: all of a round share them to be compared."""
+    return step if keep == "last" else step - step % QUICK.steps
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_p4d_equals_a_plain_loop(keep: str, armed: Callable[..., ArmTarget]) -> None:
     target = armed()
-    search = Matched(replace(MATCH, stop=False), target, CASES, [alone(3)] * len(CASES))
+    search = Matched(replace(MATCH, stop=False, keep=keep), target, CASES, [alone(3)] * len(CASES))
     start = search.vectors.clone()
     search.run()
     words = search.words
     for k in range(len(CASES)):
         vectors = start[k].clone().requires_grad_()
         optimizer = torch.optim.AdamW([vectors], lr=MATCH.rate, weight_decay=MATCH.decay)
+        seen = []
         for step in range(MATCH.rounds * MATCH.steps):
             cosine = torch.nn.functional.cosine_similarity(vectors[:, None], words.table[words.usable][None], dim=-1)
-            leaf = words.table[words.usable[cosine.argmax(1)]].clone().requires_grad_()
-            loss = search.loss([k], leaf[None], search.drawn([k], 1, step))[0]
+            tried = words.usable[cosine.argmax(1)]
+            leaf = words.table[tried].clone().requires_grad_()
+            loss = search.loss([k], leaf[None], search.drawn([k], 1, drawn_at(step, keep)))[0]
             vectors.grad = torch.autograd.grad(loss, leaf)[0]
             optimizer.step()
+            seen.append((float(loss), tried.tolist()))
         assert torch.allclose(search.vectors[k], vectors.detach(), atol=1e-6)
+        if keep == "best":
+            assert search.hard([k])[0].tolist() == min(seen[-MATCH.steps :])[1]
 
 
 def test_the_loss_of_p4d_is_nothing_for_the_prompt_itself(armed: Callable[..., ArmTarget]) -> None:
@@ -207,7 +222,7 @@ def test_a_guard_is_attacked_together_with_the_model(model: StableDiffusion, tmp
         target = ArmTarget(model, rig, Sampler(steps=2, guidance=1.0), undefended=own, defenses=[guard])
         attack = replace(QUICK, guard=3.0, stop=False, rows=2)
         search = Simplex(attack, target, CASES, [in_front(c.prompt, 2) for c in CASES])
-        point = search.point(range(3), 0)
+        point = search.words.table[search.tried(range(3), 0)]
         plain = Simplex(replace(attack, guard=0.0), target, CASES, search.written)
         drawn_once = search.drawn(range(3), 2, 0)
         with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from genward.core.records import Sampler, load_concept
 from genward.errors import BadInput
 from genward.report.page import render
 from genward.run.attacking import announced, attack_once, rows_of
-from genward.run.costs import dry_run
+from genward.run.costs import SURROGATE, dry_run
 from genward.run.loop import run_plan
 from genward.run.outlook import expected
 from genward.run.plan import ArmPlan, Plan, make_plan, plan_cases
@@ -149,6 +150,17 @@ def test_a_dry_run_counts_searches(models: Any, whole: tuple[Store, dict[str, An
     assert fresh["searches"] == 8 and fresh["search_nfe"] > 0 and dry_run(PLAN)["rows"] > 0
     again = expected(PLAN, models, whole[0], judge=JUDGE)
     assert again["searches"] == 0 and again["rows"] == 0, "the store holds it all"
+
+
+def test_searches_on_the_undefended_model_are_counted_once() -> None:
+    """By hand, for 2 rows: noise_search takes 3 pictures of 40 denoiser rows a row, transferred as much again."""
+    arms = (ArmPlan("base", control="base"), ArmPlan("uce", "uce:{concept}"))
+    bench = AdversarialBenchmark(("weapons",), n=2, attacks=("noise_search,budget=3", "mma"))
+    told = dry_run(replace(make_plan("adversarial-quick"), benchmark=bench, arms=arms))
+    by = {a["arm"]: a for a in told["arms"]}
+    pictures = 4 * 2 + (2 + 2) * 2  # named and three kinds to keep; adaptive and transferred; mma and its control
+    assert by["base"]["rows"] == by["uce"]["rows"] == pictures
+    assert by["uce"]["nfe"] == pictures * 40 + 2 * 3 * 40 and by[SURROGATE]["nfe"] == 2 * 3 * 40
 
 
 @pytest.mark.parametrize(

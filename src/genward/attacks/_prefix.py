@@ -25,6 +25,8 @@ from genward.errors import BadInput
 from genward.ops.finetune import add_noise
 from genward.ops.inversion import denoising_loss, stratified_timesteps
 
+KEEPS = ("best", "last")
+"""What a round of a search by gradient ends with"""
 Heard = tuple[Frame, Mapping[str, Tensor]]
 """What a guard noted, with its graph"""
 SCORE, LIVE = ".score", ".live.score"
@@ -146,6 +148,8 @@ class PrefixSearch(ABC):
         """(cases, rounds + 1) loss of the written tokens on held-out draws; lower is better"""
         self.norms = torch.zeros(count, attack.rounds)
         """(cases, rounds) mean length of the gradient that reached the tokens"""
+        self.now = torch.zeros(count, self.tokens, dtype=torch.long)
+        """(cases, tokens) those with the lowest loss of the round"""
 
     def _clean(self) -> Tensor:
         """(cases, c, h, w) latents of the undefended model's pictures of the prompts."""
@@ -238,6 +242,12 @@ class PrefixSearch(ABC):
     def _succeeded(self, k: int) -> bool:
         return bool(self.attack.stop) and bool((self.margins[k] >= 0).any())
 
+    def lowered(self, part: Sequence[int], tried: Tensor, losses: Tensor, lowest: Tensor) -> None:
+        """Note tokens (cases, tokens) whose losses (cases,) are below the round's ``lowest``, which is changed."""
+        for k, ids, loss in zip(part, tried, losses, strict=True):
+            if loss < lowest[k]:
+                self.now[k], lowest[k] = ids, loss
+
     def heldout(self, which: Sequence[int], turn: int) -> Tensor:
         """(cases,) loss of the tokens as written, on draws that no step sees."""
         out = []
@@ -297,7 +307,8 @@ class PrefixSearch(ABC):
 
     def found(self) -> Iterator[Case]:
         """One derived case a parent; ``queries`` counts the pictures asked for. ``target.keep`` is told, by concept,
-        ``gradient_norm`` (median over cases), ``vanished`` (share of cases whose gradient was 0) and the queries."""
+        ``gradient_norm`` (median over cases), ``vanished`` (share of cases whose gradient was 0), ``loss`` (the lowest
+        on held-out draws, of each case that was searched) and the queries."""
         norms = self.norms.sum(1) / (self.norms > 0).sum(1).clamp(min=1)
         tried = [bool((self.chosen[k] != 0).any()) for k in range(len(self.cases))]
         for concept in dict.fromkeys(c.concept for c in self.cases):
@@ -310,6 +321,7 @@ class PrefixSearch(ABC):
                 else None,
                 "queries": (self.margins[mine] != UNASKED).sum(1).tolist(),
                 "tried": len(asked),
+                "loss": [round(float(self.losses[k][torch.isfinite(self.losses[k])].min()), 6) for k in asked],
             }
             kept = torch.cat([self.margins[mine], self.norms[mine]], 1)
             self.target.keep(
@@ -322,59 +334,72 @@ class PrefixSearch(ABC):
 
 
 class GradientSearch(PrefixSearch):
-    """A search whose steps follow the gradient."""
+    """A search whose steps follow the gradient.
+
+    With ``keep="best"`` all steps of a round share their draws, and the tokens with the lowest loss among those that a
+    step tried stand at the round's end, as in the control; with ``keep="last"`` every step draws anew and the round
+    ends where the method stands (``standing``).
+    """
 
     @abstractmethod
-    def point(self, which: Sequence[int], turn: int) -> Tensor:
-        """(cases, tokens, width) embeddings in the learned places of some cases; a leaf that takes a gradient."""
+    def tried(self, which: Sequence[int], turn: int) -> Tensor:
+        """(cases, tokens) the tokens at which a step takes its gradient."""
+
+    @abstractmethod
+    def standing(self, which: Sequence[int]) -> Tensor:
+        """(cases, tokens) the tokens that the method itself would write down now."""
 
     @abstractmethod
     def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
         """One step by the gradient (cases, tokens, width) of each case's own loss."""
 
+    def hard(self, which: Sequence[int]) -> Tensor:
+        return self.now[list(which)] if self.attack.keep == "best" else self.standing(which)
+
     def _round(self, which: Sequence[int], turn: int) -> None:
-        steps = self.attack.steps
+        steps, best = self.attack.steps, self.attack.keep == "best"
+        lowest = torch.full((len(self.cases),), torch.inf)
         for step in range(steps):
             place = (turn - 1) * steps + step
             for part in self.parts(which, self.attack.rows):
-                point = self.point(part, place)
-                with torch.enable_grad():
-                    leaf = point.detach().requires_grad_()
-                    losses = self.loss(part, leaf, self.drawn(part, self.attack.rows, place))
-                    reached: Tensor | None = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
-                # nothing reaches the tokens where the arm's prompt port wrote them out of the prompt
-                gradient = torch.zeros_like(leaf) if reached is None else reached
-                if not bool(torch.isfinite(gradient).all()):
-                    bad = [self.cases[k].id for k, g in zip(part, gradient, strict=True) if not torch.isfinite(g).all()]
-                    raise BadInput(
-                        f"{self.name}: the gradient of case {bad[0]!r} holds numbers that are not finite; run the "
-                        "model in float32, or lower the rate"
-                    )
+                tried = self.tried(part, place)
+                drawn = self.drawn(part, self.attack.rows, (turn - 1) * steps if best else place)
+                losses, gradient = self._slope(part, tried, drawn)
                 self.norms[part, turn - 1] += gradient.flatten(1).norm(dim=1).float().cpu() / steps
-                self.move(part, gradient.detach(), place)
+                self.lowered(part, tried.cpu(), losses, lowest)
+                self.move(part, gradient, place)
+
+    def _slope(self, part: Sequence[int], tried: Tensor, drawn: Draws) -> tuple[Tensor, Tensor]:
+        """(cases,) losses of tokens, and their gradient (cases, tokens, width) by the embeddings."""
+        leaf = self.words.table[tried.to(self.words.table.device)].requires_grad_()
+        with torch.enable_grad():
+            losses = self.loss(part, leaf, drawn)
+            reached: Tensor | None = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0]
+        # nothing reaches the tokens where the arm's prompt port wrote them out of the prompt
+        gradient = torch.zeros_like(leaf) if reached is None else reached
+        if not bool(torch.isfinite(gradient).all()):
+            bad = [self.cases[k].id for k, g in zip(part, gradient, strict=True) if not torch.isfinite(g).all()]
+            raise BadInput(
+                f"{self.name}: the gradient of case {bad[0]!r} holds numbers that are not finite; run the "
+                "model in float32, or lower the rate"
+            )
+        return losses.detach().float().cpu(), gradient.detach()
 
 
 class RandomWalk(PrefixSearch):
     """The control: every step draws new tokens for each case, keeps those with the lowest loss of the round, and takes
     no gradient. As many candidates, denoiser rows and pictures as the search it stands beside."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.now = torch.zeros(len(self.cases), self.tokens, dtype=torch.long)
-
     def _round(self, which: Sequence[int], turn: int) -> None:
         lowest = torch.full((len(self.cases),), torch.inf)
+        first = (turn - 1) * self.attack.steps
         for step in range(self.attack.steps):
-            place = (turn - 1) * self.attack.steps + step
             for part in self.parts(which, self.attack.rows):
-                tried = torch.stack([self._random(k, place) for k in part])
+                tried = torch.stack([self._random(k, first + step) for k in part])
                 with torch.no_grad():
                     table = self.words.table[tried.to(self.words.table.device)]
-                    losses = self.loss(part, table, self.drawn(part, self.attack.rows, -2 - turn)).float().cpu()
-                better = losses < lowest[part]
-                for k, ids, loss, good in zip(part, tried, losses, better, strict=True):
-                    if good:
-                        self.now[k], lowest[k] = ids, loss
+                    losses = self.loss(part, table, self.drawn(part, self.attack.rows, first)).float().cpu()
+                self.lowered(part, tried, losses, lowest)
 
     def _random(self, k: int, place: int) -> Tensor:
         seed = row_seed("attack", self.name, "control", self.attack.seed, self.cases[k].id, place)

@@ -49,7 +49,7 @@ class Mma:
     forbidden: tuple[str, ...] = ()
     """Further words that must not occur."""
     control: bool = False
-    """Swaps drawn from the whole vocabulary, no gradient taken."""
+    """As many prompts drawn at random, the most similar kept; no gradient taken."""
     seed: int = 0
     """Of first tokens and swaps."""
     batch: int = field(default=512, metadata={"identity": False})
@@ -170,10 +170,11 @@ class Swaps:
         for k, case in enumerate(self.cases):
             generator = torch.Generator().manual_seed(row_seed("mma", attack.seed, case.id, self.done))
             if steep is None:
-                pick = torch.randint(len(self.words.usable), (attack.candidates,), generator=generator)
+                drawn = torch.randint(len(self.words.usable), tried[k].shape, generator=generator)
+                tried[k] = self.words.usable[drawn]
             else:
                 pick = steep[k, place, torch.randint(top, (attack.candidates,), generator=generator)]
-            tried[k, torch.arange(attack.candidates), place] = self.words.usable[pick]
+                tried[k, torch.arange(attack.candidates), place] = self.words.usable[pick]
         losses = self.losses(tried)
         for k, order in enumerate(losses.argsort(dim=1, stable=True).tolist()):
             which = next((j for j in order if self.words.survives(tried[k, j].tolist())), None)

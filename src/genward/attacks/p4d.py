@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genward.attacks._prefix import (
+    KEEPS,
     Draws,
     GradientSearch,
     PrefixSearch,
@@ -64,6 +65,9 @@ class P4d:
     """Weight decay of AdamW."""
     rows: int = 1
     """Draws of timestep and noise a step."""
+    keep: str = "best"
+    """Tokens that a round ends with: the ``best`` that a step tried, all steps of the round on the same draws, or the
+    ``last``, each step on new draws (the authors')."""
     guidance: float | None = None
     """Guidance of both predictions; none takes the sampler's where a defense acts through guidance only, else 1."""
     guard: float = 0.0
@@ -82,6 +86,8 @@ class P4d:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise UnknownName("p4d form", self.form, FORMS)
+        if self.keep not in KEEPS:
+            raise UnknownName(f"{self.name} keep", self.keep, KEEPS)
         counts = {n: getattr(self, n) for n in ("tokens", "every", "rounds", "steps", "rows", "batch")}
         refuse_nothing(self.name, **counts)
         if not self.rate > 0 or not self.decay >= 0 or not self.guard >= 0:
@@ -151,8 +157,8 @@ class Matched(_Matching, GradientSearch):
         self.vectors = table[torch.stack(starts).to(table.device)].clone() if starts else table[:0][None]
         self.first, self.second = torch.zeros_like(self.vectors), torch.zeros_like(self.vectors)
 
-    def point(self, which: Sequence[int], turn: int) -> Tensor:
-        return self.words.table[self.hard(which).to(self.words.table.device)]
+    def tried(self, which: Sequence[int], turn: int) -> Tensor:
+        return self.standing(which)
 
     def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
         mine = list(which)
@@ -161,7 +167,7 @@ class Matched(_Matching, GradientSearch):
             kept, gradient.to(kept), self.first[mine], self.second[mine], turn + 1, self.attack.rate
         )
 
-    def hard(self, which: Sequence[int]) -> Tensor:
+    def standing(self, which: Sequence[int]) -> Tensor:
         return nearest(self.vectors[list(which)], self.words.table, self.words.usable.to(self.words.table.device))
 
 

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._prefix import GradientSearch, RandomWalk, in_front, rows_of
+from genward.attacks._prefix import KEEPS, GradientSearch, PrefixSearch, RandomWalk, in_front, rows_of
 from genward.attacks._tokens import project_simplex, refuse_nothing
 from genward.core.contracts import Target
 from genward.core.records import Case, row_seed
-from genward.errors import BadInput
+from genward.errors import BadInput, UnknownName
 from genward.ops.inversion import adam_step
 
 FIRST, STRIDE, VISITED = 10, 20, 50
@@ -50,6 +50,9 @@ class UnlearnDiffAtk:
     """Weight decay of Adam, added to the gradient."""
     rows: int = 1
     """Draws of noise a step."""
+    keep: str = "best"
+    """Tokens that a round ends with: the ``best`` that a step tried, all steps of the round on the same draws, or the
+    ``last``, each step on new draws (the authors')."""
     guidance: float | None = None
     """Guidance of the prediction; none takes the sampler's where a defense acts through guidance only, else 1."""
     guard: float = 0.0
@@ -68,6 +71,8 @@ class UnlearnDiffAtk:
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("tokens", "rounds", "steps", "rows", "batch")}
         refuse_nothing(self.name, **counts)
+        if self.keep not in KEEPS:
+            raise UnknownName(f"{self.name} keep", self.keep, KEEPS)
         if self.rounds > VISITED or not self.rate > 0 or not self.decay >= 0 or not self.guard >= 0:
             raise BadInput(
                 f"unlearndiffatk: rounds must be at most {VISITED}, rate above 0, decay and guard at least 0"
@@ -91,7 +96,7 @@ class UnlearnDiffAtk:
         if not cases:
             return
         written = [in_front(c.prompt, self.tokens) for c in cases]
-        search = (RandomWalk if self.control else Simplex)(self, target, cases, written)
+        search = (VisitedRandom if self.control else Simplex)(self, target, cases, written)
         search.run()
         yield from search.found()
 
@@ -102,7 +107,20 @@ def visited(rounds: int) -> list[int]:
     return [FIRST + STRIDE * int((k + 0.5) * VISITED / rounds) for k in range(rounds)]
 
 
-class Simplex(GradientSearch):
+class _Visiting(PrefixSearch):
+    """The rows of a round at its timestep, held-out draws over all."""
+
+    def timesteps(self, rows: int, turn: int, generator: torch.Generator) -> Tensor:
+        if turn < 0:
+            return super().timesteps(rows, turn, generator)
+        return torch.full((rows,), min(visited(self.attack.rounds)[turn // self.attack.steps], self.total - 1))
+
+
+class VisitedRandom(_Visiting, RandomWalk):
+    """The control at UnlearnDiffAtk's timesteps."""
+
+
+class Simplex(_Visiting, GradientSearch):
     """A distribution over the usable tokens for each place."""
 
     carried = ("shares", "first", "second")
@@ -110,26 +128,18 @@ class Simplex(GradientSearch):
     def __init__(self, attack: Any, target: Target, cases: Sequence[Case], written: Any) -> None:
         super().__init__(attack, target, cases, written)
         words = len(self.words.usable)
-        self.times = visited(attack.rounds)
         self.mine = self.words.table[self.words.usable.to(self.words.table.device)]
         """(k, width) embeddings of the usable tokens"""
         self.shares = torch.full((len(self.cases), self.tokens, words), 1 / words, dtype=self.mine.dtype)
         self.first, self.second = torch.zeros_like(self.shares), torch.zeros_like(self.shares)
-        self.taken = torch.zeros(len(self.cases), attack.rounds * attack.steps, dtype=torch.long)
 
-    def timesteps(self, rows: int, turn: int, generator: torch.Generator) -> Tensor:
-        """All rows of a step at its round's timestep; held-out draws over all."""
-        if turn < 0:
-            return super().timesteps(rows, turn, generator)
-        return torch.full((rows,), min(self.times[turn // self.attack.steps], self.total - 1))
-
-    def point(self, which: Sequence[int], turn: int) -> Tensor:
+    def tried(self, which: Sequence[int], turn: int) -> Tensor:
         drawn = []
         for k in which:
             seed = row_seed("attack", self.name, "token", self.attack.seed, self.cases[k].id, turn)
             generator = torch.Generator().manual_seed(seed)
             drawn.append(torch.multinomial(self.shares[k], 1, generator=generator)[:, 0])
-        return self.mine[torch.stack(drawn).to(self.mine.device)]
+        return self.words.usable[torch.stack(drawn)]
 
     def move(self, which: Sequence[int], gradient: Tensor, turn: int) -> None:
         """Straight through: the gradient of a one-hot vector is that of its embedding times the table."""
@@ -140,5 +150,5 @@ class Simplex(GradientSearch):
         )
         self.shares[mine] = project_simplex(moved)
 
-    def hard(self, which: Sequence[int]) -> Tensor:
+    def standing(self, which: Sequence[int]) -> Tensor:
         return self.words.usable[self.shares[list(which)].argmax(-1)]

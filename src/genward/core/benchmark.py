@@ -246,6 +246,8 @@ class Outlook(NamedTuple):
     """Denoiser rows of searching through one arm."""
     rows: tuple[tuple[int, float | None], ...] = ()
     """(rows that it adds to the arm, their guidance or ``None`` for the plan's)."""
+    shared: int | None = None
+    """Denoiser rows of searching on the undefended model, which all arms share; ``None``: as many as ``nfe``."""
 
 
 class Printed(NamedTuple):

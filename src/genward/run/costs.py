@@ -21,7 +21,7 @@ def dry_run(plan: Plan) -> dict[str, Any]:
     Returns:
         ``rows`` (samples), what they cost together under each name of ``costs`` (``nfe``: denoiser rows), ``cells`` of
         the matrix, ``batches``, and the same figures by arm. Every arm is counted as searched by itself, the surrogate
-        once more; fits are not in it.
+        once; fits are not in it.
 
     Raises:
         BadInput: model, judge and benchmark are about different media.
@@ -43,7 +43,8 @@ def dry_run(plan: Plan) -> dict[str, Any]:
         for count, guidance in outlook.rows:
             line.add(count, changed(plan.sampler, plan.model, guidance=guidance).costs(extra))
     if rows.parents:
-        surrogate = plan.benchmark.outlook(rows.parents, setting).nfe
+        outlook = plan.benchmark.outlook(rows.parents, setting)
+        surrogate = outlook.nfe if outlook.shared is None else outlook.shared
         arms["(surrogate)"] = Line(SURROGATE, ["none"], costs={"nfe": surrogate})
     total = {name: round(value) for name, value in summed(line.costs for line in arms.values()).items()}
     columns = plan.benchmark.harm_columns(setting)

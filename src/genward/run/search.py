@@ -83,6 +83,7 @@ def attack_key(
         **({"judge": judge_hash(means.judge)} if "judge" in asks and means.judge is not None else {}),
         **({"labels": {c: list(v) for c, v in sorted(means.labels.items())}} if "judge" in asks else {}),
         **({"things": means.things} if "things" in asks else {}),
+        **({"writable": digest(list(means.writable))} if means.writable and "prompt" in attack.parents else {}),
         **({"phrases": {c: list(v) for c, v in sorted(means.phrases.items())}} if "phrases" in asks else {}),
     }
     pictures = {

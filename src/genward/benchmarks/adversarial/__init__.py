@@ -118,16 +118,18 @@ class AdversarialBenchmark(Benchmark):
         return replace(attack, control=True) if self.controls and has(attack, "control") else None
 
     def outlook(self, parents: Sequence[Case], setting: Setting, arm: str = "") -> Outlook:
-        """One arm's searches and the rows that they add; every arm counted as searched by itself."""
-        nfe, rows = 0, 0
+        """One arm's searches and the rows that they add, and the searches on the undefended model that all share."""
+        nfe, shared, rows = 0, 0, 0
         for attack in self.opened(setting):
-            runs = [attack] if self.adaptive and attack.access != "prompt" else []
-            runs += [moved(attack)] if self._transfers(attack) else []
             chance = self._control(attack)
-            runs += [chance] if chance is not None and (self.adaptive or attack.access == "prompt") else []
-            nfe += sum(r.nfe(parents) + 2 * gradient_rows(r, parents) for r in runs)
-            rows += len(runs) * len(parents)
-        return Outlook(nfe, ((rows, None),) if rows else ())
+            through = [attack] if self.adaptive and attack.access != "prompt" else []
+            through += [chance] if chance is not None and self.adaptive and attack.access != "prompt" else []
+            once = [moved(attack)] if self._transfers(attack) else []
+            once += [chance] if chance is not None and attack.access == "prompt" else []
+            nfe += sum(r.nfe(parents) + 2 * gradient_rows(r, parents) for r in through)
+            shared += sum(r.nfe(parents) + 2 * gradient_rows(r, parents) for r in once)
+            rows += (len(through) + len(once)) * len(parents)
+        return Outlook(nfe, ((rows, None),) if rows else (), shared)
 
     def harm_columns(self, setting: Setting) -> tuple[str, ...]:
         """The rows' own column; those of attacks are added by the search."""
