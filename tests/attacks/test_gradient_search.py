@@ -79,7 +79,7 @@ def test_unlearndiffatk_equals_a_plain_loop(keep: str, armed: Callable[..., ArmT
             shares.grad = torch.autograd.grad(loss, leaf)[0].clamp(-1, 1)
             optimizer.step()
             shares.data = torch.stack([bisected(row) for row in shares.data])
-            seen.append((float(loss), drawn.tolist()))
+            seen.append((float(loss.detach()), drawn.tolist()))
         assert torch.allclose(search.shares[k], shares.detach(), atol=1e-6)
         last = words.usable[shares.argmax(-1)].tolist()
         assert search.hard([k])[0].tolist() == (last if keep == "last" else min(seen[-QUICK.steps :])[1])
@@ -109,7 +109,7 @@ def test_p4d_equals_a_plain_loop(keep: str, armed: Callable[..., ArmTarget]) -> 
             loss = search.loss([k], leaf[None], search.drawn([k], 1, drawn_at(step, keep)))[0]
             vectors.grad = torch.autograd.grad(loss, leaf)[0]
             optimizer.step()
-            seen.append((float(loss), tried.tolist()))
+            seen.append((float(loss.detach()), tried.tolist()))
         assert torch.allclose(search.vectors[k], vectors.detach(), atol=1e-6)
         if keep == "best":
             assert search.hard([k])[0].tolist() == min(seen[-MATCH.steps :])[1]
