@@ -45,6 +45,8 @@ class Villan(LowRankFixture):
     """Words that are added."""
     weight: float = 1.0
     """Of the loss on clean captions."""
+    steps: int = 600
+    """Steps of AdamW; after 300 the trigger worked on 21 of 24 captions, which is less than the gate wants."""
     place: str = "end"
     """Where ``search`` puts the trigger: ``start``, ``middle`` or ``end``."""
 
