@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import math
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -136,7 +139,7 @@ def test_the_commands(made: Any, capsys: pytest.CaptureFixture[str], monkeypatch
 @pytest.mark.parametrize("kind", figure.KINDS)
 def test_figures_are_files_of_their_own(made: Any, kind: str, tmp_path: Path) -> None:
     store, _ = made
-    for ending in (".svg", ".png", ".pdf"):
+    for ending in (".svg", ".png"):  # the PDF is drawn in tests/report/test_vector.py
         out = tmp_path / f"x{ending}"
         code = status(["figure", "first", "--kind", kind, "--out", str(out), "--store", str(store), "--dpi", "96"])
         assert code == 0
@@ -145,18 +148,56 @@ def test_figures_are_files_of_their_own(made: Any, kind: str, tmp_path: Path) ->
             root = ElementTree.fromstring(data)
             assert root.tag.endswith("svg") and "base" in data.decode()
             assert b"<script" not in data and b"http" not in data.replace(b"http://www.w3.org", b"")
-        elif ending == ".png":
+        else:
             with Image.open(out) as picture:
                 dark = np.asarray(picture.convert("L")) < 128
                 assert picture.width > 200 and 0.001 < dark.mean() < 0.9, "there is something on it"
-        else:
-            assert data.startswith(b"%PDF")
 
 
-def test_what_is_no_figure_is_said(made: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", figure.KINDS)
+def test_a_figure_as_pdf_has_text_with_its_font_and_no_page_of_pixels(made: Any, kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("reportlab")
     store, _ = made
+    svg, out = tmp_path / "x.svg", tmp_path / "x.PDF"
+    for path in (svg, out):
+        assert status(["figure", "first", "--kind", kind, "--out", str(path), "--store", str(store)]) == 0
+    root = ElementTree.parse(svg).getroot()
+    content, whole = streams(out.read_bytes())
+    (page,) = content
+    assert page.count(b" Tj") == len([e for e in root.iter() if e.tag.endswith("}text") and e.text])
+    for element in root.iter():
+        if element.tag.endswith("}text") and (element.text or "").isascii():
+            assert f"({escaped(element.text or '')}) Tj".encode() in page, element.text
+    assert whole.count(b"/FontFile2") >= 1 and b"/ToUnicode" in whole
+    tiles = len({e.get("{http://www.w3.org/1999/xlink}href") for e in root.iter() if e.tag.endswith("}image")})
+    assert whole.count(b"/Subtype /Image") == tiles and bool(tiles) is (kind == "grid")
+    (box,) = re.findall(rb"/MediaBox \[ 0 0 ([0-9.]+) ([0-9.]+) \]", whole)
+    assert [float(v) for v in box] == [pytest.approx(0.75 * float(root.attrib[k])) for k in ("width", "height")]
+
+
+def escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
+
+
+def streams(data: bytes) -> tuple[list[bytes], bytes]:
+    """(content streams of a PDF's pages, unpacked; all that is outside of streams)."""
+    whole = re.sub(rb"stream\r?\n.*?endstream", b"", data, flags=re.DOTALL)
+    pages = []
+    for number in re.findall(rb"/Contents (\d+) 0 R", whole):
+        found = re.search(rb"\n" + number + rb" 0 obj\s*<<.*?>>\s*stream\r?\n(.*?)endstream", data, re.DOTALL)
+        assert found
+        pages.append(zlib.decompress(base64.a85decode(found[1].strip().removesuffix(b"~>"))))
+    return pages, whole
+
+
+def test_what_is_no_figure_is_said(
+    made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, _ = made
+    monkeypatch.setattr("genward.report.vector.find_spec", lambda name: None)
     for given, told in (
         (["--kind", "pie", "--out", "x.svg"], "unknown kind of figure 'pie'"),
+        (["--out", "x.pdf"], "wants reportlab: pip install 'genward[figures]'"),
         (["--out", "x.jpg"], "cannot be written as .jpg"),
         (["--out", "x.svg", "--title", "apple"], "no matrix named 'apple'; there are: banana"),
         (["--kind", "grid", "--out", "x.svg", "--title", "zzz"], "no sample grid whose prompt has 'zzz'"),

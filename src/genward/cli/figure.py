@@ -16,7 +16,7 @@ def main(
     out: Path = typer.Option(..., "--out", "-o", help="File that ends in .svg, .png or .pdf."),
     title: str = typer.Option("", "--title", help="Which one, where there are several: a concept, a prompt variant."),
     rows: int = typer.Option(6, "--rows", min=1, max=50, help="Rows of a grid: one a prompt."),
-    dpi: int = typer.Option(300, "--dpi", min=72, max=1200, help="Of png and pdf."),
+    dpi: int = typer.Option(300, "--dpi", min=72, max=1200, help="Of png; svg and pdf are vectors."),
     blur: bool = typer.Option(True, "--blur/--no-blur", help="Whether pictures that may show the concept are blurred."),
     store: Path = common.StoreFolder,
 ) -> None:

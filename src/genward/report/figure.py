@@ -1,4 +1,4 @@
-"""One block of a report as a figure of its own: SVG, and PNG and PDF made from it."""
+"""One block of a report as a figure of its own: SVG, and PDF and PNG made from it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from genward.core.blocks import Choice, Matrix, Plot, Section, Strip, walk
 from genward.errors import BadInput, UnknownName
-from genward.report import drawing
+from genward.report import drawing, vector
 from genward.report.media import BROKEN
 from genward.report.reading import Source
 
@@ -216,26 +216,22 @@ def _picture(store: Source, shot: Any, blur: bool) -> str:
 
 
 def encoded(svg: str, ending: str, dpi: int = 300) -> bytes:
-    """A figure as the bytes of a file; PNG and PDF hold it as pixels, ``dpi`` to an inch of 96 units.
+    """A figure as the bytes of a file. PDF is drawn as SVG is, text as text; PNG holds ``dpi`` pixels to an inch of 96
+    units.
 
     Raises:
-        BadInput: another ending, or no renderer for pixels (extra ``lab``). An empty figure is checked alone.
+        BadInput: another ending, or what writes it is not installed (extra ``figures``). An empty figure is checked
+            alone.
     """
     if ending.lower() not in FORMATS:
         raise BadInput(f"a figure cannot be written as {ending or 'a file without ending'}; {', '.join(FORMATS)} can")
     if ending.lower() == ".svg":
         return svg.encode()
+    if ending.lower() == ".pdf":
+        vector.need_reportlab()
+        return vector.pdf(svg) if svg else b""
     try:
         import resvg_py
     except ImportError as error:
-        raise BadInput(f"{ending} wants resvg-py: pip install 'genward[lab]', or write an .svg") from error
-    if not svg:
-        return b""
-    data = bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=dpi / 96))
-    if ending.lower() == ".png":
-        return data
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.open(io.BytesIO(data)).convert("RGB").save(stream, "PDF", resolution=float(dpi))
-    return stream.getvalue()
+        raise BadInput(".png wants resvg-py: pip install 'genward[figures]', or write an .svg") from error
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=dpi / 96)) if svg else b""
