@@ -140,8 +140,12 @@ def dense(x: Tensor, sae: Sae, latents: list[int], floor: Tensor, factor: Tensor
     return ops.decode(new, sae) + (lost if error == "kept" else -lost)
 
 
+@pytest.mark.parametrize("first", [1, 5, N, 10 * N])
 @pytest.mark.parametrize("error", ops.ERRORS)
-def test_the_sparse_edit_equals_the_dense_one(sae: Sae, error: str) -> None:
+def test_the_sparse_edit_equals_the_dense_one(
+    sae: Sae, error: str, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ops, "FIRST", first)
     x = rand(200, D)
     code = ops.encode(x, sae)
     latents = code.sum(0).topk(3).indices.tolist()

@@ -19,6 +19,9 @@ ERRORS = ("kept", "paper")
 """What becomes of the reconstruction error of an edited state: it is kept, or it enters with the sign of the released
 code, which adds ``x̂ - x`` where ``x - x̂`` belongs."""
 
+FIRST = 256
+"""Latents that a token's TopK is looked for in at first."""
+
 
 class Sae(NamedTuple):
     """A sparse autoencoder of n latents on states of width d."""
@@ -153,10 +156,10 @@ def unexplained(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def values_over(x: Tensor, sae: Sae, latents: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """Code of some latents in the tokens where one of them lies above its floor.
+    """Code of some latents in the tokens where one of them lies above its floor; 0 for a latent below its own.
 
-    The inner products of those latents alone tell which tokens can be concerned; the whole code is worked out for
-    these, since TopK compares a latent with all others.
+    The inner products of those latents alone tell which tokens can be concerned; for these, others are worked out until
+    so many of them are larger that TopK cannot hold the latent.
 
     Args:
         x: tokens (tokens, d). latents: int64 (m,). floor: (tokens, m) or (m,), at least 0.
@@ -164,18 +167,39 @@ def values_over(x: Tensor, sae: Sae, latents: Tensor, floor: Tensor) -> tuple[Te
     Returns:
         int64 (hits,) tokens and their code (hits, m).
     """
-    part = x @ sae.encoder[latents].T + (sae.encoder_bias[latents] - sae.encoder[latents] @ sae.bias)
-    near = 1e-3 * (1 + floor.abs())  # two products of other shapes differ in their last bits; the whole code decides
-    rows = (part.detach() > floor - near).any(1).nonzero().flatten()
-    if not len(rows):
-        return rows, x.new_zeros(0, len(latents))
-    whole = logits(x[rows], sae)
-    least = whole.detach().topk(sae.k, dim=1).values[:, -1:]
-    mine = whole[:, latents]
-    code = torch.where(mine.detach() >= least, mine.relu(), torch.zeros_like(mine))
-    floors = floor[rows] if floor.ndim == 2 else floor
-    over = (code.detach() > floors).any(1)
-    return rows[over], code[over]
+    values = x @ sae.encoder[latents].T + (sae.encoder_bias[latents] - sae.encoder[latents] @ sae.bias)
+    over = values.detach() > floor
+    token, place = over.nonzero().unbind(1)
+    if len(token):
+        over[token, place] = _in_top_k(x.detach(), sae, token, latents[place], values.detach()[token, place])
+    rows = over.any(1).nonzero().flatten()
+    return rows, torch.where(over[rows], values[rows], torch.zeros_like(values[:1]))
+
+
+def _in_top_k(x: Tensor, sae: Sae, token: Tensor, latent: Tensor, value: Tensor) -> Tensor:
+    """bool (pairs,): whether fewer than k other latents of a token lie above the value of this one.
+
+    Latents are gone through in stretches that double; a pair is done with as soon as k are above it, which for most is
+    the first stretch.
+
+    Args:
+        x: tokens (tokens, d). token, latent: int64 (pairs,). value: (pairs,) inner products, above 0.
+    """
+    offset = sae.encoder_bias - sae.encoder @ sae.bias
+    above = torch.zeros(len(token), dtype=torch.long, device=x.device)
+    alive = torch.arange(len(token), device=x.device)
+    start, stop = 0, min(sae.latents, FIRST)
+    while start < stop and len(alive):
+        rows, back = token[alive].unique(return_inverse=True)
+        part = x[rows] @ sae.encoder[start:stop].T + offset[start:stop]
+        larger = part[back] > value[alive, None]
+        own = latent[alive] - start  # products of other shapes differ in their last bits: none is above itself
+        mine = ((own >= 0) & (own < stop - start)).nonzero().flatten()
+        larger[mine, own[mine]] = False
+        above[alive] += larger.sum(1)
+        alive = alive[above[alive] < sae.k]
+        start, stop = stop, min(sae.latents, 2 * stop)
+    return above < sae.k
 
 
 def edited(x: Tensor, sae: Sae, latents: Tensor, floor: Tensor, factor: Tensor, error: str = "kept") -> Tensor:
