@@ -140,7 +140,9 @@ def test_tokens_without_the_concept_keep_their_bits(name: str, model: StableDiff
     assert torch.equal(changed, hit) and 0 < int(hit.sum()) < hit.numel()
 
 
-def test_conditional_branch_and_released_error(model: StableDiffusion, fitted: dict[str, Any]) -> None:
+def test_conditional_branch_and_released_error(
+    model: StableDiffusion, fitted: dict[str, Any], concept: Concept, home: Path
+) -> None:
     defense = fitted["saeuron"]
     before, after = Spy(defense.site), Spy(defense.site)
     one = dataclasses.replace(defense, branch="conditional")
@@ -148,8 +150,10 @@ def test_conditional_branch_and_released_error(model: StableDiffusion, fitted: d
     (x, frame), (y, _) = before.seen[0], after.seen[0]
     moved = (x != y).flatten(1).any(1)
     assert not bool(moved[~frame.conditional].any()) and bool(moved[frame.conditional].any())
-    paper = dataclasses.replace(defense, error="paper")
+    paper = dataclasses.replace(METHODS[0], error="paper").fit(model, concept, Tools(places=[home]))
     assert (latents(model, paper) != latents(model, defense)).flatten(1).any(1).all(), "every token goes through it"
+    with pytest.raises(BadArtifact, match="fit it with error=paper"):
+        latents(model, dataclasses.replace(defense, error="paper"))
 
 
 def test_identity_of_what_acts(fitted: dict[str, Any]) -> None:
@@ -195,8 +199,10 @@ def test_a_stopped_fit_ends_at_the_same_bits(
         (METHODS[0], {"error": "none"}),
         (METHODS[0], {"strength": 1.5}),
         (METHODS[0], {"multiplier": float("nan")}),
+        (METHODS[0], {"multiplier": None, "rule": "scale"}),
         (METHODS[1], {"loss": "mse"}),
         (METHODS[1], {"assign": "first"}),
+        (METHODS[1], {"pool": "last"}),
         (METHODS[1], {"during": (0.5, 0.5)}),
         (METHODS[2], {"threshold": -1.0}),
         (METHODS[2], {"neighbors": 0}),
@@ -225,7 +231,7 @@ def test_bad_places_and_models(
         pass
     card = {k: v for k, v in done.artifact.card.items() if k not in artifacts.RESERVED}
     tensors = done.artifact.tensors
-    narrow = {n: t[..., :3] if n in ("encoder", "decoder", "bias") else t for n, t in tensors.items()}
+    narrow = {n: t[..., :3] if n in ("encoder", "decoder_rows", "bias") else t for n, t in tensors.items()}
     with (
         pytest.raises(BadArtifact, match="width"),
         model.rig([dataclasses.replace(done, artifact=artifacts.make(narrow, card))]),

@@ -100,7 +100,7 @@ def test_statistics_are_keyed_by_timestep() -> None:
         found.at(torch.tensor([760.0]))
     off = found._replace(chosen=torch.tensor([[True], [True], [False]]))
     assert float(off.at(torch.tensor([490.0]))[0]) == pytest.approx(ops.NEVER)
-    single = ops.Latents(*(t[:1] if k > 1 else t for k, t in enumerate(found)))  # type: ignore[arg-type]
+    single = ops.Latents(*(t[:1] if 1 < k < 6 else t for k, t in enumerate(found)))  # type: ignore[arg-type]
     assert float(single.at(torch.tensor([1.5]))[0]) == pytest.approx(float(found.floor[0]))
 
 
@@ -109,8 +109,14 @@ def test_artifacts_of_other_shapes_are_refused() -> None:
     tensors, card = found.tensors(), {"k": 4}
     back = ops.latents_of(artifacts.make(tensors, card), "saeuron")
     assert back.latents.tolist() == [4, 9] and torch.allclose(back.floor.double(), found.floor)
+    decoder = some_sae().decoder.half().float()
+    assert not back.whole and torch.equal(back.sae.decoder[[4, 9]], decoder[[4, 9]])
+    assert int((back.sae.decoder != 0).any(1).sum()) == 2, "rows that no edit decodes are not kept"
+    full = ops.latents_of(artifacts.make(found.tensors(whole=True), card), "saeuron")
+    assert full.whole and torch.equal(full.sae.decoder, decoder) and torch.equal(full.sae.encoder, back.sae.encoder)
     broken = (
         {**tensors, "latents": torch.tensor([4.0, 12.0])},
+        {**tensors, ops.ROWS: tensors[ops.ROWS][:1]},
         {**tensors, "floor": tensors["floor"][:, :1]},
         {**tensors, "timesteps": tensors["timesteps"][:2]},
         {n: t for n, t in tensors.items() if n != "chosen"},
@@ -127,7 +133,7 @@ def test_artifacts_of_other_shapes_are_refused() -> None:
 # ---------------------------------------------------------------------------------------------------------- supervision
 
 
-def test_alignment_in_both_forms() -> None:
+def test_alignment_in_every_form() -> None:
     activity, present = 4 * rand(6, 3) - 2, rand(6, 3, seed=1) < 0.4
     sigma = [[1 / (1 + math.exp(-v)) for v in row] for row in activity.tolist()]
     pairs = [
@@ -139,8 +145,25 @@ def test_alignment_in_both_forms() -> None:
         for row, on in zip(sigma, present.tolist(), strict=True)
         for s, o in zip(row, on, strict=True)
     ]
-    assert float(sae_supervised.alignment(activity, present, "balanced")) == pytest.approx(sum(every) / 18)
-    assert float(sae_supervised.alignment(activity, torch.zeros(6, 3, dtype=torch.bool), "positives")) == 0
+    assert float(sae_supervised.alignment(activity, present, "negatives")) == pytest.approx(sum(every) / 18)
+    rest = (sum(every) - sum(pairs)) / (18 - len(pairs))
+    both = (sum(pairs) / len(pairs) + rest) / 2
+    assert float(sae_supervised.alignment(activity, present, "balanced")) == pytest.approx(both)
+    nothing = torch.zeros(6, 3, dtype=torch.bool)
+    assert float(sae_supervised.alignment(activity, nothing, "positives")) == 0
+    assert float(sae_supervised.alignment(activity, ~nothing, "balanced")) == pytest.approx(
+        float(sae_supervised.alignment(activity, ~nothing, "positives"))
+    )
+
+
+def test_labels_look_at_the_largest_eighth_or_at_all() -> None:
+    values = rand(3, 20, 2)
+    top, mean = sae_supervised.pooled(values, "top"), sae_supervised.pooled(values, "mean")
+    for m in range(3):
+        for c in range(2):
+            column = sorted(values[m, :, c].tolist(), reverse=True)
+            assert float(top[m, c]) == pytest.approx(sum(column[:3]) / 3)  # 20 / 8, rounded up
+            assert float(mean[m, c]) == pytest.approx(sum(column) / 20)
 
 
 @pytest.mark.parametrize("rows", [2, 7, 64])
@@ -167,16 +190,30 @@ def test_the_whole_loss_is_weighed_as_published() -> None:
     sae, x = some_sae(), 3 * rand(8, 6, D)
     assigned, style = torch.tensor([3, 5, 9]), torch.tensor([False, False, True])
     present = rand(8, 3, seed=6) < 0.5
-    for form in sae_supervised.FORMS:
-        plan = Supervision(loss=form)
+    for form, pool in itertools.product(sae_supervised.FORMS, sae_supervised.POOLS):
+        plan = Supervision(loss=form, pool=pool)
         found = sae_supervised.loss_of(x, sae, assigned, present, style, plan)
         assert (plan.beta, plan.eta, plan.sparsity) == (3.0, 0.1, 0.01)
         total = float(found.mse) + 3.0 * (float(found.ca) + 0.1 * float(found.dc)) + 0.01 * float(found.l1)
         assert float(found.total) == pytest.approx(total)
         inner = (x - sae.bias) @ sae.encoder.T + sae.encoder_bias
         assert float(found.l1) == pytest.approx(float(inner.clamp(0, 100).mean()))
-        mean = (inner if form == "balanced" else inner.clamp(min=0))[..., assigned].mean(1)
-        assert float(found.ca) == pytest.approx(float(sae_supervised.alignment(mean, present, form)))
+        mine = (inner.clamp(min=0) if form == "positives" else inner)[..., assigned]
+        wanted = sae_supervised.alignment(sae_supervised.pooled(mine, pool), present, form)
+        assert float(found.ca) == pytest.approx(float(wanted))
+        part = sae_supervised.loss_of(x, sae, assigned, present, style, plan, torch.tensor([4, 1]))
+        assert (float(part.ca), float(part.dc)) == pytest.approx((float(found.ca), float(found.dc)))
+        few = sae_supervised.loss_of(x[:, [4, 1]], sae, assigned, present, style, plan)
+        assert (float(part.mse), float(part.l1)) == pytest.approx((float(few.mse), float(few.l1)))
+
+
+def test_a_step_reconstructs_so_many_tokens_and_no_other() -> None:
+    random = torch.Generator().manual_seed(0)
+    drawn = [sae_supervised.some_tokens(6, Supervision(tokens=2), random) for _ in range(40)]
+    assert {len(set(d.tolist())) for d in drawn if d is not None} == {2}
+    assert {t for d in drawn if d is not None for t in d.tolist()} == set(range(6))
+    assert sae_supervised.some_tokens(6, Supervision(tokens=0), random) is None
+    assert sae_supervised.some_tokens(6, Supervision(tokens=6), random) is None
 
 
 def test_assignment_is_the_best_one_and_greedy_is_as_published() -> None:
@@ -214,7 +251,15 @@ def test_concept_scores_by_loops() -> None:
 
 
 def test_bad_supervision_and_missing_latents() -> None:
-    for fields in ({"loss": "x"}, {"assign": "x"}, {"epochs": 0}, {"lr": 0.0}, {"beta": -1.0}):
+    for fields in (
+        {"loss": "x"},
+        {"assign": "x"},
+        {"pool": "x"},
+        {"tokens": -1},
+        {"epochs": 0},
+        {"lr": 0.0},
+        {"beta": -1.0},
+    ):
         with pytest.raises(BadInput):
             dataclasses.replace(Supervision(), **fields)
     made = artifacts.make({"x": torch.ones(1)}, {"assigned": [["saw", "object", 3], ["blob", "style", 0]]})

@@ -62,7 +62,7 @@ class Per:
     """Part of the loop in which tokens are filled."""
     labeled_images: int = 240
     """Pictures whose labels are learned from, for ``assigned``."""
-    epochs: int = 8
+    epochs: int = 60
     """Epochs at most of that, for ``assigned``."""
     expansion: int = 16
     """Latents of the autoencoder for each channel of the site."""

@@ -19,14 +19,16 @@ from genward.sae.autoencoder import sae_of
 from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, random_latents, sae_settings
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import classes_of, refuse_site
+from genward.sae.strength import with_strength
 from genward.sae.supervised import Supervision, assigned_to, shared_supervised
 
 
 def supervision(method: Any) -> Supervision:
     """How the labels are learned, by a method's fields."""
     return Supervision(
-        loss=method.loss, assign=method.assign, images=method.labeled_images, epochs=method.epochs, lr=method.lr
-    )
+        loss=method.loss, pool=method.pool, assign=method.assign, images=method.labeled_images, epochs=method.epochs,
+        maps=method.maps, tokens=method.tokens, lr=method.lr,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,13 @@ class Saemnesia:
     """SAEmnesia: turns the one latent that a concept owns in a supervised sparse autoencoder below zero."""
 
     name: ClassVar[str] = "saemnesia"
-    at_attach: ClassVar[frozenset[str]] = frozenset(
-        {"artifact", "strength", "multiplier", "rule", "error", "branch", "during"}
-    )
+    labelled: ClassVar[bool] = True
+    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "branch", "during"})
     site: str = "up_blocks.1.attentions.1"
     """Where; one autoencoder holds objects and styles."""
-    multiplier: float = -10.0
-    """What the latent is multiplied with (and with its mean, see ``rule``); the authors' grid is -1 to -30."""
+    multiplier: float | None = None
+    """What the latent is multiplied with (and with its mean, see ``rule``); empty: what the fit found best of the
+    authors' seven, -1 to -30, on wordings of its own (``sae.strength``)."""
     rule: str = "product"
     """``product``: ``z · multiplier · mean`` (the authors' code); ``scale``: ``z · multiplier``."""
     error: str = "kept"
@@ -52,16 +54,22 @@ class Saemnesia:
     strength: float = 1.0
     """Share of the edit; 0 leaves the model alone."""
     loss: str = "balanced"
-    """Concept alignment: ``balanced``, cross-entropy with negatives on plain inner products; ``positives``, the paper's
-    formula on rectified means."""
+    """Concept alignment: ``balanced``, cross-entropy on plain inner products, what is there weighing as much as what is
+    not; ``negatives``, its plain mean; ``positives``, the paper's formula on rectified means."""
+    pool: str = "top"
+    """What of a map the labels look at: ``top``, the largest eighth of the tokens; ``mean`` of all (authors)."""
     assign: str = "hungarian"
     """Which latent a concept gets: ``hungarian``, the largest sum of scores; ``greedy``, objects first, then by score.
     """
     labeled_images: int = 240
     """Pictures whose labels are learned from; one in five decides when to stop."""
-    epochs: int = 8
+    epochs: int = 60
     """Epochs at most, five without progress end it (authors: 150)."""
-    lr: float = 5e-4
+    maps: int = 32
+    """Maps of a step (authors: 128)."""
+    tokens: int = 8
+    """Tokens of each map that a step reconstructs; 0: all (authors)."""
+    lr: float = 1e-3
     """Rate of Adam (authors: 5e-6)."""
     expansion: int = 16
     """Latents of the autoencoder for each channel of the site."""
@@ -112,7 +120,8 @@ class Saemnesia:
             found = random_latents(means, found, pictures.targets, self.seed)
         card = card_of(self, concepts, model, trained, (means, pictures), time.perf_counter() - began)
         card |= {"latents": found.latents.tolist(), "peak": trained.card["peak"]}
-        return replace(self, artifact=artifacts.make(found.tensors(), card))
+        tensors = found.tensors(whole=self.error == "paper")
+        return replace(self, artifact=with_strength(self, tensors, card, model, concepts, tools))
 
     def check(self, rig: Rig) -> None:
         """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""

@@ -23,6 +23,7 @@ from genward.sae.autoencoder import sae_of
 from genward.sae.concepts import card_of, latents_of, measured, random_latents, sae_settings, scored_latents
 from genward.sae.edit import attach_edit, check_edit, check_fields
 from genward.sae.fit import refuse_site, shared_sae
+from genward.sae.strength import with_strength
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class Saeuron:
     """SAeUron: turns the concept's latents of a sparse autoencoder below zero, in the tokens that they fire in."""
 
     name: ClassVar[str] = "saeuron"
-    at_attach: ClassVar[frozenset[str]] = frozenset(
-        {"artifact", "strength", "multiplier", "rule", "error", "branch", "during"}
-    )
+    labelled: ClassVar[bool] = True
+    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "branch", "during"})
     site: str = "up_blocks.1.attentions.1"
     """Where; the authors' site for objects."""
     percentile: float = 99.95
     """Percentile of the scores above which a latent is chosen, at each timestep for itself. Of n latents about
     ``n · (1 - percentile / 100)``, at least one: the authors' 99.999 to 99.99 are one to three of 20,480."""
-    multiplier: float = -10.0
-    """What a chosen latent is multiplied with (and with its mean, see ``rule``); the authors' grid is -1 to -30."""
+    multiplier: float | None = None
+    """What a chosen latent is multiplied with (and with its mean, see ``rule``); empty: what the fit found best of the
+    authors' seven, -1 to -30, on wordings of its own (``sae.strength``)."""
     rule: str = "product"
     """``product``: ``z · multiplier · mean`` (the authors' code); ``scale``: ``z · multiplier``, whatever the unit of
     the states."""
@@ -100,7 +101,8 @@ class Saeuron:
             found = random_latents(means, found, pictures.targets, self.seed)
         card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
         card["latents"] = found.latents.tolist()
-        return replace(self, artifact=artifacts.make(found.tensors(), card))
+        tensors = found.tensors(whole=self.error == "paper")
+        return replace(self, artifact=with_strength(self, tensors, card, model, concepts, tools))
 
     def check(self, rig: Rig) -> None:
         """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""

@@ -26,6 +26,10 @@ from genward.sae.fit import SaeSettings, classes_of, maps_of, recorded
 EPSILON = 1e-8
 NEVER = 1e30
 """Floor of a latent that is not chosen at a timestep."""
+ROWS = "decoder_rows"
+"""Tensor of an artifact: the decoder's rows of its latents, where it holds no others."""
+FIELDS = ("latents", "timesteps", "floor", "mean", "chosen")
+"""Tensors of an artifact beside the autoencoder's."""
 
 
 class Means(NamedTuple):
@@ -52,12 +56,16 @@ class Latents(NamedTuple):
     """(T, m) mean of the concept"""
     chosen: Tensor
     """bool (T, m)"""
+    whole: bool = True
+    """Whether the decoder has all of its rows, or those of these latents alone and zeros elsewhere"""
 
-    def tensors(self) -> dict[str, Tensor]:
-        """As an artifact holds them."""
+    def tensors(self, whole: bool = False) -> dict[str, Tensor]:
+        """As an artifact holds them: of the decoder the rows of these latents, since an edit decodes no other, or the
+        ``whole`` one."""
         named = {name: getattr(self.sae, name).half() for name in Sae._fields[:4]}
-        rest = {name: getattr(self, name).float() for name in Latents._fields[1:]}
-        return named | rest
+        if not whole:
+            named[ROWS] = named.pop("decoder")[self.latents]
+        return named | {name: getattr(self, name).float() for name in FIELDS}
 
     def at(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
         """(floor, mean), each (rows, m), at the timesteps (rows,) of a call; of a latent that is not chosen there the
@@ -98,17 +106,28 @@ def latents_of(artifact: Artifact | None, who: str) -> Latents:
             f"({who}:weapons)"
         )
     tensors = artifact.tensors
-    missing = [n for n in Latents._fields[1:] if n not in tensors]
+    missing = [n for n in FIELDS if n not in tensors]
     if missing:
         raise BadArtifact(f"{who}: its artifact lacks {missing[0]!r}; fit it again")
-    sae = sae_of(tensors, int(artifact.card.get("k", 0)))
     index, times = tensors["latents"].long(), tensors["timesteps"].float()
+    sae = sae_of(_with_decoder(tensors, index), int(artifact.card.get("k", 0)))
     floor, mean, chosen = (tensors[n].float() for n in ("floor", "mean", "chosen"))
     wanted = (len(times), len(index))
     whole = floor.shape == mean.shape == chosen.shape == wanted and min(wanted) > 0
     if not whole or bool((index < 0).any()) or bool((index >= sae.latents).any()):
         raise BadArtifact(f"{who}: latents, timesteps and statistics of its artifact do not belong together; fit again")
-    return Latents(sae, index, times, floor.clamp_min(0.0), mean, chosen > 0.5)
+    return Latents(sae, index, times, floor.clamp_min(0.0), mean, chosen > 0.5, ROWS not in tensors)
+
+
+def _with_decoder(tensors: Mapping[str, Tensor], index: Tensor) -> Mapping[str, Tensor]:
+    """The tensors with a decoder made of the rows of the latents ``index`` where those are all that is kept; as they
+    are where the rows do not fit."""
+    rows, encoder = tensors.get(ROWS), tensors.get("encoder")
+    if rows is None or encoder is None or rows.shape != (len(index), *encoder.shape[1:]) or not len(index):
+        return tensors
+    if int(index.min()) < 0 or int(index.max()) >= len(encoder):
+        return tensors
+    return {**tensors, "decoder": torch.zeros_like(encoder).index_copy(0, index, rows.to(encoder.dtype))}
 
 
 # ---------------------------------------------------------------------------------------------------------- statistics

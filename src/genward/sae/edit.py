@@ -14,6 +14,8 @@ from genward.sae.autoencoder import ERRORS, edited, grid_of, state_of, tokens_of
 from genward.sae.concepts import NEVER, Latents
 
 BRANCHES = ("both", "conditional")
+FOUND = "multiplier"
+"""Tensor of an artifact: the multiplier that the fit found."""
 RULES = ("product", "scale")
 """What a latent z above its floor becomes: ``product`` is ``z · multiplier · mean`` (the releases' code), ``scale`` is
 ``z · multiplier``."""
@@ -35,8 +37,24 @@ def check_edit(who: str, fields: Any) -> None:
     """``BadInput`` for a strength, multiplier, rule or error that an edit cannot use."""
     if fields.error not in ERRORS or fields.rule not in RULES:
         raise BadInput(f"{who}: error must be one of {', '.join(ERRORS)}, rule one of {', '.join(RULES)}")
-    if not 0 <= fields.strength <= 1 or not abs(fields.multiplier) <= 1e4:
+    if not 0 <= fields.strength <= 1 or not (fields.multiplier is None or abs(fields.multiplier) <= 1e4):
         raise BadInput(f"{who}: strength must lie in [0, 1], multiplier between -10000 and 10000")
+    if fields.rule == "scale" and fields.multiplier is None:
+        raise BadInput(f"{who}: a fit finds the multiplier of rule=product; with rule=scale give one (multiplier=-5)")
+
+
+def multiplier_of(settings: Any, who: str) -> float:
+    """What latents are multiplied with: the field's number, or the one that the fit found.
+
+    Raises:
+        BadArtifact: the artifact holds none.
+    """
+    if settings.multiplier is not None:
+        return float(settings.multiplier)
+    found = settings.artifact.tensors.get(FOUND)
+    if found is None or found.numel() != 1 or not abs(float(found)) <= 1e4:
+        raise BadArtifact(f"{who}: its artifact holds no multiplier; give one (multiplier=-10), or fit it again")
+    return float(found)
 
 
 def refuse_width(rig: Rig, site: str, found: Latents, who: str) -> None:
@@ -72,6 +90,12 @@ def attach_edit(rig: Rig, settings: Any, found: Latents, who: str) -> None:
     """Tap the method's site: latents above their floor are scaled, in the tokens where they are; at strength 0 nothing
     is."""
     refuse_width(rig, settings.site, found, who)
+    multiplier = multiplier_of(settings, who)
+    if settings.error == "paper" and not found.whole:
+        raise BadArtifact(
+            f"{who}: error=paper decodes every latent, and its artifact holds the decoder of its own alone; fit it "
+            "with error=paper"
+        )
 
     def fn(state: Tensor, frame: Frame) -> Tensor | None:
         if settings.strength == 0:
@@ -79,7 +103,7 @@ def attach_edit(rig: Rig, settings: Any, found: Latents, who: str) -> None:
         x = tokens_of(state)
         assert frame.timestep is not None
         floor, mean = found.at(frame.timestep.to(state.device).expand(len(x)))
-        wanted = settings.multiplier * (mean if settings.rule == "product" else torch.ones_like(mean))
+        wanted = multiplier * (mean if settings.rule == "product" else torch.ones_like(mean))
         factor = 1 + settings.strength * (wanted - 1)
         floor = watched(floor, frame, settings.branch)
         out = edited(

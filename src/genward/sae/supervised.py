@@ -4,15 +4,16 @@ A trained autoencoder is trained on with labels: ``MSE + beta · (L_CA + eta · 
 lambda 0.01, from the authors' working code). Each concept is assigned a latent by score; concept alignment L_CA pulls
 that latent up where the concept is, decorrelation L_DC keeps objects and styles apart, L1 keeps codes small. Ours: an
 assignment over the whole score matrix (Hungarian; the authors' greedy order is a setting), L_CA with negatives on
-inner products that are not rectified, pictures and not maps are split, the decoder stays at unit length, states are
-divided by their spread, so that the weights of the terms mean the same on every site."""
+inner products that are not rectified and weighs both sides alike, taken where in a map a latent is largest (an object
+covers a part of it), pictures and not maps are split, the decoder stays at unit length, states are divided by their
+spread, so that the weights of the terms mean the same on every site; a step reconstructs some tokens of each map."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -29,7 +30,10 @@ from genward.sae.autoencoder import Sae, decode, encode, logits, sae_of, top_k
 from genward.sae.fit import SaeSettings, captions_of, drawn_cases, maps_of, recorded, rounded, shared_sae
 from genward.sae.training import Maps, shuffled, tangent, unit_rows
 
-FORMS = ("balanced", "positives")
+FORMS = ("balanced", "negatives", "positives")
+POOLS = ("top", "mean")
+TOP = 8
+"""``top`` is the mean of the largest of so many tokens."""
 ASSIGNMENTS = ("hungarian", "greedy")
 GROUPS = ("object", "style")
 
@@ -40,7 +44,11 @@ class Supervision:
 
     name: ClassVar[str] = "sae-supervised"
     loss: str = "balanced"
-    """``balanced``: cross-entropy with negatives on inner products; ``positives``: the paper's formula, rectified."""
+    """Concept alignment: ``balanced``, cross-entropy on inner products in which the concepts that are there weigh as
+    much as all that are not; ``negatives``, its plain mean (authors' newer code); ``positives``, the paper's formula on
+    rectified ones."""
+    pool: str = "top"
+    """What of a map it looks at: ``top``, the mean of the largest eighth of the tokens; ``mean`` of all (authors)."""
     assign: str = "hungarian"
     """``hungarian`` or ``greedy``"""
     beta: float = 3.0
@@ -49,20 +57,28 @@ class Supervision:
     """lambda, weight of L1"""
     images: int = 240
     """Pictures whose labels are learned from."""
-    epochs: int = 8
+    sampling_steps: int = 10
+    """Steps of their sampling, each of which is recorded (authors: 50)."""
+    epochs: int = 60
     """At most; it ends early after ``patience`` epochs without a better loss on held-out pictures (authors: 150)."""
     patience: int = 5
-    maps: int = 128
-    """Maps of a step."""
-    lr: float = 5e-4
-    """Rate of Adam (authors: 5e-6, over some hundred times more steps)."""
+    maps: int = 32
+    """Maps of a step (authors: 128)."""
+    tokens: int = 8
+    """Tokens of each map that a step reconstructs; 0: all (authors). Labels always look at whole maps."""
+    lr: float = 1e-3
+    """Rate of Adam (authors: 5e-6, over some thousand times more steps)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.loss not in FORMS or self.assign not in ASSIGNMENTS:
-            raise BadInput(f"loss must be one of {', '.join(FORMS)}, assign one of {', '.join(ASSIGNMENTS)}")
-        if min(self.images, self.epochs, self.patience, self.maps) < 1 or not self.lr > 0:
-            raise BadInput("images, epochs, patience and maps must be at least 1, lr above 0")
+        for name, known in (("loss", FORMS), ("pool", POOLS), ("assign", ASSIGNMENTS)):
+            if getattr(self, name) not in known:
+                raise BadInput(f"{name} {getattr(self, name)!r}; {' or '.join(map(repr, known))} are possible")
+        least = min(self.images, self.sampling_steps, self.epochs, self.patience, self.maps)
+        if least < 1 or self.tokens < 0 or not self.lr > 0:
+            raise BadInput(
+                "images, sampling_steps, epochs, patience and maps must be at least 1, tokens at least 0, lr above 0"
+            )
         if min(self.beta, self.eta, self.sparsity) < 0:
             raise BadInput("beta, eta and sparsity must be at least 0")
 
@@ -74,13 +90,22 @@ def alignment(activity: Tensor, present: Tensor, form: str) -> Tensor:
     """L_CA of assigned latents.
 
     Args:
-        activity: (maps, concepts), mean over a map's tokens: of rectified inner products for ``positives``, of plain
-            ones for ``balanced``.
+        activity: (maps, concepts), ``pooled``: rectified inner products for ``positives``, plain ones for the others.
         present: bool (maps, concepts).
     """
-    if form == "positives":
-        return functional.softplus(-activity[present]).mean() if bool(present.any()) else activity.sum() * 0
-    return functional.binary_cross_entropy_with_logits(activity, present.to(activity.dtype))
+    if form == "negatives":
+        return functional.binary_cross_entropy_with_logits(activity, present.to(activity.dtype))
+    there = functional.softplus(-activity[present]).mean() if bool(present.any()) else activity.sum() * 0
+    if form == "positives" or bool(present.all()):
+        return there
+    return (there + functional.softplus(activity[~present]).mean()) / 2
+
+
+def pooled(values: Tensor, how: str) -> Tensor:
+    """(maps, concepts) of values (maps, tokens, concepts): their mean, or (``top``) that of the largest eighth."""
+    if how == "top":
+        values = values.topk(-(-values.shape[1] // TOP), dim=1, sorted=False).values
+    return values.mean(1)
 
 
 def squared_correlation(first: Tensor, second: Tensor) -> Tensor:
@@ -111,16 +136,26 @@ class Terms(NamedTuple):
     l1: Tensor
 
 
-def loss_of(x: Tensor, sae: Sae, assigned: Tensor, present: Tensor, style: Tensor, plan: Supervision) -> Terms:
-    """The whole loss of maps (maps, tokens, d)."""
-    inner = logits(x, sae)
-    values = inner.relu()
-    mse = (decode(top_k(inner, sae.k), sae) - x).square().mean()
-    activity = values[..., assigned].mean(1)
-    ca = alignment(activity if plan.loss == "positives" else inner[..., assigned].mean(1), present, plan.loss)
-    dc = decorrelation(activity, style)
-    l1 = values.clamp(max=100.0).mean()
+def loss_of(
+    x: Tensor, sae: Sae, assigned: Tensor, present: Tensor, style: Tensor, plan: Supervision, some: Tensor | None = None
+) -> Terms:
+    """The whole loss of maps (maps, tokens, d).
+
+    Args:
+        some: int64, the tokens whose codes count in MSE and L1; ``None``: all.
+    """
+    inner = logits(x if some is None else x[:, some], sae)
+    mse = (decode(top_k(inner, sae.k), sae) - (x if some is None else x[:, some])).square().mean()
+    l1 = inner.relu().clamp(max=100.0).mean()
+    mine = x @ sae.encoder[assigned].T + (sae.encoder_bias[assigned] - sae.encoder[assigned] @ sae.bias)
+    ca = alignment(pooled(mine.relu() if plan.loss == "positives" else mine, plan.pool), present, plan.loss)
+    dc = decorrelation(mine.relu().mean(1), style)
     return Terms(mse + plan.beta * (ca + plan.eta * dc) + plan.sparsity * l1, mse, ca, dc, l1)
+
+
+def some_tokens(count: int, plan: Supervision, random: torch.Generator) -> Tensor | None:
+    """Which of a map's tokens a step reconstructs."""
+    return torch.randperm(count, generator=random)[: plan.tokens] if 0 < plan.tokens < count else None
 
 
 # ---------------------------------------------------------------------------------------------------------- assignment
@@ -200,7 +235,8 @@ def fit_supervised(
     """The autoencoder trained on with the labels of the cases; the base is not changed. One picture in five is held
     out: it decides when training ends, and tells the figures on the card."""
     began = time.perf_counter()
-    found = recorded(model, cases, settings, tools, len(cases), settings.every, name="labeled")
+    drawn = replace(settings, sampling_steps=plan.sampling_steps)
+    found = recorded(model, cases, drawn, tools, len(cases), name="labeled")
     names, present = labels_of(cases)
     style = torch.tensor([kind == "style" for _, kind in names])
     held = torch.arange(len(cases)) % 5 == 4
@@ -255,12 +291,14 @@ def _trained(
     def now() -> Sae:
         return Sae(weights[0], weights[1], weights[2], weights[3], sae.k)
 
-    def terms(part: Maps) -> Terms:
-        return loss_of(part.x / spread, now(), assigned, present[part.case], style, plan)
+    def terms(part: Maps, random: torch.Generator) -> Terms:
+        some = some_tokens(part.x.shape[1], plan, random)
+        return loss_of(part.x / spread, now(), assigned, present[part.case], style, plan, some)
 
     def held_loss() -> float:
+        same = torch.Generator().manual_seed(row_seed("sae-supervised", plan.seed, "held"))
         with torch.no_grad():
-            found = [(float(terms(p).total), len(p.x)) for p in shuffled(maps(~used), plan.maps, 0)]
+            found = [(float(terms(p, same).total), len(p.x)) for p in shuffled(maps(~used), plan.maps, 0)]
         return sum(v * n for v, n in found) / sum(n for _, n in found) if found else float("nan")
 
     state: dict[str, Any] = {"losses": [held_loss()], "best": [w.detach().clone() for w in weights], "at": 0}
@@ -272,8 +310,10 @@ def _trained(
     for epoch in range(len(state["losses"]) - 1, plan.epochs):
         if epoch - int(state["at"]) >= plan.patience:
             break
-        for part in shuffled(maps(used), plan.maps, row_seed("sae-supervised", plan.seed, epoch)):
-            _step(terms(part).total, weights, adam, plan)
+        order = row_seed("sae-supervised", plan.seed, epoch)
+        random = torch.Generator().manual_seed(order)
+        for part in shuffled(maps(used), plan.maps, order):
+            _step(terms(part, random).total, weights, adam, plan)
         state["losses"] = [*state["losses"], held_loss()]
         if not state["losses"][-1] >= state["losses"][int(state["at"])]:
             state["at"], state["best"] = epoch + 1, [w.detach().clone() for w in weights]
