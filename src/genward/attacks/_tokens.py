@@ -3,7 +3,7 @@ onto them. Pure, batched, without a denoiser."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -128,28 +128,69 @@ def nearest(vectors: Tensor, table: Tensor, usable: Tensor) -> Tensor:
     return usable[(torch.nn.functional.normalize(vectors, dim=-1) @ mine.T).argmax(-1).to(usable.device)]
 
 
+FOLD = 16
+"""Entries that share a place of a folded row"""
+FEW = 256
+"""Entries of a row from which on it is not folded"""
+AT_ONCE = 1 << 19
+"""Entries that are looked at together: they should stay in the processor's cache from one pass to the next"""
+
+
 def project_simplex(rows: Tensor) -> Tensor:
-    """The nearest point of the probability simplex to each row (..., V), exact and all rows at once, where the
+    """The nearest point of the probability simplex to each row (..., V), exact and many rows at once, where the
     reference code of UnlearnDiffAtk bisects row by row.
 
-    The shift is found by active sets (Michelot, J. Optim. Theory Appl. 1986): the mean excess of the entries above the
-    shift is the next shift, until none falls below it. It only rises, so that few entries are left to look at after the
-    first passes; those are kept in a short table.
+    The shift is found by active sets (Michelot, J. Optim. Theory Appl. 1986): while what lies above the shift adds up
+    to more than 1, it is raised by the excess over their number, until none falls below it. It only rises, so that any
+    part of a row's entries gives a start below the row's shift: rows are folded, and the shift of the largest entries
+    of each place leaves few places to look at.
     """
     flat = rows.reshape(-1, rows.shape[-1])
-    left, shift = flat, (flat.sum(-1, keepdim=True) - 1) / flat.shape[-1]
+    out = torch.empty_like(flat)
+    size = max(1, AT_ONCE // flat.shape[-1])
+    for k in range(0, len(flat), size):
+        part = out[k : k + size]
+        torch.sub(flat[k : k + size], _shift(flat[k : k + size]), out=part)
+        part.clamp_(min=0)
+    return out.view_as(rows)
+
+
+def _shift(rows: Tensor) -> Tensor:
+    """(n, 1) the number by which each row (n, V) is lowered."""
+    count, width = rows.shape
+    if width <= FEW:
+        return _raised(lambda shift: _above(rows, shift), (rows.sum(-1, keepdim=True) - 1) / width)
+    even = width // FOLD * FOLD
+    folded, rest = rows[:, :even].view(count, FOLD, -1), rows[:, even:]
+    top = folded.amax(1)
+    low = _shift(top)
+    row, place = (top > low).nonzero(as_tuple=True)
+    if len(row) * 2 > top.numel():  # most places stay: picking them costs more than it saves
+        return _raised(lambda shift: _above(rows, shift), low)
+    left = folded[row, :, place]
+
+    def above(shift: Tensor) -> tuple[Tensor, Tensor]:
+        mine, others = _above(left, shift[row]), _above(rest, shift)
+        return others[0].index_add_(0, row, mine[0]), others[1].index_add_(0, row, mine[1])
+
+    return _raised(above, low)
+
+
+def _above(rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """((n, 1) sum of the excess over a shift (n, 1), (n, 1) number of entries above it)."""
+    over = (rows - shift).clamp_(min=0)
+    return over.sum(-1, keepdim=True), over.sign().sum(-1, keepdim=True)
+
+
+def _raised(above: Callable[[Tensor], tuple[Tensor, Tensor]], shift: Tensor) -> Tensor:
+    """The shift (n, 1), raised until the excess over it is 1."""
     while True:
-        above = left > shift
-        count = above.sum(-1, keepdim=True)
-        after = (torch.where(above, left, 0).sum(-1, keepdim=True) - 1) / count.clamp(min=1)
+        excess, number = above(shift)
         # rounding may leave a row without entries above its shift: it has converged
-        after = torch.where(count > 0, torch.maximum(after, shift), shift)
-        if bool((after == shift).all()):
-            break
-        shift, most = after, int(count.max())
-        if most * 4 < left.shape[-1]:
-            left = left.topk(most, -1, sorted=False).values
-    return (flat - shift).clamp(min=0).view_as(rows)
+        after = shift + (excess - 1).clamp_(min=0) / number.clamp_(min=1)
+        if bool((after <= shift).all()):
+            return shift
+        shift = after
 
 
 def refuse_nothing(name: str, **counts: float) -> None:
