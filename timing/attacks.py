@@ -11,11 +11,14 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import torch
+from turns import alternately  # beside this file
+
 from genward import lab
 from genward.attacks.ddim_inversion import DdimInversion
 from genward.attacks.textual_inversion import TextualInversion
 from genward.catalog.fitting import parse_defense, ready
-from genward.core import Case, Sampler
+from genward.core import Call, Case, Sampler
 from genward.run.target import ArmTarget
 from genward.store import Store
 
@@ -47,6 +50,26 @@ def part_textual_inversion(model: Any, timed: Any) -> dict[str, Any]:
         "single_seconds": apart,
         "ratio": apart / together,
     }
+
+
+def part_gradient_row(model: Any, timed: Any, rows: int = 16, repeats: int = 5) -> dict[str, Any]:
+    """A denoiser row with its way back to the text over one without, in a search's usual batch: what a gradient row
+    counts for in ``grid``. What it takes through the text encoder comes on top and is not in it."""
+    text = model.encode([f"a {c} in noto style" for c in CONCEPTS]).repeat(rows // len(CONCEPTS), 1, 1)
+    latents = torch.randn(rows, *model.latent_shape(), generator=torch.Generator().manual_seed(0))
+    call = Call(latents, torch.full((rows,), 500), text)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model.denoise(call)
+
+    def both() -> None:
+        leaf = text.clone().requires_grad_()
+        with torch.enable_grad():
+            torch.autograd.grad(model.denoise(call._replace(text=leaf)).square().sum(), leaf)
+
+    back, forth = timed(both, plain, repeats)
+    return {"rows": rows, "seconds": back, "forward_seconds": forth, "ratio": back / forth}
 
 
 def part_ddim_inversion(model: Any, timed: Any) -> dict[str, Any]:
@@ -93,8 +116,8 @@ def part_irece(model: Any, timed: Any, images: int = 16) -> dict[str, Any]:
 def part_grid(n: int = 2) -> dict[str, Any]:
     """The quick m-erasure grid with ``n`` rows a cell: its whole time over the time of its denoiser rows alone.
 
-    A row with gradient is among ``nfe``; the last figure counts it as three rows, since its way back costs about
-    two."""
+    A row with gradient is among ``nfe``; the last figure counts it as many rows as ``gradient_row`` measures in the
+    same run."""
     from genward.catalog.opening import opener
     from genward.run.loop import run_plan
     from genward.run.plan import make_plan
@@ -109,7 +132,9 @@ def part_grid(n: int = 2) -> dict[str, Any]:
     searched = sum(a["cost"]["nfe"] for a in found["attacks"])
     backward = sum(a["cost"]["gradient_nfe"] for a in found["attacks"])
     nfe = found["run"]["nfe"] + searched
+    counts = part_gradient_row(models("lab"), alternately)["ratio"]
     return {"rows": found["run"]["rows"], "nfe": nfe, "gradient_nfe": backward, "seconds": whole,
-    "rows_per_second": rate,
+            "gradient_row_counts": counts,
+            "rows_per_second": rate,
             "multiple_of_forward_time": whole * rate / nfe,
-            "multiple_of_denoiser_time": whole * rate / (nfe + 2 * backward)}  # fmt: skip
+            "multiple_of_denoiser_time": whole * rate / (nfe + (counts - 1) * backward)}  # fmt: skip

@@ -8,16 +8,17 @@ which a guard decides otherwise are left out of a timing and counted."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from turns import until_decided  # beside this file
 
 from genward import lab
 from genward.catalog.fitting import parse_defense, ready
 from genward.core import Case, Sampler, load_concept
+from genward.core.records import Prompt
 from genward.defenses.aeiou import Aeiou
 from genward.models import safety_checker
 from genward.models.ports import Run
@@ -55,24 +56,34 @@ def rows(prompts: Sequence[str]) -> list[Case]:
 
 
 def encoded(model: Any, rig: Any, prompts: list[str], run: Run, guarded: bool) -> Any:
-    """The prompts' states, encoded where text guards look on, or beside them: there the hooks return at once."""
+    """The prompts' states, encoded where text guards look on, or beside them: there the hooks return at once. What
+    guards read besides (passages of long prompts, emoji by name) is encoded too."""
+    if not guarded:
+        with torch.no_grad():
+            return model.encode(prompts)
     rig.begin(run)
-    with torch.no_grad(), rig.text_stage("prompt", prompts) if guarded else nullcontext():
-        return model.encode(prompts)
+    with torch.no_grad():
+        texts = [p.text for p in rig.prompt_stage([Prompt(p) for p in prompts])]
+        with rig.text_stage("prompt", texts):
+            return model.encode(texts)
 
 
-def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, repeats: int = 15) -> dict[str, Any]:
-    """AEIOU's added time over the text encoding: the shipped guard, and one that reads every head of every layer.
-    Harmless prompts, none is refused."""
+LONG = "a drawing for my little sister, with a green meadow and a blue sky behind it"
+"""More than AEIOU reads in one piece"""
+
+
+def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, limit: float = 0.02) -> dict[str, Any]:
+    """AEIOU's added share of the text encoding with its 99 % interval, repeated until that lies on one side of
+    ``limit``: the shipped guard, one that reads every head of every layer, and the shipped one on prompts that are
+    long enough to be read in passages, which are further texts to encode. Harmless prompts, none is refused."""
     (shipped,) = attached(model, "aeiou:weapons")
-    guards = {"shipped": shipped, "all_heads": Aeiou(heads=0).fit(model, load_concept("weapons"))}
+    guards = {"shipped": shipped, "all_heads": Aeiou(heads=0).fit(model, load_concept("weapons")), "passages": shipped}
     out: dict[str, Any] = {}
     for name, guard in guards.items():
         for batch in batches:
-            prompts, device = (
-                captions(batch, harmful=False),
-                model.device,
-            )  # asking for the device takes milliseconds, and is no part of the guard
+            # asking for the device takes milliseconds, and is no part of the guard
+            prompts, device = captions(batch, harmful=False), model.device
+            prompts = [f"{p}, {LONG}" for p in prompts] if name == "passages" else prompts
             with model.rig([replace(guard, threshold=1e9)]) as rig:  # type: ignore[type-var]
 
                 def work(guarded: bool, rig: Any = rig, prompts: list[str] = prompts, device: Any = device) -> Any:
@@ -82,13 +93,8 @@ def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, re
                 assert rig.run.alive.all() and "aeiou.score" in rig.run.notes[batch - 1], (
                     "the guard looks on, and lets all pass"
                 )
-                guarded, bare = timed(lambda: work(True), lambda: work(False), repeats)  # noqa: B023
-            out[f"{name}-{batch}"] = {
-                "prompts": batch,
-                "guarded_seconds": guarded,
-                "bare_seconds": bare,
-                "added": guarded / bare - 1,
-            }
+                share = until_decided(lambda: work(True), lambda: work(False), limit)  # noqa: B023
+            out[f"{name}-{batch}"] = {"prompts": batch, "limit": limit, **share}
     return out
 
 

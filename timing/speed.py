@@ -7,9 +7,11 @@ arm again for each method), ``textual_inversion`` and ``ddim_inversion`` (search
 other), ``irece`` (its cost by window), ``grid`` (m-erasure over its denoiser time), ``guard_text`` (what AEIOU adds to
 the text encoding), ``guard_block`` (seconds and passes per blocked image against an image filter), ``guard_benign``
 (the guarded against the bare call where all passes), ``safety_checker`` (vectorized against diffusers' loop),
-``prompt_guard`` (batched against one by one), ``sae_edit`` and ``sae_training`` (sparse against dense), ``acterase``
-and ``safepatch`` (what they add to a picture). Each timing is the minimum of several repeats, pairs are measured
-alternately, so that a busy machine hits both sides."""
+``prompt_guard`` (batched against one by one, and without padding against with it), ``gradient_row`` (a denoiser row
+with its way back over one without), ``sld`` (against diffusers' own Safe Latent Diffusion), ``ufid`` (its
+generations in common batches against one by one), ``sae_edit`` and ``sae_training`` (sparse against dense),
+``acterase`` and ``safepatch`` (what they add to a picture). Each timing is the minimum of several repeats, pairs are
+measured alternately, so that a busy machine hits both sides."""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from turns import CLOCK, alternately  # beside this file
 
 from genward import lab
 from genward.catalog.opening import open_model
@@ -33,17 +36,6 @@ from genward.ops.closed_form import edit_delta
 
 LAB_MAPS = [(c, 384) for c in (64, 128, 192, 128, 128, 64, 64) for _ in "kv"]
 SD15_MAPS = [(c, 768) for c, n in ((320, 5), (640, 5), (1280, 6)) for _ in range(n) for _ in "kv"]
-
-
-def alternately(first: Callable[[], Any], second: Callable[[], Any], repeats: int = 3) -> tuple[float, float]:
-    """Minimum seconds of each, run in turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for k, work in enumerate((first, second)):
-            began = time.perf_counter()
-            work()
-            times[k].append(time.perf_counter() - began)
-    return min(times[0]), min(times[1])
 
 
 def naive_uce(
@@ -172,7 +164,9 @@ PARTS: dict[str, Callable[[Any], Any]] = {
     "denoiser": part_denoiser,
     "judge": part_judge,
     "recipe": elsewhere("recipe", "recipe", timed=False),
-    **{name: elsewhere("attacks", name) for name in ("textual_inversion", "ddim_inversion", "irece")},
+    **{name: elsewhere("attacks", name) for name in ("textual_inversion", "ddim_inversion", "irece", "gradient_row")},
+    "sld": elsewhere("guidance", "sld"),
+    "ufid": elsewhere("scans", "ufid"),
     "grid": elsewhere("attacks", "grid", timed=False),
     **{name: elsewhere("edits", name) for name in ("sae_edit", "sae_training", "acterase", "safepatch")},
     **{
@@ -186,13 +180,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", default=[*PARTS])
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--cpu", action="store_true", help="the process's seconds in the place of the clock's")
     arguments = parser.parse_args()
+    if arguments.cpu:
+        CLOCK[0] = time.process_time
     unknown = [part for part in arguments.parts if part not in PARTS]
     if unknown:
         parser.error(f"unknown parts {', '.join(unknown)}; there are {', '.join(PARTS)}")
     done: dict[str, Any] = {
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "seconds": "of the process" if arguments.cpu else "of the clock",
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
     }
@@ -200,6 +198,7 @@ def main() -> None:
     for part in arguments.parts:
         print(f"{part} …", file=sys.stderr, flush=True)
         done[part] = PARTS[part](model)
+        print(json.dumps(done[part]), file=sys.stderr, flush=True)
     text = json.dumps(done, indent=1)
     if arguments.out:
         arguments.out.write_text(text + "\n", "utf-8")

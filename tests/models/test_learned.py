@@ -59,6 +59,18 @@ def test_gradients_reach_a_learned_token_and_only_rows_that_use_it(model: Any) -
     )
 
 
+def test_the_same_words_do_not_copy_the_tokenizer_again(model: Any) -> None:
+    width, kept = model.text_encoder.get_input_embeddings().embedding_dim, model.pipe.tokenizer
+    seen: list[Any] = []
+    for texts in (("<x1>", "<x2>"), ("<x3>",), ("<x1>", "<x2>"), *((f"<y{k}>",) for k in range(5)), ("<x1>", "<x2>")):
+        with model.learned(dict.fromkeys(texts, torch.zeros(width))):
+            seen.append(model.pipe.tokenizer)
+            assert set(texts) <= set(seen[-1].get_vocab())
+        assert model.pipe.tokenizer is kept and not set(texts) & set(kept.get_vocab())
+    assert seen[0] is seen[2] is not seen[1] and seen[-1] is not seen[0], "a few copies are kept, not all"
+    assert "<x1>" not in seen[1].get_vocab(), "words of an earlier search are none of this one's"
+
+
 def test_learned_tokens_that_cannot_be_used(model: Any) -> None:
     width = model.text_encoder.get_input_embeddings().embedding_dim
     for vector, says in ((torch.zeros(width + 1), "shape"), (torch.full((width,), float("nan")), "not finite")):

@@ -25,7 +25,8 @@ TIME = 800
 SEEDS = 2
 THRESHOLD = 0.8
 """Higher than the others': a prediction holds far more than what the text asks for."""
-BATCH = 32
+PLACES = 32 * 16 * 16
+"""Places of latents in one call at most: 32 rows of the lab, two of Stable Diffusion, which take a gigabyte"""
 
 
 def examine(pair: Pair) -> Examined:
@@ -61,9 +62,10 @@ def predictions(model: Any, texts: Sequence[str]) -> Tensor:
     """(n, SEEDS · c · h · w) float32: predicted noise of each text from the same start latents."""
     shape, out = model.latent_shape(), []
     noise = torch.randn(SEEDS, *shape, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
+    size = max(1, PLACES // (SEEDS * shape[-1] * shape[-2]))
     with torch.no_grad():
-        for k in range(0, len(texts), BATCH // SEEDS):
-            states = model.encode(list(texts[k : k + BATCH // SEEDS])).repeat_interleave(SEEDS, 0)
+        for k in range(0, len(texts), size):
+            states = model.encode(list(texts[k : k + size])).repeat_interleave(SEEDS, 0)
             rows = len(states) // SEEDS
             latents = noise.repeat(rows, 1, 1, 1)
             time = torch.full((len(latents),), TIME, device=model.device)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from tokenizers import AddedToken
@@ -112,6 +113,29 @@ def inputs_of(modules: Mapping[str, nn.Module], found: dict[str, Tensor]) -> Ite
 # ------------------------------------------------------------------------------------------------------- learned tokens
 
 
+_EXTENDED: WeakKeyDictionary[Any, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
+"""Tokenizer -> its copies with texts added, by these (and its own settings): a search asks for the same ones at each
+step, and copying a vocabulary takes as long as encoding"""
+COPIES = 4
+"""Copies that are kept of one tokenizer"""
+
+
+def _with_tokens(tokenizer: Any, texts: tuple[str, ...]) -> Any:
+    """A copy of a tokenizer that knows these texts too; ``BadInput`` for one that it knows already."""
+    copies = _EXTENDED.setdefault(tokenizer, {})
+    key = (texts, len(tokenizer), tokenizer.model_max_length, tokenizer.padding_side)
+    if key not in copies:
+        taken = sorted(set(texts) & set(tokenizer.get_vocab()))
+        if taken:
+            raise BadInput(f"learned token {taken[0]} is a token of the vocabulary already; name it otherwise")
+        made = copy.deepcopy(tokenizer)
+        made.add_tokens([AddedToken(text, normalized=False) for text in texts])
+        if len(copies) == COPIES:
+            del copies[next(iter(copies))]
+        copies[key] = made
+    return copies[key]
+
+
 @contextmanager
 def learned_tokens(model: Any, vectors: Mapping[str, Tensor]) -> Iterator[None]:
     """Inside, token texts stand for embeddings that no vocabulary has; with gradient. The tokenizer and the encoder are
@@ -140,11 +164,7 @@ def learned_tokens(model: Any, vectors: Mapping[str, Tensor]) -> Iterator[None]:
                 f"learned token {text} holds numbers that are not finite; the attack diverged, lower its rate"
             )
     kept = model.pipe.tokenizer
-    known = sorted(set(vectors) & set(kept.get_vocab()))
-    if known:
-        raise BadInput(f"learned token {known[0]} is a token of the vocabulary already; name it otherwise")
-    tokenizer = copy.deepcopy(kept)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in vectors])
+    tokenizer = _with_tokens(kept, tuple(vectors))
     places = dict(zip(tokenizer.convert_tokens_to_ids(list(vectors)), vectors.values(), strict=True))
     asked: list[Tensor] = []
 

@@ -30,6 +30,7 @@ from genward.models.rig import LiveRig, rig_on
 from genward.models.rows import alike, checked, job_of, learned_of, samples, token_text
 from genward.models.sampling import sample
 from genward.models.sites import named, text_sites, unet_sites
+from genward.models.text import TextEncoder
 
 Progress = Callable[[int, int], None]
 
@@ -162,6 +163,12 @@ class StableDiffusion:
         length = self.pipe.tokenizer.model_max_length
         ids = self.pipe.tokenizer(text, truncation=True, max_length=length + 1).input_ids
         return bool(len(ids) <= length)
+
+    def short_heads(self, texts: Sequence[str], sites: Sequence[str]) -> Iterator[Any]:
+        """Head states of texts without padding, as ``models.text.TextEncoder.heads`` gives them: for readers of
+        states, where padding leaves those of real tokens alone (``ops.short_texts.exact``)."""
+        encoder = TextEncoder(self.pipe.tokenizer, self.text_encoder, tokens=self.pipe.tokenizer.model_max_length)
+        return encoder.heads(texts, sites)
 
     @contextmanager
     def learned(self, vectors: Mapping[str, Tensor]) -> Iterator[None]:

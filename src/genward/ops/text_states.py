@@ -12,7 +12,7 @@ from torch import Tensor
 from genward.core.contracts import Rig
 from genward.core.records import MAX_PROMPT, Case, Frame, Sampler
 from genward.errors import BadArtifact, BadInput, GuardError, UnknownName
-from genward.ops import heads
+from genward.ops import heads, short_texts
 from genward.ops.activations import Keep, record
 
 
@@ -125,14 +125,22 @@ def read_texts(
             raise BadInput(f"text {k} is {type(text).__name__}; give strings only")
     given = {key: readout if isinstance(readout, str) else readout[key] for key in encoders}
     how = {key: heads.natural_readout(encoders[key]) if given[key] == "auto" else given[key] for key in encoders}
-    sample = (
-        _alone(model, texts, list(sites), how)
-        if isinstance(model, ReadsHeads)
-        else _through_rig(model, texts, list(sites), how)
-    )
+    sample = _read(model, texts, list(sites), how)
     counts = {name: heads.heads_of(encoders[encoder_key(name)]) for name in sites}
     about = {key: {"name": heads.encoder_name(e), "hash": heads.encoder_hash(e)} for key, e in encoders.items()}
     return sample, Reading(counts, {n: s.channels for n, s in sites.items()}, how, about)
+
+
+def _read(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
+    """By the encoder on its own, else by a model's, without padding where that leaves real tokens alone, else as its
+    pipeline encodes."""
+    if isinstance(model, ReadsHeads):
+        return _alone(model.heads, texts, sites, how)
+    if len(how) == 1 and len(texts) > short_texts.FEW and hasattr(model, "short_heads"):
+        cut = [t[:MAX_PROMPT] for t in texts]
+        if short_texts.exact(model, sorted(cut, key=len)[len(cut) // 2]):
+            return _alone(model.short_heads, cut, sites, how)
+    return _through_rig(model, texts, sites, how)
 
 
 def _through_rig(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
@@ -141,9 +149,9 @@ def _through_rig(model: Any, texts: Sequence[str], sites: Sequence[str], how: Ma
     return {site: found.dense(site)[:, 0] for site in sites}
 
 
-def _alone(model: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
+def _alone(read: Any, texts: Sequence[str], sites: Sequence[str], how: Mapping[str, str]) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
-    for rows, states, mask, _ in model.heads(texts, sites):
+    for rows, states, mask, _ in read(texts, sites):
         for site in sites:
             part = heads.read_out(states[site], mask, how[encoder_key(site)]).float().cpu()
             out.setdefault(site, torch.zeros(len(texts), part.shape[1]))[rows] = part
