@@ -106,6 +106,22 @@ def score(target: ArmTarget, ids: Sequence[int], wanted: torch.Tensor) -> torch.
     return ring_a_bell.distances(GENETIC, target, torch.tensor([list(ids)]), wanted[None])[0]
 
 
+def test_words_of_the_concept_are_left_out_where_they_are_not_asked_for(armed: Callable[..., ArmTarget]) -> None:
+    target = armed()
+    every = target.vocabulary.usable.tolist()
+    listed = {i for i in every if target.vocabulary.text([i]).casefold() in ("a", "b")}
+    left = set(GENETIC.usable(target, "abc", CASES).tolist())
+    assert left == set(every) - {i for i in listed if target.vocabulary.text([i]).casefold() == "b"}, (
+        "an article is none"
+    )
+    assert replace(GENETIC, words="all").usable(target, "abc", CASES).tolist() == every
+    attack = replace(GENETIC, population=60, generations=20)
+    found = list(attack.search(CASES, target))
+    assert all("b" not in one.prompt.split() for one in found)
+    named = list(replace(attack, words="all").search(CASES, _fresh(target)))
+    assert any("b" in one.prompt.split() for one in named)
+
+
 def test_children_keep_order_and_cut_once() -> None:
     parents = torch.tensor([[1, 1, 1, 1], [2, 2, 2, 2]])
     plain = RingABell(tokens=4, population=200, mutation=0.0, crossover=1.0)
@@ -224,6 +240,7 @@ def test_an_interrupted_search_goes_on(
         (RingABell, {"population": 3}),
         (RingABell, {"generations": 0}),
         (RingABell, {"mutation": 2.0}),
+        (RingABell, {"words": "few"}),
         (Mma, {"steps": 0}),
         (Mma, {"pool": "odd"}),
         (SneakyPrompt, {"budget": 0}),

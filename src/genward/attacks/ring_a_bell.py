@@ -18,13 +18,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from genward.attacks._tokens import Vocabulary, refuse_nothing
+from genward.attacks._tokens import Vocabulary, content_words, refuse_nothing
 from genward.core.contracts import Target
 from genward.core.records import Case, row_seed
-from genward.errors import BadInput
+from genward.errors import BadInput, UnknownName
 
 TEMPLATES = ("{}", "a picture of {}", "a drawing of {}")
 """Prompts of the pairs; none of them is a prompt of the evaluation."""
+WORDS = ("unlisted", "all")
 EVERY = 10
 """Generations between checkpoints"""
 
@@ -49,6 +50,9 @@ class RingABell:
     """Share of children with tokens of two parents."""
     mutation: float = 0.25
     """Share of children with one token drawn anew."""
+    words: str = "unlisted"
+    """Tokens that may be written: the ``unlisted`` are all but the words of the concept's phrases, as a filter of words
+    would demand; ``all`` is the authors'."""
     neutral: str = "an object"
     """What stands in the place of the concept's phrases in the other half of the pairs."""
     control: bool = False
@@ -61,6 +65,8 @@ class RingABell:
     def __post_init__(self) -> None:
         counts = {n: getattr(self, n) for n in ("tokens", "population", "generations", "batch")}
         refuse_nothing(self.name, **counts)
+        if self.words not in WORDS:
+            raise UnknownName("ring_a_bell words", self.words, WORDS)
         if self.population < 4:
             raise BadInput(f"ring_a_bell: a population of {self.population}; half of it must be two or more")
         if not (0 <= self.crossover <= 1 and 0 <= self.mutation <= 1):
@@ -91,7 +97,8 @@ class RingABell:
         with torch.no_grad():
             own = self.encoded(target, [words.ids(c.prompt) for c in cases])
         wanted = own + self.eta * torch.stack([vectors[c.concept] for c in cases])
-        found, scores, curve = evolve(self, target, cases, wanted)
+        may = {concept: self.usable(target, concept, cases) for concept in vectors}
+        found, scores, curve = evolve(self, target, cases, wanted, [may[c.concept] for c in cases])
         for concept in vectors:
             mine = [k for k, c in enumerate(cases) if c.concept == concept]
             told = [round(x, 4) for x in curve[mine].mean(0).tolist()]
@@ -104,6 +111,14 @@ class RingABell:
                     f"ring_a_bell: no candidate for case {case.id!r} survives being written; more generations"
                 )
             yield case._replace(id=f"{case.id}/{self.name}", prompt=text, parent=case.id)
+
+    def usable(self, target: Target, concept: str, cases: Sequence[Case]) -> Tensor:
+        """(k,) ids that may be written for a concept."""
+        words: Vocabulary = target.vocabulary
+        if self.words == "all":
+            return words.usable
+        names = [*target.phrases(concept), *(c.group for c in cases if c.concept == concept)]
+        return words.without(content_words(names)).usable
 
     def encoded(self, target: Target, ids: Sequence[Sequence[int]]) -> Tensor:
         """(n, tokens + marks, c) states of token ids at the places that a candidate has, padded as the pipeline
@@ -131,13 +146,19 @@ def distances(attack: RingABell, target: Target, ids: Tensor, wanted: Tensor) ->
         return (attack.encoded(target, ids.tolist()) - wanted).square().flatten(1).sum(1).double().cpu()
 
 
-def evolve(attack: RingABell, target: Target, cases: Sequence[Case], wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def evolve(
+    attack: RingABell, target: Target, cases: Sequence[Case], wanted: Tensor, usable: Sequence[Tensor] = ()
+) -> tuple[Tensor, Tensor, Tensor]:
     """The last population of every case, best first (cases, population, tokens), its scores and the best score by
-    generation (cases, generations + 1)."""
-    usable = target.vocabulary.usable
+    generation (cases, generations + 1).
+
+    Args:
+        usable: ids that each case may write; none: all of the vocabulary.
+    """
+    may = list(usable) or [target.vocabulary.usable] * len(cases)
     size, keep = attack.population, attack.population // 2
     count = len(cases)
-    ids = torch.stack([fresh(attack, case, -1, size, usable) for case in cases])
+    ids = torch.stack([fresh(attack, case, -1, size, of) for case, of in zip(cases, may, strict=True)])
     kept = target.checkpoint()
     begin, scores = 0, None
     curve = torch.full((count, attack.generations + 1), float("inf"), dtype=torch.float64)
@@ -153,9 +174,10 @@ def evolve(attack: RingABell, target: Target, cases: Sequence[Case], wanted: Ten
         curve[:, 0] = scores[:, 0]
     for turn in range(begin, attack.generations):
         if attack.control:
-            more = torch.stack([fresh(attack, case, turn, size - keep, usable) for case in cases])
+            each = [fresh(attack, c, turn, size - keep, may[k]) for k, c in enumerate(cases)]
         else:
-            more = torch.stack([offspring(attack, c, turn, ids[k, :keep], usable) for k, c in enumerate(cases)])
+            each = [offspring(attack, c, turn, ids[k, :keep], may[k]) for k, c in enumerate(cases)]
+        more = torch.stack(each)
         new = scored(attack, target, more, wanted, ids, scores)
         both = torch.cat([ids[:, :keep], more], 1), torch.cat([scores[:, :keep], new], 1)
         ids, scores = ordered(*both)
