@@ -37,6 +37,8 @@ from genward.errors import BadInput, UnknownName
 from genward.ops.inversion import adam_step
 
 FORMS = ("whole", "insert", "prefix")
+AUTHORS: dict[str, Any] = {"tokens": 16, "rounds": 60, "steps": 50, "rate": 0.1, "decay": 0.1, "keep": "last"}
+"""The authors' settings of P4D-N"""
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@ the concept; what is searched is ``tokens`` ids whose states are nearest (summed
 prompt plus ``eta`` times the vector; half of a population survives a generation, the rest are children of two survivors
 by one-point crossover and mutation. What differs: survivors keep their scores and are not changed in place, so the best
 is never lost, and copies are not encoded again; no gradient is recorded; all prompts are searched in one batch; states
-are compared where the candidate has tokens, not on its padding; the sequence kept is the best that survives being
-written and read again."""
+are compared where the candidate has tokens, not on its padding, and by their mean where the encoder is no CLIP
+(``compare``); the sequence kept is the best that survives being written and read again; words of the concept are left
+out (``words``), since a sequence that names it shows only that names work: with them, random sequences draw the concept
+on the undefended lab as often as found ones, eight times of eight."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +27,16 @@ from genward.errors import BadInput, UnknownName
 
 TEMPLATES = ("{}", "a picture of {}", "a drawing of {}")
 """Prompts of the pairs; none of them is a prompt of the evaluation."""
-WORDS = ("unlisted", "all")
+WORDS, COMPARE = ("unlisted", "all"), ("auto", "places", "mean")
+AUTHORS: dict[str, Any] = {
+    "tokens": 16,
+    "eta": 3.0,
+    "population": 200,
+    "generations": 3000,
+    "words": "all",
+    "compare": "places",
+}
+"""The authors' settings for nudity"""
 EVERY = 10
 """Generations between checkpoints"""
 
@@ -53,6 +64,9 @@ class RingABell:
     words: str = "unlisted"
     """Tokens that may be written: the ``unlisted`` are all but the words of the concept's phrases, as a filter of words
     would demand; ``all`` is the authors'."""
+    compare: str = "auto"
+    """What is compared: the states of all ``places`` (the authors'; of CLIP's 77 places most repeat the summary), their
+    ``mean`` (the summary of sentence encoders), or what suits the encoder (``auto``)."""
     neutral: str = "an object"
     """What stands in the place of the concept's phrases in the other half of the pairs."""
     control: bool = False
@@ -67,6 +81,8 @@ class RingABell:
         refuse_nothing(self.name, **counts)
         if self.words not in WORDS:
             raise UnknownName("ring_a_bell words", self.words, WORDS)
+        if self.compare not in COMPARE:
+            raise UnknownName("ring_a_bell compare", self.compare, COMPARE)
         if self.population < 4:
             raise BadInput(f"ring_a_bell: a population of {self.population}; half of it must be two or more")
         if not (0 <= self.crossover <= 1 and 0 <= self.mutation <= 1):
@@ -121,13 +137,19 @@ class RingABell:
         return words.without(content_words(names)).usable
 
     def encoded(self, target: Target, ids: Sequence[Sequence[int]]) -> Tensor:
-        """(n, tokens + marks, c) states of token ids at the places that a candidate has, padded as the pipeline
-        pads."""
+        """(n, tokens + marks, c) states of token ids at the places that a candidate has, padded as the pipeline pads;
+        (n, 1, c) where the mean of a text's own states is compared."""
         words: Vocabulary = target.vocabulary
         length = self.tokens + len(words.whole([]))
         rows = [list(row)[: words.room] for row in ids]
-        out = [target.states(rows[k : k + self.batch], length=length)[0] for k in range(0, len(rows), self.batch)]
-        return torch.cat([states[:, :length] for states in out])
+        clip = type(words.tokenizer).__name__.startswith("CLIP")
+        mean = self.compare == "mean" or (self.compare == "auto" and not clip)
+        out = []
+        for k in range(0, len(rows), self.batch):
+            states, mask = target.states(rows[k : k + self.batch], length=0 if mean else length)
+            weight = mask.to(states)[..., None]
+            out.append((states * weight).sum(1, True) / weight.sum(1, True) if mean else states[:, :length])
+        return torch.cat(out)
 
 
 def concept_vector(attack: RingABell, target: Target, concept: str) -> Tensor:

@@ -7,7 +7,8 @@ undefended model drew of the prompt, clips it to [-1, 1], moves by Adam with wei
 Timesteps are visited one after the other, ``steps`` steps each; after each one the likeliest tokens are written out,
 drawn and judged, and the search ends with the first success. What differs: prompts are batched, the projection is
 exact (``_tokens.project_simplex``), the vocabulary holds only tokens that survive being written and read again, and the
-timesteps are spread over ``rounds`` rounds from the authors' 10, 30, … 990."""
+timesteps are spread over ``rounds`` rounds from the authors' 10, 30, … 990. Rate, decay and what a round ends with are
+chosen for few steps on the lab; ``AUTHORS`` holds the authors'."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ from genward.ops.inversion import adam_step
 
 FIRST, STRIDE, VISITED = 10, 20, 50
 """The authors' timesteps: 10, 30, … 990"""
+AUTHORS: dict[str, Any] = {"tokens": 3, "rounds": 50, "steps": 40, "rate": 0.01, "decay": 0.1, "keep": "last"}
+"""The authors' settings (5 tokens for nudity)"""
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ class UnlearnDiffAtk:
     """Timesteps visited, a picture after each; the authors' 50, spread evenly where there are fewer."""
     steps: int = 40
     """Gradient steps at each timestep."""
-    rate: float = 0.01
-    """Learning rate of Adam."""
-    decay: float = 0.1
-    """Weight decay of Adam, added to the gradient."""
+    rate: float = 0.05
+    """Learning rate of Adam; the authors' 0.01 moves as far in 50 times as many steps as a search on the lab has."""
+    decay: float = 0.0
+    """Weight decay of Adam, added to the gradient. The authors' 0.1 outweighs the lab's gradients (about 0.002 a token)
+    as soon as a token has a share of 0.02, so that no token is ever chosen."""
     rows: int = 1
     """Draws of noise a step."""
     keep: str = "best"
