@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -94,7 +95,7 @@ class Vocabulary:
         """Tokens with the encoder's own marks around them."""
         return [*self.marks[0], *ids, *self.marks[1]]
 
-    @property
+    @cached_property
     def marks(self) -> tuple[list[int], list[int]]:
         """The encoder's own marks in front of a text and behind it."""
         one = int(self.usable[0])
