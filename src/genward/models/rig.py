@@ -254,8 +254,8 @@ class LiveRig(Watch):
         """What passes text sites while these texts are encoded, untapped, and their tokens."""
         known = {name: lookup(self.model.site_table, name) for name in sites}
         with self._untapped(), torch.no_grad(), sites_read(self.model.text_encoder, known) as found:
-            self.model.encode(texts)
-        return found, self.model.tokens(texts)
+            tokens = self.model.read_texts(texts)
+        return found, tokens
 
     def predict(self, call: Call, *, weights: str = "live", read: Sequence[str] = ()) -> Prediction:
         """One untapped denoiser call. ``weights="clean"`` uses the original ones; ``read`` names sites to return."""
@@ -354,7 +354,7 @@ class LiveRig(Watch):
             self.now = frame._replace(conditional=frame.conditional[index], case=frame.case[index])
             self._texts, self._encoding = [text for _, text in part], None
             with torch.no_grad():
-                self.model.encode(self._texts)
+                self.model.read_texts(self._texts)
 
     def defended(self, call: Call, guidance: float = 1.0, empty: Tensor | None = None) -> Tensor:
         """The defended arm's guided prediction (rows, c, h, w) outside a sampler, with gradient: what a white-box

@@ -33,6 +33,8 @@ from genward.models.sites import named, text_sites, unet_sites
 from genward.models.text import TextEncoder
 
 Progress = Callable[[int, int], None]
+CAUSAL = ("clip_text_model", "clip")
+"""Kinds of text encoders in which a token sees those before it only"""
 
 
 class StableDiffusion:
@@ -145,18 +147,28 @@ class StableDiffusion:
         )[1]
         return found
 
-    def tokens(self, texts: Sequence[str]) -> Tokens:
-        """Token ids, mask and strings (n, t) as the pipeline cuts the texts: padded and truncated to the tokenizer's
-        length."""
+    def tokens(self, texts: Sequence[str], padding: str = "max_length") -> Tokens:
+        """Token ids, mask and strings (n, t) as the pipeline cuts the texts: truncated to the tokenizer's length and
+        padded to it, or to the ``longest``."""
         tokenizer = self.pipe.tokenizer
         found = tokenizer(
-            list(texts),
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
+            list(texts), padding=padding, max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
         )
         return Tokens(found.input_ids, found.attention_mask.bool(), tokenizer.convert_ids_to_tokens)
+
+    def read_texts(self, texts: Sequence[str]) -> Tokens:
+        """Pass texts through the text encoder for those who read its states, padded to the longest of them where that
+        leaves real tokens alone (the encoder masks padding, or is CLIP's, which looks back only); their tokens."""
+        encoder, told = self.text_encoder, self.text_encoder.config
+        if not getattr(told, "use_attention_mask", False) and told.model_type not in CAUSAL:
+            self.encode(texts)
+            return self.tokens(texts)
+        if hasattr(self.pipe, "maybe_convert_prompt"):  # embeddings that a user loaded may take several tokens
+            texts = self.pipe.maybe_convert_prompt(list(texts), self.pipe.tokenizer)
+        found = self.tokens(texts, "longest")
+        device = next(encoder.parameters()).device
+        encoder(found.ids.to(device), attention_mask=found.mask.long().to(device))
+        return found
 
     def fits(self, text: str) -> bool:
         """Whether the encoder takes a text whole; what is longer than its window, the pipeline cuts."""
