@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -294,10 +295,23 @@ def test_measuring_again_needs_no_encoder_and_claims_are_told(ran: tuple[Path, P
     assert first["arms"] == first["judges"] == [] and first["run"]["rows"] == 420
 
 
-def test_the_store_keeps_no_prompt(ran: tuple[Path, Path, dict[str, Any]]) -> None:
-    folder, out, _ = ran
+def test_the_store_keeps_no_prompt_but_the_files_that_it_was_given(
+    ran: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, out, first = ran
+    root = out.parents[1]
     with (folder / "mixed.csv").open(encoding="utf-8", newline="") as stream:
         texts = [row["prompt"].encode() for row in csv.DictReader(stream)]
-    for file in (p for p in out.parents[1].rglob("*") if p.is_file() and "reserved" not in p.parts):
+    for file in (p for p in root.rglob("*") if p.is_file() and not {"reserved", "given"} & set(p.parts)):
         data = file.read_bytes()
         assert not any(t in data for t in texts), file.name
+    (kept,) = (root / "given").glob("*/data")
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == {p.name: p.read_bytes() for p in folder.glob("*.csv")}
+    copy = Store(shutil.copytree(root, tmp_path / "elsewhere"), create=False)
+    folder.rename(folder.with_name("gone"))
+    try:
+        assert copy.check() == []
+        again = measure(copy, "pg")
+        assert again["run"]["plan"] == first["run"]["plan"] and len(again["cells"]) == len(first["cells"])
+    finally:
+        folder.with_name("gone").rename(folder)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from genward.benchmarks.erasure import ErasureBenchmark
 from genward.catalog.opening import words_of
 from genward.core.records import Sampler
-from genward.errors import StoreError
-from genward.run.given import load_plan
+from genward.errors import BadInput, StoreError
+from genward.run import given
+from genward.run import plan as plans
+from genward.run.given import keep, load_plan
 from genward.run.loop import generate_run, run_plan
 from genward.run.measure import measure
 from genward.run.plan import ArmPlan, Plan
@@ -103,3 +106,109 @@ def test_a_kept_file_that_is_damaged_or_missing_is_said(ran: tuple[Store, Plan, 
     for path in (store.root / "given").glob("*/*.csv"):
         path.unlink()
     assert any("is missing; restore" in line for line in store.check())
+
+
+@dataclass(frozen=True)
+class Foldered(ErasureBenchmark):
+    """A benchmark that reads a folder of pictures and the names of another's folders."""
+
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"pictures": ("*/*",), "names": ("*/*/",)}
+    pictures: str = ""
+    names: str = ""
+
+
+@pytest.fixture
+def foldered(tmp_path: Path) -> tuple[Store, Plan, Path]:
+    """A store that has kept two folders, which are gone."""
+    files = tmp_path / "files"
+    for place in ("pictures/cat/one.png", "pictures/cat/.thumbs", "pictures/keep/two.png", "pictures/notes.txt"):
+        (files / place).parent.mkdir(parents=True, exist_ok=True)
+        (files / place).write_bytes(place.encode())
+    (files / "names" / "Bricks" / "Bears").mkdir(parents=True)
+    (files / "names" / "Bricks" / "Bears" / "1.jpg").write_bytes(b"large")
+    bench = Foldered(("cat",), n=1, pictures=str(files / "pictures"), names=str(files / "names"))
+    plan = Plan("own", (ArmPlan("base", control="base"),), bench)
+    store = Store(tmp_path / "s", create=True)
+    plans.save_plan(store, plan, plans.Planned((), ()))
+    keep(store, plan)
+    return store, plan, files
+
+
+def load(store: Store, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    monkeypatch.setattr(plans, "load_plan", lambda store, name: plan)  # the catalog does not know its benchmark
+    return load_plan(store, plan.name)
+
+
+def test_folders_are_kept_as_far_as_they_are_read(
+    foldered: tuple[Store, Plan, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan, files = foldered
+    assert load(store, plan, monkeypatch) is plan, "what is as it was is read where it is"
+    shutil.rmtree(files)
+    standing = load(store, plan, monkeypatch)
+    bench: Any = standing.benchmark
+    pictures, names = Path(bench.pictures), Path(bench.names)
+    assert pictures.is_relative_to(store.root / "given") and pictures.name == "pictures"
+    assert {p.relative_to(pictures).as_posix() for p in pictures.rglob("*") if p.is_file()} == {
+        "cat/one.png",
+        "keep/two.png",
+    }
+    assert [p.relative_to(names).as_posix() for p in sorted(names.rglob("*"))] == ["Bricks", "Bricks/Bears"]
+    assert standing.hash == plan.hash and store.check() == []
+
+
+def test_a_folder_that_changed_is_not_believed(
+    foldered: tuple[Store, Plan, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan, files = foldered
+    (files / "pictures" / "notes.txt").write_text("nobody reads it", "utf-8")
+    assert load(store, plan, monkeypatch) is plan
+    (files / "pictures" / "cat" / "three.png").write_bytes(b"new")
+    bench: Any = load(store, plan, monkeypatch).benchmark
+    assert Path(bench.pictures).is_relative_to(store.root) and bench.names == str(files / "names")
+    with pytest.raises(StoreError, match="begun with another content of .*pictures"):
+        keep(store, plan)
+
+
+def test_a_kept_folder_that_is_damaged_is_said(
+    foldered: tuple[Store, Plan, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan, files = foldered
+    shutil.rmtree(files)
+    (path,) = (store.root / "given").glob("*/pictures/cat/one.png")
+    path.unlink()
+    assert any("does not hold the files that its name says" in line for line in store.check())
+    with pytest.raises(StoreError, match="missing or damaged"):
+        load(store, plan, monkeypatch)
+    shutil.rmtree(path.parents[2])
+    assert any("is missing; restore" in line for line in store.check())
+
+
+def test_a_folder_that_is_too_large_or_empty_is_refused(
+    foldered: tuple[Store, Plan, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, plan, files = foldered
+    other = replace(plan, name="other")
+    monkeypatch.setattr(given, "MOST_BYTES", 30)
+    with pytest.raises(BadInput, match=r"pictures holds 2 files of 0 MB; a store keeps .* scale pictures down"):
+        keep(store, other)
+    monkeypatch.undo()
+    (files / "empty").mkdir()
+    for folder, told in (("empty", "nothing that is read"), ("nowhere", "no folder")):
+        bench = Foldered(("cat",), n=1, pictures=str(files / folder))
+        with pytest.raises(BadInput, match=told):
+            keep(store, replace(other, benchmark=bench))
+
+
+def test_the_card_of_a_judge_is_kept(tmp_path: Path) -> None:
+    card = tmp_path / "card.json"
+    card.write_text("{}", "utf-8")
+    bench = ErasureBenchmark(("cat",), n=1)
+    plan = Plan("own", (ArmPlan("base", control="base"),), bench, judge=f"lab,card={card}")
+    store = Store(tmp_path / "s", create=True)
+    plans.save_plan(store, plan, plans.Planned((), ()))
+    keep(store, plan)
+    card.unlink()
+    standing = load_plan(store, "own")
+    assert standing.judge.startswith(f"lab,card={store.root}") and standing.judge.endswith("/card.json")
+    assert standing.second == plan.second and standing.hash == plan.hash

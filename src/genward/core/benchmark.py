@@ -276,6 +276,9 @@ class Benchmark(ABC):
     """The figure of that section whose interval, ``<figure>_low`` to ``<figure>_high``, is printed as ``interval``."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the table that ``genward run`` prints; empty: those of the first row."""
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Field that names a folder -> patterns of the files that are read there (``*.csv``; with ``/`` at the end, of
+    folders whose names alone are): a run's store keeps them."""
     concepts: tuple[str, ...] = ()
     """Concepts, by name or file, that arms with ``{concept}`` are bound to; a field where there are any."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +23,41 @@ GIVEN = "given"
 
 
 def given_path(root: Path, sha: str, name: str) -> Path:
-    """Where a file that runs were given is kept, by the SHA-256 of its bytes and its own name."""
+    """Where a file that runs were given is kept, by the SHA-256 of its bytes and its own name; a folder by
+    ``list_hash``."""
     return root / GIVEN / sha / name
+
+
+def fitting(root: Path, pattern: str) -> Iterator[Path]:
+    """What in a folder fits a pattern (as ``Path.glob`` has it): plain files, with ``/`` at the end folders; nothing
+    hidden."""
+    for path in root.glob(pattern.removesuffix("/")):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if not hidden and (path.is_dir() if pattern.endswith("/") else path.is_file()):
+            yield path
+
+
+def listed(root: Path, patterns: Sequence[str]) -> dict[str, str]:
+    """Place, with ``/``, -> SHA-256 of the files in a folder that fit one of the patterns, see ``fitting``; of folders,
+    whose places end with ``/``, the names alone are told: their hash is empty."""
+    found = {}
+    for pattern in patterns:
+        names = pattern.endswith("/")
+        for path in fitting(root, pattern):
+            place = path.relative_to(root).as_posix() + "/" * names
+            found[place] = "" if names else hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def kept_list(root: Path) -> dict[str, str]:
+    """``listed`` of a folder in the store: all its files, and the folders that hold nothing."""
+    empty = [p for p in root.glob("**/*") if p.is_dir() and not any(p.iterdir())]
+    return listed(root, ("**/*",)) | {f"{p.relative_to(root).as_posix()}/": "" for p in empty}
+
+
+def list_hash(files: Mapping[str, str]) -> str:
+    """The hash of a folder: SHA-256 of ``listed``, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(dict(files), sort_keys=True).encode()).hexdigest()
 
 
 class Readable(Protocol):
@@ -69,9 +103,12 @@ def _json(store: Readable) -> Iterator[str]:
 
 def _given(store: Readable) -> Iterator[str]:
     """Files that runs were given: those that are not what their name says, and those that are missing."""
-    there = sorted(p for p in (store.root / GIVEN).glob("*/*") if p.is_file())
+    there = sorted((store.root / GIVEN).glob("*/*"))
     for path in there:
-        if hashlib.sha256(path.read_bytes()).hexdigest() != path.parent.name:
+        if path.is_dir():
+            if list_hash(kept_list(path)) != path.parent.name:
+                yield f"{path} does not hold the files that its name says; restore it from a copy"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != path.parent.name:
             yield f"{path} is not the file that its name says; restore it from a copy"
     for path in sorted((store.root / "runs").glob("*/given.json")):
         try:

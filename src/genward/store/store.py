@@ -9,7 +9,7 @@
     features/<judge>/part-*.parquet
     media/ab/<sha256>.<extension>     pictures (png) and sounds (wav); sha256 of the file's bytes; shared by all arms
     reserved/<purpose>/part-*.parquet keys that belong to fitting, calibration or evaluation
-    given/<sha256>/<file>             files that runs were given: concepts, prompts
+    given/<sha256>/<file or folder>   what runs were given: concepts, prompts, cards, folders
     runs/<name>/                      plan, metrics, report
     fits/                             fitted artifacts
     attacks/                          what attacks found, by what they were searched against

@@ -25,6 +25,7 @@ class CanvasBenchmark(Benchmark):
 
     name: ClassVar[str] = "canvas"
     figure: ClassVar[str] = "ua"
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": ("*/*/",), "references": ("*/*",)}
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "concept", "variant", "ua", "interval", "n", "ira", "n_ira", "cra", "n_cra", "cra_without"),
         *("average", "artifacts", "locality", "frechet", "prepare_seconds", "storage_bytes", "peak_bytes", "overhead"),

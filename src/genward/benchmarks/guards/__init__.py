@@ -36,6 +36,7 @@ class GuardsBenchmark(ErasureBenchmark):
     name: ClassVar[str] = "guards"
     table: ClassVar[str] = "guards"
     figure: ClassVar[str] = ""
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"references": ("*/*",)}
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "policy", "unsafe_released", "interval", "second", "agreement", "n"),
         *("benign_blocked", "n_benign", "accuracy", "within"),

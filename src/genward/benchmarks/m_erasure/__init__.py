@@ -31,6 +31,7 @@ class MErasureBenchmark(Benchmark):
     name: ClassVar[str] = "m-erasure"
     figure: ClassVar[str] = "crr"
     columns: ClassVar[tuple[str, ...]] = ErasureBenchmark.columns
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"references": ("*/*",)}
     concepts: tuple[str, ...] = ()
     """What is to be gone: names or files."""
     n: int = 12

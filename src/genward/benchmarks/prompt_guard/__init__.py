@@ -17,7 +17,8 @@ Guards: ``aeiou`` (AEIOU's per-head states in one ridge regression, what many mi
 same rows ``aeiou-heads`` (the mean of the best heads' LDA projections, only where it is asked for), a ``keywords``
 list, ``better-profanity`` where it is installed, a logistic ``probe`` on the sentence embedding, and ``concepts``
 (cosine to concept phrases, after Latent Guard's matching without its training). Encoded states, scores and the fitted
-guard are kept in the run's folder; rows are read where they lie and neither copied, printed nor logged."""
+guard are kept in the run's folder, without a prompt. The store keeps the sets' files themselves under ``given/``, as of
+every run; rows are neither printed nor logged."""
 
 from __future__ import annotations
 
@@ -68,6 +69,7 @@ class PromptGuardBenchmark(Benchmark):
         *("guard", "dataset", "split", "auroc", "low", "high", "auprc", "accuracy", "tpr_at_fpr1", "tpr_at_fpr5"),
         *("fpr", "n", "ms_per_prompt"),
     )
+    folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"data": ("*.csv",)}
     data: str = ""
     """Folder of prompt sets: CSV files with the columns prompt and label."""
     sets: tuple[str, ...] = ()
