@@ -3,6 +3,7 @@ plain greedy coordinate gradient; SneakyPrompt on a filter whose answers are kno
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,6 +22,7 @@ from genward.attacks.sneakyprompt import SneakyPrompt, learn
 from genward.core import Case, Sample, Sampler
 from genward.errors import BadInput, UnknownName
 from genward.models.sd import StableDiffusion
+from genward.run.search import parse_attack
 from genward.run.target import ArmTarget, Means
 from genward.testing import FakeJudge
 
@@ -256,6 +258,17 @@ def test_an_interrupted_search_goes_on(
 def test_settings_that_mean_nothing(cls: Any, bad: dict[str, Any]) -> None:
     with pytest.raises((BadInput, UnknownName)):
         cls(**bad)
+
+
+@pytest.mark.parametrize("name", ["p4d", "ring_a_bell", "unlearndiffatk"])
+def test_the_authors_settings_can_be_written(name: str) -> None:
+    """Every field of ``AUTHORS`` exists, and the command line that docs/attacks.md gives says the same."""
+    room = importlib.import_module(f"genward.attacks.{name}")
+    told = ",".join(f"{key}={value}" for key, value in room.AUTHORS.items())
+    attack = parse_attack(f"{name},{told}")
+    assert {key: getattr(attack, key) for key in room.AUTHORS} == room.AUTHORS
+    page = Path(__file__).parents[2] / "docs" / "attacks.md"
+    assert f"`{name},{told}`" in page.read_text("utf-8")
 
 
 def test_what_the_encoder_does_not_read(armed: Callable[..., ArmTarget]) -> None:

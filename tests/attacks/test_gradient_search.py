@@ -115,6 +115,20 @@ def test_p4d_equals_a_plain_loop(keep: str, armed: Callable[..., ArmTarget]) -> 
             assert search.hard([k])[0].tolist() == min(seen[-MATCH.steps :])[1]
 
 
+def test_the_undefended_prediction_is_asked_for_once_a_round(armed: Callable[..., ArmTarget]) -> None:
+    """Of 3 cases and 2 rounds of 3 steps: 3 predictions a round, and 6 on the held-out draws."""
+    spent, target = {}, armed()
+    for keep in KEEPS:
+        before = target.rows
+        search = Matched(replace(MATCH, stop=False, keep=keep), target, CASES, [alone(3)] * len(CASES))
+        search.run()
+        spent[keep] = target.rows - before
+        assert spent[keep] <= search.attack.nfe(CASES)
+        target.checkpoint({"none": torch.zeros(1)})
+    own = 3 * 2 * 3 + 3 * 2 * 2
+    assert spent["best"] == own + 3 * 2 + 3 * 2 and spent["last"] > spent["best"]
+
+
 def test_the_loss_of_p4d_is_nothing_for_the_prompt_itself(armed: Callable[..., ArmTarget]) -> None:
     target = armed()
     case = [CASES[0]]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genward.attacks._prefix import (
+    HELDOUT,
     KEEPS,
     Draws,
     GradientSearch,
@@ -99,7 +100,8 @@ class P4d:
         """Denoiser rows that a search will cost at most, at guidance 1 of the loss and 20 guided steps a picture; the
         undefended model's are counted."""
         total, _ = rows_of(self, len(cases))
-        return total + len(cases) * self.rounds * (self.steps * self.rows + 2)
+        draws = self.steps if self.keep == "last" and not self.control else 1
+        return total + len(cases) * self.rounds * (draws * self.rows + HELDOUT)
 
     def gradient_nfe(self, cases: Sequence[Case]) -> int:
         """Rows of ``nfe`` with a backward pass behind them."""
@@ -135,11 +137,26 @@ class P4d:
 
 
 class _Matching(PrefixSearch):
-    """The loss: squared difference to the undefended model's prediction under the case's own prompt."""
+    """The loss: squared difference to the undefended model's prediction under the case's own prompt, which is asked
+    for once for each draw that a round repeats."""
+
+    def __init__(self, attack: Any, target: Target, cases: Sequence[Case], written: Any) -> None:
+        super().__init__(attack, target, cases, written)
+        self._wanted: dict[tuple[int, int, bytes], Tensor] = {}
+        self._most = 2 * len(self.cases) * (attack.rows + HELDOUT)
 
     def error(self, which: Tensor, prediction: Tensor, noisy: Tensor, clean: Tensor, drawn: Draws) -> Tensor:
-        prompts = [self.cases[k].prompt for k in which.tolist()]
-        wanted = self.target.base(prompts, noisy, drawn.timestep, guidance=self.guidance).to(prediction)
+        times = drawn.timestep.tolist()
+        seen = [row.numpy().tobytes() for row in noisy.detach().float().cpu()]
+        keys = list(zip(which.tolist(), times, seen, strict=True))
+        new = [j for j, key in enumerate(keys) if key not in self._wanted]
+        if new:
+            prompts = [self.cases[keys[j][0]].prompt for j in new]
+            made = self.target.base(prompts, noisy[new], drawn.timestep[new], guidance=self.guidance)
+            self._wanted |= {keys[j]: row for j, row in zip(new, made, strict=True)}
+        wanted = torch.stack([self._wanted[key] for key in keys]).to(prediction)
+        for key in list(self._wanted)[: max(0, len(self._wanted) - self._most)]:
+            del self._wanted[key]
         return (prediction - wanted).square().flatten(1).mean(1)
 
 
