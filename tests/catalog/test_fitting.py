@@ -120,7 +120,7 @@ def test_every_shipped_artifact_is_found_under_its_key() -> None:
     """What the lab's arms name is there: the key of its defense, fields, concept and the lab, and not a fit anew."""
     from genward.catalog.opening import open_model
     from genward.ops import artifacts
-    from genward.recipe.package import SHIPPED
+    from genward.recipe.package import SHIPPED, standing_on
 
     lab = open_model("lab")
     keys = set()
@@ -131,7 +131,15 @@ def test_every_shipped_artifact_is_found_under_its_key() -> None:
         key = fit.fit_key(defense, load_concept(request.concept), lab.spec.hash, by)
         artifact = artifacts.load(fit.shipped_artifacts() / key)
         assert artifact.card["method"] == request.name and artifact.card["model_hash"] == lab.spec.hash
-        keys.add(key)
+        keys |= {key, *(path.name for path in standing_on(fit.shipped_artifacts() / key))}
+        if "sae" in artifact.card:
+            assert (
+                sum(
+                    artifacts.load(path).hash == artifact.card["sae"]
+                    for path in (fit.shipped_artifacts() / k for k in keys)
+                )
+                == 1
+            )
     assert keys == {p.stem for p in fit.shipped_artifacts().glob("*.safetensors")}
     assert not fit.damaged_fits(fit.shipped_artifacts())
 

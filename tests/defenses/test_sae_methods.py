@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 METHODS = (
     Saeuron(**SMALL, percentile=95, multiplier=-50.0),
-    Saemnesia(**SMALL, labeled_images=15, epochs=1, multiplier=-50.0),
+    Saemnesia(**SMALL, labels="vocabulary", labeled_images=15, epochs=1, multiplier=-50.0),
     Per(**SMALL, percentile=90),
 )
 OFF: dict[str, dict[str, Any]] = {
@@ -163,8 +163,23 @@ def test_identity_of_what_acts(fitted: dict[str, Any]) -> None:
     assert other.artifact is defense.artifact
 
 
+def test_labels_of_the_request_need_no_other_pictures(model: StableDiffusion, concept: Concept, home: Path) -> None:
+    settings = dataclasses.replace(METHODS[1], labels="request", epochs=2)
+    made = settings.fit(model, concept, Tools(places=[home]))
+    card, found = made.artifact.card, latents_of(made.artifact, "saemnesia")
+    assert card["classes"][:2] == ["saw", "axe"] and len(set(card["latents"])) == 2 == found.mean.shape[1]
+    assert 2 <= len(card["losses"]) <= 3 and set(card["peak"]) == {"base", "supervised"}
+    kept = {a.hash: a for a in map(artifacts.load, sorted(home.glob("*.safetensors")))}
+    base = kept[card["sae"]]
+    assert base.card["method"] == "sae" and not torch.equal(base.tensors["encoder"], made.artifact.tensors["encoder"])
+    wide = dataclasses.replace(made, multiplier=-1000.0)
+    assert bool((latents(model, wide) != latents(model)).any()) and torch.equal(
+        latents(model, dataclasses.replace(made, strength=0.0)), latents(model)
+    )
+
+
 def test_assigned_latents_look_for_per(model: StableDiffusion, concept: Concept, home: Path) -> None:
-    settings = dataclasses.replace(METHODS[2], detector="assigned", labeled_images=15, epochs=1)
+    settings = dataclasses.replace(METHODS[2], detector="assigned", labels="vocabulary", labeled_images=15, epochs=1)
     made = settings.fit(model, concept, Tools(places=[home]))
     assert len(made.artifact.card["latents"]) == len(concept.targets)
     assert len(list(home.glob("*.safetensors"))) == 2, "SAEmnesia's autoencoder is taken"
@@ -203,6 +218,7 @@ def test_a_stopped_fit_ends_at_the_same_bits(
         (METHODS[1], {"loss": "mse"}),
         (METHODS[1], {"assign": "first"}),
         (METHODS[1], {"pool": "last"}),
+        (METHODS[1], {"labels": "none"}),
         (METHODS[1], {"during": (0.5, 0.5)}),
         (METHODS[2], {"threshold": -1.0}),
         (METHODS[2], {"neighbors": 0}),

@@ -89,7 +89,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fits")
 
 
-@pytest.mark.parametrize("method", [Saeuron(**SMALL, percentile=95), Saemnesia(**SMALL, labeled_images=15, epochs=1)])
+@pytest.mark.parametrize("method", [Saeuron(**SMALL, percentile=95), Saemnesia(**SMALL, epochs=2)])
 def test_a_fit_keeps_the_multiplier_that_did_best(method: Any, home: Path) -> None:
     model = tiny_sd()
     judge = Scripted((8, 8), (4, 8), (0, 2), (0, 0))

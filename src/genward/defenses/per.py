@@ -20,18 +20,11 @@ from genward.errors import BadInput
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
 from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import (
-    assigned_latents,
-    card_of,
-    latents_of,
-    measured,
-    random_latents,
-    sae_settings,
-    scored_latents,
-)
+from genward.sae.concepts import card_of, latents_of, measured, random_latents, sae_settings, scored_latents
 from genward.sae.edit import attach_fill, check_fields
-from genward.sae.fit import classes_of, refuse_site, shared_sae
-from genward.sae.supervised import Supervision, assigned_to, shared_supervised
+from genward.sae.fit import refuse_site, shared_sae
+from genward.sae.owned import check_labels, owned
+from genward.sae.supervised import Supervision
 
 DETECTORS = ("scored", "assigned")
 
@@ -60,8 +53,10 @@ class Per:
     """Rows that are filled: ``both`` halves of guidance (the authors), or ``conditional`` ones."""
     during: Window = (0.0, 1.0)
     """Part of the loop in which tokens are filled."""
+    labels: str = "request"
+    """Whose labels are learned, for ``assigned``: as in SAEmnesia."""
     labeled_images: int = 240
-    """Pictures whose labels are learned from, for ``assigned``."""
+    """Pictures whose labels are learned from, for ``assigned`` by the ``vocabulary``."""
     epochs: int = 60
     """Epochs at most of that, for ``assigned``."""
     expansion: int = 16
@@ -95,6 +90,7 @@ class Per:
             raise BadInput("per: percentile must lie between 0 and 100, threshold between 0 and 1e12")
         if self.neighbors < 1 or self.dilation < 0:
             raise BadInput("per: neighbors must be at least 1, dilation at least 0")
+        check_labels(self.name, self.labels)
         Supervision(images=self.labeled_images, epochs=self.epochs)
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
@@ -109,23 +105,19 @@ class Per:
         concepts = phrases.listed(concept)
         refuse_site(model, self.site)
         if self.detector == "scored":
-            base, mine = shared_sae(model, concepts, sae_settings(self), tools), None
+            base = shared_sae(model, concepts, sae_settings(self), tools)
+            sae, began = sae_of(base.tensors, self.k), time.perf_counter()
+            means, pictures = measured(model, concepts, self, sae, tools)
+            found = scored_latents(means, pictures.targets, self.percentile, sae)
+            facts: dict[str, Any] = {}
+            seconds = time.perf_counter() - began
         else:
             plan = Supervision(images=self.labeled_images, epochs=self.epochs)
-            base = shared_supervised(model, concepts, sae_settings(self), plan, tools)
-            mine = assigned_to(base, list(classes_of(concepts)))
-        sae = sae_of(base.tensors, self.k)
-        began = time.perf_counter()
-        means, pictures = measured(model, concepts, self, sae, tools)
-        found = (
-            scored_latents(means, pictures.targets, self.percentile, sae)
-            if mine is None
-            else assigned_latents(means, mine, sae)
-        )
+            found, means, pictures, base, facts, seconds = owned(model, concepts, self, plan, tools)
         if self.control:
             found = random_latents(means, found, pictures.targets, self.seed)
-        card = card_of(self, concepts, model, base, (means, pictures), time.perf_counter() - began)
-        card["latents"] = found.latents.tolist()
+        card = card_of(self, concepts, model, base, (means, pictures), seconds)
+        card |= {"latents": found.latents.tolist(), **facts}
         return replace(self, artifact=artifacts.make(found.tensors(), card))
 
     def check(self, rig: Rig) -> None:

@@ -6,7 +6,6 @@ leaves open is a field; see docs/papers.md."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -15,12 +14,12 @@ from genward.core.contracts import Artifact, FitTools, Rig, Window
 from genward.core.records import Concept
 from genward.ops import artifacts, phrases
 from genward.ops.tools import QUIET
-from genward.sae.autoencoder import sae_of
-from genward.sae.concepts import assigned_latents, card_of, latents_of, measured, random_latents, sae_settings
+from genward.sae.concepts import card_of, latents_of, random_latents
 from genward.sae.edit import attach_edit, check_edit, check_fields
-from genward.sae.fit import classes_of, refuse_site
+from genward.sae.fit import refuse_site
+from genward.sae.owned import check_labels, owned
 from genward.sae.strength import with_strength
-from genward.sae.supervised import Supervision, assigned_to, shared_supervised
+from genward.sae.supervised import Supervision
 
 
 def supervision(method: Any) -> Supervision:
@@ -61,8 +60,11 @@ class Saemnesia:
     assign: str = "hungarian"
     """Which latent a concept gets: ``hungarian``, the largest sum of scores; ``greedy``, objects first, then by score.
     """
+    labels: str = "request"
+    """Whose labels are learned: of the ``request``, its targets and what must stay, from the statistics' pictures, many
+    of each target; or of the whole ``vocabulary`` (authors), in one autoencoder for all requests."""
     labeled_images: int = 240
-    """Pictures whose labels are learned from; one in five decides when to stop."""
+    """Pictures for ``vocabulary``. Of either kind one in five decides when to stop."""
     epochs: int = 60
     """Epochs at most, five without progress end it (authors: 150)."""
     maps: int = 32
@@ -98,6 +100,7 @@ class Saemnesia:
         check_fields(self.name, self)
         check_edit(self.name, self)
         supervision(self)
+        check_labels(self.name, self.labels)
 
     def fit(self, model: Any, concept: Concept | Sequence[Concept], tools: FitTools = QUIET) -> Self:
         """Itself with the latents of one or many concepts; the model is not changed.
@@ -110,18 +113,14 @@ class Saemnesia:
         """
         concepts = phrases.listed(concept)
         refuse_site(model, self.site)
-        trained = shared_supervised(model, concepts, sae_settings(self), supervision(self), tools)
-        mine = assigned_to(trained, list(classes_of(concepts)))
-        sae = sae_of(trained.tensors, self.k)
-        began = time.perf_counter()
-        means, pictures = measured(model, concepts, self, sae, tools)
-        found = assigned_latents(means, mine, sae)
+        found = owned(model, concepts, self, supervision(self), tools)
+        chosen = found.latents
         if self.control:
-            found = random_latents(means, found, pictures.targets, self.seed)
-        card = card_of(self, concepts, model, trained, (means, pictures), time.perf_counter() - began)
-        card |= {"latents": found.latents.tolist(), "peak": trained.card["peak"]}
-        tensors = found.tensors(whole=self.error == "paper")
-        return replace(self, artifact=with_strength(self, tensors, card, model, concepts, tools))
+            chosen = random_latents(found.means, chosen, found.pictures.targets, self.seed)
+        card = card_of(self, concepts, model, found.base, (found.means, found.pictures), found.seconds)
+        card |= {"latents": chosen.latents.tolist(), **found.facts}
+        kept = chosen.tensors(whole=self.error == "paper")
+        return replace(self, artifact=with_strength(self, kept, card, model, concepts, tools))
 
     def check(self, rig: Rig) -> None:
         """``BadArtifact`` where the model behind the rig is not the one that was fitted on."""

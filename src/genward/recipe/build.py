@@ -13,11 +13,11 @@ from typing import Any
 
 from genward.errors import UnknownName
 from genward.recipe.denoiser import stage_oracles, stage_unet
-from genward.recipe.package import stage_erasers, stage_guards, stage_package, stage_references
+from genward.recipe.package import stage_edits, stage_erasers, stage_guards, stage_package, stage_references
 from genward.recipe.stages import stage_autoencoder, stage_data, stage_judge
 from genward.recipe.workshop import Report, Workshop, quiet
 
-STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards")
+STAGES = ("data", "autoencoder", "unet", "judge", "oracles", "references", "package", "erasers", "guards", "edits")
 RUN: dict[str, Callable[[Workshop], Any]] = {
     "data": stage_data,
     "autoencoder": stage_autoencoder,
@@ -28,6 +28,7 @@ RUN: dict[str, Callable[[Workshop], Any]] = {
     "package": stage_package,
     "erasers": stage_erasers,
     "guards": stage_guards,
+    "edits": stage_edits,
 }
 
 

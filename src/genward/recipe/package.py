@@ -21,6 +21,9 @@ SHIPPED = {
         "esd:style-monotone",
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
+    "edits": tuple(
+        f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("saeuron", "saemnesia", "per")
+    ),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
 """
@@ -92,9 +95,15 @@ def stage_guards(shop: Workshop) -> None:
     _fitted(shop, "guards")
 
 
+def stage_edits(shop: Workshop) -> None:
+    """Fit the edits of activations that come with the lab, and the sparse autoencoder that they stand on; about an hour
+    on two CPU cores."""
+    _fitted(shop, "edits")
+
+
 def _fitted(shop: Workshop, stage: str) -> None:
-    """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it to the artifacts
-    that come with the lab."""
+    """Fit what ``SHIPPED`` names into ``work/fits``, one by one (what is there stays), and copy it, with what several
+    of them share, to the artifacts that come with the lab."""
     from genward.catalog.fitting import fit_once, shipped_artifacts
     from genward.catalog.opening import open_model
 
@@ -104,9 +113,18 @@ def _fitted(shop: Workshop, stage: str) -> None:
         shop.report(stage, k, len(texts), text)
         stem = fit_once(text, model, folder, partial(shop.report, stage, k, len(texts)))
         shipped_artifacts().mkdir(parents=True, exist_ok=True)
-        for ending in (".safetensors", ".json"):
-            shutil.copyfile(stem.with_suffix(ending), shipped_artifacts() / (stem.name + ending))
+        for one in (stem, *standing_on(stem)):
+            for ending in (".safetensors", ".json"):
+                shutil.copyfile(one.with_suffix(ending), shipped_artifacts() / (one.name + ending))
     shop.report(stage, len(texts), len(texts), f"{len(texts)} artifacts")
+
+
+def standing_on(stem: Path) -> list[Path]:
+    """What a fit shares with others of its folder, the autoencoder that its card names by its hash; paths without
+    ending."""
+    named = json.loads(stem.with_suffix(".json").read_text("utf-8")).get("sae")
+    cards = {path.with_suffix(""): json.loads(path.read_text("utf-8")) for path in sorted(stem.parent.glob("*.json"))}
+    return [path for path, card in cards.items() if named and card.get("hash") == named]
 
 
 def _card(shop: Workshop) -> dict[str, Any]:

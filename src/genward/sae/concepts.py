@@ -26,6 +26,8 @@ from genward.sae.fit import SaeSettings, classes_of, maps_of, recorded
 EPSILON = 1e-8
 NEVER = 1e30
 """Floor of a latent that is not chosen at a timestep."""
+SHARED = "saemnesia"
+"""Whose starting noise the pictures have: the methods on one autoencoder take their statistics on the same ones."""
 ROWS = "decoder_rows"
 """Tensor of an artifact: the decoder's rows of its latents, where it holds no others."""
 FIELDS = ("latents", "timesteps", "floor", "mean", "chosen")
@@ -225,15 +227,18 @@ def class_pictures(
     return Pictures(cases, torch.tensor(labels), [name for name, _ in classes], len(targets))
 
 
+def pictured(model: Any, concepts: Sequence[Concept], settings: Any, tools: FitTools) -> tuple[Recording, Pictures]:
+    """States of a concept's pictures and of what must stay, by the method's own settings (``site``, ``images``,
+    ``others``, ``sampling_steps``, ``guidance``, ``seed``)."""
+    pictures = class_pictures(concepts, tools.words, settings.images, settings.others, settings.seed, SHARED)
+    return recorded(model, pictures.cases, settings, tools, len(pictures.cases)), pictures
+
+
 def measured(
     model: Any, concepts: Sequence[Concept], settings: Any, sae: Sae, tools: FitTools
 ) -> tuple[Means, Pictures]:
-    """Mean codes of a concept and of what must stay, by the method's own settings (``site``, ``images``, ``others``,
-    ``sampling_steps``, ``guidance``, ``seed``)."""
-    pictures = class_pictures(
-        concepts, tools.words, settings.images, settings.others, settings.seed, type(settings).name
-    )
-    found = recorded(model, pictures.cases, settings, tools, len(pictures.cases))
+    """Mean codes of a concept and of what must stay, see ``pictured``."""
+    found, pictures = pictured(model, concepts, settings, tools)
     return means_of(found, settings.site, sae, pictures.labels, pictures.names), pictures
 
 

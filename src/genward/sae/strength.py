@@ -23,8 +23,8 @@ from genward.ops.captions import styled
 from genward.sae.edit import FOUND
 from genward.sae.fit import classes_of
 
-GRID = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0)
-"""Multipliers that are tried, the authors' seven."""
+GRID = (-1.0, -5.0, -10.0, -15.0, -20.0, -25.0, -30.0, -50.0)
+"""Multipliers that are tried: the authors' seven, and one for states smaller than those of Stable Diffusion."""
 MIDDLE = -10.0
 """What is taken where nobody judges."""
 PICTURES = 8

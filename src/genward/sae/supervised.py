@@ -26,6 +26,7 @@ from genward.core.records import Case, Concept, row_seed
 from genward.core.spec import digest
 from genward.errors import BadInput, GenwardError
 from genward.ops import artifacts
+from genward.ops.activations import Recording
 from genward.sae.autoencoder import Sae, decode, encode, logits, sae_of, top_k
 from genward.sae.fit import SaeSettings, captions_of, drawn_cases, maps_of, recorded, rounded, shared_sae
 from genward.sae.training import Maps, shuffled, tangent, unit_rows
@@ -229,41 +230,55 @@ def labels_of(cases: Sequence[Case]) -> tuple[list[tuple[str, str]], Tensor]:
     return names, torch.tensor(rows)
 
 
+class Labeled(NamedTuple):
+    """What labels made of an autoencoder."""
+
+    tensors: dict[str, Tensor]
+    """As an artifact holds them"""
+    assigned: list[int]
+    """Latent of each concept"""
+    facts: dict[str, Any]
+    """For a card: losses on held-out pictures before and after each epoch, mean peak score there before and after"""
+
+
+def learned(
+    found: Recording, base: Sae, present: Tensor, style: Tensor, site: str, plan: Supervision, tools: FitTools
+) -> Labeled:
+    """An autoencoder trained on with the labels of recorded pictures. One picture in five is held out: it decides when
+    training ends, and tells the figures.
+
+    Args:
+        base: stays as it is. present: bool (cases, concepts). style: bool (concepts,).
+    """
+    held = torch.arange(found.cases) % 5 == 4
+
+    def maps(wanted: Tensor) -> Iterator[Maps]:
+        return maps_of(found, site, wanted)
+
+    assigned = assign(concept_scores(maps(~held), base, present), style, plan.assign)
+    labels = (torch.tensor(assigned), present, style)
+    trained, losses = _trained(maps, ~held, base, labels, plan, tools, found.cases)
+    tensors = rounded(trained)
+    pairs = (("base", base), ("supervised", sae_of(tensors, base.k)))
+    peaks = {which: peak(concept_scores(maps(held), each, present)) for which, each in pairs}
+    return Labeled(tensors, assigned, {"losses": losses, "peak": peaks})
+
+
 def fit_supervised(
     model: Any, base: Artifact, cases: Sequence[Case], settings: SaeSettings, plan: Supervision, tools: FitTools
 ) -> Artifact:
-    """The autoencoder trained on with the labels of the cases; the base is not changed. One picture in five is held
-    out: it decides when training ends, and tells the figures on the card."""
+    """The autoencoder trained on with the labels of the cases, see ``learned``."""
     began = time.perf_counter()
     drawn = replace(settings, sampling_steps=plan.sampling_steps)
     found = recorded(model, cases, drawn, tools, len(cases), name="labeled")
     names, present = labels_of(cases)
     style = torch.tensor([kind == "style" for _, kind in names])
-    held = torch.arange(len(cases)) % 5 == 4
-    sae = sae_of(base.tensors, settings.k)
-    before = concept_scores(maps_of(found, settings.site, ~held), sae, present)
-    assigned = assign(before, style, plan.assign)
-
-    def maps(wanted: Tensor) -> Iterator[Maps]:
-        return maps_of(found, settings.site, wanted)
-
-    trained, losses = _trained(maps, ~held, sae, (torch.tensor(assigned), present, style), plan, tools, len(cases))
-    tensors = rounded(trained)
-    scored = {
-        which: concept_scores(maps(held), each, present)
-        for which, each in (("base", sae), ("supervised", sae_of(tensors, settings.k)))
-    }
+    made = learned(found, sae_of(base.tensors, settings.k), present, style, settings.site, plan, tools)
     seconds = time.perf_counter() - began + float(base.card["seconds"])
     card = artifacts.fit_card(plan, [], model, [c.prompt for c in cases], [c.seed for c in cases], seconds)
-    card |= {
-        "site": settings.site,
-        "k": settings.k,
-        "sae": base.hash,
-        "assigned": [[name, kind, latent] for (name, kind), latent in zip(names, assigned, strict=True)],
-        "losses": losses,
-        "peak": {which: peak(table) for which, table in scored.items()},
-    }
-    return artifacts.make(tensors, card)
+    owned = [[name, kind, latent] for (name, kind), latent in zip(names, made.assigned, strict=True)]
+    card |= {"site": settings.site, "k": settings.k, "sae": base.hash, "assigned": owned}
+    return artifacts.make(made.tensors, card | made.facts)
 
 
 def peak(table: Tensor) -> float:
