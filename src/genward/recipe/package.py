@@ -22,7 +22,9 @@ SHIPPED = {
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
     "edits": tuple(
-        f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("saeuron", "saemnesia", "per")
+        text.format(concept)
+        for concept in ("weapons", "banana")
+        for text in ("saeuron:{}", "saemnesia:{}", "per:{}", "acterase:{},tau=0.15")
     ),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
