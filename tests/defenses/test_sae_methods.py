@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
 METHODS = (
     Saeuron(**SMALL, percentile=95, multiplier=-50.0),
     Saemnesia(**SMALL, labels="vocabulary", labeled_images=15, epochs=1, multiplier=-50.0),
-    Per(**SMALL, percentile=90),
+    Per(**SMALL, detector="scored", percentile=90, dilation=0),
 )
 OFF: dict[str, dict[str, Any]] = {
     "saeuron": {"strength": 0.0}, "saemnesia": {"strength": 0.0}, "per": {"threshold": 1e12},

@@ -39,14 +39,14 @@ class Per:
     )
     site: str = "up_blocks.1.attentions.1"
     """Where tokens are looked at and filled."""
-    detector: str = "scored"
-    """Latents that look: ``scored`` as SAeUron's, or ``assigned`` as SAEmnesia's."""
+    detector: str = "assigned"
+    """Latents that look: ``assigned`` as SAEmnesia's, or ``scored`` as SAeUron's."""
     percentile: float = 99.95
     """Percentile of the scores above which a latent looks, for ``scored``."""
     neighbors: int = 5
     """Nearest unflagged tokens whose mean takes a flagged one's place; 1 takes the nearest."""
-    dilation: int = 0
-    """Rings of tokens around a flagged one that are filled as well."""
+    dilation: int = 1
+    """Rings of tokens around a flagged one that are filled as well; the authors' earlier code has one as an option."""
     threshold: float = 1.0
     """Multiple of its class-balanced mean above which a latent flags a token; the authors' is 1."""
     branch: str = "both"
