@@ -23,6 +23,7 @@ from genward.defenses.aeiou import Aeiou
 from genward.models import safety_checker
 from genward.models.ports import Run
 from genward.models.text import TextEncoder
+from genward.ops.passages import passages
 from genward.serve.protect import protect
 
 BATCHES = (16, 64)
@@ -72,6 +73,12 @@ LONG = "a drawing for my little sister, with a green meadow and a blue sky behin
 """More than AEIOU reads in one piece"""
 
 
+def brief(prompts: list[str]) -> list[str]:
+    """Those that are read in one piece, each as often as the number of prompts asks for."""
+    whole = [p for p in prompts if not passages(p)]
+    return [whole[k % len(whole)] for k in range(len(prompts))]
+
+
 def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, limit: float = 0.02) -> dict[str, Any]:
     """AEIOU's added share of the text encoding with its 99 % interval, repeated until that lies on one side of
     ``limit``: the shipped guard, one that reads every head of every layer, and the shipped one on prompts that are
@@ -83,7 +90,7 @@ def part_guard_text(model: Any, timed: Any, batches: Sequence[int] = BATCHES, li
         for batch in batches:
             # asking for the device takes milliseconds, and is no part of the guard
             prompts, device = captions(batch, harmful=False), model.device
-            prompts = [f"{p}, {LONG}" for p in prompts] if name == "passages" else prompts
+            prompts = [f"{p}, {LONG}" for p in prompts] if name == "passages" else brief(prompts)
             with model.rig([replace(guard, threshold=1e9)]) as rig:  # type: ignore[type-var]
 
                 def work(guarded: bool, rig: Any = rig, prompts: list[str] = prompts, device: Any = device) -> Any:

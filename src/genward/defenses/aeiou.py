@@ -21,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -200,7 +200,7 @@ class Aeiou:
                     f"least {MIN_SHOTS} of each are needed"
                 )
         text_states.encoder_of(model)  # an object without a known encoder is refused before it is asked anything
-        parts = {t: self.parts(t, self.passages, model) for t, _ in benign} if self.passages else {}
+        parts = {t: self.parts(t, self.passages, model.fits) for t, _ in benign} if self.passages else {}
         texts = list(
             dict.fromkeys(
                 [t for rows in harmful.values() for t, _ in rows]
@@ -339,14 +339,14 @@ class Aeiou:
         """What is read of a prompt: itself, then with emoji and foreign names in English, then the passages of both,
         and the windows of what is longer than the encoder reads."""
         both = dict.fromkeys((text, names.spoken(text) if self.names else text))
-        return list(dict.fromkeys([*both, *(p for t in both for p in self.parts(t, guard.passages, model))]))
+        return list(dict.fromkeys([*both, *(p for t in both for p in self.parts(t, guard.passages, model.fits))]))
 
     @staticmethod
-    def parts(text: str, words: int, model: Any) -> list[str]:
+    def parts(text: str, words: int, fits: Callable[[str], bool]) -> list[str]:
         """Passages and windows of one text. A passage that is itself too long for the encoder is read in windows."""
         cut = text[:MAX_PROMPT]
-        found = [*passages.windows(cut, model.fits), *passages.passages(cut, words)]
-        return list(dict.fromkeys(p for t in found for p in (passages.windows(t, model.fits) or [t])))
+        found = [*passages.windows(cut, fits), *passages.passages(cut, words)]
+        return list(dict.fromkeys(p for t in found for p in (passages.windows(t, fits) or [t])))
 
     def limits(self, guard: head_guard.Guarding) -> Tensor:
         """(k,) thresholds in use."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genward.core.contracts import Rig
-from genward.core.records import Frame
-from genward.ops import deciding, explaining, head_guard, heads, text_states
+from genward.core.records import MAX_PROMPT, Frame
+from genward.ops import deciding, explaining, head_guard, heads, passages, text_states
 
 AT_ONCE = 64
 """Texts that are encoded in one batch at most, to explain a score"""
@@ -27,14 +27,14 @@ class WatchSettings(Protocol):
     @property
     def explain(self) -> bool: ...
     def limits(self, guard: head_guard.Guarding) -> Tensor: ...
-    def parts(self, text: str, words: int, model: Any) -> list[str]: ...
+    def parts(self, text: str, words: int, fits: Callable[[str], bool]) -> list[str]: ...
 
 
 class HeadWatch:
     """One attached guard: gathers the sites of a batch and decides at the last.
 
     Args:
-        settings: of the defense; ``parts(text, words, model)`` says which passages of a text are read beside it.
+        settings: of the defense; ``parts(text, words, fits)`` says which passages of a text are read beside it.
         guard: what was fitted, read by ``ops.head_guard``.
         rig: that the guard is attached to.
     """
@@ -68,8 +68,17 @@ class HeadWatch:
 
     def parts(self, texts: list[str]) -> list[list[str]]:
         """Passages and windows of each text, for the rig."""
-        self.too_long = not all(self.rig.fits(text) for text in texts)
-        return [self.settings.parts(text, self.guard.passages, self.rig.model) for text in texts]
+        words = self.guard.passages
+        asked = dict.fromkeys((*texts, *(p for t in texts for p in passages.passages(t[:MAX_PROMPT], words))))
+        # all are tokenized at once, which costs as much as one: what leaves padding fits
+        full = self.rig.model.tokens(list(asked)).mask.all(1).tolist() if asked else []
+        known = {text: not filled or self.rig.fits(text) for text, filled in zip(asked, full, strict=True)}
+
+        def fits(text: str) -> bool:
+            return known[text] if text in known else self.rig.fits(text)
+
+        self.too_long = not all(map(fits, texts))
+        return [self.settings.parts(text, words, fits) for text in texts]
 
     def weakened(self, site: str, states: Tensor) -> Tensor | None:
         beta = self.settings.attenuate
