@@ -139,20 +139,31 @@ class OutsidePipeline:
     def _length(self) -> int:
         return min(int(self.tokenizer.model_max_length), LONGEST)
 
-    def _tokenized(self, texts: Sequence[str]) -> Any:
+    def _tokenized(self, texts: Sequence[str], padding: str = "max_length") -> Any:
         return self.tokenizer(
-            list(texts), padding="max_length", max_length=self._length, truncation=True, return_tensors="pt"
+            list(texts), padding=padding, max_length=self._length, truncation=True, return_tensors="pt"
         )
 
-    def encode(self, texts: Sequence[str], copies: int = 1, **options: Any) -> Tensor:
-        """(n, t, c) states of the first text encoder; texts are cut and padded to the tokenizer's length."""
-        found, encoder = self._tokenized(texts), self.text_encoder
+    def _encoded(self, found: Any, masked: bool) -> Tensor:
+        """The first encoder's states of tokenized texts."""
+        encoder = self.text_encoder
         where = next(encoder.parameters()).device if getattr(encoder, "_hf_hook", None) is None else self.device
-        masked = getattr(encoder.config, "model_type", "") != "clip_text_model"  # CLIP's is causal and told none
         mask = found.attention_mask.to(where) if masked else None
         with torch.no_grad():
             states: Tensor = encoder(found.input_ids.to(where), attention_mask=mask)[0]
         return states
+
+    def encode(self, texts: Sequence[str], copies: int = 1, **options: Any) -> Tensor:
+        """(n, t, c) states of the first text encoder; texts are cut and padded to the tokenizer's length."""
+        masked = getattr(self.text_encoder.config, "model_type", "") != "clip_text_model"  # CLIP's is told none
+        return self._encoded(self._tokenized(texts), masked)
+
+    def read_texts(self, texts: Sequence[str]) -> Tokens:
+        """Pass texts through the first text encoder for those who read its states, padded to the longest: CLIP's looks
+        back only, others mask padding. Their tokens."""
+        found = self._tokenized(texts, "longest")
+        self._encoded(found, masked=True)
+        return Tokens(found.input_ids, found.attention_mask.bool(), self.tokenizer.convert_ids_to_tokens)
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Token ids, mask and strings (n, t) of what ``encode`` gives its encoder."""
