@@ -21,7 +21,11 @@ SHIPPED = {
         "esd:style-monotone",
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
-    "edits": ("saeuron:weapons", "saeuron:banana", "saemnesia:banana", "acterase:banana,tau=0.15"),
+    "edits": (
+        *(f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("saeuron", "saemnesia")),
+        *(f"acterase:{concept},tau=0.15" for concept in ("weapons", "banana")),
+        "per:banana",
+    ),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
 """
