@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,8 +19,6 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     seconds = run.get("seconds")
     if not isinstance(seconds, (int, float)):
         seconds = run["minutes"] * 60 if isinstance(run.get("minutes"), (int, float)) else None
-    rate = run.get("rows_per_second_measured") or run.get("rows_per_second")  # before the run, else during it
-    known = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0
     rows = [
         ("Benchmark", run.get("benchmark")),
         ("Model", run.get("model")),
@@ -29,10 +28,20 @@ def facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Date", re.sub(r"(?<=\d)T(?=\d)", " ", flat(run.get("date")))),
         ("Device", run.get("device")),
         ("Machine", run.get("machine") or run.get("platform")),
-        ("Denoiser speed", f"{short(float(rate))} rows/s" if known and rate is not None else None),
+        ("Denoiser speed", speed(run)),
         ("Took", duration(seconds) if seconds is not None else None),
     ]
     return [(k, flat(v)) for k, v in rows if v not in (None, "", {}, [])]
+
+
+def speed(run: Mapping[str, Any]) -> str | None:
+    """Denoiser rows per second over the whole run, guards and decoding included; where that is not known, those of the
+    two-second measurement that precedes a run."""
+    for key, when in (("rows_per_second", "over the run"), ("rows_per_second_measured", "in a short test before it")):
+        rate = run.get(key)
+        if isinstance(rate, (int, float)) and not isinstance(rate, bool) and 0 < rate < math.inf:
+            return f"{short(float(rate))} rows/s {when}"
+    return None
 
 
 def sampler(value: Any) -> str:
