@@ -21,10 +21,10 @@ SHIPPED = {
         "esd:style-monotone",
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
-    "edits": (
-        *(f"{name}:{concept}" for concept in ("weapons", "banana") for name in ("saeuron", "saemnesia")),
-        *(f"acterase:{concept},tau=0.15" for concept in ("weapons", "banana")),
-        "per:banana",
+    "edits": tuple(
+        text.format(concept)
+        for concept in ("weapons", "banana")
+        for text in ("saeuron:{}", "saemnesia:{}", "per:{}", "acterase:{},tau=0.15")
     ),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
