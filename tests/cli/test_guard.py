@@ -143,6 +143,17 @@ def test_a_blocked_row_leaves_no_picture_of_an_earlier_call(tmp_path: Path) -> N
     assert sorted(p.name for p in out.iterdir()) == ["000-0.png", "mine.png"]
 
 
+def test_one_prompt_that_is_no_text_costs_its_own_row(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    given = ["a red cat", "x" * 2_001, "a blue cat"]
+    result = invoke("guard", *given, "-d", "letters", "--steps", "2", "--out", str(out), "--json")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["verdict"] for row in rows] == ["released", "blocked", "released"]
+    assert rows[1]["by"] == "genward" and "2,001 characters" in rows[1]["why"] and not rows[1]["failed"]
+    assert sorted(p.name for p in out.iterdir()) == ["000-0.png", "002-0.png"]
+
+
 def test_json_and_policies_that_flag(tmp_path: Path) -> None:
     (tmp_path / "house.toml").write_text('[categories.weapons]\naction = "flag"\nthresholds = { letters = 1.0 }\n')
     arguments = [

@@ -102,14 +102,15 @@ def printed(data: Sequence[dict[str, Any]]) -> None:
 
 
 def check_rows(prompts: list[str], n: int) -> None:
-    """``BadInput`` for texts that are no prompts, or more rows than one batch takes."""
-    from genward.core.texts import checked_prompts
+    """``BadInput`` where no prompt can be used (one of several costs its own rows), or for more rows than one batch
+    takes."""
+    from genward.core.texts import checked_rows
 
     if n * len(prompts) > 1024:
         raise BadInput(
             f"{n} pictures of {len(prompts)} prompts are {n * len(prompts):,} rows in one batch; ask for at most 1,024"
         )
-    checked_prompts(list(prompts))
+    checked_rows(list(prompts))
 
 
 Prompt = typer.Argument(..., help="What to draw, as in 'a cat in twemoji style'; several make several rows.")
