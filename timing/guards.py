@@ -23,6 +23,7 @@ from genward.defenses.aeiou import Aeiou
 from genward.models import safety_checker
 from genward.models.ports import Run
 from genward.models.text import TextEncoder
+from genward.ops import text_states
 from genward.ops.passages import passages
 from genward.serve.protect import protect
 
@@ -245,7 +246,7 @@ def part_safety_checker(model: Any, timed: Any, batches: Sequence[int] = BATCHES
 
 def part_prompt_guard(model: Any, timed: Any, count: int = 64, repeats: int = 3) -> dict[str, Any]:
     """Prompts per second of AEIOU's ``scores``, all at once against one by one; through the pipeline, and on the text
-    encoder alone."""
+    encoder alone. ``padding``: states read up to the longest text of a batch against states as the pipeline encodes."""
     (guard,) = attached(model, "aeiou:weapons")
     prompts = captions(count // 2, harmful=True) + captions(count - count // 2, harmful=False)
     out: dict[str, Any] = {}
@@ -260,4 +261,13 @@ def part_prompt_guard(model: Any, timed: Any, count: int = 64, repeats: int = 3)
         batch, single = timed(lambda: guard.scores(reader, prompts), each, repeats)  # noqa: B023
         rates = {"batch_prompts_per_second": count / batch, "single_prompts_per_second": count / single}
         out[name] = {"prompts": count, **rates, "ratio": single / batch}
+    read = guard.guarding()
+    sites = tuple(read.weights)
+    short, padded = timed(
+        lambda: text_states.read_texts(model, prompts, read.readout, sites),
+        lambda: text_states._through_rig(model, prompts, sites, read.readout),
+        repeats,
+    )
+    rates = {"short_prompts_per_second": count / short, "padded_prompts_per_second": count / padded}
+    out["padding"] = {"prompts": count, **rates, "ratio": padded / short}
     return out
