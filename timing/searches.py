@@ -48,7 +48,7 @@ def target_of(model: Any, cases: Sequence[Case], access: str) -> Iterator[ArmTar
 def part_genetic(model: Any, repeats: int) -> dict[str, Any]:
     """Seconds of a generation of 200 candidates, four prompts."""
     cases = rows_of(CONCEPT, 4, "lab")
-    attack = RingABell(tokens=8, population=200, generations=1)
+    attack = RingABell(tokens=8, population=200, generations=1, compare="places")
     with target_of(model, cases, "prompt") as target:
         words = target.vocabulary
         own = attack.encoded(target, [words.ids(c.prompt) for c in cases]).detach()
