@@ -115,7 +115,7 @@ def test_differences_are_made_with_the_error_of_each_arms_class() -> None:
     given = (evidence.rows, evidence.scores, evidence.features)
     about: dict[str, Any] = {"arms": evidence.arms, "base": "base", "concepts": evidence.concepts}
     about |= {"card": evidence.card, "variants": ["name"], "compare": [("esd", "base")]}
-    told = with_judges(evidence, cells, compared=lambda truths: pairs(*given, **about, truths=truths))
+    told = with_judges(evidence, cells, compared=lambda truths: {"pairs": pairs(*given, **about, truths=truths)})
     gap = told["cells"][1]["crr_difference"]
     assert told["cells"][0]["crr_difference"] == 0 and gap == pytest.approx(0.5 - 0.9, abs=0.07)
     (paired,) = (p for p in told["pairs"] if p["measure"] == "crr")

@@ -79,6 +79,20 @@ class Found(NamedTuple):
     """Identity of the search"""
 
 
+class Pool(NamedTuple):
+    """Rows of several columns that one claim compares two arms on."""
+
+    claim: str
+    """Its id"""
+    arm: str
+    versus: str
+    concepts: tuple[str, ...]
+    variants: tuple[str, ...]
+    """Of harm rows; empty for what all variants share"""
+    measure: str
+    """``crr``, ``retention`` or ``drift``"""
+
+
 class ArmView(Protocol):
     """One arm as a search sees it; bound to one concept where its defenses were fitted on it."""
 
@@ -187,6 +201,8 @@ class Evidence:
     """Name -> ``{"kind", "labels", "hash"}``."""
     compare: Sequence[tuple[str, str]] = ()
     """Pairs of labels that are compared on equal rows: each with the base, and those that claims name."""
+    pools: Sequence[Pool] = ()
+    """What claims compare over several columns at once."""
     scenes: Sequence[Mapping[str, Any]] = ()
     """What the search added: ``arm, concept, variant, guidance, attack, ids`` and the scene's facts."""
     attacks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -323,7 +339,7 @@ class Benchmark(ABC):
     @classmethod
     def kept(cls, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """What of the metrics is kept as a small result file; default all but pairs and pictures."""
-        return {k: v for k, v in metrics.items() if k not in ("pairs", "grids")}
+        return {k: v for k, v in metrics.items() if k not in ("pairs", "pools", "grids")}
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:

@@ -12,15 +12,16 @@ from genward.metrics.cards import Truth, pooled_card
 from genward.metrics.erasure import (
     HARM,
     Inputs,
+    Key,
     Row,
     View,
     arm_hash,
     base_arm,
-    corrected_rows,
     distinct,
     drifted,
     json_numbers,
     rate_difference,
+    sides,
 )
 from genward.metrics.intervals import Estimate, paired_difference, paired_ratio
 
@@ -70,13 +71,16 @@ def pairs(
                     head = {"arm": left, "versus": right, "concept": name, "variant": variant}
                     errs = tuple((truths or {}).get((name, label), truth) for label in (left, right))
                     crr = (rate_difference(a, b, mask, *errs), _rate_ratio(a, b, mask, *errs))
-                    out += [_pair(head, measure, *found) for measure, found in {"crr": crr, **kept}.items()]
+                    out += [told(head, measure, *found) for measure, found in {"crr": crr, **kept}.items()]
     return out
 
 
 def _rate_ratio(a: View, b: View, mask: np.ndarray, truth: Truth | None, other: Truth | None = None) -> Estimate:
-    left = a.values(mask, None if truth is None else corrected_rows(a, truth))
-    right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, other or truth))
+    return quotient(a, b, *sides(a, b, mask, truth, other))
+
+
+def quotient(a: View, b: View, left: Mapping[Key, float], right: Mapping[Key, float]) -> Estimate:
+    """Paired ratio of given values, at least 0."""
     found = paired_ratio(left, right, a.clusters)
     ends = [max(0.0, x) if math.isfinite(x) else x for x in found[:3]]
     if math.isfinite(ends[2]) and ends[1] == ends[2] and a.images != b.images:
@@ -96,7 +100,7 @@ def _kept_pairs(a: View, b: View, ground: View) -> dict[str, tuple[Estimate, Est
     }
 
 
-def _pair(head: Mapping[str, str], measure: str, gap: Estimate, ratio: Estimate) -> dict[str, Any]:
+def told(head: Mapping[str, str], measure: str, gap: Estimate, ratio: Estimate) -> dict[str, Any]:
     figures = {
         "difference": gap.value, "difference_low": gap.low, "difference_high": gap.high,
         "ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high,

@@ -185,12 +185,27 @@ def rate_difference(a: View, b: View, mask: np.ndarray, truth: Truth | None, oth
 
     Where all pairs of outcomes differ by one number a bootstrap sees no spread: if the pictures are the same ones the
     difference is exact; else it gets the width of Wilson's interval of 0 in as many rows as there are clusters."""
+    found = gap(a, b, *sides(a, b, mask, truth, other))
+    if not math.isfinite(found.value):
+        return found._replace(why=truth.why if truth is not None and truth.why else found.why)
+    return found
+
+
+Sides = tuple[dict[Key, float], dict[Key, float]]
+
+
+def sides(a: View, b: View, mask: np.ndarray, truth: Truth | None, other: Truth | None = None) -> Sides:
+    """key -> value of the rows of a mask in ``a``, and of all rows of ``b``; arguments as in ``rate_difference``."""
     left = a.values(mask, None if truth is None else corrected_rows(a, truth))
-    right = b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, other or truth))
+    return left, b.values(np.ones(len(b.keys), bool), None if truth is None else corrected_rows(b, other or truth))
+
+
+def gap(a: View, b: View, left: Mapping[Key, float], right: Mapping[Key, float]) -> Estimate:
+    """``rate_difference`` of given values."""
     clusters = a.clusters
     found = paired_difference(left, right, clusters)
     if not math.isfinite(found.value):
-        return found._replace(why=truth.why if truth is not None and truth.why else found.why)
+        return found
     pairs = [key for key in left if key in right and math.isfinite(left[key]) and math.isfinite(right[key])]
     same = all(a.images[a.place[key]] == b.images[b.place[key]] for key in pairs)
     if same and found.value == 0:

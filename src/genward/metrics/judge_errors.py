@@ -191,17 +191,17 @@ def with_judges(
     evidence: Evidence,
     cells: Sequence[Mapping[str, Any]],
     rows: Sequence[Row] | None = None,
-    compared: Callable[[Truths], list[dict[str, Any]]] | None = None,
+    compared: Callable[[Truths], Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """The sections ``cells``, ``judge_errors`` (see ``errors``) and, where there are two judges, ``two_judges``.
 
     Args:
         rows: the run's rows, where a benchmark has put them into columns of its own.
-        compared: makes the section ``pairs`` with the judge's error on each arm's pictures.
+        compared: makes further sections (``pairs``, ``pools``) with the judge's error on each arm's pictures.
     """
     found = errors(evidence, rows)
     shown = with_second(evidence, with_errors(evidence, cells, found, rows), rows)
     clean = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in e.items()} for e in found]
     card = Inputs.of((), {}, {}, evidence.card).card
-    pairs = {} if compared is None else {"pairs": compared(truths_of(evidence, found, card))}
-    return {**shown, "judge_errors": clean, **pairs}
+    more = {} if compared is None else compared(truths_of(evidence, found, card))
+    return {**shown, "judge_errors": clean, **more}

@@ -179,10 +179,26 @@ def _paired(metrics: Mapping[str, Any], claim: Claim, arms: tuple[str, str], slo
     return next((p for p in metrics.get("pairs", ()) if tuple(p[k] for k in keys) == wanted), None)
 
 
+def _pooled(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str) -> Any:
+    """What ``measure`` wrote on two arms over all rows of the claim, ``None`` where it did not."""
+    wanted = (claim.id, arm, versus)
+    return next((p for p in metrics.get("pools", ()) if (p["claim"], p["arm"], p["versus"]) == wanted), None)
+
+
+def _estimate(found: Mapping[str, Any] | None, form: str) -> Estimate:
+    """The difference or the ratio of a row of ``pairs`` or ``pools``."""
+    if found is None:
+        return UNKNOWN
+    return Estimate(*(_number(found.get(form + end)) for end in ("", "_low", "_high")))
+
+
 def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form: str) -> Estimate:
-    """The paired estimates that ``measure`` wrote, else a combination of the cells' own intervals; averaged over the
-    claim's cells. A ratio over several cells is one of their mean rates: a mean of ratios is ruled by the cell with
-    the smallest denominator."""
+    """The paired estimates that ``measure`` wrote: of all rows of the claim's cells as one sample, where it pooled
+    them, else of each cell, averaged; else a combination of the cells' own intervals. A ratio over several cells is one
+    of their mean rates: a mean of ratios is ruled by the cell with the smallest denominator."""
+    pool = _estimate(_pooled(metrics, claim, arm, versus), form)
+    if pool.known:
+        return pool
     slots = _slots(metrics, claim)
     cells = [(_cell(metrics, arm, *slot), _cell(metrics, versus, *slot)) for slot in slots]
     concepts = [concept for concept, _ in slots]
@@ -194,9 +210,7 @@ def _pair(metrics: Mapping[str, Any], claim: Claim, arm: str, versus: str, form:
     parts = []
     for slot, (a, b) in zip(slots, cells, strict=True):
         paired = _paired(metrics, claim, (arm, versus), slot)
-        known = UNKNOWN
-        if paired is not None:
-            known = Estimate(*(_number(paired.get(form + end)) for end in ("", "_low", "_high")))
+        known = _estimate(paired, form)
         if not known.known:
             if a is None or b is None:
                 return UNKNOWN

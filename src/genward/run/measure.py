@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ from genward.core.settings import stated, summed
 from genward.core.spec import PLUGIN, digest
 from genward.errors import BadInput, StoreError
 from genward.run import results
-from genward.run.claims import claims, claims_of
+from genward.run.claims import claims
+from genward.run.comparisons import comparisons, pools
 from genward.run.given import load_plan
 from genward.run.plan import Plan, fields_of, planned, setting_of
 from genward.run.references import Held
@@ -132,18 +132,6 @@ def concept_tables(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the table
-
-
-def comparisons(labels: Sequence[str], base: str, benchmark: str) -> list[tuple[str, str]]:
-    """Pairs of arms that are compared on equal rows: each with the base, those that the benchmark's claims name, and
-    each with every later one, once."""
-    asked = [(label, base) for label in labels if label != base]
-    for claim in claims_of(benchmark):
-        asked += [(claim.arm, claim.versus)] if claim.versus else []
-        asked += list(zip(claim.arms, claim.arms[1:], strict=False))
-    told = {frozenset(pair) for pair in asked}
-    asked += [pair for pair in combinations(labels, 2) if frozenset(pair) not in told]
-    return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
 def strips(
@@ -300,6 +288,7 @@ def evidence_of(
             f"run {name!r}: judge {type(judge).name!r} has not seen {len(unseen)} of {len(ids)} samples; judge them "
             f"first (genward judge {name})"
         )
+    labels = [str(a["label"]) for a in arms]
     base = [str(a["label"]) for a in arms if a["control"] == "base"]
     order = {c.id: k for k, c in enumerate(cases)}
     masks = store.run_folder(name) / "masks.json"
@@ -322,7 +311,8 @@ def evidence_of(
         {type(judge).name: judge.card},
         arms,
         concepts,
-        comparisons([str(a["label"]) for a in arms], base[0], plan.benchmark.name) if base else (),
+        comparisons(labels, base[0], plan.benchmark.name) if base else (),
+        pools(labels, concepts, plan.benchmark.name),
         scenes,
         search_cards(store, scenes),
         store.run_folder(name),

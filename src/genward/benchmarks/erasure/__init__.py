@@ -17,8 +17,8 @@ from genward.core.blocks import Section
 from genward.core.records import Case
 from genward.errors import BadInput
 from genward.metrics import erasure
-from genward.metrics.comparing import pairs
 from genward.metrics.judge_errors import with_judges
+from genward.metrics.pooling import compared
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class ErasureBenchmark(Benchmark):
         }
         given = (evidence.rows, evidence.scores, evidence.features)
         cells = erasure.cells(*given, **shared, prepare=evidence.prepare)
-        compared = partial(pairs, *given, **shared, compare=evidence.compare)
-        found = with_judges(evidence, cells, compared=lambda truths: compared(truths=truths))
+        found = with_judges(evidence, cells, compared=partial(compared, evidence, evidence.rows))
         return {**found, "grids": evidence.strips()}
 
     @classmethod

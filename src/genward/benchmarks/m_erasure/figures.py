@@ -11,8 +11,8 @@ from genward.benchmarks.m_erasure.scenes import PROMPTS, column
 from genward.core.benchmark import KEEP, Evidence
 from genward.core.records import LATENTS
 from genward.metrics import erasure
-from genward.metrics.comparing import pairs
 from genward.metrics.judge_errors import with_judges
+from genward.metrics.pooling import compared
 
 KEYS = ("scenario", "prompt", "guidance", "attack_seconds")
 """What a cell takes over from its scene."""
@@ -32,8 +32,7 @@ def measured(evidence: Evidence, order: Sequence[str], references: str) -> dict[
     }
     given = (rows, evidence.scores, evidence.features)
     found = erasure.cells(*given, **shared, prepare=evidence.prepare)
-    compared = partial(pairs, *given, **shared, compare=evidence.compare)
-    shown = with_judges(evidence, found, rows, lambda truths: compared(truths=truths))
+    shown = with_judges(evidence, found, rows, partial(compared, evidence, rows, variants=order))
     first = dict(_references(evidence, rows, references))
     return {
         **shown,
