@@ -291,8 +291,6 @@ def evidence_of(
     labels = [str(a["label"]) for a in arms]
     base = [str(a["label"]) for a in arms if a["control"] == "base"]
     order = {c.id: k for k, c in enumerate(cases)}
-    masks = store.run_folder(name) / "masks.json"
-
     concepts, scores = concept_tables(plan), scores_of(store, by, ids)
     word = None if second is None else second_word(store, second, ids)
     judges = [Word.of(scores, judge.card), *([Word.of(word.scores, word.card)] if word else [])]
@@ -318,11 +316,17 @@ def evidence_of(
         store.run_folder(name),
         own_strips,
         References(store, plan.model, setting),
-        store.read_json(masks)["grids"] if masks.is_file() else (),
+        _masks(store, name),
         setting,
         word,
         labelled(store, name, by),
     )
+
+
+def _masks(store: Store, name: str) -> Sequence[Any]:
+    """Grids of what defenses masked, where a run drew any."""
+    path = store.run_folder(name) / "masks.json"
+    return tuple(store.read_json(path)["grids"]) if path.is_file() else ()
 
 
 def labelled(store: Store, name: str, judge: str) -> dict[str, Any]:
