@@ -32,7 +32,7 @@ bench: setup
 	@$(BIN)/genward report --store $(STORE)
 	@$(BIN)/genward claims --store $(STORE)
 
-# Every eraser, every attack vector, learned embeddings among them: hours. make full PRESET=full: a day.
+# Every attack vector, learned embeddings among them: over an hour. make full PRESET=full: every eraser, a day and more.
 PRESET ?= standard
 full: setup
 	$(BIN)/genward run m-erasure --preset $(PRESET) --store $(STORE)
