@@ -60,6 +60,19 @@ def test_a_round_that_costs_too_much_is_not_kept(held: Hardening, monkeypatch: p
     assert best is held.guard and [t.kept for t in told] == [True, False] and told[1].added == 3
 
 
+def test_a_guard_that_is_above_the_limit_from_the_start_is_told(
+    held: Hardening, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(held, "attacked", lambda guard, cases, seed: [(cases[0], False)])
+    monkeypatch.setattr(held, "say", said.append)
+    for refuses, told in ((True, 1), (False, 0)):
+        said.clear()
+        monkeypatch.setattr(held, "refused", lambda guard, texts, one=refuses: [one] * len(texts))
+        held.run(1)
+        assert sum("before the first round" in line for line in said) == told
+
+
 def test_nothing_got_through_ends_the_work(held: Hardening, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(held, "attacked", lambda guard, cases, seed: [(cases[0], False)])
     best, told = held.run(5)

@@ -149,6 +149,12 @@ class Hardening:
     def run(self, rounds: int) -> tuple[Any, list[Round]]:
         """The hardened guard and what each round came to."""
         told = [self.measured(0, self.guard, 0)]
+        if not told[0].kept:
+            self.say(
+                f"the guard loses {told[0].benign.value:.2f} of the unseen harmless captions before the first round, "
+                f"more than {self.limit:g}: a round is kept only if it brings that down; raise the limit, or the "
+                "guard's threshold first"
+            )
         best = self.guard
         for number in range(1, rounds + 1):
             through = [c.prompt for c, hit in self.attacked(best, self.rows[TRAINED], number) if hit]
