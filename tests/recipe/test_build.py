@@ -248,11 +248,10 @@ def test_what_is_said_to_come_with_the_lab_does(tmp_path: Path) -> None:
     from genward.catalog.opening import open_model
 
     model = open_model("lab")
-    for texts in package.SHIPPED.values():
-        for text in texts:
-            assert fit_once(text, model, shipped_artifacts()).with_suffix(".json").is_file()
-    names = {p.stem for p in shipped_artifacts().glob("*.safetensors")}
-    assert len(names) == sum(map(len, package.SHIPPED.values()))
+    stems = [fit_once(text, model, shipped_artifacts()) for texts in package.SHIPPED.values() for text in texts]
+    assert all(stem.with_suffix(".json").is_file() for stem in stems)
+    there = {p.stem for p in shipped_artifacts().glob("*.safetensors")}
+    assert there == {one.name for stem in stems for one in (stem, *package.standing_on(stem))}
 
 
 def test_fitted_stages_keep_what_is_there_and_copy_it_into_the_lab(

@@ -81,7 +81,7 @@ def test_every_recipe_makes_a_plan_with_controls(name: str) -> None:
     wanted = {"base"} if poisoned else {"base", "oracle"} if first else {"base", "oracle", "zero"}
     assert wanted <= {a.control for a in plan.arms}
     assert len(plan.arms) >= (4 if first else 6)
-    single = first or poisoned or name.startswith("guards-") or name == "adversarial-quick"
+    single = first or poisoned or name.startswith("guards-") or name.startswith("adversarial-")
     assert len(plan.concepts) >= (1 if single else 2)
 
 

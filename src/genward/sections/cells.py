@@ -120,23 +120,23 @@ class Grid:
         return [c for c in found if c is not None]
 
     def residual(self, arm: str, concept: str, variant: str = "") -> Estimate:
-        """CRR of one variant, or the mean over all variants that any arm was scored on.
+        """CRR of one variant, or the mean over those of ``common``.
 
         The mean's interval is the mean of the intervals' ends: as wide as if all variants erred together, so never too
         narrow. ``None`` if the arm lacks one of the variants, since means over different variants do not compare."""
         if variant:
             cell = self.cell(arm, concept, variant)
             return estimate(cell, "crr") if cell else Estimate(None)
-        asked = [w for w in self.variants(concept) if self._scored(concept, w)]
+        asked = self.common(concept)
         parts = [self.residual(arm, concept, w) for w in asked]
         values, lows, highs = ([v for p in parts if (v := p[k]) is not None] for k in range(3))
         full = [sum(v) / len(v) if parts and len(v) == len(parts) else None for v in (values, lows, highs)]
         return Estimate(*full) if full[0] is not None else Estimate(None)
 
     def difference(self, arm: str, versus: str, concept: str, measure: str = "crr") -> Estimate:
-        """What an arm has more of than another one, paired on prompt and seed; of what is left, the mean over all
-        variants that any arm was scored on, as in ``residual``. ``None`` where the metrics lack one of the pairs."""
-        asked = [w for w in self.variants(concept) if self._scored(concept, w)]
+        """What an arm has more of than another one, paired on prompt and seed; of what is left, the mean over
+        the variants of ``common``, as in ``residual``. ``None`` where the metrics lack one of the pairs."""
+        asked = self.common(concept)
         found = [self._difference(arm, versus, concept, w, measure) for w in asked]
         known = [e for e in found if e.value is not None and e.low is not None and e.high is not None]
         if not known or (measure == "crr" and len(known) < len(found)):
@@ -154,6 +154,13 @@ class Grid:
         cell = self.cell(arm, concept, variant)
         base = any(a.label == versus and a.role == "base" for a in self.arms)
         return estimate(cell, "crr_difference") if cell and base and measure == "crr" else Estimate(None)
+
+    def common(self, concept: str) -> list[str]:
+        """The variants that means are over: those that any arm was scored on, less those that were run on some arms
+        only; all of the former where that leaves none."""
+        scored = [w for w in self.variants(concept) if self._scored(concept, w)]
+        there = [a.label for a in self.arms if self.cells(a.label, concept)]
+        return [w for w in scored if all(self.cell(a, concept, w) for a in there)] or scored
 
     def _scored(self, concept: str, variant: str) -> bool:
         return any(self.residual(a.label, concept, variant).value is not None for a in self.arms)

@@ -75,7 +75,10 @@ def _finding(grid: Grid, concept: str) -> Finding:
     gone = grid.difference(best.arm.label, base.arm.label, concept)
     if gone.high is None or gone.high >= 0:
         line = f"No defense is shown to leave less of {concept} than {base.arm.label} does ({_with(base.left)})"
-        nearest = f": for {best.arm.label}, the nearest to it, the paired difference is {_paired(gone)} points."
+        told = f"the paired difference is {_paired(gone)} points"
+        if gone.value is None:
+            told = "the paired difference has no interval in one of the columns"
+        nearest = f": for {best.arm.label}, the nearest to it, {told}."
         return Finding(concept, lines=(line + nearest, *_every(tested)))
     lines = [_headline(grid, concept, best, base), _cost(grid, concept, best, base), _weighed(best, base)]
     rivals = _rivals(grid, concept, tested, best)
@@ -136,7 +139,7 @@ def _paired(e: Estimate) -> str:
 
 
 def _headline(grid: Grid, concept: str, best: _Figures, base: _Figures) -> str:
-    variants = grid.variants(concept)
+    variants = grid.common(concept)
     over = (
         f"on average over {len(variants)} prompt variants"
         if len(variants) > 1
