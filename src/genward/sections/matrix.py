@@ -12,7 +12,7 @@ from genward.sections.judges import beside
 from genward.sections.numbers import DASH, Estimate, estimate, interval, percent, share_digits
 from genward.sections.words import ERASURE
 
-MEAN = "Mean over the variants that every arm was run on; its interval is the mean of the intervals' ends, never too narrow"
+MEAN = "Mean over the variants that every arm was run on, its interval that of the intervals' ends, never too narrow"
 
 
 def section(grid: Grid) -> Section:
