@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from genward.core.benchmark import Pool
+from genward.metrics.erasure import Inputs
 from genward.metrics.intervals import paired_difference, paired_ratio
 from genward.metrics.pooling import pooled
 
@@ -37,7 +38,7 @@ def rows(told: Told) -> tuple[list[dict[str, Any]], dict[tuple[str, str], float]
 
 
 def told(samples: Sequence[Any], scores: Mapping[tuple[str, str], float], *pools: Pool) -> list[dict[str, Any]]:
-    return pooled(samples, scores, {}, arms=ARMS, base="base", concepts=CONCEPTS, card=CARD, pools=pools)
+    return pooled(Inputs.of(samples, scores, {}, CARD), ARMS, "base", CONCEPTS, pools)
 
 
 def drawn(rng: np.random.Generator, rates: Mapping[str, float], n: int = 6) -> dict[tuple[str, str, str, int], int]:

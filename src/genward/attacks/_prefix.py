@@ -1,9 +1,9 @@
 """Searches for learned tokens through an arm's own predictions, all cases in one batch: a step moves what is learned by
 the gradient of each case's loss, a round ends with the tokens written out, drawn by the arm and judged.
 
-What the methods differ in, a subclass of ``GradientSearch`` says: what stands in the place of a token (``point``), how
-it moves (``move``), which tokens it is when written out (``hard``). The control draws its tokens at random, as many
-candidates as steps."""
+What the methods differ in, a subclass of ``GradientSearch`` says: at which tokens a step takes its gradient
+(``tried``), how what is learned moves (``move``), which tokens it would write out (``standing``). The control draws its
+tokens at random, as many candidates as steps."""
 
 from __future__ import annotations
 

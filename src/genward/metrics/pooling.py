@@ -20,18 +20,14 @@ Part = tuple[View, View, Sides]
 
 
 def pooled(
-    samples: Iterable[Row],
-    scores: Mapping[tuple[str, str], float],
-    features: Mapping[str, Any],
-    *,
+    inputs: Inputs,
     arms: Sequence[Mapping[str, Any]],
     base: str,
     concepts: Mapping[str, Mapping[str, Any]],
-    card: Any,
     pools: Iterable[Pool],
     truths: Mapping[tuple[str, str], Truth] | None = None,
 ) -> list[dict[str, Any]]:
-    """What ``comparing.pairs`` tells of one column, of each pool as a whole; other arguments as there.
+    """What ``comparing.pairs`` tells of one column, of each pool as a whole; arguments as there.
 
     Each row counts the same, whatever its concept and wording.
 
@@ -39,7 +35,6 @@ def pooled(
         ``claim, arm, versus, measure, difference, ratio`` with ``_low`` and ``_high``, ``n, n_unscored, why``; pools
         without a row in both arms are left out.
     """
-    inputs = Inputs.of(samples, scores, features, card)
     by_label = {str(a["label"]): a for a in arms}
     root = base_arm(arms, base)
     out = []
@@ -67,19 +62,18 @@ def compared(
     evidence: Evidence, rows: Sequence[Row], truths: Mapping[tuple[str, str], Truth], **about: Any
 ) -> dict[str, Any]:
     """The sections ``pairs`` and ``pools`` of a run; further keywords (``variants``) go to ``pairs``."""
+    inputs = Inputs.of(rows, evidence.scores, evidence.features, evidence.card)
     shared: dict[str, Any] = {
-        "samples": rows,
-        "scores": evidence.scores,
-        "features": evidence.features,
         "arms": evidence.arms,
         "base": evidence.base,
         "concepts": evidence.concepts,
-        "card": evidence.card,
         "truths": truths,
     }
     return {
-        "pairs": pairs(**shared, compare=evidence.compare, **about),
-        "pools": pooled(**shared, pools=evidence.pools),
+        "pairs": pairs(
+            rows, evidence.scores, evidence.features, card=evidence.card, compare=evidence.compare, **shared, **about
+        ),
+        "pools": pooled(inputs, pools=evidence.pools, **shared),
     }
 
 
