@@ -86,6 +86,15 @@ def test_other_settings_concepts_and_models_are_other_fits(model: Any) -> None:
     assert len(others) == 3 and key not in others
 
 
+@pytest.mark.parametrize("method", ["saeuron", "saemnesia"])
+def test_how_hard_latents_are_turned_needs_no_new_fit(method: str) -> None:
+    plain, other, learned = (
+        fit.fit_fields(fit.template(fit.parse_defense(f"{method}:banana{more}")[0]))
+        for more in ("", ",rule=scale,multiplier=-5", ",k=16")
+    )
+    assert plain == other != learned
+
+
 def test_a_field_that_counts_where_it_is_set() -> None:
     """A method that grows such a field keeps its fits; another value is another fit."""
     plain = fit.template(fit.parse_defense("concept_ablation:banana")[0])

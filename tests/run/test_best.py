@@ -99,3 +99,30 @@ def test_the_command_names_the_run(tmp_path: Path, capsys: pytest.CaptureFixture
     assert status(["claims", "small", "--store", str(store.root), "--json"]) == 0
     rows = {row["id"]: row for row in json.loads(capsys.readouterr().out)["claims"]}
     assert {row["run"] for row in rows.values()} == {"small"}
+
+
+def test_records_alone() -> None:
+    """One row a claim about their benchmarks: a record that decides before a larger one that does not."""
+
+    def row(**records: Any) -> dict[str, Any]:
+        about = {k: {**m, "run": {**m["run"], "benchmark": "erasure"}} for k, m in records.items()}
+        found = best.recorded_claims(about)["claims"]
+        assert len({r["id"] for r in found}) == len(found) and {r["verdict"] for r in found[1:]} == {OPEN}
+        return next(r for r in found if r["id"] == CLAIM)
+
+    wide, narrow = recorded(0.01, 0.39), recorded(0.0, 0.05)
+    narrow["run"]["rows"] = 54
+    assert (row(wide=wide)["verdict"], row(wide=wide, narrow=narrow)["verdict"]) == (OPEN, HOLDS)
+    assert row(wide=wide, narrow=narrow)["run"] == "narrow (recorded 2026-11-24)"
+    assert row(wide=recorded(0, 1, low=None))["reason"] == "not measured here"
+    assert best.recorded_claims({}) == {"claims": []}
+
+
+def test_the_command_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(["claims", "--json", "--store", str(tmp_path / "none")]) == 0
+    out, said = capsys.readouterr()
+    assert "no store at" in said and not (tmp_path / "none").exists()
+    rows = json.loads(out)["claims"]
+    assert all("(recorded 20" in r["run"] for r in rows) and {r["verdict"] for r in rows} >= {HOLDS, FAILS, OPEN}
+    assert status(["claims", "--recorded", "--json"]) == 0 and json.loads(capsys.readouterr().out)["claims"] == rows
+    assert status(["claims", "mine", "--recorded"]) == 3

@@ -36,7 +36,7 @@ class Saemnesia:
 
     name: ClassVar[str] = "saemnesia"
     labelled: ClassVar[bool] = True
-    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "branch", "during"})
+    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "rule", "branch", "during"})
     site: str = "up_blocks.1.attentions.1"
     """Where; one autoencoder holds objects and styles."""
     multiplier: float | None = None

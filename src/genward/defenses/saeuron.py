@@ -32,7 +32,7 @@ class Saeuron:
 
     name: ClassVar[str] = "saeuron"
     labelled: ClassVar[bool] = True
-    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "branch", "during"})
+    at_attach: ClassVar[frozenset[str]] = frozenset({"artifact", "strength", "multiplier", "rule", "branch", "during"})
     site: str = "up_blocks.1.attentions.1"
     """Where; the authors' site for objects."""
     percentile: float = 99.95

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from genward.errors import StoreError
-from genward.run.claim import Claim, Estimate
+from genward.run.claim import UNKNOWN, Claim, Estimate
 from genward.run.claims import OPEN, claims, load_claims, told
 
 if TYPE_CHECKING:
@@ -58,6 +58,25 @@ def best_claims(runs: Runs, records: Runs) -> dict[str, Any]:
     return {"claims": [_decided(known, row, records) if row["verdict"] == OPEN else row for row in rows]}
 
 
+def recorded_claims(records: Runs) -> dict[str, Any]:
+    """The claims about the benchmarks that records are of, as ``best_claims`` gives them: each from the largest record
+    that decides it, else from the largest that has a figure, else with the reason why none has."""
+    rows = []
+    for claim in load_claims():
+        mine = {name: m for name, m in records.items() if m["run"].get("benchmark") == claim.benchmark}
+        found = [*_recorded(claim, claim.statement, mine)]
+        row = next((each for each in found if each["verdict"] != OPEN), None) or next(iter(found), None)
+        if row is None and mine:
+            name, metrics = _largest_first(mine)[0]
+            row = {**told(claim, metrics, UNKNOWN), "run": _named(name, metrics)}
+        rows += [row] if row else []
+    return {"claims": rows}
+
+
+def _named(name: str, metrics: Mapping[str, Any]) -> str:
+    return f"{name} (recorded {str(metrics['run'].get('date', ''))[:10]})"
+
+
 def _largest_first(runs: Runs) -> list[tuple[str, Mapping[str, Any]]]:
     return sorted(runs.items(), key=lambda pair: -int(pair[1]["run"].get("rows") or 0))
 
@@ -78,6 +97,5 @@ def _recorded(claim: Claim, statement: str, records: Runs) -> Iterator[dict[str,
     for name, metrics in _largest_first(records):
         for row in metrics["claims"]:
             if row["statement"] == statement and row["low"] is not None and row["high"] is not None:
-                date = str(metrics["run"].get("date", ""))[:10]
                 figure = Estimate(row["ours"], row["low"], row["high"])
-                yield {**told(claim, metrics, figure), "run": f"{name} (recorded {date})"}
+                yield {**told(claim, metrics, figure), "run": _named(name, metrics)}
