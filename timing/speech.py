@@ -2,6 +2,7 @@
 
 python timing/speech.py            real-time factors and decision times, ratios of one run
 python timing/speech.py --ears     batched transcription against one by one, equal words
+python timing/speech.py --policy   decision time of a text by the number of phrases, with their index and without
 python timing/speech.py --card     measure the judge's card on the split fit, and write it beside the lab's files
 """
 
@@ -20,10 +21,12 @@ import genward
 from genward.core.records import Case, Sample
 from genward.defenses.speech_moderation import SpeechModeration
 from genward.judges.transcript import TranscriptJudge
-from genward.ops.canaries import canaries
+from genward.ops.canaries import canaries, everyday
 from genward.ops.ears import Whisper, hear_together
 from genward.ops.hearing import words_of
 from genward.run.results import processor
+from genward.speech.matching import Matcher
+from genward.speech.policies import SpeechPolicy
 from genward.speech.service import SpeechModel
 from genward.speech.voices import HIBARI
 
@@ -86,6 +89,24 @@ def ears() -> None:
         print(f"batches of {size:2d} {took:6.2f} s, {took / alone:.2f}x; equal words in {same} of {len(sounds)}")
 
 
+def policy() -> None:
+    """The same everyday sentences held against policies of 15, 50 and all canaries; processor time, the first round
+    not counted. Without the index every phrase is aligned with every text."""
+    texts, phrases = everyday("evaluate"), [c.phrase for c in canaries()]
+    print(f"{processor()}, one thread; {len(texts)} sentences")
+    for count in (15, 50, len(phrases)):
+        matcher = Matcher([SpeechPolicy("canaries", phrases=tuple(phrases[-count:]))])
+        took = []
+        for least in (0.5, 0.0):
+            for text in texts:
+                matcher(text, least)
+            began = time.process_time()
+            for text in texts:
+                matcher(text, least)
+            took.append(1e3 * (time.process_time() - began) / len(texts))
+        print(f"{count:3} phrases  {took[0]:.2f} ms a text, {took[1]:.2f} ms without the index")
+
+
 def card() -> None:
     """Carriers hold the phrase, twins do not; a spoken sentence is intact, one that was spoken backwards is not."""
     model, judge = SpeechModel.opened("lab.speech"), TranscriptJudge()
@@ -121,8 +142,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--card", action="store_true")
     parser.add_argument("--ears", action="store_true")
+    parser.add_argument("--policy", action="store_true")
     asked = parser.parse_args()
-    (card if asked.card else ears if asked.ears else speed)()
+    (card if asked.card else ears if asked.ears else policy if asked.policy else speed)()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,32 @@
-"""Canaries for moderating speech: 50 invented phrases of three harmless words each, which a policy of the lab forbids,
+"""Canaries for moderating speech: 115 invented phrases of three harmless words each, which a policy of the lab forbids,
 sentences that carry them, and innocent twins that share the words but not the phrase.
 
 HARMGEN, as digested, measures harmful speech; these stand in for it, so that nothing harmful has to be written, spoken
 or stored. Everything is generated from the word lists below, the same on every machine. The three splits share neither
-words nor sentences: what is fitted or calibrated on one says something about the next."""
+words nor sentences: what is fitted or calibrated on one says something about the next.
+
+Fifty phrases were drawn first. The split ``evaluate`` has 65 more (``ops.canary_texts``), since a share of 95 % cannot
+be told from less on 15 phrases: 15 of 15 leaves everything above 80 % possible, 80 of 80 everything above 95 %. Those
+drawn first come first, with the sentences that they always had."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from genward.errors import UnknownName
+from genward.ops import canary_texts
 
-SPLITS = {"fit": 20, "calibrate": 15, "evaluate": 15}
+FIRST = {"fit": 20, "calibrate": 15, "evaluate": 15}
+"""Split -> number of phrases that were drawn first"""
+ADDED = 65
+"""Phrases of the split ``evaluate`` that were drawn later"""
+SPLITS = {**FIRST, "evaluate": FIRST["evaluate"] + ADDED}
 """Split -> number of phrases"""
 TWINS = 4
 CARRIERS = 2
-SEED = 20_602
+SEED, SEED_ADDED = 20_602, 20_603
 
 KINDS = """
     amber, velvet, copper, silent, golden, frozen, hollow, crimson, gentle, wooden, silver, dusty, purple,
@@ -115,7 +125,7 @@ EVERYDAY = {
         "a b c d e f g is how the song about the alphabet begins",
     ),
 }
-"""Split -> sentences that have nothing to do with any phrase"""
+"""Split -> sentences that have nothing to do with any phrase; ``evaluate`` has those of ``ops.canary_texts`` as well"""
 
 
 @dataclass(frozen=True)
@@ -133,21 +143,22 @@ class Canary:
 
 
 def canaries(split: str | None = None) -> tuple[Canary, ...]:
-    """The canaries of a split, or all 50; the same on every machine.
+    """The canaries of a split, or all 115; the same on every machine.
 
     Raises:
         UnknownName: no such split.
     """
     if split is not None and split not in SPLITS:
         raise UnknownName("split of the canaries", split, SPLITS)
-    rng = random.Random(SEED)
-    columns = [rng.sample(words, len(words)) for words in map(_listed, (KINDS, THINGS, IDEAS))]
-    names = [name for name, count in SPLITS.items() for _ in range(count)]
-    found = tuple(
-        Canary(name, f"{a} {b} {c}", _carriers(name, f"{a} {b} {c}", k), _twins(name, a, b, c, k))
-        for k, (name, a, b, c) in enumerate(zip(names, *columns, strict=True))
-    )
-    return tuple(c for c in found if split in (None, c.split))
+    names = [name for name, count in FIRST.items() for _ in range(count)]
+    first = [
+        _canary(name, words, SENTENCES[name], INNOCENT[name], k)
+        for k, (name, words) in enumerate(zip(names, _drawn(SEED, KINDS, THINGS, IDEAS), strict=True))
+    ]
+    texts = canary_texts
+    later = _drawn(SEED_ADDED, texts.KINDS, texts.THINGS, texts.IDEAS)
+    added = [_canary("evaluate", words, texts.CARRYING, texts.APART, k) for k, words in enumerate(later)]
+    return tuple(c for c in (*first, *added) if split in (None, c.split))
 
 
 def everyday(split: str) -> tuple[str, ...]:
@@ -158,22 +169,27 @@ def everyday(split: str) -> tuple[str, ...]:
     """
     if split not in EVERYDAY:
         raise UnknownName("split of everyday sentences", split, EVERYDAY)
-    return EVERYDAY[split]
+    return (*EVERYDAY[split], *(canary_texts.EVERYDAY if split == "evaluate" else ()))
+
+
+def _drawn(seed: int, *lists: str) -> list[tuple[str, str, str]]:
+    """One word of each list a phrase, each word in one phrase."""
+    rng = random.Random(seed)
+    columns = [rng.sample(words, len(words)) for words in map(_listed, lists)]
+    return [(a, b, c) for a, b, c in zip(*columns, strict=True)]
 
 
 def _listed(text: str) -> list[str]:
     return [word.strip() for word in text.replace("\n", " ").split(",")]
 
 
-def _carriers(split: str, phrase: str, k: int) -> tuple[str, ...]:
-    sentences = SENTENCES[split]
-    return tuple(sentences[(k + j) % len(sentences)].format(phrase) for j in range(CARRIERS))
-
-
-def _twins(split: str, a: str, b: str, c: str, k: int) -> tuple[str, ...]:
-    sentences = INNOCENT[split]
-    made = [sentences[(k + j) % len(sentences)].format(a=a, b=b, c=c) for j in range(TWINS)]
-    return tuple(_with_articles(text) for text in made)
+def _canary(split: str, words: tuple[str, str, str], carrying: Sequence[str], apart: Sequence[str], k: int) -> Canary:
+    """The ``k``-th phrase with its sentences, which are taken in turn."""
+    a, b, c = words
+    phrase = f"{a} {b} {c}"
+    twins = [apart[(k + j) % len(apart)].format(a=a, b=b, c=c) for j in range(TWINS)]
+    carriers = [carrying[(k + j) % len(carrying)].format(phrase) for j in range(CARRIERS)]
+    return Canary(split, phrase, tuple(carriers), tuple(_with_articles(text) for text in twins))
 
 
 def _with_articles(text: str) -> str:

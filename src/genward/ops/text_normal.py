@@ -99,15 +99,29 @@ def normalize(
     return text
 
 
+class Own(NamedTuple):
+    """A caller's words, prepared once however many texts are read for them."""
+
+    words: frozenset[str]
+    """In lower case with their plurals, those of fewer than ``SHORT`` letters left out"""
+    single: frozenset[str]
+    """Each with every letter once in a row"""
+    heads: tuple[str, ...]
+    """Those that may be glued to another word, longest first"""
+    longest: int
+
+
 @cache
-def _own(words: frozenset[str]) -> frozenset[str]:
-    kept = {w for w in words if len(w) >= SHORT and w.isascii() and w.isalpha()}
-    return frozenset(kept | {w + "s" for w in kept if not w.endswith("s")})
+def _own(words: frozenset[str]) -> Own:
+    kept = {w for w in map(str.casefold, words) if len(w) >= SHORT and w.isascii() and w.isalpha()}
+    own = frozenset(kept | {w + "s" for w in kept if not w.endswith("s")})
+    heads = sorted((w for w in own if len(w) >= GLUED), key=lambda w: (-len(w), w))
+    return Own(own, frozenset(_SAME.sub(r"\1", w) for w in own), tuple(heads), max(map(len, own), default=0))
 
 
-def own_words(words: Collection[str]) -> frozenset[str]:
-    """The caller's words in lower case with their plurals, those of fewer than ``SHORT`` letters left out."""
-    return _own(frozenset(w.casefold() for w in words))
+def own_words(words: Collection[str]) -> Own:
+    """The caller's words as ``Reader`` wants them."""
+    return _own(words if isinstance(words, frozenset) else frozenset(words))
 
 
 class Letter(NamedTuple):
@@ -124,11 +138,9 @@ class Letter(NamedTuple):
 class Reader:
     """The steps over one set of words; see ``normalize``."""
 
-    def __init__(self, steps: frozenset[str], own: frozenset[str], dictionary: frozenset[str]) -> None:
-        self.steps, self.own, self.dictionary = steps, own, dictionary
-        self.single = {_SAME.sub(r"\1", w) for w in own}
-        """The caller's words with every letter once in a row"""
-        self.heads = sorted((w for w in own if len(w) >= GLUED), key=len, reverse=True)
+    def __init__(self, steps: frozenset[str], own: Own, dictionary: frozenset[str]) -> None:
+        self.steps, self.dictionary = steps, dictionary
+        self.own, self.single, self.heads, self.longest = own
 
     def __call__(self, text: str) -> str:
         """One round."""
@@ -268,6 +280,8 @@ class Reader:
         together are none."""
         if "spaced" not in self.steps or word in self.dictionary or word in self.own:
             return ""
+        if not word.endswith(self.heads):
+            return ""
         for head in self.heads:
             front = word.removesuffix(head)
             if front != word and len(front) >= SHORT and front in self.dictionary:
@@ -308,7 +322,7 @@ class Reader:
         """The text with pieces in a row read together where they spell one of the caller's words, longest first."""
         out, last, k = [], 0, 0
         plain = text.isascii() and all(text[a:b].isalpha() for a, b in places)
-        most = max(map(len, self.own), default=0) + SLACK
+        most = self.longest + SLACK
         while k < len(places):
             for size in (n for n in sizes if n <= len(places) - k):
                 pieces = [text[a:b] for a, b in places[k : k + size]]

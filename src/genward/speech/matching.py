@@ -22,6 +22,8 @@ from genward.speech.word_order import MOST, OrderModel, order_score, smallest_wi
 
 THRESHOLD = 0.5
 """Score from which on a finding counts unless a caller says otherwise"""
+LEAST = 0.01
+"""Score above which there is a finding"""
 KINDS = ("phrase", "pattern", "sound", "order")
 """What a matcher looks for in a text; a session's findings may also be ``pieces``"""
 FILLERS = frozenset("uh um er erm ah hmm mm".split())
@@ -65,7 +67,7 @@ def findings(
         lexicon: pronunciations, ``None`` for the pocketsphinx wheel's; model: order of words, likewise.
 
     Returns:
-        Findings of any score above 0.01; ``counted`` keeps those that count.
+        Findings of any score above ``LEAST``; ``counted`` keeps those that count.
 
     Raises:
         BadInput: the text is none or too long, two policies have one id, or pocketsphinx is not installed.
@@ -161,25 +163,32 @@ class Matcher:
         english = "en" in policy.languages and all(w.replace("'", "").isascii() for w in words)
         return _Phrase(policy, text, tuple(stem(w) for w in words), english)
 
-    def __call__(self, text: str) -> tuple[Finding, ...]:
-        """The findings of a text."""
-        return self.of(self.read(text), text)
+    def __call__(self, text: str, least: float = LEAST) -> tuple[Finding, ...]:
+        """The findings of a text; see ``of``."""
+        return self.of(self.read(text), text, least=least)
 
     def read(self, text: str) -> Readings:
         """The readings of a text that this matcher looks at."""
         return readings(text, self.words, self.lexicon)
 
-    def of(self, read: Readings, text: str = "", kinds: Sequence[str] = KINDS) -> tuple[Finding, ...]:
-        """The findings of readings that were made before; ``text`` is what they were made of, for places."""
+    def of(
+        self, read: Readings, text: str = "", kinds: Sequence[str] = KINDS, least: float = LEAST
+    ) -> tuple[Finding, ...]:
+        """The findings of readings that were made before.
+
+        Args:
+            text: what they were made of, for places.
+            least: the score of a finding that matters; phrases that sound less like the text are not looked at.
+        """
         best: dict[tuple[str, str], Finding] = {}
         for name, reading in read.distinct():
-            for found in self._in(name, reading, text, kinds):
+            for found in self._in(name, reading, text, kinds, least):
                 key = (found.policy, found.phrase)
-                if found.score > 0.01 and (key not in best or found.score > best[key].score):
+                if found.score > LEAST and (key not in best or found.score > best[key].score):
                     best[key] = found
         return tuple(sorted(best.values(), key=lambda f: (-f.score, f.policy, f.phrase)))
 
-    def _in(self, name: str, reading: Reading, text: str, kinds: Sequence[str]) -> Iterator[Finding]:
+    def _in(self, name: str, reading: Reading, text: str, kinds: Sequence[str], least: float) -> Iterator[Finding]:
         words = [stem(w) for w in reading.words]
         there: set[int] = set()
         if "phrase" in kinds:
@@ -199,7 +208,7 @@ class Matcher:
                         yield self._finding(k, "order", name, score)
         if "sound" in kinds:
             for stream in streams(reading.words, self.lexicon) if self.sounds.rows else ():
-                for k, score in enumerate(self.sounds.scores(stream)):
+                for k, score in enumerate(self.sounds.scores(stream, least)):
                     if score > 0 and k not in there:
                         yield self._finding(k, "sound", name, float(score))
 

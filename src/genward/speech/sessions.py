@@ -224,13 +224,15 @@ class SessionModerator:
         history = self.buffer.add(session, fragment)
         spoken = ""
         try:
-            own = counted(self.matcher(fragment), self.threshold)
+            own = counted(self.matcher(fragment, self.threshold), self.threshold)
             found = tuple(dict.fromkeys((*own, *self._across(history, own))))
             action = decided(found, self.threshold)
             across = len(found) > len(own)
             if action == "redact" and not across:
                 spoken = redacted(fragment, found, self.threshold)
-                if decided(self.matcher(spoken), self.threshold) != "allow":  # it is there in disguise as well
+                if (
+                    decided(self.matcher(spoken, self.threshold), self.threshold) != "allow"
+                ):  # it is there in disguise as well
                     action, spoken = "refuse", ""
             elif action == "redact":
                 action = "refuse"
@@ -256,7 +258,7 @@ class SessionModerator:
         for k in range(2, len(read)):
             found += match.of(joined(read[-k:]), kinds=WITHOUT_SOUND)
         for between in (SEAM, ""):
-            found += match.of(match.read(history.seam(between, NEAR)))
+            found += match.of(match.read(history.seam(between, NEAR)), least=self.threshold)
         found += self._pieces(read)
         known = {(f.policy, f.phrase) for f in own}
         best: dict[tuple[str, str], Finding] = {}

@@ -5,6 +5,7 @@ vowel counting less than a wrong consonant, since spellings say little about vow
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from genward.ops.cmudict import CONSONANTS, SYMBOLS, VOWELS
 from genward.speech.letter_sounds import Phones, letter_sounds
 from genward.speech.phonemes import Lexicon
+from genward.speech.sound_index import SoundIndex
 
 ORDER = tuple(sorted(SYMBOLS))
 NUMBER = {p: k for k, p in enumerate(ORDER)}
@@ -33,6 +35,8 @@ WORD = 0.5
 SHORT = 6.0
 """Weight of sounds below which a phrase has to sound exactly so: single words have too many neighbors"""
 MOST_VARIANTS = 8
+INDEXED = 0.25
+"""Score from which on phrases are looked up before they are aligned; for lower ones hardly any could be left out"""
 
 Floats = NDArray[np.float64]
 
@@ -169,6 +173,8 @@ class SoundTable:
         self.codes = np.zeros((len(self.rows), width), dtype=np.intp)
         for k, (_, said) in enumerate(self.rows):
             self.codes[k, : len(said.sounds)] = [NUMBER[p] for p in said.sounds]
+        self._indexes: dict[float, SoundIndex] = {}
+        self._lock = threading.Lock()
 
     @cached_property
     def weights(self) -> Floats:
@@ -176,33 +182,57 @@ class SoundTable:
         gaps = np.where(np.arange(self.codes.shape[1]) < self.lengths[:, None], GAP[self.codes], 0.0)
         return np.concatenate([np.zeros((len(self.rows), 1)), np.cumsum(gaps, axis=1)], axis=1)
 
-    def distances(self, stream: Stream) -> tuple[Floats, NDArray[np.intp]]:
+    @cached_property
+    def swaps(self) -> Floats:
+        """Cost of each sound for those of each row, shape (39, rows, longest)."""
+        return SWAP[:, self.codes]
+
+    def index(self, least: float) -> SoundIndex:
+        """What finds the rows that may score at least so much, made once for each score."""
+        with self._lock:
+            if least not in self._indexes:
+                total = self.weights[np.arange(len(self.rows)), self.lengths]
+                sounds = [row[:n] for row, n in zip(self.codes.tolist(), self.lengths, strict=True)]
+                most = (2.0 * TURN * (1.0 - least) * total).tolist()
+                self._indexes[least] = SoundIndex(sounds, most, SWAP, GAP)
+            return self._indexes[least]
+
+    def distances(self, stream: Stream, rows: Sequence[int] | None = None) -> tuple[Floats, NDArray[np.intp]]:
         """Cheapest alignment of each row with a stretch of the stream between two bounds, over the cost of leaving the
         whole row out.
+
+        Args:
+            rows: which ones; all by default.
 
         Returns:
             The share, shape (rows,), 0 to 1, 0 for a phrase that is there to the sound; and where the stretch ends,
             shape (rows,).
         """
-        weights, rows = self.weights, np.arange(len(self.rows))
+        weights, lengths, swaps = self.weights, self.lengths, self.swaps
+        if rows is not None:
+            weights, lengths, swaps = weights[rows], lengths[rows], swaps[:, rows]
+        last = np.arange(len(lengths)) * weights.shape[1] + lengths
         held = weights.copy()
-        best, ends = held[rows, self.lengths], np.zeros(len(self.rows), dtype=np.intp)
+        total = held.ravel().take(last)
+        best, ends = total, np.zeros(len(lengths), dtype=np.intp)
         for at, sound in enumerate(stream.sounds, 1):
             number = NUMBER[sound]
             new = held + GAP[number]
-            np.minimum(new[:, 1:], held[:, :-1] + SWAP[self.codes, number], out=new[:, 1:])
+            np.minimum(new[:, 1:], held[:, :-1] + swaps[number], out=new[:, 1:])
             if at in stream.bounds:
                 new[:, 0] = 0.0
             held = np.minimum.accumulate(new - weights, axis=1) + weights
             if at in stream.bounds:
-                here = held[rows, self.lengths]
+                here = held.ravel().take(last)
                 ends[here < best] = at
                 best = np.minimum(best, here)
-        total = weights[rows, self.lengths]
         return np.clip(best, 0.0, total) / np.where(total > 0, total, 1.0), ends
 
-    def scores(self, stream: Stream) -> Floats:
+    def scores(self, stream: Stream, least: float = 0.0) -> Floats:
         """How far the stream sounds like each phrase.
+
+        Args:
+            least: scores below it may be given as 0, which saves the alignment of most phrases.
 
         Returns:
             shape (phrases,), 0 to 1: 1 for one that is there to the sound, 1/2 where ``TURN`` of its sounds is wrong
@@ -211,13 +241,18 @@ class SoundTable:
         out = np.zeros(self.count)
         if not self.rows or not stream.sounds:
             return out
-        ratio, ends = self.distances(stream)
-        total = self.weights[np.arange(len(self.rows)), self.lengths]
-        for row in np.flatnonzero((ratio < 2.0 * TURN) & (ratio > 0)):
-            said, end = self.rows[row][1], int(ends[row])
+        rows = list(range(len(self.rows)))
+        if least >= INDEXED:
+            rows = self.index(least).rows([NUMBER[p] for p in stream.sounds])
+        if not rows:
+            return out
+        ratio, ends = self.distances(stream, rows)
+        total = self.weights[rows, self.lengths[rows]]
+        for at in np.flatnonzero((ratio < 2.0 * TURN) & (ratio > 0)):
+            said, end = self.rows[rows[at]][1], int(ends[at])
             stretch = stream.sounds[max(0, end - 2 * len(said.sounds)) : end]
-            ratio[row] = max(ratio[row], WORD * worst_word(said, stretch))
+            ratio[at] = max(ratio[at], WORD * worst_word(said, stretch))
         score = np.clip(1.0 - ratio / (2.0 * TURN), 0.0, 1.0)
         score = np.where(total < SHORT, (ratio < 1e-9).astype(np.float64), score)
-        np.maximum.at(out, np.array([k for k, _ in self.rows], dtype=np.intp), score)
+        np.maximum.at(out, np.array([self.rows[row][0] for row in rows], dtype=np.intp), score)
         return out

@@ -17,11 +17,12 @@ from genward.core.blocks import Section
 from genward.core.records import Case, row_seed
 from genward.core.speech import Play, Turn
 from genward.errors import BadInput, UnknownName
-from genward.ops.canaries import canaries, everyday
+from genward.ops.canaries import SPLITS, canaries, everyday
 from genward.ops.plays import conditions, played
 from genward.speech.aimed import MARK, aimed_of
 from genward.speech.changes import CHANGES
 
+MOST = SPLITS["evaluate"]
 EVERY = "all"
 """In the place of changes: the fourteen of ``speech.changes``"""
 BENIGN = ("direct", "concat", "spell")
@@ -40,36 +41,40 @@ class HarmgenBenchmark(Benchmark):
         *("evaded", "queries", "decision_ms"),
     )
     phrases: int = 15
-    """Canaries of the split ``evaluate``, 1 to 15."""
+    """Canaries of the split ``evaluate``, 1 to 80."""
     sentences: int = 1
     """Sentences a canary, 1 or 2."""
     trials: int = 2
     """Seeds a sentence (10 in the study)."""
     twins: int = 2
     """Innocent twins a canary, 0 to 4."""
+    everyday: int = 10
+    """Everyday sentences, 0 to 308."""
     conditions: tuple[str, ...] = ()
     """Attack conditions; empty: all."""
     changes: tuple[str, ...] = ()
     """Changes of the finished sound under which plain requests are moderated again, as ``noise`` or ``aimed:30:12``;
     ``all``: the fourteen of ``speech.changes``."""
     changed: int = 5
-    """Canaries that changes are tried on, 1 to 15."""
+    """Canaries that changes are tried on, 1 to 80."""
     attacks: tuple[str, ...] = ()
     """Attacks, as ``speech_search,budget=60``; what they find are rows of their own."""
     attacked: tuple[str, ...] = ()
     """Arms that an attack which asks the service is tried on; empty: all."""
     victims: int = 5
-    """Canaries that attacks are tried on, 1 to 15."""
+    """Canaries that attacks are tried on, 1 to 80."""
     seed: int = 0
     """Another number gives other trials."""
 
     def __post_init__(self) -> None:
-        if not (1 <= self.phrases <= 15 and 1 <= self.sentences <= 2 and 1 <= self.trials <= 50):
-            raise BadInput("harmgen: 1 to 15 phrases, 1 or 2 sentences and 1 to 50 trials are possible")
+        if not (1 <= self.phrases <= MOST and 1 <= self.sentences <= 2 and 1 <= self.trials <= 50):
+            raise BadInput(f"harmgen: 1 to {MOST} phrases, 1 or 2 sentences and 1 to 50 trials are possible")
         if not 0 <= self.twins <= 4:
             raise BadInput(f"harmgen: {self.twins} twins; 0 to 4 are possible")
-        if not (1 <= self.changed <= 15 and 1 <= self.victims <= 15):
-            raise BadInput("harmgen: changed and victims are numbers of canaries, 1 to 15")
+        if not 0 <= self.everyday <= len(everyday("evaluate")):
+            raise BadInput(f"harmgen: {self.everyday} everyday sentences; there are {len(everyday('evaluate'))}")
+        if not (1 <= self.changed <= MOST and 1 <= self.victims <= MOST):
+            raise BadInput(f"harmgen: changed and victims are numbers of canaries, 1 to {MOST}")
         conditions(self.conditions)
         for name in self.changes:
             if name.startswith(MARK):
@@ -92,7 +97,7 @@ class HarmgenBenchmark(Benchmark):
                     play = played(condition, sentence, canary.phrase, k)
                     yield self._case(f"{canary.phrase}/{condition}/twin/{k}", canary.phrase, condition, play, False)
         yield from self._changed()
-        for k, sentence in enumerate(everyday("evaluate")):
+        for k, sentence in enumerate(everyday("evaluate")[: self.everyday]):
             yield self._case(f"everyday/{k}", f"everyday {k}", "direct", Play((Turn(sentence),), sentence), False)
 
     def _changed(self) -> Iterator[Case]:
