@@ -27,19 +27,29 @@ class GenwardError(Exception):
     """Base of everything below."""
 
 
+LISTED = ("defense", "attack", "judge", "benchmark", "concept", "recipe", "model")
+"""Kinds of names that ``genward list`` prints"""
+SHOWN = 40
+"""Known names that an error prints where no name is near and no list has them"""
+
+
 class UnknownName(GenwardError):
-    """A name that is not known; the nearest known names are offered."""
+    """A name that is not known; the nearest known names are offered, and the list that has all of them, if there is
+    one."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(set(known))
         near = difflib.get_close_matches(name[:200], known, n=3, cutoff=0.4)
+        listed = "recipe" if kind.startswith("preset of ") else kind
+        most = 12 if listed in LISTED else SHOWN
         hint = (
             f"did you mean {' or '.join(near)}?"
             if near
-            else f"known: {', '.join(known[:12])}{' …' if len(known) > 12 else ''}"
+            else f"known: {', '.join(known[:most])}{' …' if len(known) > most else ''}"
         )
         shown = name if len(name) <= 80 else f"{name[:79]}…"
-        super().__init__(f"unknown {kind} {shown!r}; {hint} (all of them: genward list)")
+        where = f" (all of them: genward list {listed}s)" if listed in LISTED else ""
+        super().__init__(f"unknown {kind} {shown!r}; {hint}{where}")
         self.kind, self.name, self.near = kind, name, near
 
 

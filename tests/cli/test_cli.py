@@ -94,7 +94,17 @@ def test_usage_errors_exit_with_2(line: str, capsys: pytest.CaptureFixture[str])
 def test_unknown_names_exit_with_3_and_offer_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert "did you mean weapons" in err(capsys, "show", "concept", "weapon", code=3)
     assert "did you mean concepts" in err(capsys, "list", "concpets", code=3)
-    assert err(capsys, "show", "defense", "zzz", code=3).startswith("error: unknown defense 'zzz'")
+    told = err(capsys, "show", "defense", "zzz", code=3)
+    assert told.startswith("error: unknown defense 'zzz'") and "genward list defenses" in told
+    assert "genward list recipes" in err(capsys, "run", "erasure", "--preset", "zzz", "--dry-run", code=3)
+    assert "genward list" not in err(capsys, "new", "defence", "x", code=3), "lists hold no kinds of package"
+
+
+def test_every_command_takes_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """As docs/cli.md says; groups take it with each of their commands."""
+    for command in COMMANDS:
+        text = out(capsys, command, "--help")
+        assert "--json" in text or "COMMAND [ARGS]" in text, command
 
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +117,8 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out(capsys, "show", "concept", "weapons", "--json"))["targets"][0] == "pistol"
     fields = json.loads(out(capsys, "show", "benchmark", "erasure", "--json"))["fields"]
     assert {f["field"] for f in fields} >= {"concepts", "n", "seed"}
-    assert "erasure-quick" in out(capsys, "list", "recipes")
+    told = out(capsys, "list", "recipes")
+    assert "erasure-quick" in told and "?" not in told and " 1 samples" not in told
     assert "uce" in out(capsys, "show", "recipe", "erasure-quick")
 
 

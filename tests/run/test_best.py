@@ -83,6 +83,10 @@ def test_recorded_runs_of_the_package_have_claims() -> None:
     found = best.recorded()
     assert {"erasure-standard", "m-erasure-standard"} <= set(found) and "speed" not in found
     assert all(isinstance(m["run"]["rows"], int) for m in found.values())
+    for row in best.recorded_claims(found)["claims"]:
+        assert row["ours"] is None or row["n"], f"{row['id']}: how many rows is the figure from?"
+        if row["reason"] == "interval too wide" and row["low"] is not None:
+            assert f"from {row['n']:,} rows" in row["why"], row
 
 
 def test_the_command_names_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

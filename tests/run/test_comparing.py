@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import math
 import re
 import zlib
@@ -19,6 +20,7 @@ from PIL import Image
 import genward
 from genward.catalog.opening import words_of
 from genward.cli.app import status
+from genward.core.blocks import Section, Shot, Strip
 from genward.core.config import store_folder
 from genward.errors import BadInput, UnknownName
 from genward.report import figure
@@ -134,6 +136,13 @@ def test_the_commands(made: Any, capsys: pytest.CaptureFixture[str], monkeypatch
         assert status(["table", "first", *bad]) == 3
     assert status(["compare", "first", "third"]) == 3
     capsys.readouterr()
+    assert status(["table", "first", "--json", "-c", "arm,crr", "--where", "variant=name"]) == 0
+    cells = json.loads(capsys.readouterr().out)["cells"]
+    assert cells and set(cells[0]) == {"arm", "crr", "crr_low", "crr_high"}
+    assert status(["table", "first", "--rows", "--json", "-c", "case,hit"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0].keys() == {"case", "hit"}
+    assert status(["table", "first", "--json", "--format", "latex"]) == 3
+    assert "--json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", figure.KINDS)
@@ -190,6 +199,27 @@ def streams(data: bytes) -> tuple[list[bytes], bytes]:
     return pages, whole
 
 
+def test_a_grid_blurs_the_tiles_that_may_show_the_concept_alone(tmp_path: Path) -> None:
+    """As the report does: a tile's own word counts, its strip's where it has none."""
+    board = Image.fromarray(np.indices((16, 16)).sum(0).astype("uint8") % 2 * 255)
+    shown: dict[str, bool] = {}
+
+    class Pictures:
+        def image(self, sha: str) -> Image.Image:
+            return board
+
+    for unsafe in (True, False):
+        own = {"seen": True, "clean": False, "unsaid": None}
+        shots = tuple(Shot(label, sha="0" * 64, mime="image/png", unsafe=word) for label, word in own.items())
+        strip = Strip("a cat", "1", shots, unsafe=unsafe)
+        svg = figure.draw([Section("grid", "Grid", (strip,))], Pictures(), "grid")  # type: ignore[arg-type]
+        tiles = [base64.b64decode(t) for t in re.findall(r"base64,([^\"]+)", svg)]
+        for label, data in zip(own, tiles, strict=True):
+            pixels = np.asarray(Image.open(io.BytesIO(data)).convert("L")).astype(float)
+            shown[f"{label} {unsafe}"] = bool(np.abs(np.diff(pixels, axis=0)).mean() > 200)
+    assert [k for k, sharp in shown.items() if sharp] == ["clean True", "clean False", "unsaid False"]
+
+
 def test_what_is_no_figure_is_said(
     made: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,6 +231,8 @@ def test_what_is_no_figure_is_said(
         (["--out", "x.jpg"], "cannot be written as .jpg"),
         (["--out", "x.svg", "--title", "apple"], "no matrix named 'apple'; there are: banana"),
         (["--kind", "grid", "--out", "x.svg", "--title", "zzz"], "no sample grid whose prompt has 'zzz'"),
+        (["--out", "x.svg", "--rows", "3"], "--rows: a matrix has none"),
+        (["--kind", "trade-off", "--out", "x.svg", "--no-blur"], "--no-blur: a trade-off has no pictures"),
     ):
         assert status(["figure", "first", "--store", str(store), *given]) == 3
         assert told in capsys.readouterr().err

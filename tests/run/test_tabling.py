@@ -36,6 +36,11 @@ def test_latex_is_escaped() -> None:
     assert text.startswith("\\begin{tabular}{lrl}\n\\toprule") and text.endswith("\\bottomrule\n\\end{tabular}\n")
 
 
+def test_latex_has_a_minus_before_figures_and_a_hyphen_in_words() -> None:
+    cells = [{"arm": "uce-1", "d": -0.5, "d_low": -1.0, "d_high": 0.1, "n": -3}]
+    assert r"uce-1 & $-$0.5 [$-$1.0, 0.1] & $-$3 \\" in table({"cells": cells}, "latex", digits=1)
+
+
 def test_choosing() -> None:
     assert table(RUN, "markdown", columns=["n"], where={"variant": "name"}).splitlines()[2:] == ["| 24 |"]
     assert columns_of(CELLS)[:2] == ["arm", "variant"] and "crr_low" not in columns_of(CELLS)

@@ -69,6 +69,14 @@ def test_findings_weigh_what_is_left_against_what_is_kept(metrics: dict[str, Any
         assert wanted in said, wanted
 
 
+def test_of_equal_prompt_variants_none_is_called_the_weakest(metrics: dict[str, Any]) -> None:
+    assert "weakest" in " ".join(findings(Grid(metrics))[0].lines)
+    for cell in metrics["cells"]:
+        if cell["arm"] == "uce" and cell["concept"] == "weapons":
+            cell |= {"crr": 0.08, "crr_low": 0.0, "crr_high": 0.22}
+    assert "weakest" not in " ".join(findings(Grid(metrics))[0].lines)
+
+
 def test_arms_are_told_apart_by_their_paired_difference(metrics: dict[str, Any]) -> None:
     shared = {"concept": "weapons", "measure": "crr", "versus": "uce"}
     gaps = {"esd-x": (0.04, 0.01, 0.07), "sld:strong": (0.15, -0.02, 0.3)}

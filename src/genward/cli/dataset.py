@@ -82,7 +82,7 @@ TestFamilies = typer.Option(
 Seed = typer.Option(0, "--seed", help="Of captions, noise and splits.")
 Batch = typer.Option(32, "--batch", help="Pictures at a time.")
 Pairs = typer.Option(
-    False, "--counterfactual", help="Aligned pairs, with the concept and without it, in place of labelled pictures."
+    False, "--counterfactual", help="Aligned pairs, with the concept and without it, in place of labeled pictures."
 )
 Shared = typer.Option(0.1, "--shared", help="Of pairs: share of the steps that both go under the safe caption.")
 Align = typer.Option(0.05, "--align", help="Of pairs: difference, 0 to 1, that the rest of the picture may have.")
@@ -149,7 +149,7 @@ def _labelled(
     sizes: tuple[int, int, int],
     as_json: bool,
 ) -> None:
-    """``dataset build`` of labelled pictures."""
+    """``dataset build`` of labeled pictures."""
     if not concept and prompts is None:
         raise BadInput("nothing to build from; give --concept weapons, or --prompts FILE with --label")
     from genward.core.records import Sampler, load_concept

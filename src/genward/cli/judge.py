@@ -11,7 +11,7 @@ from genward.errors import BadInput
 
 
 def measured(judge: str, folder: Path, out: Path, as_json: bool) -> None:
-    """Measure a judge on a folder of labelled pictures, write its card and print its rates."""
+    """Measure a judge on a folder of labeled pictures, write its card and print its rates."""
     if not judge:
         raise BadInput("genward judge calibrate: name the judge, --judge image_classifier,model=./resnet,labels=church")
     from genward.catalog.measuring import calibrate, few
@@ -48,7 +48,7 @@ def main(
     as_json: bool = common.Json,
 ) -> None:
     """Judge a run's pictures and measure it again. Pictures that the judge has seen are left out unless --again;
-    nothing is generated. `genward judge calibrate FOLDER --judge JUDGE` measures a judge on labelled pictures."""
+    nothing is generated. `genward judge calibrate FOLDER --judge JUDGE` measures a judge on labeled pictures."""
     if folder is not None:
         if name != "calibrate":
             raise BadInput(

@@ -41,11 +41,13 @@ def recipes() -> Rows:
 
 def recipe_summary(tables: dict[str, object]) -> str:
     """One line from a recipe's tables: its arms and concepts, where it has any, and its rows."""
-    arms, named, n = tables.get("arm"), tables.get("concepts"), tables.get("n", "?")
+    arms, named, n = tables.get("arm"), tables.get("concepts"), tables.get("n")
     told = [f"{len(arms)} arms"] if isinstance(arms, list) and arms else []
     if named:
         told.append(", ".join(map(str, named)) if isinstance(named, list) else str(named))
-    return ", ".join([*told, f"{n} samples per cell" if arms else f"at most {n} rows per set"])
+    if n is not None:
+        told.append(f"{n} sample{'s' * (n != 1)} per cell" if arms else f"at most {n} rows per set")
+    return ", ".join(told)
 
 
 def models() -> Rows:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from genward.cli import common
+from genward.core.files import json_text, write_file
 from genward.errors import BadInput, UnknownName
 
 
-def rows_text(store: Path, name: str, columns: Sequence[str], where: Mapping[str, str]) -> str:
-    """A run's rows as CSV."""
-    from genward.run.comparing import ROW_COLUMNS, picked_rows, rows_of
-    from genward.run.tabling import as_csv
+def rows_of(store: Path, name: str, columns: Sequence[str], where: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A run's rows, each with these columns, all by default; ``None`` where one was not scored."""
+    from genward.run import comparing
 
     for column in columns:
-        if column not in ROW_COLUMNS:
-            raise UnknownName("column of the rows", column, ROW_COLUMNS)
-    found = picked_rows(rows_of(store, name), where)
-    shown = [{k: None if v != v else v for k, v in row.items()} for row in found]
-    return as_csv(shown, list(columns) or list(ROW_COLUMNS), {})
+        if column not in comparing.ROW_COLUMNS:
+            raise UnknownName("column of the rows", column, comparing.ROW_COLUMNS)
+    found = comparing.picked_rows(comparing.rows_of(store, name), where)
+    return [{k: None if row[k] != row[k] else row[k] for k in columns or comparing.ROW_COLUMNS} for row in found]
 
 
 def main(
@@ -35,10 +36,11 @@ def main(
     ),
     out: Path | None = typer.Option(None, "--out", "-o", help="File for what would be printed."),
     store: Path = common.StoreFolder,
+    as_json: bool = common.Json,
 ) -> None:
     """Print a run's cells, or its rows, as a table for a paper or a notebook."""
     from genward.run.storing import read_run
-    from genward.run.tabling import table
+    from genward.run.tabling import as_csv, chosen_cells, table
 
     wanted = {}
     for text in where:
@@ -47,17 +49,21 @@ def main(
             raise BadInput(f"--where {text!r} is not column=value; write it as in variant=name")
         wanted[key.strip()] = value.strip()
     chosen = [c.strip() for c in columns.split(",") if c.strip()]
+    if form != "csv" and (by_row or as_json):
+        raise BadInput(f"--{'json' if as_json else 'rows'} with --format {form}; leave one of them out")
     if by_row:
-        if form != "csv":
-            raise BadInput(f"--rows with --format {form}: rows are written as csv")
-        text = rows_text(store, name, chosen, wanted)
+        rows = rows_of(store, name, chosen, wanted)
+        text = json_text({"rows": rows}) if as_json else as_csv(rows, list(rows[0]), {})
+    elif as_json:
+        text = json_text({"cells": chosen_cells(read_run(store, name)[1], chosen, wanted)})
     else:
         text = table(read_run(store, name)[1], form, columns=chosen, where=wanted, digits=digits)
+    if out is None and as_json:
+        common.emit(json.loads(text))
+        return
     if out is None:
         for line in text.splitlines():
             common.say(line)
         return
-    from genward.core.files import write_file
-
     write_file(out, text)
     common.note(f"wrote {out}")

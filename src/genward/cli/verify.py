@@ -32,7 +32,8 @@ def main(
     else:
         for line in found.differences:
             common.say(line)
-        what = f"{len(found.differences)} differences" if found.differences else "as recorded"
-        common.note(f"run {name}: {what}; {found.judged} pictures judged again")
+        n = len(found.differences)
+        what = f"{n} difference{'s' * (n != 1)}" if n else "as recorded"
+        common.note(f"run {name}: {what}; {found.judged} picture{'s' * (found.judged != 1)} judged again")
     if found.differences:
         raise typer.Exit(1)

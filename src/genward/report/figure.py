@@ -188,7 +188,7 @@ def _grid(strips: Sequence[Strip], store: Source, blur: bool) -> str:
             body.append(_text(8, top + 20 + 15 * j, line, 11, color=INK if j < len(lines) else FAINT))
         for shot in strip.shots:
             left = LABEL + (TILE + GAP) * columns.index(shot.label)
-            uri = _picture(store, shot, blur and strip.unsafe)
+            uri = _picture(store, shot, blur and strip.hides(shot))
             if uri:
                 body.append(f'<image x="{left}" y="{top}" width="{TILE}" height="{TILE}" xlink:href="{uri}"/>')
             else:

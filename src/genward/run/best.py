@@ -98,4 +98,5 @@ def _recorded(claim: Claim, statement: str, records: Runs) -> Iterator[dict[str,
         for row in metrics["claims"]:
             if row["statement"] == statement and row["low"] is not None and row["high"] is not None:
                 figure = Estimate(row["ours"], row["low"], row["high"])
-                yield {**told(claim, metrics, figure), "run": _named(name, metrics)}
+                # A record keeps no pairs to count rows by; its own claims say how many there were.
+                yield {**told(claim, metrics, figure, row.get("n")), "run": _named(name, metrics)}

@@ -311,12 +311,13 @@ def claims(metrics: Mapping[str, Any], rows: Sequence[Claim] | None = None) -> d
     return {"claims": [told(claim, metrics, estimate(claim, metrics)) for claim in wanted]}
 
 
-def told(claim: Claim, metrics: Mapping[str, Any], got: Estimate) -> dict[str, Any]:
-    """One claim's row of the table, for the figure ``got`` that these metrics give."""
+def told(claim: Claim, metrics: Mapping[str, Any], got: Estimate, n: int | None = None) -> dict[str, Any]:
+    """One claim's row of the table, for the figure ``got`` that these metrics give, and the number ``n`` of its rows
+    where it is known; by default it is counted in the metrics."""
     slots = _slots(metrics, claim)
     verdict_ = judge_interval(claim, got.low, got.high)
     doubt = reason_to_doubt(claim, metrics, got) or reason_to_distrust(claim, metrics, verdict_)
-    n = counted(metrics, claim, slots)
+    n = counted(metrics, claim, slots) if n is None else n
     is_open = bool(doubt) or verdict_ == OPEN
     why = undecided(metrics, claim, slots, got, n, doubt) if is_open else Undecided("", "", None)
     ours, low, high = (finite(v, 4) for v in got)

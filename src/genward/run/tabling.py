@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,10 +78,28 @@ def _figure(cell: Mapping[str, Any], name: str) -> Any:
     return cell.get(name)
 
 
+def _with_ends(cells: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    every = set().union(*cells) if cells else set()
+    return [w for n in columns for w in (n, *(n + e for e in ENDS if n + e in every))]
+
+
+def chosen_cells(
+    metrics: Mapping[str, Any], columns: Sequence[str], where: Mapping[str, str]
+) -> list[Mapping[str, Any]]:
+    """A run's cells as they are, or of each the columns that are named, with the ends of their intervals.
+
+    Raises:
+        UnknownName, BadInput: as of ``table``.
+    """
+    cells = list(metrics.get("cells", ()))
+    found = picked(cells, columns, where)
+    wide = _with_ends(cells, columns)
+    return [{n: c.get(n) for n in wide} for c in found] if columns else found
+
+
 def as_csv(cells: Sequence[Mapping[str, Any]], columns: Sequence[str], where: Mapping[str, str]) -> str:
     """Every figure with all its digits, the ends of intervals as columns of their own, nothing for a missing one."""
-    every = set().union(*cells) if cells else set()
-    wide = [w for n in columns for w in (n, *(n + e for e in ENDS if n + e in every))]
+    wide = _with_ends(cells, columns)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(wide)
@@ -116,12 +135,18 @@ def as_latex(columns: Sequence[str], rows: Sequence[Sequence[Any]], digits: int 
         "l" if all(isinstance(r[k], str) or r[k] is None for r in rows) else "r" for k in range(len(columns))
     )
     lines = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", _tex(columns), r"\midrule"]
-    lines += [_tex([shown(v, digits, ", ") for v in row]) for row in rows]
+    for row in rows:
+        texts = [shown(v, digits, ", ") for v in row]
+        lines.append(_tex(texts, [not isinstance(v, str) for v in row]))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
 
-def _tex(values: Sequence[str]) -> str:
-    return " & ".join("".join(ESCAPES.get(c, c) for c in v) for v in values) + r" \\"
+def _tex(values: Sequence[str], figures: Sequence[bool] = ()) -> str:
+    """A line of a table; the signs of its figures are minuses, not hyphens."""
+    texts = ["".join(ESCAPES.get(c, c) for c in v) for v in values]
+    for k, figure in enumerate(figures):
+        texts[k] = re.sub(r"-(?=\d)", "$-$", texts[k]) if figure else texts[k]
+    return " & ".join(texts) + r" \\"
 
 
 def table(

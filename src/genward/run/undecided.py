@@ -99,7 +99,7 @@ def gaps(metrics: Mapping[str, Any], claim: Claim, slots: Slots, arms: Sequence[
     cells = metrics["cells"]
     lost = [a for a in arms if not any(c["arm"] == a for c in cells)]
     if lost:
-        yield f"this run has no arm {' and none '.join(lost)}"
+        yield f"this run has no arm {' and no '.join(lost)}"
     if not slots:
         which = ", ".join(claim.variant) or "any"
         kinds = f" for a concept of kind {' or '.join(claim.kinds)}" if claim.kinds else ""

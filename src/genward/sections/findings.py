@@ -195,7 +195,7 @@ def _worst(grid: Grid, concept: str, best: Arm) -> list[str]:
         for w in grid.variants(concept)
         if (e := grid.residual(best.label, concept, w)).value is not None
     ]
-    if len(by_variant) < 2:
+    if len({value for value, _, _ in by_variant}) < 2:  # where all are equal none is the weakest
         return []
     _, variant, e = max(by_variant, key=lambda t: t[0] or 0.0)
     return [f"It is weakest on the prompt variant “{variant}”, with {_with(e)}."]

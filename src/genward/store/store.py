@@ -307,12 +307,12 @@ class Store:
         path = self.media_path(sha, mime)
         what = f"{MEDIA[mime].kind} {path}"
         if not path.exists():
-            raise StoreError(f"{what} is missing; delete the part that names it (Store.check() tells which) and resume")
+            raise StoreError(f"{what} is missing; delete the part that names it (genward check tells which) and resume")
         with said(path, "read"):
             data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha:
             raise StoreError(
-                f"{what} is corrupt; delete it and the part that names it (Store.check() tells which) and resume"
+                f"{what} is corrupt; delete it and the part that names it (genward check tells which) and resume"
             )
         return kinds.decode(data, mime)
 
