@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from genward.catalog.fitting import fit_fields
 from genward.core import Call, Case, Concept, Sampler, Spec
 from genward.defenses import _counterfactual as counterfactual
 from genward.defenses import _patch_fit as training
@@ -102,6 +103,46 @@ def test_residuals_are_added_to_the_skips_by_hand(model: StableDiffusion, fitted
         assert torch.allclose(rig.defended(call), both, atol=1e-5), (
             "patches side by side are the sum of their residuals"
         )
+
+
+def test_a_patch_in_int8(model: StableDiffusion, fitted: SafePatch, tmp_path: Path) -> None:
+    """Every weight within half a step of its channel, by the slow rule; latents next to those of float16; what lost
+    its scales is refused."""
+    tensors = dict(fitted.artifact.tensors)  # type: ignore[union-attr]
+    states = tensors.pop(INSTRUCTION)
+    small = nets.packed(tensors)
+    back = nets.unpacked(small)
+    assert set(back) == set(tensors)
+    for name, weight in tensors.items():
+        if weight.dim() < 2:
+            assert torch.equal(back[name], weight.half())
+            continue
+        for mine, wanted in zip(back[name].double().flatten(1), weight.double().flatten(1), strict=True):
+            step = float(wanted.abs().max()) / 127
+            assert float((mine - wanted).abs().max()) <= step * 0.501
+    size = sum(t.numel() * t.element_size() for t in small.values())
+    assert size < 0.6 * sum(t.numel() * t.element_size() for t in tensors.values())
+    saved = artifacts.save(tmp_path / "small", {**small, INSTRUCTION: states}, dict(fitted.artifact.card))  # type: ignore[union-attr]
+    patch = dataclasses.replace(fitted, artifact=artifacts.load(tmp_path / "small"))
+    assert patch.artifact.hash == saved.hash  # type: ignore[union-attr]
+    moved = (latents(model, fitted) - latents(model)).norm()
+    assert (latents(model, patch) - latents(model, fitted)).norm() < 0.05 * moved
+    assert set(merged(model, [patch]).artifact.tensors) == {*tensors, INSTRUCTION}  # type: ignore[union-attr]
+    name = next(n for n in small if n.endswith(nets.SCALE))
+    for lost in (
+        {n: t for n, t in small.items() if n != name},
+        {n: t for n, t in small.items() if n + nets.SCALE != name},
+    ):
+        with pytest.raises(BadArtifact, match="do not belong together|not there"):
+            nets.unpacked(lost)
+
+
+def test_how_weights_are_kept_is_no_other_patch(model: StableDiffusion, concept: Concept) -> None:
+    one = dataclasses.replace(SMALL, storage="int8").fit(model, concept)
+    assert any(t.dtype == torch.int8 for t in one.artifact.tensors.values())  # type: ignore[union-attr]
+    assert fit_fields(one) == fit_fields(SMALL)
+    with pytest.raises(BadInput, match="storage"):
+        SafePatch(storage="int4")
 
 
 def test_what_the_clone_reads() -> None:

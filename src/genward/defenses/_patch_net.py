@@ -20,6 +20,10 @@ HINT = "controlnet_cond_embedding."
 """Parameters of the picture branch, which is not used."""
 TEXTS = ("both", "prompt", "instruction")
 """What the clone reads: the prompt's states, an instruction's, or one after the other."""
+STORAGES = ("float16", "int8")
+"""How weights are kept, see ``weights_of``."""
+SCALE = ".scale"
+"""What the name of a packed map's scales ends with."""
 LOSSES = ("difference", "outcome")
 """Forms of the rectifying loss, see ``rectifying``."""
 
@@ -56,9 +60,46 @@ def trainable_clone(unet: Any) -> Any:
     return net
 
 
-def weights_of(net: Any) -> dict[str, Tensor]:
-    """What is kept of a clone: its parameters in float16, the picture branch left out."""
-    return {n: p.detach().half() for n, p in net.state_dict().items() if not n.startswith(HINT)}
+def weights_of(net: Any, storage: str = "float16") -> dict[str, Tensor]:
+    """What is kept of a clone: its parameters in float16, or ``packed``; the picture branch is left out."""
+    found = {n: p.detach() for n, p in net.state_dict().items() if not n.startswith(HINT)}
+    return packed(found) if storage == "int8" else {n: p.half() for n, p in found.items()}
+
+
+def packed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Maps as int8 beside one float32 scale for each output channel (``….scale``), so that no weight is off by more
+    than half a step, 1/254 of its channel's largest; vectors in float16."""
+    out: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        if weight.dim() < 2:
+            out[name] = weight.half()
+            continue
+        rows = weight.float().flatten(1)
+        scale = rows.abs().amax(1) / 127
+        steps = (rows / torch.where(scale > 0, scale, 1)[:, None]).round().clamp(-127, 127)
+        out[name], out[name + SCALE] = steps.to(torch.int8).view_as(weight), scale
+    return out
+
+
+def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with what ``packed`` wrote as float32 weights again.
+
+    Raises:
+        BadArtifact: an int8 map without scales of its length, or scales without their map.
+    """
+    out: dict[str, Tensor] = {}
+    scales = {n.removesuffix(SCALE): p for n, p in tensors.items() if n.endswith(SCALE)}
+    for name, value in tensors.items():
+        if name.endswith(SCALE):
+            continue
+        scale = scales.pop(name, None)
+        if (value.dtype == torch.int8) != (scale is not None) or (scale is not None and scale.shape != value.shape[:1]):
+            raise BadArtifact(f"safepatch: {name} and its scales do not belong together; fit the patch again")
+        shape = (-1, *[1] * (value.dim() - 1))
+        out[name] = value if scale is None else value.float() * scale.float().view(shape)
+    if scales:
+        raise BadArtifact(f"safepatch: scales of {next(iter(scales))}, which is not there; fit the patch again")
+    return out
 
 
 def with_weights(unet: Any, tensors: Mapping[str, Tensor], device: Any, dtype: torch.dtype) -> Any:

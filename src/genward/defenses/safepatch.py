@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -35,6 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "text": nets.TEXTS,
     "halves": ("both", "conditional"),
     "each": EACH,
+    "storage": nets.STORAGES,
 }
 """Field -> what it may be."""
 
@@ -90,12 +91,14 @@ class SafePatch:
     """Share of rows whose caption is dropped and that are to be left as they are."""
     seed: int = 0
     """Of pictures, noise and timesteps."""
+    storage: str = field(default="float16", metadata={"identity": False})
+    """How the clone's weights are kept: ``float16``, or ``int8`` with a scale an output channel, half the size."""
     transfer: bool = False
     """Attach it to a model of the same shape that it was not trained on."""
     strength: float = 1.0
     """Factor on the residuals, 0 to 1; 0 leaves the model alone."""
     artifact: Artifact | None = None
-    """What was trained: the clone's weights in float16."""
+    """What was trained: the clone's weights, see ``storage``."""
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
@@ -148,7 +151,8 @@ class SafePatch:
             "told": told,
             "losses": training.tenths(losses),
         }
-        return replace(self, artifact=artifacts.make(nets.weights_of(net) | {INSTRUCTION: states.half()}, card | facts))
+        kept = nets.weights_of(net, self.storage) | {INSTRUCTION: states.half()}
+        return replace(self, artifact=artifacts.make(kept, card | facts))
 
     def _pairs(
         self, model: Any, concepts: Sequence[Concept], pairs: Sequence[Pair], tools: FitTools
@@ -215,7 +219,7 @@ class SafePatch:
                 "concept (safepatch:weapons)"
             )
         self.check(rig)
-        tensors = dict(self.artifact.tensors)
+        tensors = nets.unpacked(self.artifact.tensors)
         states = tensors.pop(INSTRUCTION, None)
         model = rig.model
         net = nets.with_weights(model.denoiser, tensors, model.device, model.dtype)
@@ -301,7 +305,9 @@ def merged(model: Any, patches: Sequence[SafePatch], shares: Sequence[float] | N
     if len({p.text for p in patches}) > 1:
         raise BadInput("safepatch: these patches read other texts (text); merge those that read the same")
     base = nets.weights_of(nets.clone_of(model.unet))
-    tensors = nets.merged_weights(base, [a.tensors for a in learned], list(shares or [1.0] * len(learned)))
+    tensors = nets.merged_weights(
+        base, [nets.unpacked(a.tensors) for a in learned], list(shares or [1.0] * len(learned))
+    )
     kept = {INSTRUCTION: learned[0].tensors[INSTRUCTION]}
     about = {c: h for a in learned for c, h in a.card.get("concepts", {}).items()}
     card = {k: v for k, v in learned[0].card.items() if k not in artifacts.RESERVED}
@@ -330,7 +336,7 @@ def to_diffusers(model: Any, patch: SafePatch) -> Any:
     if patch.artifact is None or patch.text != "prompt":
         raise BadInput("safepatch: a stock ControlNet can be made of a fitted patch that reads text=prompt alone")
     net = ControlNetModel.from_unet(model.unet, load_weights_from_unet=False).eval()
-    given = {n: p.float() for n, p in patch.artifact.tensors.items() if n != INSTRUCTION}
+    given = {n: p.float() for n, p in nets.unpacked(patch.artifact.tensors).items() if n != INSTRUCTION}
     told = net.load_state_dict(given, strict=False)
     lacking = [n for n in told.missing_keys if not n.startswith(nets.HINT)] + list(told.unexpected_keys)
     if lacking:

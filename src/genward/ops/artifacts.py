@@ -36,6 +36,8 @@ MAX_CARD = 16 << 20
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """Floating point numbers of an artifact's tensors; smaller ones (float8) cannot be computed with."""
+PACKED = torch.int8
+"""What weights may be packed in, beside their scales."""
 KINDS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
     "method": (str, "text"),
     "model_hash": (str, "text"),
@@ -197,8 +199,12 @@ def load(
             "belong together or were changed, fit again"
         )
     for name, value in tensors.items():
+        if value.dtype == PACKED:
+            continue
         if not value.is_floating_point():
-            raise BadArtifact(f"{stem}: tensor {name!r} is {value.dtype}; artifacts hold floating point numbers")
+            raise BadArtifact(
+                f"{stem}: tensor {name!r} is {value.dtype}; artifacts hold floating point numbers, or int8"
+            )
         if not bool(torch.isfinite(value).all()):
             raise BadArtifact(f"{stem}: tensor {name!r} holds numbers that are not finite; fit again")
     if expect_shapes is not None:

@@ -21,10 +21,13 @@ SHIPPED = {
         "esd:style-monotone",
     ),
     "guards": ("aeiou:weapons", "wukong:weapons", "noise_probe:weapons", "saferedir:weapons"),
-    "edits": tuple(
-        text.format(concept)
-        for concept in ("weapons", "banana")
-        for text in ("saeuron:{}", "saemnesia:{}", "per:{}", "acterase:{},tau=0.15")
+    "edits": (
+        *(
+            text.format(concept)
+            for concept in ("weapons", "banana")
+            for text in ("saeuron:{}", "saemnesia:{}", "per:{}", "acterase:{},tau=0.15")
+        ),
+        "safepatch:weapons,storage=int8",
     ),
 }
 """Stage -> what is fitted on the packaged lab and comes with it: lab captions and the lab's own pictures, nothing else.
