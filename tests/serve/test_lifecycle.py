@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import random
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,6 +62,28 @@ def test_open_and_close_without_a_block(pipe: Any) -> None:
     with protect(pipe, "weapons", [Fade()]).open() as again:  # an open guard is a block of its own, too
         assert again("a cat", **CALL).index == [0]
     assert hooks(pipe) == 0
+
+
+def test_opening_and_reloading_leave_the_process_random_numbers_where_they_stood(pipe: Any) -> None:
+    @dataclass(frozen=True)
+    class Draws:
+        name: ClassVar[str] = "draws"
+
+        def attach(self, rig: Any) -> None:
+            torch.nn.Linear(4, 4)
+            np.random.rand()
+            random.random()
+            rig.inputs(lambda call, frame: call)
+
+    def stand() -> tuple[Any, ...]:
+        return torch.get_rng_state().tolist(), np.random.get_state()[2], random.getstate()
+
+    before = stand()
+    guarded = protect(pipe, "weapons", [Draws()]).open()
+    assert stand() == before
+    guarded.reload("weapons")
+    guarded.close()
+    assert stand() == before
 
 
 def test_a_guard_that_nobody_holds_closes_itself(pipe: Any) -> None:

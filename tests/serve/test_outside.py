@@ -220,6 +220,61 @@ def test_what_would_go_past_a_text_guard_is_refused(xl: Any, call: dict[str, Any
             guarded("a cat", output_type="latent", **CALL)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("text_model_output", (torch.zeros(1, 16), torch.zeros(1, 77, 16)), Conflict),  # UnCLIP's, in the text's place
+        ("editing_prompt_embeddings", torch.zeros(1, 77, 16), Conflict),  # SEGA's
+        ("encoder_hidden_states", np.zeros((1, 77, 16)), Conflict),  # Amused's
+        ("reference", {"picture": WHITE}, Conflict),
+        ("prior_latents", torch.zeros(1, 4, 8, 8), Unguarded),  # UnCLIP's
+        ("guidance_scale", torch.tensor(3.0), None),
+        ("guidance_scale", np.float32(3.0), None),
+    ],
+)
+def test_what_comes_in_as_numbers_under_any_name_is_refused(
+    xl: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: Any, error: Any
+) -> None:
+    stock = type(xl).__call__
+
+    def call(  # noqa: PLR0913 - the arguments that other pipelines of diffusers have
+        self: Any,
+        prompt: Any = None,
+        num_images_per_prompt: int = 1,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        text_model_output: Any = None,
+        editing_prompt_embeddings: Any = None,
+        encoder_hidden_states: Any = None,
+        reference: Any = None,
+        prior_latents: Any = None,
+        num_inference_steps: int = 2,
+        guidance_scale: float = 3.0,
+    ) -> Any:
+        return stock(self, prompt, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+
+    monkeypatch.setattr(type(xl), "__call__", call)
+    with protect(xl, "weapons", [Words()]) as guarded:
+        if error is None:
+            assert guarded("a cat", **{**CALL, name: value}).index == [0]
+            return
+        with pytest.raises(error, match=name):
+            guarded("a cat", **CALL, **{name: value})
+
+
+def test_a_pipeline_that_gives_back_no_pictures_releases_nothing(xl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock = type(xl).__call__
+
+    @functools.wraps(stock)
+    def depth(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return SimpleNamespace(rgb=stock(self, *args, **kwargs).images)
+
+    with protect(xl, "weapons", [Words()]) as guarded:
+        monkeypatch.setattr(type(xl), "__call__", depth)
+        out = guarded("a cat", **CALL)
+    assert out.images == [None] and out.verdicts[0].failed and "gives back no images" in out.verdicts[0].why
+
+
 def test_closed_where_a_guard_or_the_pipeline_fails(xl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for chain, told in (([Says("tap")], "ZeroDivisionError"), ([Words(value=float("nan"))], "not a number")):
         with protect(xl, "weapons", chain) as guarded:

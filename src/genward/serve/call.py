@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from genward.core.chance import chance_kept
 from genward.core.contracts import Defense
 from genward.core.reading import short
 from genward.core.records import Prompt, Verdict
@@ -201,8 +202,9 @@ class Guarded:
         if recipe is None or self.closed:
             raise GuardError(CLOSED)
         new = recipe.again(self.model, policy, defenses)
-        chain = new.chain()
-        with self._alone():
+        with chance_kept():
+            chain = new.chain()
+        with self._alone(), chance_kept():
             before = recipe.again(self.model, self.policy, tuple(self.named.values()))
             self._closing()
             try:

@@ -38,6 +38,10 @@ PICTURES = ("ip_adapter_image", "ip_adapter_image_embeds", "masked_image_latents
 """Arguments through which pictures come in that no guard is shown."""
 HARMLESS_TEXTS = ("output_type", "scheduler_type")
 """Arguments that are texts and no prompts."""
+PLAN = ("timesteps", "sigmas", "generator")
+"""Arguments that may be tensors or arrays and hold nothing that could be drawn."""
+OVER = ("image", "mask_image")
+"""Arguments with a picture that guards are shown."""
 
 
 class OutsideRig(GuardRig):
@@ -168,13 +172,22 @@ class _Asked:
                 raise Conflict(f"{name}: a text that comes in there is read by no guard; leave it out")
             if name.endswith("attention_kwargs") and set(value) - {"scale"}:
                 raise Conflict(f"{name}: only scale (of LoRA weights) can be guarded")
-        if self.given.get("latents") is not None and not looks:
-            raise Unguarded(
-                f"latents: they may hold a picture, and none of {self.names} looks at pictures; add image_filter with "
-                "a judge of this model's pictures, or leave them out"
-            )
+            if name.endswith("latents"):
+                self._refuse_latents(name, looks)
+            elif reads and name not in PLAN + OVER and _holds_numbers(value):
+                raise Conflict(
+                    f"{name}: {self.names} reads the text, and what comes in there as numbers or as a picture has "
+                    "none; leave it out"
+                )
         if looks and self.output == "latent":
             raise Conflict("output_type 'latent': a guard that looks at pictures has none to look at; ask for 'pil'")
+
+    def _refuse_latents(self, name: str, looks: bool) -> None:
+        if not looks:
+            raise Unguarded(
+                f"{name}: they may hold a picture, and none of {self.names} looks at pictures; add image_filter with "
+                "a judge of this model's pictures, or leave them out"
+            )
 
     @property
     def rows(self) -> int:
@@ -193,7 +206,7 @@ class _Asked:
         rows = [p * self.copies + k for p in range(self.count) for k in range(self.copies)]
         generator = given.get("generator")
         own = isinstance(generator, list | tuple) and len(generator) == self.rows
-        apart = not any(given.get(name) is not None for name in ("latents", "image", "mask_image", "prompt_embeds"))
+        apart = not any(_holds_numbers(value) for name, value in given.items() if name not in PLAN)
         cut = bool(dead) and own and apart
         for name, texts in self.texts.items():
             left = [texts[p] for p in kept] if cut else ["" if p in dead else text for p, text in enumerate(texts)]
@@ -251,7 +264,12 @@ class _Through:
         arguments, rows = asked.arguments(set((~alive).nonzero().flatten().tolist()))
         found = self.pipe(**arguments)
         run.seen = 0
-        data = found.images
+        data = getattr(found, "images", None)
+        if data is None:
+            raise GuardError(
+                f"a {type(self.pipe).__name__} gives back no images ({type(found).__name__}), so nobody can look at "
+                "what it made; nothing is released"
+            )
         if len(data) != len(rows):
             raise GuardError(f"the pipeline gave back {len(data)} pictures for {len(rows)} rows; nothing is released")
         self._checked(found, rows)
@@ -348,6 +366,19 @@ def _picked(data: Any, keep: list[int], kind: str) -> Any:
     if data is None:
         return np.zeros((0, 0, 0, 3), np.float32) if kind == "np" else torch.zeros((0, 3, 0, 0))
     return data[keep]
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether a tensor, an array or a picture is in an argument, however deep."""
+    if isinstance(value, Mapping):
+        return _holds_numbers(list(value.values()))
+    if isinstance(value, list | tuple):
+        return any(_holds_numbers(v) for v in value)
+    if torch.is_tensor(value) or isinstance(value, np.ndarray):
+        return value.ndim > 0
+    from PIL.Image import Image
+
+    return isinstance(value, Image)
 
 
 def _holds_text(value: Any) -> bool:

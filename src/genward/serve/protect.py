@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from genward.catalog.fitting import DefenseRequest, parse_defense
 from genward.catalog.labelling import with_probe
 from genward.core import defending
+from genward.core.chance import chance_kept
 from genward.core.contracts import Defense
 from genward.errors import BadInput, Conflict
 from genward.models.outside import OutsidePipeline
@@ -176,8 +177,9 @@ class Opening:
             )
             service.leave = stack.close
             return service
-        chain = self.chain()
-        return chain.guarded.opened(chain, self)
+        with chance_kept():
+            chain = self.chain()
+            return chain.guarded.opened(chain, self)
 
     def chain(self) -> Chain:
         """What is to be attached, built and checked; nothing is attached yet."""
