@@ -181,6 +181,52 @@ def test_a_compound_is_cut_before_a_long_word_looked_for_alone() -> None:
         assert normalize(text, words=(*OWN, "mark", "box")) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a bo\u2011mb",
+        "a bo\u2014mb",
+        "a b・o・m・b",
+        "a b．o．m．b",
+        "a b。o。m。b",
+        "a b\u25ccomb",
+        "a bo/mb",
+    ]
+    + [
+        "a b\\o\\m\\b",
+        "a b**o**mb",
+        "a b__o__mb",
+        "a b0\ufe0f\u20e3mb",
+        "a b🅾\ufe0fmb",
+        "a b०mb",
+        "a b๐mb",
+    ]
+    + ["a ꓐꓳꓟꓐ", "a ᗷᗝmb", "a bოmb", "a bסmb", "a bⵔmb", "a bⲟmb", "a b\U0001042cmb", "a b\U0001030fmb"],
+)
+def test_signs_within_a_word_and_look_alikes_of_rare_scripts_are_undone_for_the_words_looked_for(text: str) -> None:
+    found = normalize(text, words=OWN)
+    assert found.lower() == "a bomb" and normalize(found, words=OWN) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[cow|horse], 16/9",
+        "C:\\new\\cats",
+        "a**b**c",
+        "text __under__ line",
+        "１０．５ m",
+        "ꓡꓲꓢꓴ ꓐꓮ",
+        "३ बिल्लियाँ",
+        "๓ แมว",
+        "סוס",
+        "ოქრო",
+    ],
+)
+def test_signs_and_rare_scripts_in_benign_texts_stay(text: str) -> None:
+    assert normalize(text, words=OWN) == text
+
+
 def test_a_dictionary_can_be_given() -> None:
     assert normalize("gr4k and b0mb", dictionary=("grak",)) == "grak and b0mb"
     assert normalize("gr4k", dictionary=()) == "gr4k"

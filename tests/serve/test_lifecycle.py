@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import json
 import random
@@ -84,6 +85,26 @@ def test_opening_and_reloading_leave_the_process_random_numbers_where_they_stood
     guarded.reload("weapons")
     guarded.close()
     assert stand() == before
+
+
+def test_a_record_stays_in_the_folder_it_was_opened_in(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with protect(pipe, "weapons", [filtered(2.0)], audit="guard.jsonl") as guarded:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        guarded("a cat", **CALL)
+    assert len(list(read_audit(tmp_path / "guard.jsonl"))) == 1
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_model_under_an_open_guard_is_not_copied(pipe: Any) -> None:
+    with protect(pipe, "weapons", [Fade(strength=0.5)]):
+        for part in (pipe, pipe.unet):
+            with pytest.raises(Conflict, match="cannot be copied"):
+                copy.deepcopy(part)
+    assert hooks(copy.deepcopy(pipe)) == 0
 
 
 def test_a_guard_that_nobody_holds_closes_itself(pipe: Any) -> None:

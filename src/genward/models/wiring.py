@@ -65,6 +65,14 @@ class Wiring:
         """Ids and mask (rows, t) of the texts in the encoder"""
         self._open = False
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies of a hooked module would take its hooks, and with them the rig, along: a second model that no guard
+        opened, with edited weights that nobody restores."""
+        raise Conflict(
+            "a model under an open guard cannot be copied or pickled, its hooks and edits are the guard's; copy it "
+            "before opening the guard or after closing it"
+        )
+
     # ------------------------------------------------------------------------------------------------- opening, closing
 
     @contextmanager

@@ -32,9 +32,13 @@ ALIKE: Mapping[str, str] = {
     # Armenian, Hebrew, Cherokee look-alikes
     **dict(zip("օսոհցքԼՕՍ", "ounhgpLOU", strict=True)),
     **dict(zip("ᎠᎡᎢᎪᎬᎳᎷᎻᏀᏃᏒᏔᏚᏞᏟᏢ", "DRTAEWMHGZRWSLCP", strict=True)),
+    # Lisu, whose letters are Latin capitals; Canadian syllables; round letters of other scripts
+    **dict(zip("ꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ", "BPDTGKJCZFMNLSRVHWXYAEIOU", strict=True)),
+    **dict(zip("ᗷᑕᗪᖴᕼᒍᒪᗰᑎᑭᖇᑌᐯᗯᗩᗝ", "BCDFHJLMNPRUVWAO", strict=True)),
+    **dict(zip("Ⲟⲟოסⵔ", "OoooO", strict=True)) | {"\U00010404": "O", "\U0001042c": "o", "\U0001030f": "O"},
 }
 """Letter of another script -> the Latin letter that it reads as."""
-IDENTICAL = frozenset("аеорсухіјѕԛԝАВЕКМНОРСТХІЈЅοΟΑΒΕΖΗΙΚΜΝΡΤΥΧ")
+IDENTICAL = frozenset("аеорсухіјѕԛԝАВЕКМНОРСТХІЈЅοΟΑΒΕΖΗΙΚΜΝΡΤΥΧꓐꓑꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ")
 """Those that no typeface tells apart: what a word may consist of wholly and still be a disguised Latin one."""
 SMALL_CAPITALS: Mapping[str, str] = dict(zip("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘꞯʀꜱᴛᴜᴠᴡʏᴢ", "abcdefghijklmnopqrstuvwyz", strict=True))
 BOXED: Mapping[str, str] = {chr(start + k): chr(65 + k) for start in (0x1F130, 0x1F150, 0x1F170) for k in range(26)}

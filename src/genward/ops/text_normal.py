@@ -57,13 +57,15 @@ LEET = {
 RARE_LEET = {"2": "z", "6": "gb", "8": "b", "9": "g", "(": "c", "{": "c", "<": "c"}
 """Those that only one of the caller's words is read from."""
 _SIGNS = "@$!|€+"
-_MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+_MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe00-\ufe0f\ufe20-\ufe2f"
 _CHARACTER = rf"(?:[^\W_]|[{_SIGNS}\u24b6-\u24e9\U0001f130-\U0001f1ff])[{_MARKS}]*"
 _TOKEN = re.compile(rf"(?:{_CHARACTER})+")
 _APART = re.compile(
     rf"(?<![^\W_])(?<!['’]){_CHARACTER}(?:[\s.\-_*·•/'’~,:;\u2800\u3164]{{1,3}}{_CHARACTER}){{2,}}(?![^\W_])"
 )
-_PARTS = re.compile(r"[^\W_]++(?:[.\-_*·•'’~][^\W_]++)+")
+_BETWEEN = r".\-_*·•'’~/\\\u2010-\u2015\u2212\u2024\u2027\u25cc\u30fb\uff65\u3002\uff61\uff0e"
+"""Signs that stand between the parts of one word: stops, hyphens, dashes, bullets, of any width."""
+_PARTS = re.compile(rf"[^\W_]++(?:(?:[{_BETWEEN}]|\*\*|__)[^\W_]++)+")
 _ONE, _PIECE = re.compile(_CHARACTER), re.compile(r"[^\W_]+")
 _NAME = re.compile(r"<[^<>\s]*>")
 _SAME = re.compile(r"(.)\1+")
@@ -213,6 +215,8 @@ class Reader:
                 return Letter(LEET[c])
             if c in RARE_LEET:
                 return Letter(RARE_LEET[c], weak=True)
+            if c.isdecimal() and not c.isascii() and (plain := str(unicodedata.decimal(c))) in LEET:
+                return Letter(LEET[plain], weak=True)  # digits of other scripts, ० say
         return None
 
     def letters(self, characters: Sequence[str]) -> list[Letter] | None:

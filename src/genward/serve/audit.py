@@ -35,7 +35,8 @@ class Audit:
     """Where audit records go.
 
     Args:
-        path: a ``.jsonl`` file; made if it is not there, appended to if it is. Several processes may write to it.
+        path: a ``.jsonl`` file; made if it is not there, appended to if it is. Several processes may write to it. A
+            relative one is of the folder that the process is in now, wherever it goes later.
         prompts: whether prompts, reasons and tokens are kept as text.
         key: secret for keyed hashes of prompts.
     """
@@ -43,6 +44,9 @@ class Audit:
     path: Path
     prompts: bool = False
     key: bytes = b""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", Path(self.path).absolute())
 
     @classmethod
     def of(cls, given: Audit | Path | str | None) -> Audit | None:
