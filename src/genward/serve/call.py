@@ -21,12 +21,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from genward.core.chance import chance_kept
 from genward.core.contracts import Defense
 from genward.core.reading import short
 from genward.core.records import Prompt, Verdict
 from genward.core.spec import Spec, digest
 from genward.errors import Conflict, GuardError, UnguardedInput
+from genward.models.chance import chance_kept
 from genward.models.ports import Run
 from genward.models.sampling import Outcome, sample
 from genward.serve.arguments import job_of, known_arguments, read_call

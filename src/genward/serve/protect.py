@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from genward.catalog.fitting import DefenseRequest, parse_defense
 from genward.catalog.labelling import with_probe
 from genward.core import defending
-from genward.core.chance import chance_kept
 from genward.core.contracts import Defense
 from genward.errors import BadInput, Conflict
+from genward.models.chance import chance_kept
 from genward.models.outside import OutsidePipeline
 from genward.ops.asking import STAND_IN
 from genward.serve.arguments import LOOK, call_arguments
