@@ -16,6 +16,7 @@ from genward.core.records import Sampler, load_concept
 from genward.errors import BadInput
 from genward.report.page import render
 from genward.run.attacking import announced, attack_once, rows_of
+from genward.run.claim import Claim
 from genward.run.costs import SURROGATE, dry_run
 from genward.run.loop import run_plan
 from genward.run.outlook import expected
@@ -34,6 +35,7 @@ BENCH = AdversarialBenchmark(("weapons",), n=2, attacks=ATTACKS)
 PLAN = Plan("tiny-a", ARMS, BENCH, batch=7, sampler=Sampler(steps=2, guidance=3.0))
 WORDS = words_of("lab")
 JUDGE = FakeJudge(labels=(*WORDS["things"], *WORDS["styles"]), threshold=0.5)
+BOTH = ("noise_search: adaptive", "noise_search: transferred")
 CONTRACT = {
     *("arm", "concept", "attack", "access", "adaptive", "pre", "success", "low", "high", "total", "n", "queries"),
     *("passes", "seconds", "retention", "benign_lost"),
@@ -49,7 +51,11 @@ def models() -> Any:
 @pytest.fixture(scope="module")
 def whole(models: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Any]]:
     store = Store(tmp_path_factory.mktemp("whole"), create=True)
-    return store, run_plan(PLAN, store, models=models, judge=JUDGE, command="genward run adversarial")
+    about = {"system": "s", "statement": "s", "paper": "p", "command": "c", "form": "value", "measure": "total"}
+    claim = Claim(id="both", arm="uce", variant=BOTH, at_most=0.5, **about)  # type: ignore[arg-type]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genward.run.comparisons.claims_of", lambda benchmark: [claim])
+        return store, run_plan(PLAN, store, models=models, judge=JUDGE, command="genward run adversarial")
 
 
 def test_parents_are_the_named_rows_under_other_ids() -> None:
@@ -87,6 +93,13 @@ def test_three_rates_fit_together(whole: tuple[Store, dict[str, Any]]) -> None:
         assert cell["low"] == cell["success_low"] and cell["high"] == cell["success_high"]
         kept = {c["retention"] for c in whole[1]["cells"] if c["arm"] == cell["arm"]}
         assert kept == {cell["retention"]}, "what is kept belongs to the arm"
+
+
+def test_what_claims_say_of_several_attacks_is_counted_on_their_rows(whole: tuple[Store, dict[str, Any]]) -> None:
+    (pool,) = whole[1]["pools"]
+    cells = [c for c in whole[1]["cells"] if c["arm"] == "uce" and c["variant"] in BOTH]
+    assert (pool["claim"], pool["n"]) == ("both", sum(c["n"] for c in cells))
+    assert pool["value"] == pytest.approx(sum(c["total"] for c in cells) / 2)
 
 
 def test_what_is_recounted_from_the_rows_is_the_same(whole: tuple[Store, dict[str, Any]]) -> None:

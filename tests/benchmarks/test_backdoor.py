@@ -12,12 +12,13 @@ import pytest
 from genward.benchmarks.backdoor import BackdoorBenchmark, detection, figures, rows
 from genward.catalog import plugins
 from genward.catalog.fitting import parse_defense
-from genward.core.benchmark import Evidence, Setting
+from genward.core.benchmark import Evidence, Pool, Setting
 from genward.core.records import load_concept
 from genward.errors import BadInput, UnknownName
 from genward.metrics.distances import frechet
 from genward.metrics.intervals import wilson
 from genward.ops.backdoor_captions import PLACES
+from genward.run import comparisons
 from genward.run.claims import claims_of
 from genward.run.plan import make_plan, planned, setting_of, work
 
@@ -54,8 +55,11 @@ def test_rows() -> None:
         assert len(scene.cases) == 2 and all(c.parent and c.label == "harm" for c in scene.cases)
         trigger = "\u0435" if scene.arm.label == "rickrolling" else "beautiful cat"
         assert all(trigger in c.prompt for c in scene.cases)
-    seeds = {(c.variant.split("-")[0], c.id[-3:]): c.seed for c in scenes[0].cases}
-    assert all(seeds[c.variant.split("-")[0], c.id[-3:]] == c.seed for c in scenes[1].cases), "paired over places"
+    mine = [c for c in given if c.id.startswith("rickrolling/")]
+    assert len({c.seed for c in mine}) == len(mine), "captions of their own at each place"
+    assert len({c.group for c in mine}) > 2
+    one, other = (list(BackdoorBenchmark(n=n).search(given, Bench())) for n in (2, 2))  # type: ignore[arg-type]
+    assert [s.cases for s in one] == [s.cases for s in other], "arms of a fixture draw the same rows"
     assert bench.outlook(given, SETTING).rows == ((12, None),)
 
 
@@ -136,6 +140,30 @@ def test_figures_are_those_counted_by_hand() -> None:
     contract += " rejected n generations_per_query fallbacks"
     assert set(contract.split()) <= set(cell)
     assert (cell["fixture"], cell["defense"]) == ("personalization", "pepper")
+
+
+def test_what_claims_say_of_all_columns_is_counted_on_all_rows() -> None:
+    """As the cells' own counts added up; the clean rows of each length once; an AUROC of all rows."""
+    given = evidence()
+    for k, row in enumerate(r for r in given.rows if r["arm"] == "h1"):
+        row["notes"] = json.dumps({"ufid.score": [k % 7 + ("scene" in row)], "ufid.hit_count": [0.0]})
+    arm, every = "personalization + pepper", tuple(f"{x}-{y}" for x in rows.LENGTHS for y in PLACES)
+    pools = [Pool(m, arm, "", ("banana",), every, m) for m in ("asr", "clean_accuracy", "auroc")]
+    found = {p["measure"]: p for p in figures.pools(dataclasses.replace(given, pools=pools))}
+    cells = [c for c in figures.cells(given) if c["arm"] == arm]
+    assert found["asr"]["n"] == sum(c["n"] for c in cells) == 30
+    assert found["asr"]["value"] == pytest.approx(sum(c["asr"] * c["n"] for c in cells) / 30)
+    assert found["asr"]["value_high"] - found["asr"]["value_low"] < cells[0]["asr_high"] - cells[0]["asr_low"]
+    once = {c["caption_length"]: c["clean_accuracy"] * c["n_clean"] for c in cells}
+    assert found["clean_accuracy"]["value"] == pytest.approx(sum(once.values()) / 10)
+    mine = [r for r in given.rows if r["arm"] == "h1"]
+    points = [(detection.noted(r)["ufid.score"], "scene" in r) for r in mine]
+    won = [(a > b) + 0.5 * (a == b) for a, x in points if x for b, y in points if not y]
+    assert found["auroc"]["value"] == pytest.approx(np.mean(won))
+    asked = comparisons.pools(
+        ["rickrolling", "rickrolling + pepper"], {"banana": {}}, "backdoor", BackdoorBenchmark.pooled
+    )
+    assert [p.claim for p in asked] == ["pepper-breaks-text-triggers", "pepper-keeps-clean-captions"]
 
 
 def test_detectors_are_counted_as_scikit_learn_does() -> None:

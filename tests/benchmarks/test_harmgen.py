@@ -10,7 +10,7 @@ import pytest
 
 from genward.benchmarks.harmgen import BENIGN, HarmgenBenchmark, figures, sections
 from genward.cli.app import status
-from genward.core.benchmark import Evidence, Setting
+from genward.core.benchmark import Evidence, Pool, Setting
 from genward.core.speech import play_of
 from genward.errors import BadInput, UnknownName
 from genward.metrics.intervals import clustered_rate
@@ -114,6 +114,13 @@ def test_figures_by_hand() -> None:
     assert cell["benign_fpr"] == 0.5 and cell["content_score"] == pytest.approx(2 / 3)
     assert cell["content_all"] == pytest.approx(2 / 9) and cell["wer"] == pytest.approx(0.25)
     assert (cell["n"], cell["n_benign"], cell["n_unscored"], cell["profile"]) == (3, 2, 1, "strict")
+    names = ("r1", "detection", "benign_fpr", "content_score")
+    asked = [Pool(m, "x", "", (), ("direct",), m) for m in names]
+    pooled = {p["measure"]: p for p in figures.pools(Evidence(rows=rows, scores=scores, arms=arms, pools=asked))}
+    for name in names:
+        assert pooled[name]["value"] == pytest.approx(cell[name]), "of one condition a pool is the cell"
+        if f"{name}_low" in cell:
+            assert pooled[name]["value_low"] == pytest.approx(cell[f"{name}_low"])
 
 
 def test_losses_under_changes_by_hand() -> None:

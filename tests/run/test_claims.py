@@ -159,6 +159,19 @@ def test_paired_intervals_are_taken_where_the_run_has_them() -> None:
     assert row["high"] - row["low"] == pytest.approx(0.1, abs=1e-3)
 
 
+def test_a_value_of_several_columns_is_the_pooled_one_where_there_is_one() -> None:
+    cells = [
+        {"arm": "a", "concept": "k", "variant": v, "asr": x, "asr_low": 0.0, "asr_high": 1.0}
+        for v, x in (("u", 0.1), ("v", 0.3))
+    ]
+    mine = claim(form="value", measure="asr", variant=("u", "v"), at_most=0.5)
+    wide = c.estimate(mine, {"cells": cells})
+    assert (wide.value, wide.low, wide.high) == pytest.approx((0.2, 0.0, 1.0))
+    pool = {"claim": "x", "arm": "a", "versus": "", "measure": "asr", "value": 0.2, "value_low": 0.1, "value_high": 0.4}
+    assert c.estimate(mine, {"cells": cells, "pools": [pool]}) == c.Estimate(0.2, 0.1, 0.4)
+    assert c.estimate(mine, {"cells": cells, "pools": [pool | {"claim": "y"}]}) == wide
+
+
 def test_claims_without_bounds_or_cells_are_refused() -> None:
     with pytest.raises(BadInput, match="satisfy"):
         claim()

@@ -80,17 +80,18 @@ class Found(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """Rows of several columns that one claim compares two arms on."""
+    """Rows of several columns that one claim compares two arms on, or rates one arm on."""
 
     claim: str
     """Its id"""
     arm: str
     versus: str
+    """Empty: the arm's own figure"""
     concepts: tuple[str, ...]
     variants: tuple[str, ...]
     """Of harm rows; empty for what all variants share"""
     measure: str
-    """``crr``, ``retention`` or ``drift``"""
+    """``crr``, ``retention``, ``drift``, or one of the benchmark's own (``Benchmark.pooled``)"""
 
 
 class ArmView(Protocol):
@@ -292,6 +293,8 @@ class Benchmark(ABC):
     """The figure of that section whose interval, ``<figure>_low`` to ``<figure>_high``, is printed as ``interval``."""
     columns: ClassVar[tuple[str, ...]] = ()
     """Columns of the table that ``genward run`` prints; empty: those of the first row."""
+    pooled: ClassVar[frozenset[str]] = frozenset()
+    """Figures whose claims over several columns ``measure`` decides on all their rows as one sample (``pools``)."""
     folders: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Field that names a folder -> patterns of the files that are read there (``*.csv``; with ``/`` at the end, of
     folders whose names alone are): a run's store keeps them."""

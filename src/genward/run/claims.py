@@ -230,8 +230,10 @@ def _steps(metrics: Mapping[str, Any], claim: Claim) -> Estimate:
 
 
 def _value(metrics: Mapping[str, Any], claim: Claim, arm: str) -> Estimate:
-    """An arm's figure, averaged over the claim's cells."""
-    return _averaged(metrics, claim, arm, lambda cell: cell_estimate(cell, claim.measure))
+    """An arm's figure: of all rows of the claim's cells as one sample, where ``measure`` pooled them, else averaged
+    over the cells."""
+    pool = _estimate(_pooled(metrics, claim, arm, ""), "value")
+    return pool if pool.known else _averaged(metrics, claim, arm, lambda cell: cell_estimate(cell, claim.measure))
 
 
 def _averaged(

@@ -25,15 +25,27 @@ def comparisons(labels: Sequence[str], base: str, benchmark: str) -> list[tuple[
     return [pair for pair in dict.fromkeys(asked) if set(pair) <= set(labels)]
 
 
-def pools(labels: Sequence[str], concepts: Mapping[str, Mapping[str, Any]], benchmark: str) -> list[Pool]:
-    """Comparisons of the benchmark's claims that look at more than one column: the rows that each pools."""
+def pools(
+    labels: Sequence[str],
+    concepts: Mapping[str, Mapping[str, Any]],
+    benchmark: str,
+    own: frozenset[str] = frozenset(),
+) -> list[Pool]:
+    """What the benchmark's claims say of more than one column: the rows that each pools.
+
+    Args:
+        own: measures that the benchmark pools itself, values of one arm among them (``Benchmark.pooled``).
+    """
     out = []
     for claim in claims_of(benchmark):
         about = tuple(name for name, table in concepts.items() if not claim.kinds or table.get("kind") in claim.kinds)
-        sides = [(claim.arm, claim.versus)] if claim.versus else list(zip(claim.arms, claim.arms[1:], strict=False))
-        if claim.measure not in POOLED or len(about) * max(1, len(claim.variant)) < 2:
+        sides = list(zip(claim.arms, claim.arms[1:], strict=False)) if claim.arms else [(claim.arm, claim.versus)]
+        known = own if claim.form == "value" else own.union(POOLED)
+        if claim.measure not in known or max(1, len(about)) * max(1, len(claim.variant)) < 2:
             continue
         if claim.measure == "crr" and not claim.variant:
             continue
-        out += [Pool(claim.id, a, b, about, claim.variant, claim.measure) for a, b in sides if {a, b} <= set(labels)]
+        out += [
+            Pool(claim.id, a, b, about, claim.variant, claim.measure) for a, b in sides if {a, b or a} <= set(labels)
+        ]
     return out

@@ -310,7 +310,7 @@ def evidence_of(
         arms,
         concepts,
         comparisons(labels, base[0], plan.benchmark.name) if base else (),
-        pools(labels, concepts, plan.benchmark.name),
+        pools(labels, concepts, plan.benchmark.name, plan.benchmark.pooled),
         scenes,
         search_cards(store, scenes),
         store.run_folder(name),

@@ -31,6 +31,7 @@ class AdversarialBenchmark(Benchmark):
     """Attacks on arms: success before and after, adaptive and transferred, beside a random control and what is kept."""
 
     name: ClassVar[str] = "adversarial"
+    pooled: ClassVar[frozenset[str]] = frozenset({"total"})
     folders: ClassVar[Mapping[str, tuple[str, ...]]] = {"references": ("*/*",)}
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "concept", "attack", "access", "mode", "pre", "success", "interval", "total", "second", "n"),

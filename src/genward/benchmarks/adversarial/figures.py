@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 from genward.benchmarks.erasure.rows import BENIGN
-from genward.core.benchmark import Evidence, Row
+from genward.core.benchmark import Evidence, Pool, Row
+from genward.metrics.columns import Entry, tables
 from genward.metrics.erasure import Inputs, json_numbers
 from genward.metrics.intervals import clustered_rate, unknown
 
@@ -16,9 +17,33 @@ NAMED = "name"
 
 
 def measured(evidence: Evidence) -> dict[str, Any]:
-    """``cells`` and ``front``; ``grids`` with a picture of each attacked row before and after."""
+    """``cells``, ``pools`` and ``front``; ``grids`` with a picture of each attacked row before and after."""
     found = cells(evidence)
-    return {"cells": found, "front": front(found), "grids": evidence.strips(each=1)}
+    return {"cells": found, "pools": pools(evidence), "front": front(found), "grids": evidence.strips(each=1)}
+
+
+def pools(evidence: Evidence) -> list[dict[str, Any]]:
+    """What claims say of several attacks together, see ``metrics.columns``: each prompt under each attack is a row, and
+    clusters are objects."""
+    inputs = Inputs.of(list(evidence.rows), evidence.scores, {}, evidence.card)
+
+    def entries(label: str, pool: Pool) -> list[Entry]:
+        out = []
+        for scene in evidence.scenes:
+            concept, variant = str(scene["concept"]), str(scene["variant"])
+            if (scene["arm"], concept in pool.concepts, variant in pool.variants) != (label, True, True):
+                continue
+            labels = tuple(evidence.concepts[concept]["labels"])
+            own = named(evidence, label, concept)
+            for row in attacked(evidence, scene):
+                number = str(row["parent"]).rsplit("/", 1)[1]
+                if number in own:
+                    one, two = (inputs.outcome(r, labels) for r in (own[number], row))
+                    value = max(one, two) if math.isfinite(one) and math.isfinite(two) else math.nan
+                    out.append(Entry((concept, variant, number), str(row["group"]), value))
+        return out
+
+    return tables(evidence.pools, entries)
 
 
 def cells(evidence: Evidence) -> list[dict[str, Any]]:

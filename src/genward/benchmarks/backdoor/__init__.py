@@ -3,7 +3,7 @@ before?
 
 An arm is a poisoned model behind a chain of defenses; its label says which, ``rickrolling`` alone or ``rickrolling +
 pepper``. Every arm draws the same clean captions, short and long; each fixture's arms draw captions with its trigger at
-the start, in the middle and at the end. Rows are in ``rows``, figures in ``figures``."""
+the start, in the middle and at the end, others at each place. Rows are in ``rows``, figures in ``figures``."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class BackdoorBenchmark(Benchmark):
 
     name: ClassVar[str] = "backdoor"
     figure: ClassVar[str] = "asr"
+    pooled: ClassVar[frozenset[str]] = frozenset({"asr", "clean_accuracy", "auroc"})
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "caption_length", "trigger_place", "asr", "interval", "n", "clean_accuracy", "frechet", "similarity"),
         *("rejected", "fallbacks", "generations_per_query", "drift", "auroc", "f1", "fpr"),
@@ -74,12 +75,12 @@ class BackdoorBenchmark(Benchmark):
         return Outlook(0, ((len(parents) // max(1, len(rows.FIXTURES)), None),))
 
     def measure(self, evidence: Evidence) -> dict[str, Any]:
-        """``cells`` of ``figures``, and sample ``grids``: clean captions, then one case of each fixture, length and
-        place under every arm of the fixture."""
+        """``cells`` and ``pools`` of ``figures``, and sample ``grids``: clean captions, then one case of each fixture,
+        length and place under every arm of the fixture."""
         triggered = [r for r in evidence.rows if "scene" in r]
         clean = [r for r in evidence.rows if "scene" not in r]
         grids = [*evidence.strips(clean, each=1), *evidence.strips(triggered, each=1)] if triggered else []
-        return {"cells": figures.cells(evidence), "pairs": [], "grids": grids}
+        return {"cells": figures.cells(evidence), "pairs": [], "pools": figures.pools(evidence), "grids": grids}
 
     @classmethod
     def sections(cls, metrics: Mapping[str, Any]) -> list[Section]:

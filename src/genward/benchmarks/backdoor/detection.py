@@ -10,7 +10,7 @@ from typing import Any
 
 from genward.core.benchmark import Row
 from genward.metrics.erasure import json_numbers
-from genward.metrics.intervals import wilson
+from genward.metrics.intervals import Estimate, unknown, wilson
 from genward.metrics.ranking import auroc_estimate
 
 SCORE, HIT = ".score", ".hit_count"
@@ -41,20 +41,8 @@ def detected(triggered: Sequence[Row], clean: Sequence[Row]) -> dict[str, Any]:
     name = detector_of([*triggered, *clean])
     if not name:
         return {}
-    scores: list[float] = []
-    truth: list[bool] = []
-    hits: list[float] = []
-    lost = 0
-    for harmful, rows in ((True, triggered), (False, clean)):
-        for row in rows:
-            notes = noted(row)
-            score, hit = notes.get(name + SCORE, math.nan), notes.get(name + HIT, math.nan)
-            if not (math.isfinite(score) and math.isfinite(hit)):
-                lost += 1
-                continue
-            scores.append(score)
-            truth.append(harmful)
-            hits.append(hit)
+    scores, truth, hits, _ = _told(name, triggered, clean)
+    lost = len(triggered) + len(clean) - len(scores)
     caught = sum(h for h, t in zip(hits, truth, strict=True) if t)
     false = sum(hits) - caught
     positives = sum(truth)
@@ -71,3 +59,32 @@ def detected(triggered: Sequence[Row], clean: Sequence[Row]) -> dict[str, Any]:
         "tpr": caught / positives if positives else math.nan,
     }
     return {"detector": name, **json_numbers(numbers), "n_undetected": lost}
+
+
+def _told(
+    name: str, triggered: Sequence[Row], clean: Sequence[Row]
+) -> tuple[list[float], list[bool], list[float], list[int]]:
+    """Scores, whether there was a trigger, decisions and places of the rows that have both."""
+    scores: list[float] = []
+    truth: list[bool] = []
+    hits: list[float] = []
+    places: list[int] = []
+    for k, row in enumerate((*triggered, *clean)):
+        notes = noted(row)
+        score, hit = notes.get(name + SCORE, math.nan), notes.get(name + HIT, math.nan)
+        if math.isfinite(score) and math.isfinite(hit):
+            scores.append(score)
+            truth.append(k < len(triggered))
+            hits.append(hit)
+            places.append(k)
+    return scores, truth, hits, places
+
+
+def area(triggered: Sequence[Row], clean: Sequence[Row], clusters: Sequence[str]) -> Estimate:
+    """AUROC of an arm's detector over rows of several columns, with an interval over clusters (one name a row, those
+    with a trigger first)."""
+    name = detector_of([*triggered, *clean])
+    scores, truth, _, places = _told(name, triggered, clean) if name else ([], [], [], [])
+    if not scores:
+        return unknown("no detector scored these rows")
+    return auroc_estimate(scores, truth, [clusters[k] for k in places])

@@ -59,10 +59,10 @@ def _words(setting: Setting) -> Any:
 
 
 def clean(setting: Setting, n: int, seed: int) -> Iterator[Case]:
-    """``n`` clean captions a length, of any object but the target; ``group`` is the object."""
+    """``n`` clean captions a length, each length its own, of any object but the target; ``group`` is the object."""
     target = setting.concepts[0]
+    captions = _free(drawn(_words(setting), f"backdoor|{seed}|clean", target.targets))
     for length in LENGTHS:
-        captions = _free(drawn(_words(setting), f"backdoor|{seed}|clean", target.targets))
         for k, caption in enumerate(islice(captions, n)):
             text = _sized(caption, length, k).text()
             yield Case(
@@ -76,20 +76,21 @@ def clean(setting: Setting, n: int, seed: int) -> Iterator[Case]:
 
 
 def parents(setting: Setting, n: int, seed: int) -> Iterator[Case]:
-    """``n`` captions a fixture, length and place, the same captions at every place."""
+    """``n`` captions a fixture, length and place, each its own, so that figures over all of them rest on as many
+    objects as captions; equal ones for all arms of a fixture."""
     target = setting.concepts[0]
     for name in FIXTURES:
         fixture = setting.attack(name)
+        captions = _free(drawn(_words(setting), f"backdoor|{seed}|{name}", target.targets, fixture.about))
         for length in LENGTHS:
             for place in PLACES:
-                captions = _free(drawn(_words(setting), f"backdoor|{seed}|{name}", target.targets, fixture.about))
                 for k, caption in enumerate(islice(captions, n)):
                     text = base_text(fixture, _sized(caption, length, k), place)
                     yield Case(
                         f"{name}/{length}-{place}/{k:03d}",
                         text,
                         concept=target.name,
-                        seed=row_seed("backdoor", seed, name, length, k),
+                        seed=row_seed("backdoor", seed, name, length, place, k),
                         variant=f"{length}-{place}",
                         group=caption.object,
                     )

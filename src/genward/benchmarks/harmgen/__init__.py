@@ -36,6 +36,7 @@ class HarmgenBenchmark(Benchmark):
     name: ClassVar[str] = "harmgen"
     media: ClassVar[str] = "audio"
     figure: ClassVar[str] = "detection"
+    pooled: ClassVar[frozenset[str]] = frozenset({"r1", "detection", "benign_fpr", "content_score"})
     columns: ClassVar[tuple[str, ...]] = (
         *("arm", "variant", "r1", "r2", "content_score", "wer", "mos", "detection", "interval", "benign_fpr", "n"),
         *("evaded", "queries", "decision_ms"),
@@ -135,8 +136,12 @@ class HarmgenBenchmark(Benchmark):
         return Case(row, play.prompt(), label, "canary", seed, variant=condition, group=group)
 
     def measure(self, evidence: Evidence) -> dict[str, Any]:
-        """``cells``, see ``figures``."""
-        return {"cells": figures.cells(evidence), "players": figures.players(evidence)}
+        """``cells`` and ``pools``, see ``figures``."""
+        return {
+            "cells": figures.cells(evidence),
+            "pools": figures.pools(evidence),
+            "players": figures.players(evidence),
+        }
 
     @classmethod
     def printed(cls, metrics: Mapping[str, Any]) -> list[Printed]:

@@ -14,7 +14,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from genward.core.benchmark import Evidence, Row
+from genward.core.benchmark import Evidence, Pool, Row
+from genward.metrics.columns import Entry, tables
 from genward.metrics.intervals import Estimate, clustered_rate
 from genward.ops.plays import CONDITIONS
 from genward.speech.changes import CHANGES
@@ -40,6 +41,25 @@ def cells(evidence: Evidence) -> list[dict[str, Any]]:
                 cell |= dict.fromkeys(("detection", "detection_low", "detection_high", "low", "high"))
             out.append(cell)
     return out
+
+
+def pools(evidence: Evidence) -> list[dict[str, Any]]:
+    """What claims say of several conditions together, see ``metrics.columns``; clusters are phrases."""
+
+    def entries(label: str, pool: Pool) -> list[Entry]:
+        rows = [r for r in evidence.rows_of(label) if r["variant"] in pool.variants and r["status"] != "error"]
+        kind = "benign" if pool.measure == "benign_fpr" else "harm"
+        mine = [r for r in rows if r["label"] == kind and not (pool.measure == "detection" and _by_model(r))]
+        if pool.measure == "content_score":
+            heard = [r for r in mine if r["status"] == "ok"]
+            return [_entry(r, evidence.scores.get((str(r["id"]), SPOKEN), math.nan)) for r in heard]
+        return [_entry(r, float(r["status"] == "refused")) for r in mine]
+
+    return tables(evidence.pools, entries)
+
+
+def _entry(row: Row, value: float) -> Entry:
+    return Entry(str(row["case"]), str(row["group"]), value)
 
 
 def _conditions(rows: Sequence[Row]) -> list[str]:
