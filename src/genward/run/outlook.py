@@ -24,6 +24,7 @@ from genward.run.search import known_search
 from genward.run.second import labels_of
 from genward.run.speed import Speed, speed_of
 from genward.run.workbench import Bench, search
+from genward.speech.effort import Effort, pace_of
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -50,6 +51,10 @@ class Left:
     """Their denoiser rows, the ways back of gradients among them"""
     fits: dict[str, float | None] = field(default_factory=dict)
     """Parts to fit -> seconds on this machine, ``None`` where nobody knows"""
+    words: int = 0
+    """Words to speak, of a run of speech"""
+    hearings: int = 0
+    """Sounds to hear, of a run of speech"""
 
     def add(self, rows: int, left: int, each: Mapping[str, float]) -> None:
         """Count rows of one arm, ``left`` of them to make at the costs of ``each``."""
@@ -62,8 +67,8 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
     """What is left of a run and how long it will take here; what would fail later fails now.
 
     Opens the judge and every model, builds and attaches every chain whose fits are at hand, and asks the store what it
-    holds: fits, searches, pictures. Nothing is written. The denoiser is timed for about two seconds, unless everything
-    is there.
+    holds: fits, searches, pictures. Nothing is written. The denoiser is timed for about two seconds, voice and
+    recognizer for a few, unless everything is there.
 
     Returns:
         ``plan``, the fields of ``Left``, ``minutes``, and ``rows_per_second`` and ``seconds_per_picture`` as measured
@@ -76,7 +81,7 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
         return {"plan": plan.name, **vars(Left()), "minutes": 0.0, "rows_per_second": None, "seconds_per_picture": None}
     setting = setting_of(plan)
     check_names(plan, setting, open_judge(plan.judge) if judge is None else judge)
-    rows, left = planned(plan, setting), Left()
+    rows, left, effort = planned(plan, setting), Left(), Effort()
     bound: list[Bound] = []
     for piece in work(plan, rows.cases):
         model, sampler, parts = models(piece.model), piece.sampler(plan), parse_defense(piece.defenses)
@@ -89,14 +94,18 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
             _unseen(plan, piece, rows, left)
             continue
         chain = ready(parts, model, store, labels_by=labels_of(plan))
-        with model.rig(chain.defenses):
-            model.refuse(sampler, chain.defenses)
         arm = arm_hash(model.spec, chain.defenses, sampler)
-        there = store.done(arm)
-        left.add(len(piece.cases), len(missing(piece.cases, arm, there)), each)
+        wanted = missing(piece.cases, arm, store.done(arm))
+        with model.rig(chain.defenses) as rig:
+            model.refuse(sampler, chain.defenses)
+            if plan.benchmark.media == "audio":
+                effort.add(model, [piece.cases[k] for k in wanted], sampler, rig)
+        left.add(len(piece.cases), len(wanted), each)
         bound.append(Bound(piece, arm, tuple(chain.defenses), 0.0, {}, sampler))
     if rows.parents:
-        _searched(_Counter(plan, setting, bound, models, store, judge=judge, left=left), rows, left)
+        _searched(_Counter(plan, setting, bound, models, store, judge=judge, left=left, effort=effort), rows, left)
+    if plan.benchmark.media == "audio":
+        return {"plan": plan.name, **vars(left), **_spoken(left, effort, models(plan.model))}
     speed = speed_of(models(plan.model), plan.sampler, plan.batch) if left.rows or left.searches or left.fits else None
     return {"plan": plan.name, **vars(left), **_minutes(plan, left, speed)}
 
@@ -130,6 +139,7 @@ class _Counter(Bench):
     parents: as many rows, under ids that no store has."""
 
     left: Left = field(default_factory=Left)
+    effort: Effort = field(default_factory=Effort)
     _met: set[str] = field(default_factory=set)
 
     def _attacked(self, attack: Any, cases: Sequence[Case], model: str, defenses: Any, references: str) -> Found:
@@ -141,6 +151,9 @@ class _Counter(Bench):
                 self._met.add(key)
                 self.left.searches += 1
                 self.left.search_nfe += attack.nfe(cases) + BACKWARD * gradient_rows(attack, cases)
+                if self.plan.benchmark.media == "audio" and attack.access == "query":
+                    with self.models(model).rig(defenses) as rig:
+                        self.effort.search(cases, attack.budget, rig)
             found = Found(tuple(cases), {}, {}, {"seconds": 0.0}, key)
         return found
 
@@ -157,6 +170,19 @@ def _minutes(plan: Plan, left: Left, speed: Speed | None) -> dict[str, Any]:
         "minutes": round(seconds / 60, 1),
         "rows_per_second": round(speed.rows_per_second, 1) if "nfe" in plan.sampler.costs() else None,
         "seconds_per_picture": round(speed.seconds_per_picture, 4),
+    }
+
+
+def _spoken(left: Left, effort: Effort, model: Any) -> dict[str, Any]:
+    """As ``_minutes``, of a run of speech: what is spoken and heard takes its time."""
+    there = effort.words or effort.hearings
+    seconds = effort.seconds(pace_of(model, effort.steps > 0)) if there else 0.0
+    return {
+        "words": effort.words,
+        "hearings": effort.hearings,
+        "minutes": round(seconds / 60, 1),
+        "rows_per_second": None,
+        "seconds_per_picture": round(seconds / left.rows, 4) if left.rows else None,
     }
 
 
@@ -183,6 +209,8 @@ def in_words(costs: Mapping[str, Any]) -> str:
         unknown = [text for text, seconds in costs["fits"].items() if seconds is None]
         rest = f" (not counted: {', '.join(unknown)})" if unknown else ""
         parts.append(f"{len(costs['fits'])} fit{'s' if len(costs['fits']) > 1 else ''}{rest}")
+    if costs.get("hearings"):
+        parts.append(f"{costs['words']:,} words to speak and {costs['hearings']:,} sounds to hear at most")
     speed = costs["rows_per_second"]
     rate = "" if speed is None else f" ({speed:.3g} denoiser rows per second)"
     return f"{costs['plan']}: {', '.join(parts)}; about {costs['minutes']:g} minutes on this machine{rate}"

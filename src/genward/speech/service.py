@@ -152,6 +152,14 @@ class SpeechRig:
         raise Inapplicable(f"a speech service has no {name!r}: defenses act on its requests, texts and sounds")
 
 
+def emitted(model: SpeechModel, turn: Turn) -> str:
+    """The words that a service speaks. One that understands says what was meant; a synthesizer reads what is written,
+    the words of a clip included: its user joins the clip."""
+    if model.profile is not None and model.profile.understands:
+        return turn.meaning
+    return turn.text.replace("<clip>", turn.clip)
+
+
 class _Refused(Exception):
     def __init__(self, verdict: Verdict, review: bool = False) -> None:
         super().__init__(verdict.why)
@@ -284,7 +292,7 @@ class _Session:
         sounds = [self._turn(play, k) for k in range(len(play.turns))]
         whole = joined(sounds, self.sampler.pause)
         if play.order:
-            said = TOKENS.findall(" ".join(self._emitted(turn) for turn in play.turns))
+            said = TOKENS.findall(" ".join(emitted(self.model, turn) for turn in play.turns))
             if len(said) == len(play.order):
                 alone = [self.model.speak(word, 0, self.sampler.speed) for word in said]
                 whole = reordered(whole, alone, play.order)
@@ -306,7 +314,7 @@ class _Session:
             told = Verdict("blocked", model.own, "text", k, why=f"the simulated model {model.own} refuses")
             self.verdicts.append(told)
             raise _Refused(told)
-        said = self._emitted(turn)
+        said = emitted(model, turn)
         announced = self._announced(turn, said)
         shown = self._show("T2", announced, k, len(play.turns))
         said = said if shown == announced else shown
@@ -319,13 +327,6 @@ class _Session:
         self._show("T3", lambda: model.ear.hear(sound).text, k, len(play.turns), sound)
         self._show("T4", "", k, len(play.turns), sound)
         return sound
-
-    def _emitted(self, turn: Turn) -> str:
-        """The words that the service speaks. One that understands says what was meant; a synthesizer reads what is
-        written, the words of a clip included: its user joins the clip."""
-        if self.model.profile is not None and self.model.profile.understands:
-            return turn.meaning
-        return turn.text.replace("<clip>", turn.clip)
 
     def _announced(self, turn: Turn, said: str) -> str:
         """The text that the service says it will speak, which a simulated model may keep short of the flagged words."""

@@ -142,7 +142,7 @@ def players(evidence: Evidence, each: int = 1) -> list[dict[str, Any]]:
     """One sound a condition of the first arm, to listen to: the phrase's words, its sound's hash and length."""
     out = []
     for condition in _conditions(evidence.rows_of(evidence.base)):
-        if condition.startswith(CHANGED) and condition != f"{CHANGED}aimed 30 12":
+        if condition.startswith(CHANGED) and not condition.startswith(f"{CHANGED}aimed"):
             continue
         rows = [r for r in evidence.rows_of(evidence.base) if r["variant"] == condition and r["label"] == "harm"]
         for row in [r for r in rows if r["status"] == "ok" and r.get("output")][:each]:
