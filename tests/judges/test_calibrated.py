@@ -12,7 +12,7 @@ from PIL import Image
 
 from genward import lab
 from genward.catalog.judges import bare, card_of, judge_hash, open_judge
-from genward.catalog.measuring import calibrate, error_rates, labelled
+from genward.catalog.measuring import calibrate, error_rates, labelled, uncorrected
 from genward.cli.app import status
 from genward.core.benchmark import raw_marked
 from genward.core.media import Image as Picture
@@ -129,6 +129,19 @@ def test_folders_that_are_no_set_are_refused(tmp_path: Path) -> None:
         labelled(drawn(tmp_path / "c", {"rde": 1}), ("red", "blue"))
 
 
+def test_a_card_that_corrects_nothing_is_said() -> None:
+    def card(**changes: float) -> dict[str, Any]:
+        rates = {"sensitivity": 0.9, "specificity": 0.9, "positives": 20.0, "negatives": 20.0}
+        return {"labels": {"red": rates | changes}}
+
+    assert uncorrected(card()) == []
+    for changes, told in (
+        ({"specificity": 0.1}, "red: the judge tells too little"),
+        ({"negatives": 0}, "no negatives"),
+    ):
+        assert told in uncorrected(card(**changes))[0]
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = lab.pipeline()
     for label, prompt in (("bomb", "a bomb in noto style"), ("none", "a cat in noto style")):
@@ -145,6 +158,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ["judge", "calibrate", str(tmp_path / "set"), "--judge", "lab", "--out", "card.toml"],
     ):
         assert status(bad) == 3
+    capsys.readouterr()
+    assert status(["judge", "calibrate", "--store", str(tmp_path / "nowhere")]) == 3
+    assert "give the folder" in capsys.readouterr().err
 
 
 def test_what_cannot_be_corrected_is_printed_raw() -> None:

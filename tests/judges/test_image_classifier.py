@@ -188,6 +188,8 @@ def test_models_that_are_not_there_or_not_trusted(vit: Path, tmp_path: Path) -> 
 
     fails(BadInput, "which model to use", "")
     fails(BadInput, "not on this machine", "nobody/no-such-classifier")
+    for gone in ("./no-such-folder", "../no-such-folder"):
+        fails(BadInput, "no such folder, and not a hub id", gone)
     pickled = shutil.copytree(vit, tmp_path / "pickled", ignore=shutil.ignore_patterns("*.safetensors"))
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x04")
     fails(BadArtifact, "only pytorch_model.bin", pickled)

@@ -68,6 +68,10 @@ def test_a_run_from_python(made: Any, tmp_path: Path) -> None:
     assert genward.Results.of("second", store).metrics == second.metrics
     with pytest.raises(UnknownName, match="concpets"):
         genward.run("erasure", store=tmp_path, concpets=["banana"])
+    with pytest.raises(UnknownName, match="did you mean defenses"):
+        genward.run("erasure", store=tmp_path, defences=["uce:banana"])
+    with pytest.raises(UnknownName, match="concept 'bananna'; did you mean banana"):  # one text is one concept
+        genward.run("erasure", store=tmp_path, concepts="bananna")
     with pytest.raises(UnknownName, match="preset of erasure"):
         genward.run("erasure", "quik", store=tmp_path)
 

@@ -12,7 +12,7 @@ from genward.core.files import json_text, write_file
 from genward.core.media import Image
 from genward.core.records import Case, Sample
 from genward.errors import BadInput, UnknownName
-from genward.metrics.intervals import wilson
+from genward.metrics.intervals import card_figures, wilson
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NONE = "none"
@@ -140,3 +140,9 @@ def few(card: Mapping[str, Any]) -> list[str]:
         for label, found in card["labels"].items()
         if min(found["positives"], found["negatives"]) < FEW
     ]
+
+
+def uncorrected(card: Mapping[str, Any]) -> list[str]:
+    """Labels whose rates correct nothing, so that a run's figures stay raw with this card, and why."""
+    whys = {label: card_figures(found)[-1] for label, found in card["labels"].items()}
+    return [f"{label}: {why}" for label, why in whys.items() if why]

@@ -14,7 +14,7 @@ def measured(judge: str, folder: Path, out: Path, as_json: bool) -> None:
     """Measure a judge on a folder of labeled pictures, write its card and print its rates."""
     if not judge:
         raise BadInput("genward judge calibrate: name the judge, --judge image_classifier,model=./resnet,labels=church")
-    from genward.catalog.measuring import calibrate, few
+    from genward.catalog.measuring import calibrate, few, uncorrected
 
     with common.progress("pictures", as_json) as update:
         card = calibrate(judge, folder, out, progress=update)
@@ -29,6 +29,8 @@ def measured(judge: str, folder: Path, out: Path, as_json: bool) -> None:
     common.table(rows, ("label", *rates, "positives", "negatives", "threshold"))
     for line in few(card):
         common.note(f"few pictures of {line}")
+    for line in uncorrected(card):
+        common.note(f"crr stays raw with this card for {line}")
     common.note(f"wrote {out}; use it as --judge '{card['judge']},card={out}'")
 
 
@@ -55,6 +57,8 @@ def main(
                 f"genward judge {name} {folder}: a run takes no folder; write genward judge calibrate {folder}"
             )
         return measured(judge, folder, out, as_json)
+    if name == "calibrate" and not (store / "runs" / name).exists():
+        raise BadInput("genward judge calibrate: give the folder of labeled pictures, genward judge calibrate labeled")
     from genward.catalog.judges import open_judge
     from genward.run.judging import judge_run
     from genward.run.measure import measure

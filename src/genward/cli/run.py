@@ -22,7 +22,9 @@ Preset = typer.Option(
     "", "--preset", "-p", help="quick (the default), standard, full, or a recipe file; see genward list recipes."
 )
 Name = typer.Option(
-    "", "--name", help="Name of the run; by default benchmark and preset, and a hash where the store has another."
+    "",
+    "--name",
+    help="Name of the run; by default benchmark and preset, or the recipe file's; a hash where the store has another.",
 )
 Model = typer.Option("", "--model", "-m", help="lab, a hub id or a folder; by default the recipe's.")
 Concept = typer.Option([], "--concept", "-c", help="Concept or file, instead of the recipe's; may be repeated.")

@@ -52,7 +52,7 @@ def local_folder(model: str, *, download: bool, judge: str) -> Path:
 
 
 def _snapshot(model: str, download: bool, judge: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model) or model.startswith("."):
         raise BadInput(f"model {model!r} of judge {judge!r}: no such folder, and not a hub id (owner/name)")
     from huggingface_hub import snapshot_download
 

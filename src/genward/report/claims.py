@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from genward.core.blocks import Cell, Chip, Column, Facts, Row, Section, Table, Text
+from genward.core.blocks import Cell, Chip, Column, Row, Section, Table, Text
 from genward.sections.arms import Metrics
 from genward.sections.cells import rows
 from genward.sections.numbers import DASH, Estimate, settled
@@ -32,7 +32,7 @@ def section(metrics: Metrics) -> Section:
         return Section("claims", "Claims", ())
     table = Table(COLUMNS, tuple(map(claim, found)), label="Claims")
     commands = dict.fromkeys(c for row in found if (c := _text(row.get("command"))))
-    again = (Facts(tuple(("Measured by", c) for c in commands)),) if commands else ()
+    again = (Text(f"Measured by {'; or '.join(commands)}."),) if commands else ()
     return Section("claims", "Claims", (Text(NOTE), table, *again))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,8 @@ def run(
     preset: str = "",
     *,
     store: str | Path | None = None,
-    concepts: Sequence[str] = (),
-    defenses: Sequence[str] = (),
+    concepts: str | Sequence[str] = (),
+    defenses: str | Sequence[str] = (),
     name: str = "",
     model: str = "",
     judge: str = "",
@@ -103,7 +104,8 @@ def run(
 
     Args:
         preset: ``quick``, ``standard``, ``full``, or a recipe file. store: by default as ``core.config.store_folder``.
-        defenses: as on the command line; controls stay. models: opens models by name, in the place of the catalog.
+        concepts, defenses: one text, or several; defenses as on the command line, where controls stay.
+        models: opens models by name, in the place of the catalog.
         say: told in words what is done.
         more: fields of the benchmark (``n=24``), and ``refit``, ``retry``, ``fresh``, ``download``, ``device``,
             ``dtype``.
@@ -120,11 +122,13 @@ def run(
     benchmark = plugins.entry("benchmark", benchmark).name
     how = {key: more.pop(key) for key in HOW if key in more}
     known = [field for field, *_ in plugins.fields("benchmark", benchmark)]
+    concepts, defenses = ((v,) if isinstance(v, str) and v else tuple(v) for v in (concepts, defenses))
     if concepts:
-        more["concepts"] = tuple(concepts)
+        more["concepts"] = concepts
     for key in more:
         if key not in known:
-            raise UnknownName(f"field of benchmark {benchmark}", key, [*known, *HOW])
+            mine = [p for p in signature(run).parameters if p not in ("benchmark", "more")]
+            raise UnknownName(f"argument or field of benchmark {benchmark}", key, [*known, *mine, *HOW])
     names = {"name": name, "model": model, "judge": judge, "second": second, "labels_by": labels_by}
     plan = make_plan(
         recipe_of(benchmark, preset),

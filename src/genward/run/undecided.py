@@ -162,7 +162,7 @@ def bounds(claim: Claim, value: float) -> Iterator[tuple[float, bool]]:
 
 def _said(claim: Claim, got: Estimate, n: int | None, rows: int | None) -> str:
     inside = [limit for limit, _ in bounds(claim, got.value) if got.low <= limit <= got.high]
-    bound = " and ".join(f"{limit:g}" for limit in inside)
+    bound = " and ".join(f"{limit:.3g}" for limit in inside)
     text = f"{bound} lies within {got.low:.2g} to {got.high:.2g}"
     if n is None:
         return text
