@@ -561,3 +561,12 @@ def test_many_writers_at_once(tmp_path: Path) -> None:
     assert [w.wait(60) for w in writers] == [0, 0, 0]
     store = Store(tmp_path / "s")
     assert store.parts() == {f"b{k}" for k in range(18)} and len(store.samples()) == 54 and store.check() == []
+
+
+def test_a_store_may_be_named_by_way_of_the_folder_above(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    Store(tmp_path / "s").write_json(tmp_path / "s" / "runs" / "x" / "metrics.json", {"n": 1})
+    store = Store(tmp_path / "here" / ".." / "s")
+    assert store.read_json(store.run_folder("x") / "metrics.json") == {"n": 1}
+    with pytest.raises(StoreError, match="outside"):
+        store.read_json(store.root / ".." / "t.json")

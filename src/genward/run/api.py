@@ -82,6 +82,11 @@ class Results:
         return self.arrow(rows).to_pandas()
 
 
+def _arguments() -> list[str]:
+    """Names of ``run``'s own arguments."""
+    return [name for name in signature(run).parameters if name not in ("benchmark", "more")]
+
+
 def run(
     benchmark: str,
     preset: str = "",
@@ -104,11 +109,9 @@ def run(
 
     Args:
         preset: ``quick``, ``standard``, ``full``, or a recipe file. store: by default as ``core.config.store_folder``.
-        concepts, defenses: one text, or several; defenses as on the command line, where controls stay.
-        models: opens models by name, in the place of the catalog.
+        concepts, defenses: one text, or several; defenses as on the command line. models: opens models by name.
         say: told in words what is done.
-        more: fields of the benchmark (``n=24``), and ``refit``, ``retry``, ``fresh``, ``download``, ``device``,
-            ``dtype``.
+        more: fields of the benchmark (``n=24``), and the options in ``HOW``.
 
     Raises:
         UnknownName, BadInput: no such benchmark, preset or field, or values that do not fit. StoreError: the store.
@@ -127,8 +130,7 @@ def run(
         more["concepts"] = concepts
     for key in more:
         if key not in known:
-            mine = [p for p in signature(run).parameters if p not in ("benchmark", "more")]
-            raise UnknownName(f"argument or field of benchmark {benchmark}", key, [*known, *mine, *HOW])
+            raise UnknownName(f"argument or field of benchmark {benchmark}", key, [*known, *_arguments(), *HOW])
     names = {"name": name, "model": model, "judge": judge, "second": second, "labels_by": labels_by}
     plan = make_plan(
         recipe_of(benchmark, preset),

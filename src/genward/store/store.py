@@ -114,7 +114,7 @@ class Store:
 
     def _inside(self, path: Path | str) -> Path:
         full = Path(path) if Path(path).is_absolute() else self.root / path
-        if ".." in full.parts or not full.is_relative_to(self.root):
+        if not full.is_relative_to(self.root) or ".." in full.relative_to(self.root).parts:
             raise StoreError(f"{path} lies outside the store {self.root}; give a path below it")
         return full
 
