@@ -66,6 +66,7 @@ class OutsideRig(GuardRig):
 
     def _hook(self) -> None:
         """Nothing stays hooked; see ``text_stage``."""
+        self.note_weights()
 
     @contextmanager
     def text_stage(self, role: str, texts: Sequence[str] = ()) -> Iterator[None]:

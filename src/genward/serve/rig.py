@@ -17,6 +17,7 @@ from genward.core.records import Call, Frame, Prediction
 from genward.errors import Conflict, GenwardError, GuardError, Inapplicable
 from genward.models.backbone import check_pipe
 from genward.models.ports import PortError, Run
+from genward.models.prints import Print, changed, taken
 from genward.models.rig import LiveRig
 
 if TYPE_CHECKING:
@@ -44,6 +45,20 @@ class GuardRig(LiveRig):
         super().__init__(model)
         self.timeout = timeout
         self.rule = Rule()
+        self.prints: list[tuple[str, torch.nn.Module, list[Print]]] = []
+        """Networks that fitted guards read, as they were when the guard was opened"""
+
+    def _hook(self) -> None:
+        super()._hook()
+        self.note_weights()
+
+    def note_weights(self) -> None:
+        """Remember a few numbers of each weight, edits included, where a guard was fitted on the model: of the text
+        encoder, and of the denoiser where a guard of any kind is attached inside it."""
+        fitted = any(getattr(defense, "fitted", False) for defense in self.defenses)
+        inside = any(port.kind not in OUTSIDE for port in self.ports)
+        networks = [("text_encoder", self.model.text_encoder), ("denoiser", self.model.denoiser if inside else None)]
+        self.prints = [(name, net, taken(net)) for name, net in networks if fitted and net is not None]
 
     def _add(self, kind: str, fn: Callable[..., Any], during: Window = (0.0, 1.0), site: Site | None = None) -> None:
         rule, owner = self.rule, self._owner
@@ -67,6 +82,14 @@ class GuardRig(LiveRig):
         """As ``LiveRig.inspect``; what was checked when the guard was opened (compiled, offloaded, what
         each defense wants of model and sampler) is checked again."""
         super().inspect(weights=weights)
+        for name, network, prints in self.prints if weights and self.guarding else ():
+            lost = changed(network, prints)
+            if lost:
+                raise GuardError(
+                    f"{len(lost)} weights of the {name} are not those that the guard was opened on ({lost[0]}"
+                    f"{' …' if len(lost) > 1 else ''}), and what it learned holds for those; open the guard again "
+                    "after changing the model"
+                )
         if weights and self.guarding:
             try:
                 self.check_parts()
@@ -134,10 +157,18 @@ class GuardRig(LiveRig):
             )
 
 
+OUTSIDE = ("prompts", "readings", "passages", "text", "images", "starts")
+"""Ports that lie before and behind the denoiser"""
+
+
 def ruled(defense: Defense, rule: Rule, name: str) -> Any:
     """A defense that tells the rig which rule is its own before it attaches itself."""
 
+    learned = defending.artifact_of(defense)
+
     class Ruled:
+        fitted = learned is not None and "model_hash" in learned.card
+
         def attach(self, rig: GuardRig) -> None:
             rig.rule = rule
             defending.attach(defense, rig)
