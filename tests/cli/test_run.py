@@ -161,7 +161,6 @@ def test_a_dry_run_spends_nothing(capsys: pytest.CaptureFixture[str], tmp_path: 
         (["run", "erasure", "--defense", "usce:banana", "--dry-run"], "uce"),
         (["report", "x", "--store", "nowhere"], "no store at"),
         (["judge", "x", "--store", "nowhere"], "no store at"),
-        (["claims", "--store", "nowhere"], "no store at"),
         (["check", "--store", "nowhere"], "no store at"),
     ],
 )

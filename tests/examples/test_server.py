@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from PIL import Image
+from PIL import Image, ImageChops
 
 from genward.defenses.image_filter import ImageFilter
 from genward.errors import BadInput, Conflict, GuardError, StoreError, http_status
@@ -104,8 +104,9 @@ def test_eight_requests_are_one_batch_and_one_bad_prompt_is_one_400(running: Run
     assert sorted(r["request"] for r in rows) == [f"client-{k}" for k in range(8)]
     with urllib.request.urlopen(running.url + "/metrics") as text:
         assert 'action="released"' in text.read().decode()
-    alone = running.ask({"prompt": "a cat 0", "seed": 0})[1]["picture"]
-    assert alone == found[0][1]["picture"]  # whoever shares the batch
+    alone = picture(running.ask({"prompt": "a cat 0", "seed": 0}))
+    beside = ImageChops.difference(alone, picture(found[0]))  # batches of other sizes may round otherwise
+    assert max(high for _, high in beside.getextrema()) <= 2, "whoever shares the batch"
 
 
 def test_a_full_batch_does_not_wait_and_a_ninth_request_is_of_the_next(example: Any) -> None:

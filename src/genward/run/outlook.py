@@ -25,6 +25,7 @@ from genward.run.second import labels_of
 from genward.run.speed import Speed, speed_of
 from genward.run.workbench import Bench, search
 from genward.speech.effort import Effort, pace_of
+from genward.speech.service import SpeechModel
 
 if TYPE_CHECKING:
     from genward.store import Store
@@ -98,13 +99,13 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
         wanted = missing(piece.cases, arm, store.done(arm))
         with model.rig(chain.defenses) as rig:
             model.refuse(sampler, chain.defenses)
-            if plan.benchmark.media == "audio":
+            if isinstance(model, SpeechModel):
                 effort.add(model, [piece.cases[k] for k in wanted], sampler, rig)
         left.add(len(piece.cases), len(wanted), each)
         bound.append(Bound(piece, arm, tuple(chain.defenses), 0.0, {}, sampler))
     if rows.parents:
         _searched(_Counter(plan, setting, bound, models, store, judge=judge, left=left, effort=effort), rows, left)
-    if plan.benchmark.media == "audio":
+    if isinstance(models(plan.model), SpeechModel):
         return {"plan": plan.name, **vars(left), **_spoken(left, effort, models(plan.model))}
     speed = speed_of(models(plan.model), plan.sampler, plan.batch) if left.rows or left.searches or left.fits else None
     return {"plan": plan.name, **vars(left), **_minutes(plan, left, speed)}
@@ -151,7 +152,7 @@ class _Counter(Bench):
                 self._met.add(key)
                 self.left.searches += 1
                 self.left.search_nfe += attack.nfe(cases) + BACKWARD * gradient_rows(attack, cases)
-                if self.plan.benchmark.media == "audio" and attack.access == "query":
+                if isinstance(self.models(model), SpeechModel) and attack.access == "query":
                     with self.models(model).rig(defenses) as rig:
                         self.effort.search(cases, attack.budget, rig)
             found = Found(tuple(cases), {}, {}, {"seconds": 0.0}, key)
