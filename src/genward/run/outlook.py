@@ -99,13 +99,13 @@ def expected(plan: Plan, models: Opener, store: Store, *, judge: Any = None, ref
         wanted = missing(piece.cases, arm, store.done(arm))
         with model.rig(chain.defenses) as rig:
             model.refuse(sampler, chain.defenses)
-            if isinstance(model, SpeechModel):
+            if _speaks(model):
                 effort.add(model, [piece.cases[k] for k in wanted], sampler, rig)
         left.add(len(piece.cases), len(wanted), each)
         bound.append(Bound(piece, arm, tuple(chain.defenses), 0.0, {}, sampler))
     if rows.parents:
         _searched(_Counter(plan, setting, bound, models, store, judge=judge, left=left, effort=effort), rows, left)
-    if isinstance(models(plan.model), SpeechModel):
+    if _speaks(models(plan.model)):
         return {"plan": plan.name, **vars(left), **_spoken(left, effort, models(plan.model))}
     speed = speed_of(models(plan.model), plan.sampler, plan.batch) if left.rows or left.searches or left.fits else None
     return {"plan": plan.name, **vars(left), **_minutes(plan, left, speed)}
@@ -152,7 +152,7 @@ class _Counter(Bench):
                 self._met.add(key)
                 self.left.searches += 1
                 self.left.search_nfe += attack.nfe(cases) + BACKWARD * gradient_rows(attack, cases)
-                if isinstance(self.models(model), SpeechModel) and attack.access == "query":
+                if _speaks(self.models(model)) and attack.access == "query":
                     with self.models(model).rig(defenses) as rig:
                         self.effort.search(cases, attack.budget, rig)
             found = Found(tuple(cases), {}, {}, {"seconds": 0.0}, key)
@@ -172,6 +172,11 @@ def _minutes(plan: Plan, left: Left, speed: Speed | None) -> dict[str, Any]:
         "rows_per_second": round(speed.rows_per_second, 1) if "nfe" in plan.sampler.costs() else None,
         "seconds_per_picture": round(speed.seconds_per_picture, 4),
     }
+
+
+def _speaks(model: Any) -> bool:
+    """Whether a model is a speech service, whose voice and recognizer take the time; other audio models are not timed."""
+    return isinstance(model, SpeechModel)
 
 
 def _spoken(left: Left, effort: Effort, model: Any) -> dict[str, Any]:
