@@ -175,7 +175,7 @@ def _minutes(plan: Plan, left: Left, speed: Speed | None) -> dict[str, Any]:
 
 
 def _speaks(model: Any) -> bool:
-    """Whether a model is a speech service, whose voice and recognizer take the time; other audio models are not timed."""
+    """Whether a model is a speech service, whose voice and recognizer take the time; other audio is not timed."""
     return isinstance(model, SpeechModel)
 
 
