@@ -205,8 +205,8 @@ def innocent(name: str) -> list[list[str]]:
         ("everyday sentences", 0.0),
         ("one word of the phrase exchanged", 0.1),
         ("sessions of 10 everyday sentences", 0.0),
-        # all three words of a phrase in one session, if in several sentences, look like pieces: of all 80 phrases 12 of 80
-        # such sessions fire, and 11 of 24 of ten sentences each
+        # All three words of a phrase in one session, if in several sentences, look like pieces: with all 80 phrases
+        # 12 of 80 such sessions fire, and 11 of 24 of ten sentences each.
         pytest.param("sessions of a phrase's twins", 0.25, marks=pytest.mark.slow),
         pytest.param("sessions of 10 twins of any phrase", 0.5, marks=pytest.mark.slow),
     ],
